@@ -1,0 +1,41 @@
+"""Errors that a user can cause and mend.
+
+Every message says four things: what was asked, what was found, which key or flag decides it, and what
+to do next. `assert` is kept for our own invariants; anything a user can trigger is one of these.
+"""
+
+
+class TTTScaleError(Exception):
+    """Base of all errors that the command prints as one plain message, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(TTTScaleError):
+    """A configuration file, key, override or command-line flag is wrong."""
+
+    exit_code = 64
+
+
+class DataError(TTTScaleError):
+    """A token store, tokenizer or source text is missing, damaged or does not fit the run."""
+
+    exit_code = 65
+
+
+class CheckpointError(TTTScaleError):
+    """Weights or a checkpoint are missing, damaged or do not fit the model."""
+
+    exit_code = 66
+
+
+class LaunchError(TTTScaleError):
+    """The processes, ranks or devices of a job do not fit together."""
+
+    exit_code = 69
+
+
+class PeerError(TTTScaleError):
+    """Another rank died, fell silent, or sent something that was not expected."""
+
+    exit_code = 71
