@@ -1,0 +1,128 @@
+"""The one door to the TTT scan: `ttt_scan`, differentiable in every input and in the final state.
+
+A scan has two phases. *advance* is serial: state in -> inner gradients and state out. *readout* is
+parallel: inner gradients -> outputs. The backward has the same cut. A `Handoff` lets the caller use the
+gaps between the phases: the state out is there before readout begins, and the gradient of the state in
+before the gradients of the tokens are computed.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tttscale.kernels.ttt_linear.reference import LinearScan
+from tttscale.kernels.ttt_mlp.reference import MLPScan
+
+State = tuple[Tensor, ...]
+"""(W1, b1) or (W1, b1, W2, b2): [B, H, f, f], [B, H, 1, f], or [B, H, f, 4f], [B, H, 1, 4f], ..."""
+
+_SCANS: dict[str, Any] = {"linear": LinearScan, "mlp": MLPScan}
+
+
+class Handoff(Protocol):
+    """What the caller does between the phases of a scan."""
+
+    def state_ready(self, state: State) -> None:
+        """Called with the final state as soon as *advance* ends, before *readout*."""
+        ...
+
+    def grad_wanted(self) -> State | None:
+        """Called in the backward when the final state's gradient from outside is needed."""
+        ...
+
+    def grad_ready(self, grad: State) -> None:
+        """Called with the initial state's gradient before the tokens' gradients are computed."""
+        ...
+
+
+def ttt_scan(
+    kind: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    token_idx: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    state: State,
+    *,
+    mini_batch_size: int,
+    backend: str = "auto",
+    handoff: Handoff | None = None,
+) -> tuple[Tensor, State]:
+    """Run the inner learner over T tokens (paper, dual form with mini-batch gradient descent).
+
+    Args:
+        kind: "linear" or "mlp".
+        q: [B, H, T, f], rotated; k, v likewise.
+        k: keys.
+        v: values.
+        lr: [B, H, T], base_lr * sigmoid(.) / f already applied.
+        token_idx: [K], 1/(i+1) plus its learnable offset, already clamped at 0.
+        norm_weight: [H, f] of the inner LayerNorm.
+        norm_bias: [H, f].
+        state: (W1, b1) or (W1, b1, W2, b2), [B, H, ...], fp32 (fp64 for fp64 inputs).
+        mini_batch_size: K; T may be any length, a last short mini-batch is exact.
+        backend: "torch", "triton" or "auto".
+        handoff: told of the state and its gradient between the phases; see `Handoff`.
+
+    Returns:
+        out [B, H, T, f] in q's dtype, before the layer's post-norm, and the final state.
+
+    Raises:
+        ValueError: unknown kind or backend, or shapes that do not fit.
+    """
+    if kind not in _SCANS:
+        raise ValueError(f"ttt_scan: kind {kind!r}; expected one of {sorted(_SCANS)}")
+    if backend not in ("auto", "torch"):
+        raise ValueError(f"ttt_scan: backend {backend!r} is not available; use 'auto' or 'torch'")
+    if token_idx.shape != (mini_batch_size,):
+        raise ValueError(f"token_idx {tuple(token_idx.shape)}; expected ({mini_batch_size},)")
+    if k.shape != q.shape or v.shape != q.shape or lr.shape != q.shape[:3]:
+        raise ValueError(
+            f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, lr {tuple(lr.shape)}: "
+            "expected three [B, H, T, f] and one [B, H, T]"
+        )
+    with torch.autocast(q.device.type, enabled=False):
+        out, *last = _TorchScan.apply(
+            kind, mini_batch_size, handoff, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
+        )
+    return out, tuple(last)
+
+
+class _TorchScan(torch.autograd.Function):
+    """The torch backend; states, statistics and accumulation are fp32 or wider."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kind: str, size: int, handoff: Handoff | None, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        inputs, state = tensors[:7], tensors[7:]
+        ctx.meta = (_SCANS[kind], size, torch.promote_types(inputs[0].dtype, torch.float32), handoff)
+        scan = _SCANS[kind](inputs, size, ctx.meta[2])
+        saved, last = scan.advance(state)
+        if handoff is not None:
+            handoff.state_ready(last)
+        out = scan.readout(saved)
+        ctx.save_for_backward(*inputs, *saved.tensors())
+        ctx.state_dtypes = [s.dtype for s in state]
+        return out.to(inputs[0].dtype), *last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
+        scan_type, size, dtype, handoff = ctx.meta
+        inputs, kept = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        scan, saved = scan_type(inputs, size, dtype), scan_type.saved_type(*kept)
+        scan.readout_backward(saved, d_out)
+        if handoff is not None and (outside := handoff.grad_wanted()) is not None:
+            d_last = tuple(mine + theirs for mine, theirs in zip(d_last, outside, strict=True))
+        d_state = scan.advance_backward(saved, d_last)
+        if handoff is not None:
+            handoff.grad_ready(d_state)
+        grads = scan.gradients(saved)
+        typed = [g.to(x.dtype) for g, x in zip(grads, inputs, strict=True)]
+        d_typed = [g.to(t) for g, t in zip(d_state, ctx.state_dtypes, strict=True)]
+        return None, None, None, *typed, *d_typed
