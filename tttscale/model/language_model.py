@@ -1,0 +1,147 @@
+"""The language model: embedding, blocks, head; whole, or as the pieces that the sweeps drive."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tttscale.kernels.cross_entropy import IGNORED, cross_entropy_sum
+from tttscale.model.architecture import TTTConfig
+from tttscale.model.chunk import NO_NEIGHBOURS, WHOLE, Chunk, LayerEdges
+from tttscale.model.convolution import CausalInput
+from tttscale.model.initialise import initialise
+from tttscale.model.layers import RMSNorm, SwiGLU
+from tttscale.model.ttt_layer import TTTLayer
+
+
+@dataclass
+class CausalLMOutput:
+    """What `TTTForCausalLM.forward` returns."""
+
+    logits: Tensor
+    """fp32 (or wider) [B, T, V]."""
+    loss: Tensor | None = None
+    """Mean over the labels that are not -100."""
+
+
+class PreConv(nn.Module):
+    """The convolution in front of a TTT layer: DWConv(RMS(x))."""
+
+    def __init__(self, config: TTTConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.norm = RMSNorm(width, config.rms_norm_eps)
+        self.conv = nn.Conv1d(width, width, config.conv_kernel, groups=width)
+
+    def forward(self, x: Tensor, chunk: Chunk, edges: LayerEdges) -> Tensor:
+        """[B, C, D] -> [B, C, D]."""
+        taps = self.conv.kernel_size[0]
+        return CausalInput(self.norm(x), taps, chunk, edges["pre_conv"]).convolve(self.conv)
+
+
+class Block(nn.Module):
+    """Optional convolution, TTT layer, SwiGLU, each with a residual."""
+
+    def __init__(self, config: TTTConfig) -> None:
+        super().__init__()
+        self.seq_modeling_block = TTTLayer(config)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.conv = PreConv(config) if config.pre_conv else None
+        self.seq_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, x: Tensor, chunk: Chunk = WHOLE, edges: LayerEdges = NO_NEIGHBOURS
+    ) -> Tensor:
+        """[B, C, D] -> [B, C, D]; the carry goes in and out through `edges`."""
+        if self.conv is not None:
+            x = x + self.conv(x, chunk, edges)
+        x = x + self.seq_modeling_block(self.seq_norm(x), chunk, edges)
+        return x + self.mlp(self.ffn_norm(x))
+
+
+class TTTModel(nn.Module):
+    """Embedding, blocks and final norm (the official `model.` prefix)."""
+
+    def __init__(self, config: TTTConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class TTTForCausalLM(nn.Module):
+    """A TTT language model with the official state_dict keys.
+
+    `embed`, `blocks` and `head` are the pieces of `forward`; a sweep calls them chunk by chunk.
+    """
+
+    def __init__(self, config: TTTConfig, init: str = "torch", seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.model = TTTModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        initialise(self, config, init, seed)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The L blocks, first to last."""
+        return self.model.layers
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """int64 [B, C] -> [B, C, D]."""
+        return self.model.embed_tokens(input_ids)
+
+    def head(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the losses of a chunk, and the losses [B, C] without gradient.
+
+        Args:
+            x: [B, C, D] after the last block.
+            labels: int64 [B, C], already shifted: the token after each position, or -100.
+        """
+        x = self.model.norm(x).flatten(0, 1)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        total, losses = cross_entropy_sum(x, self.lm_head.weight, labels.flatten())
+        return total, losses.view_as(labels)
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> CausalLMOutput:
+        """Whole sequences [B, T]; labels are shifted here, as Hugging Face models do."""
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = block(x)
+        logits = self.lm_head(self.model.norm(x))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if labels is None:
+            return CausalLMOutput(logits)
+        loss = nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
+        )
+        return CausalLMOutput(logits, loss)
+
+    def set_inner_lr_scale(self, scale: float) -> None:
+        """Multiply every layer's inner learning rate (its warm-up)."""
+        for module in self.modules():
+            if isinstance(module, TTTLayer):
+                module.inner_lr_scale = scale
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.json and model.safetensors with the official keys."""
+        from tttscale.model.pretrained import save_pretrained
+
+        save_pretrained(self, directory)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> Self:
+        """Read what `save_pretrained`, or the official code with safetensors, wrote.
+
+        Raises:
+            CheckpointError: files are missing, damaged or do not fit each other.
+        """
+        from tttscale.model.pretrained import from_pretrained
+
+        return from_pretrained(cls, directory)

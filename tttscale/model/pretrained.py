@@ -1,0 +1,92 @@
+"""Weights in and out: config.json and safetensors with the official keys. No pickle."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tttscale.errors import CheckpointError
+from tttscale.model.architecture import TTTConfig
+
+Model = TypeVar("Model")
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TIED = "lm_head.weight"
+
+
+def save_pretrained(model: Any, directory: str | Path) -> None:
+    """Write both files; each appears under its name only once it is whole."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        weights.pop(TIED)
+    partial = directory / f"{WEIGHTS}.tmp-save"
+    save_file(weights, partial, metadata={"format": "pt"})
+    partial.replace(directory / WEIGHTS)
+    fields = {"architectures": ["TTTForCausalLM"], "model_type": "ttt", "torch_dtype": "float32"}
+    text = json.dumps(fields | model.config.model_dump(), indent=2) + "\n"
+    partial = directory / f"{CONFIG}.tmp-save"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(directory / CONFIG)
+
+
+def from_pretrained(model_type: Any, directory: str | Path) -> Any:
+    """Build a model of `model_type` from a directory; see `TTTForCausalLM.from_pretrained`."""
+    directory = Path(directory)
+    model = model_type(read_config(directory))
+    load_weights(model, directory)
+    return model
+
+
+def read_config(directory: Path) -> TTTConfig:
+    """The model's shape from config.json; fields of other libraries are passed over.
+
+    Raises:
+        CheckpointError: no such file, not JSON, or values out of range.
+    """
+    path = directory / CONFIG
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return TTTConfig(**{k: v for k, v in fields.items() if k in TTTConfig.model_fields})
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist; a model folder holds {CONFIG} and {WEIGHTS}"
+        ) from None
+    except (json.JSONDecodeError, AttributeError, ValidationError) as error:
+        raise CheckpointError(f"{path} is not a TTT model's {CONFIG}: {error}") from None
+
+
+def load_weights(model: Any, directory: str | Path) -> None:
+    """Load model.safetensors into a model, strictly.
+
+    Raises:
+        CheckpointError: missing, damaged, or other keys or shapes than the model's.
+    """
+    path = Path(directory) / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; convert the weights to safetensors first")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if model.config.tie_word_embeddings and "model.embed_tokens.weight" in weights:
+        weights.setdefault(TIED, weights["model.embed_tokens.weight"])
+    _check_keys(path, weights, model.state_dict())
+    model.load_state_dict(weights)
+
+
+def _check_keys(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    problems = [f"missing {k}" for k in wanted.keys() - found.keys()]
+    problems += [f"unknown {k}" for k in found.keys() - wanted.keys()]
+    problems += [
+        f"{k} is {tuple(found[k].shape)}, the model wants {tuple(wanted[k].shape)}"
+        for k in wanted.keys() & found.keys()
+        if found[k].shape != wanted[k].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:5])
+        raise CheckpointError(f"{path} does not fit the model ({len(problems)} problems): {shown}")

@@ -1,0 +1,145 @@
+"""The TTT layer: projections, rotary positions, inner learning rates, the scan, norm, gate, output.
+
+Parameter names are those of the official checkpoints (ttt-lm-pytorch, `TTTBase`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tttscale.kernels.scan import ttt_scan
+from tttscale.model.architecture import TTTConfig
+from tttscale.model.chunk import Chunk, Edge, LayerEdges, Part, Span, renew
+from tttscale.model.convolution import CausalInput
+from tttscale.model.layers import Rotary
+
+
+class TTTLayer(nn.Module):
+    """TTT-Linear or TTT-MLP over one chunk, [B, C, D] -> [B, C, D]."""
+
+    def __init__(self, config: TTTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, heads, f = config.hidden_size, config.num_attention_heads, config.head_dim
+        self.q_proj = nn.Linear(width, width, bias=False)
+        if not config.share_qk:
+            self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+        if config.use_gate:
+            self.g_proj = nn.Linear(width, width, bias=False)
+        if config.share_qk:
+            self.conv_q = nn.Conv1d(width, width, config.conv_kernel, groups=width)
+            self.conv_k = nn.Conv1d(width, width, config.conv_kernel, groups=width)
+        self.learnable_ttt_lr_weight = nn.Parameter(torch.empty(heads, 1, width))
+        self.learnable_ttt_lr_bias = nn.Parameter(torch.zeros(heads, 1))
+        self.learnable_token_idx = nn.Parameter(torch.zeros(config.mini_batch_size))
+        self.ttt_norm_weight = nn.Parameter(torch.ones(heads, f))
+        self.ttt_norm_bias = nn.Parameter(torch.zeros(heads, f))
+        inner = f if config.ttt_layer_type == "linear" else 4 * f
+        self.W1 = nn.Parameter(torch.empty(heads, f, inner))
+        self.b1 = nn.Parameter(torch.zeros(heads, 1, inner))
+        if config.ttt_layer_type == "mlp":
+            self.W2 = nn.Parameter(torch.empty(heads, inner, f))
+            self.b2 = nn.Parameter(torch.zeros(heads, 1, f))
+        self.post_norm = nn.LayerNorm(width, eps=1e-6)
+        self.rotary = Rotary(f, config.mini_batch_size, config.rope_theta)
+        self.inner_lr_scale = 1.0
+        """Multiplier of the inner learning rate (its warm-up; 1 otherwise)."""
+
+    def forward(self, h: Tensor, chunk: Chunk, edges: LayerEdges) -> Tensor:
+        """h: the normed input [B, C, D]."""
+        q, k, v = self._projections(h, chunk, edges["qk_conv"])
+        turns = self.rotary.tables(q)
+        q, k = self.rotary.turn(q, turns), self.rotary.turn(k, turns)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out = self._scan(q, k, v, self._learning_rates(h, chunk), chunk, edges["state"])
+        return self._output(out.transpose(1, 2).flatten(2), h)
+
+    def _projections(self, h: Tensor, chunk: Chunk, edge: Edge) -> tuple[Tensor, Tensor, Tensor]:
+        q = self.q_proj(h)
+        if self.config.share_qk:
+            shared = CausalInput(q, self.config.conv_kernel, chunk, edge)
+            q, k = shared.convolve(self.conv_q), shared.convolve(self.conv_k)
+        else:
+            k = self.k_proj(h)
+        heads = (self.config.num_attention_heads, -1)
+        return q.unflatten(-1, heads), k.unflatten(-1, heads), self.v_proj(h).unflatten(-1, heads)
+
+    def _learning_rates(self, h: Tensor, chunk: Chunk) -> Tensor:
+        """lambda [B, H, C] = base_lr / f * sigmoid(h w + c); zero on padding."""
+        logits = F.linear(h, self.learnable_ttt_lr_weight[:, 0])
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        rates = torch.sigmoid(wide + self.learnable_ttt_lr_bias[:, 0])
+        rates = rates * (self.inner_lr_scale * self.config.ttt_base_lr / self.config.head_dim)
+        if chunk.padded is not None:
+            rates = rates.masked_fill(chunk.padded.unsqueeze(-1), 0)
+        return rates.transpose(1, 2)
+
+    def _token_idx(self) -> Tensor:
+        """tau [K] = max(1/(i+1) + learnable, 0)."""
+        tau = self.learnable_token_idx
+        steps = torch.arange(1, len(tau) + 1, device=tau.device, dtype=tau.dtype)
+        return (1 / steps + tau).clamp(min=0)
+
+    def _initial_state(self, batch: int) -> Part:
+        names = ("W1", "b1") if self.config.ttt_layer_type == "linear" else ("W1", "b1", "W2", "b2")
+        return tuple(getattr(self, name).expand(batch, -1, -1, -1) for name in names)
+
+    def _scan(self, q: Tensor, k: Tensor, v: Tensor, lr: Tensor, chunk: Chunk, edge: Edge) -> Tensor:
+        """Scan span by span; a document start returns its rows to the learned initial weights."""
+        initial = self._initial_state(q.shape[0])
+        received = edge.receive()
+        state = initial if received is None else received
+        spans, outs = list(chunk.spans(q.shape[2])), []
+        for span in spans:
+            cut = slice(span.begin, span.end)
+            state = tuple(
+                renew(span.fresh, old, new) for old, new in zip(state, initial, strict=True)
+            )
+            out, state = ttt_scan(
+                self.config.ttt_layer_type,
+                *(x[:, :, cut] for x in (q, k, v, lr)),
+                self._token_idx(),
+                self.ttt_norm_weight,
+                self.ttt_norm_bias,
+                state,
+                mini_batch_size=self.config.mini_batch_size,
+                handoff=_SpanHandoff(
+                    edge, span, first=span is spans[0] and received is not None, last=span is spans[-1]
+                ),
+            )
+            outs.append(out)
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
+
+    def _output(self, out: Tensor, h: Tensor) -> Tensor:
+        wide = out.to(torch.promote_types(out.dtype, torch.float32))
+        y = self.post_norm(wide).to(out.dtype)
+        if self.config.use_gate:
+            y = F.gelu(self.g_proj(h), approximate="tanh") * y
+        return self.o_proj(y)
+
+
+@dataclass
+class _SpanHandoff:
+    """Joins the scans of a chunk's spans to its edges: the first to the left, the last to the right."""
+
+    edge: Edge
+    span: Span
+    first: bool
+    last: bool
+
+    def state_ready(self, state: Part) -> None:
+        if self.last:
+            self.edge.send(state)
+
+    def grad_wanted(self) -> Part | None:
+        return self.edge.receive_grad() if self.last else None
+
+    def grad_ready(self, grad: Part) -> None:
+        if self.first:
+            # Rows that began anew here did not use what came in.
+            fresh = self.span.fresh
+            self.edge.send_grad(tuple(renew(fresh, g, torch.zeros_like(g)) for g in grad))
