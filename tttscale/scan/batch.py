@@ -1,0 +1,101 @@
+"""Chunks of tokens as tensors, read one ahead by a thread, exactly when the sweeps need them."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tttscale.model.chunk import Chunk
+
+
+class TokenChunk(Protocol):
+    """What a sequence of tokens gives for a range (`tttscale.data` implements it)."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int64 [n]."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n], shifted; -100 where masked."""
+        ...
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Positions inside the range where a document begins."""
+        ...
+
+    @property
+    def padded(self) -> np.ndarray | None:
+        """bool [n], or None if nothing is padded."""
+        ...
+
+
+class TokenSequence(Protocol):
+    """A sequence that can be read by ranges."""
+
+    def chunk(self, begin: int, end: int) -> TokenChunk:
+        """Tokens begin..end and their labels."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One chunk of B sequences on the device."""
+
+    ids: Tensor
+    labels: Tensor
+    chunk: Chunk
+    begin: int
+
+
+def assemble(parts: Sequence[TokenChunk], begin: int, device: torch.device) -> Batch:
+    """Stack the same range of B sequences."""
+    ids = torch.from_numpy(np.stack([part.ids for part in parts])).to(device)
+    labels = torch.from_numpy(np.stack([part.labels for part in parts])).to(device)
+    positions = sorted({start for part in parts for start in part.starts})
+    starts = {
+        at: torch.tensor([at in part.starts for part in parts], device=device) for at in positions
+    }
+    padded = None
+    if any(part.padded is not None for part in parts):
+        nothing = np.zeros(ids.shape[1], dtype=bool)
+        rows = [nothing if part.padded is None else part.padded for part in parts]
+        padded = torch.from_numpy(np.stack(rows)).to(device)
+    return Batch(ids, labels, Chunk(starts, padded), begin)
+
+
+class Reader:
+    """Reads chunks in a known order, one ahead, in a thread of its own."""
+
+    def __init__(self, groups: Sequence[Sequence[TokenSequence]], device: torch.device) -> None:
+        """groups[m] are the B sequences that go through the sweeps side by side as sequence m."""
+        self._groups, self._device = groups, device
+        self.wait_seconds = 0.0
+
+    def _read(self, group: int, begin: int, end: int) -> Batch:
+        parts = [sequence.chunk(begin, end) for sequence in self._groups[group]]
+        return assemble(parts, begin, self._device)
+
+    def read(self, ranges: Iterable[tuple[int, int, int]]) -> Iterator[Batch]:
+        """Yield the batch of every (m, begin, end); while one is used the next is read."""
+        with ThreadPoolExecutor(1, thread_name_prefix="read-chunk") as pool:
+            upcoming = iter(ranges)
+            future = self._submit(pool, next(upcoming, None))
+            while future is not None:
+                began = time.perf_counter()
+                batch = future.result()
+                self.wait_seconds += time.perf_counter() - began
+                future = self._submit(pool, next(upcoming, None))
+                yield batch
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, wanted: tuple[int, int, int] | None
+    ) -> Future[Batch] | None:
+        return None if wanted is None else pool.submit(self._read, *wanted)

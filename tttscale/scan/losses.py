@@ -1,0 +1,77 @@
+"""Losses of a step, chunk by chunk, in a form that adds up alike for every number of ranks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tttscale.kernels.cross_entropy import IGNORED
+
+_FIRST_BUCKET_TOKENS = 64
+
+
+def position_edges(length_tokens: int) -> list[int]:
+    """Borders of the buckets for the loss by position: 0, 64, then two per octave up to the length."""
+    edges, i = [0], 0
+    while (edge := round(_FIRST_BUCKET_TOKENS * 2 ** (i / 2))) < length_tokens:
+        edges.append(edge)
+        i += 1
+    return [*edges, length_tokens]
+
+
+@dataclass
+class Losses:
+    """Sums over own chunks; zero elsewhere, so that ranks add up exactly.
+
+    A sequence's loss is the sum of its chunks in chunk order. Adding zeros is exact, hence the result
+    does not depend on which rank owned which chunk.
+    """
+
+    sums: Tensor
+    """fp64 [M, n, B] on the CPU: sum of token losses in nats."""
+    counts: Tensor
+    """fp64 [M, n, B]: unmasked tokens."""
+    position_sums: Tensor
+    """fp64 [P] by position bucket."""
+    position_counts: Tensor
+    """fp64 [P]."""
+    edges: list[int]
+
+    @classmethod
+    def empty(cls, sequences: int, chunks: int, batch: int, length_tokens: int) -> "Losses":
+        """All zero."""
+        edges = position_edges(length_tokens)
+        shape, buckets = (sequences, chunks, batch), len(edges) - 1
+        zeros = [torch.zeros(s, dtype=torch.float64) for s in (shape, shape, (buckets,), (buckets,))]
+        return cls(*zeros, edges)
+
+    def add(self, sequence: int, chunk: int, begin: int, losses: Tensor, labels: Tensor) -> None:
+        """Enter one chunk: losses and labels [B, C], `begin` its first position."""
+        losses = losses.detach().to("cpu", torch.float64)
+        valid = (labels != IGNORED).to("cpu", torch.float64)
+        self.sums[sequence, chunk] = losses.sum(1)
+        self.counts[sequence, chunk] = valid.sum(1)
+        positions = torch.arange(begin, begin + losses.shape[1])
+        buckets = torch.bucketize(positions, torch.tensor(self.edges[1:]), right=True)
+        self.position_sums.index_add_(0, buckets, losses.sum(0))
+        self.position_counts.index_add_(0, buckets, valid.sum(0))
+
+    def flat(self) -> Tensor:
+        """Everything in one vector, to be summed over ranks."""
+        fields = (self.sums, self.counts, self.position_sums, self.position_counts)
+        return torch.cat([field.flatten() for field in fields])
+
+    def load(self, flat: Tensor) -> None:
+        """Take back what `flat` gave, summed over ranks."""
+        at = 0
+        for field in (self.sums, self.counts, self.position_sums, self.position_counts):
+            field.copy_(flat[at : at + field.numel()].view_as(field))
+            at += field.numel()
+
+    @property
+    def sequence_sums(self) -> Tensor:
+        """fp64 [M, B], summed over chunks in order."""
+        total = torch.zeros_like(self.sums[:, 0])
+        for chunk in self.sums.unbind(1):
+            total = total + chunk
+        return total
