@@ -1,0 +1,100 @@
+"""Sweeps over ranks: bitwise losses, equal gradients, and no deadlock under random delays."""
+
+import random
+import time
+
+import pytest
+import torch
+
+from tests.scan.helpers import random_tokens, relative, sweep, tiny_config
+
+
+def assert_same(one, other, tolerance=1e-10):
+    assert torch.equal(one[0].sums, other[0].sums)
+    assert torch.equal(one[0].sequence_sums, other[0].sequence_sums)
+    assert torch.equal(one[0].position_counts, other[0].position_counts)
+    assert one[1].keys() == other[1].keys()
+    for name, grad in one[1].items():
+        assert relative(grad, other[1][name]) < tolerance, name
+
+
+@pytest.mark.parametrize("layout", ["striped", "contiguous"])
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_any_number_of_ranks_gives_the_same(kind, layout):
+    config = tiny_config(kind)
+    groups = [[random_tokens(45, seed=m)] for m in range(2)]
+    alone = sweep(config, groups, kind=layout)
+    for ranks in (2, 3, 4):
+        assert_same(sweep(config, groups, ranks=ranks, kind=layout, keep=ranks - 2), alone)
+
+
+class Delayed:
+    """Sleeps at random before every receive and send."""
+
+    def __init__(self, transport, seed):
+        self._inner, self._random = transport, random.Random(seed + transport.rank)
+        self.rank, self.size = transport.rank, transport.size
+
+    def _nap(self):
+        time.sleep(self._random.random() * 0.002)
+
+    def post(self, message, source, shapes):
+        self._nap()
+        return self._inner.post(message, source, shapes)
+
+    def send(self, message, target, part):
+        self._nap()
+        self._inner.send(message, target, part)
+
+    def finish(self):
+        self._nap()
+        self._inner.finish()
+
+
+@pytest.mark.parametrize("layout", ["striped", "contiguous"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 8])
+def test_random_delays_never_deadlock(ranks, layout):
+    """Chunks are no multiple of the ranks (7), and fewer than the ranks (3)."""
+    config = tiny_config(layers=2)
+    for length in (27, 12):
+        for sequences in (1, 3):
+            groups = [[random_tokens(length, seed=m)] for m in range(sequences)]
+            alone = sweep(config, groups, chunk=4, kind=layout)
+            delayed = sweep(
+                config,
+                groups,
+                chunk=4,
+                ranks=ranks,
+                kind=layout,
+                wrap=lambda t, seed=length + sequences: Delayed(t, seed),
+            )
+            assert_same(delayed, alone)
+
+
+def test_a_failing_rank_releases_the_others_and_is_named():
+    class Failing(Delayed):
+        def send(self, message, target, part):
+            raise ZeroDivisionError("rank 1 breaks")
+
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError, match="rank 1 breaks"):
+        sweep(
+            tiny_config(),
+            [[random_tokens(40)]],
+            ranks=3,
+            wrap=lambda t: Failing(t, 0) if t.rank == 1 else t,
+        )
+    assert time.monotonic() - began < 20
+
+
+def test_a_wrong_message_is_named():
+    from tttscale.comm.threads import ThreadTransport, ThreadWorld
+    from tttscale.errors import PeerError
+    from tttscale.scan.schedule import Message, Phase
+
+    world = ThreadWorld(2)
+    sender, receiver = ThreadTransport(world, 0), ThreadTransport(world, 1)
+    sender.send(Message(Phase.FORWARD, 0, 1, 0, "state"), 1, (torch.zeros(1),))
+    pending = receiver.post(Message(Phase.FORWARD, 0, 0, 0, "state"), 0, ((1,),))
+    with pytest.raises(PeerError, match=r"expected .*edge=0.* from rank 0 and got .*edge=1"):
+        pending.wait()
