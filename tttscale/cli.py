@@ -1,0 +1,174 @@
+"""The `tttscale` command. Verbs parse first and import what they need after: --help is quick."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from tttscale import __version__
+from tttscale.cluster import discover
+from tttscale.errors import DataError, LaunchError, TTTScaleError
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Train Test-Time-Training language models, split exactly along the sequence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+data_app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit; errors that a user can mend print one message, on rank 0 only."""
+    arguments = _without_local_rank(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(arguments, prog_name="tttscale", standalone_mode=False) or 0
+    except TTTScaleError as error:
+        code = error.exit_code
+        _say(f"error: {error}")
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "show"):  # click's usage errors know how to print themselves
+            raise
+        code = getattr(error, "exit_code", 2)
+        if _is_first_rank():
+            error.show()  # type: ignore[attr-defined]
+    if code == _INTERRUPTED:
+        _say("interrupted")
+    sys.exit(code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tttscale {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.lr=3e-4.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
+    ] = False,
+) -> None:
+    """Train: alone, or as one process of a torchrun, deepspeed, mpirun or srun job.
+
+    Example: `tttscale train configs/quickstart.yaml train.steps=20 data.sequence_length=64Ki`
+    """
+    from tttscale.config import check_world, dump_config, load_config
+
+    resolved = load_config(config, overrides or [])
+    ranks = discover(os.environ)
+    if print_config:
+        if ranks.rank == 0:
+            typer.echo(dump_config(resolved), nl=False)
+        return
+    check_world(resolved, ranks.world_size)
+    from tttscale.train.main import train as run
+
+    raise typer.Exit(run(resolved, ranks))
+
+
+@app.command()
+def plot(
+    run_dir: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+) -> None:
+    """Draw a run's plots again from its metrics.
+
+    Example: `tttscale plot runs/quickstart`
+    """
+    from tttscale.observe.plots import plot_run
+
+    drawn = plot_run(run_dir)
+    if not drawn:
+        raise DataError(
+            f"{run_dir} holds no metrics.jsonl or positions.json to plot. Give a run's folder, "
+            "which is run.dir/run.name."
+        )
+    for path in drawn:
+        typer.echo(path)
+
+
+@data_app.command("build")
+def data_build(
+    out: Annotated[Path, typer.Argument(help="The token store to write.")],
+    sources: Annotated[list[Path], typer.Argument(help="Files or folders of text.")],
+    tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json.")] = "bytes",
+    text_key: Annotated[str, typer.Option(help="The text's key in JSONL or Parquet.")] = "text",
+    suffix: Annotated[
+        list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
+    ] = None,
+    heldout: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Fraction of documents held out.")
+    ] = 0.01,
+) -> None:
+    """Turn text files into a token store.
+
+    Example: `tttscale data build stores/code src/ --suffix .py --heldout 0.02`
+    """
+    from tttscale.data import build_store
+
+    build_store(
+        out,
+        [str(source) for source in sources],
+        tokenizer=tokenizer,
+        holdout_fraction=heldout,
+        text_key=text_key,
+        suffixes=suffix or None,
+    )
+
+
+@data_app.command("info")
+def data_info(store: Annotated[Path, typer.Argument(help="A token store.")]) -> None:
+    """Say what a token store holds.
+
+    Example: `tttscale data info stores/code`
+    """
+    from tttscale.data import TokenStore, render_info
+
+    typer.echo(render_info(TokenStore.open(store).info))
+
+
+def _without_local_rank(arguments: Sequence[str]) -> list[str]:
+    """Drop `--local_rank=N`: the deepspeed launcher puts it in front, LOCAL_RANK says the same."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if re.fullmatch(r"--local[_-]rank", word):
+            next(words, None)
+        elif not re.fullmatch(r"--local[_-]rank=.*", word):
+            kept.append(word)
+    return kept
+
+
+def _is_first_rank() -> bool:
+    try:
+        return discover(os.environ).rank == 0
+    except LaunchError:
+        return True
+
+
+def _say(message: str) -> None:
+    if _is_first_rank():
+        typer.echo(message, err=True)

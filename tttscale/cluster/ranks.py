@@ -1,0 +1,183 @@
+"""Which rank is this process? One pure function of the environment, for every launcher."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tttscale.errors import LaunchError
+
+_DEFAULT_PORT = 29500
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place in the job, and where rank 0 can be met."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    """Rank among the processes on this host."""
+    local_world_size: int
+    """Processes on this host."""
+    master_addr: str
+    """Host of rank 0."""
+    master_port: int
+    """TCP port for the first meeting."""
+    source: str
+    """Who said so: environment (torchrun, deepspeed), openmpi, pmi, slurm or single."""
+
+
+def discover(environ: Mapping[str, str]) -> Ranks:
+    """Read this process's rank from what torchrun, deepspeed, mpirun or srun left in `environ`.
+
+    Without a launcher the job is one process. MASTER_ADDR and MASTER_PORT win where they are set.
+
+    Raises:
+        LaunchError: the variables contradict each other or are incomplete.
+    """
+    # mpirun under Slurm starts its daemons with srun: its ranks carry the daemon's SLURM_*
+    # variables as well, so Slurm is asked last.
+    for source in (_environment, _openmpi, _pmi, _slurm):
+        ranks = source(environ)
+        if ranks is not None:
+            return _checked(ranks)
+    return Ranks(0, 1, 0, 1, _LOOPBACK, _port(environ, _DEFAULT_PORT), "single")
+
+
+def _environment(environ: Mapping[str, str]) -> Ranks | None:
+    names = ("RANK", "WORLD_SIZE")
+    present = [name for name in names if environ.get(name)]
+    if not present:
+        return None
+    if len(present) == 1:
+        missing = names[1 - names.index(present[0])]
+        raise LaunchError(
+            f"{present[0]}={environ[present[0]]} is set but {missing} is not. Start the job with "
+            f"torchrun, deepspeed, mpirun or srun, or set {missing} too, or unset {present[0]}."
+        )
+    rank, world = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
+    # Set by hand without the local ones, the job is taken to be on one host.
+    local_rank = _number(environ, "LOCAL_RANK", default=rank)
+    local_world = _number(environ, "LOCAL_WORLD_SIZE", "LOCAL_SIZE", default=world)
+    return _ranks(environ, rank, world, local_rank, local_world, "environment")
+
+
+def _openmpi(environ: Mapping[str, str]) -> Ranks | None:
+    if not environ.get("OMPI_COMM_WORLD_RANK"):
+        return None
+    return _ranks(
+        environ,
+        _number(environ, "OMPI_COMM_WORLD_RANK"),
+        _number(environ, "OMPI_COMM_WORLD_SIZE"),
+        _number(environ, "OMPI_COMM_WORLD_LOCAL_RANK"),
+        _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        "openmpi",
+    )
+
+
+def _pmi(environ: Mapping[str, str]) -> Ranks | None:
+    """MPICH, Intel MPI and Cray PALS; `srun --mpi=pmi2` sets no local rank and is left to Slurm."""
+    local_rank = ("MPI_LOCALRANKID", "PMI_LOCAL_RANK")
+    if not environ.get("PMI_RANK") or not any(environ.get(name) for name in local_rank):
+        return None
+    return _ranks(
+        environ,
+        _number(environ, "PMI_RANK"),
+        _number(environ, "PMI_SIZE"),
+        _number(environ, *local_rank),
+        _number(environ, "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"),
+        "pmi",
+    )
+
+
+def _slurm(environ: Mapping[str, str]) -> Ranks | None:
+    """Only inside an srun step: the batch script itself is one process, whatever SLURM_NTASKS."""
+    if not environ.get("SLURM_STEP_ID") or not environ.get("SLURM_PROCID"):
+        return None
+    world = _number(environ, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    per_node = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE", "")
+    local_world = _tasks_here(per_node, _number(environ, "SLURM_NODEID", default=0))
+    return _ranks(
+        environ,
+        _number(environ, "SLURM_PROCID"),
+        world,
+        _number(environ, "SLURM_LOCALID"),
+        local_world or world,
+        "slurm",
+    )
+
+
+def _ranks(
+    environ: Mapping[str, str],
+    rank: int,
+    world: int,
+    local_rank: int,
+    local_world: int,
+    source: str,
+) -> Ranks:
+    # Two jobs that share a host must not share a port; the job id tells them apart.
+    job = _number(environ, "SLURM_JOB_ID", default=0) if environ.get("SLURM_JOB_ID") else None
+    port = _port(environ, _DEFAULT_PORT if job is None else 20000 + job % 20000)
+    address = environ.get("MASTER_ADDR") or _first_host(environ, alone=local_world >= world)
+    if not address:
+        raise LaunchError(
+            f"{world} processes on several hosts ({source}), but MASTER_ADDR is not set. Set it to "
+            "the host of rank 0 on every process, for example: mpirun -x MASTER_ADDR=$(hostname)"
+        )
+    return Ranks(rank, world, local_rank, local_world, address, port, source)
+
+
+def _first_host(environ: Mapping[str, str], alone: bool) -> str:
+    if alone:
+        return _LOOPBACK
+    names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    nodes = next((environ[name] for name in names if environ.get(name)), "")
+    # "gpu[03-05,9]-ib,login1" -> "gpu03-ib"
+    first_of_each = re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", nodes)
+    return first_of_each.split(",")[0]
+
+
+def _tasks_here(tasks_per_node: str, node: int) -> int | None:
+    """Entry `node` of Slurm's "8(x2),3", which stands for 8, 8, 3."""
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks_per_node):
+        counts += [int(count)] * int(times or 1)
+    return counts[node] if 0 <= node < len(counts) else None
+
+
+def _port(environ: Mapping[str, str], default: int) -> int:
+    port = _number(environ, "MASTER_PORT", default=default)
+    if not 0 < port < 65536:
+        raise LaunchError(f"MASTER_PORT={port} is not a TCP port; set one from 1024 to 65535.")
+    return port
+
+
+def _number(environ: Mapping[str, str], *names: str, default: int | None = None) -> int:
+    name = next((name for name in names if environ.get(name)), None)
+    if name is None and default is not None:
+        return default
+    if name is None:
+        raise LaunchError(
+            f"the launcher's environment lacks {' and '.join(names)}; start the job with torchrun, "
+            "deepspeed, mpirun or srun, or set RANK and WORLD_SIZE."
+        )
+    if not re.fullmatch(r"\d{1,18}", environ[name]):
+        raise LaunchError(f"{name}={environ[name]!r} should be a whole number of at least 0.")
+    return int(environ[name])
+
+
+def _checked(ranks: Ranks) -> Ranks:
+    problem = None
+    if ranks.rank >= ranks.world_size:
+        problem = f"rank {ranks.rank} of {ranks.world_size}"
+    elif ranks.local_rank >= ranks.local_world_size:
+        problem = f"local rank {ranks.local_rank} of {ranks.local_world_size} on this host"
+    elif ranks.local_world_size > ranks.world_size:
+        problem = f"{ranks.local_world_size} on this host, of {ranks.world_size} in all"
+    if problem:
+        raise LaunchError(
+            f"the launcher's variables ({ranks.source}) contradict each other: {problem}. Unset "
+            "stale RANK, WORLD_SIZE, LOCAL_* or MASTER_* variables and start again."
+        )
+    return ranks

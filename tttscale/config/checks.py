@@ -1,0 +1,105 @@
+"""Checks that look at several keys at once."""
+
+from tttscale.config.schema import Config
+from tttscale.errors import ConfigError
+
+
+def problems_of(config: Config) -> list[str]:
+    """What does not fit together, whatever the number of processes; one line per problem."""
+    checks = (_chunk_multiple, _enough_chunks, _whole_batches, _falling_lr, _no_checkpoints_yet)
+    return [problem for check in checks if (problem := check(config))]
+
+
+def check_world(config: Config, world_size: int) -> int:
+    """Check that the configuration fits `world_size` processes.
+
+    Returns:
+        The number of data-parallel replicas, world_size / parallel.sequence.
+
+    Raises:
+        ConfigError: the processes cannot be split as asked.
+    """
+    ranks = config.parallel.sequence
+    if world_size % ranks:
+        raise ConfigError(
+            f"parallel.sequence = {ranks}, but the job has {world_size} processes, which is not a "
+            f"multiple of it. Start a multiple of {ranks} processes, or set parallel.sequence to "
+            f"one of {_divisors(world_size)}."
+        )
+    replicas = world_size // ranks
+    share = replicas * config.parallel.batch
+    asked = config.train.sequences_per_step
+    if asked % share:
+        raise ConfigError(
+            f"train.sequences_per_step = {asked} is not a multiple of {share}: {replicas} replicas "
+            f"({world_size} processes / parallel.sequence {ranks}) times parallel.batch "
+            f"{config.parallel.batch}. Set train.sequences_per_step={_round_up(asked, share)}, or "
+            "start fewer processes."
+        )
+    return replicas
+
+
+def _chunk_multiple(config: Config) -> str | None:
+    chunk, mini = config.parallel.chunk_length, config.model.mini_batch_size
+    if chunk % mini == 0:
+        return None
+    return (
+        f"parallel.chunk_length = {chunk} is not a multiple of model.mini_batch_size = {mini}; "
+        f"the nearest that is: parallel.chunk_length={max(1, round(chunk / mini)) * mini}"
+    )
+
+
+def _enough_chunks(config: Config) -> str | None:
+    tokens, chunk = config.data.sequence_length, config.parallel.chunk_length
+    ranks, mini = config.parallel.sequence, config.model.mini_batch_size
+    chunks = -(-tokens // chunk)
+    if chunks >= ranks:
+        return None
+    # ceil(tokens / chunk) >= ranks  <=>  chunk <= (tokens - 1) // (ranks - 1)
+    largest = (tokens - 1) // (ranks - 1) // mini * mini
+    remedy = (
+        f"the largest that works is parallel.chunk_length={largest}"
+        if largest
+        else f"at most parallel.sequence={-(-tokens // mini)} ranks can share so short a sequence"
+    )
+    return (
+        f"parallel.chunk_length = {chunk} cuts data.sequence_length = {tokens} into {chunks} "
+        f"chunk(s), fewer than parallel.sequence = {ranks}; {remedy}"
+    )
+
+
+def _whole_batches(config: Config) -> str | None:
+    asked, batch = config.train.sequences_per_step, config.parallel.batch
+    if asked % batch == 0:
+        return None
+    return (
+        f"train.sequences_per_step = {asked} is not a multiple of parallel.batch = {batch}; set "
+        f"train.sequences_per_step={_round_up(asked, batch)} or a smaller parallel.batch"
+    )
+
+
+def _falling_lr(config: Config) -> str | None:
+    train = config.train
+    if train.lr_schedule == "constant" or train.lr_final <= train.lr:
+        return None
+    return (
+        f"train.lr_final = {train.lr_final} is above train.lr = {train.lr}, so the cosine would "
+        f"rise; set train.lr_final={train.lr / 100} or train.lr_schedule=constant"
+    )
+
+
+def _no_checkpoints_yet(config: Config) -> str | None:
+    if config.checkpoint.every == 0:
+        return None
+    return (
+        f"checkpoint.every = {config.checkpoint.every}, but checkpoints are not available yet; "
+        "set checkpoint.every=0"
+    )
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _divisors(value: int) -> str:
+    return ", ".join(str(n) for n in range(1, value + 1) if value % n == 0)

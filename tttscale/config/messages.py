@@ -1,0 +1,80 @@
+"""Pydantic's errors in the words of the person who wrote the configuration."""
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+from typing import Any
+
+from pydantic import ValidationError
+
+from tttscale.config.schema import known_keys
+from tttscale.config.source import KeyPath
+
+_SIMILAR = 0.65
+
+
+def explain(error: ValidationError, places: dict[KeyPath, str]) -> list[str]:
+    """One line per problem: where it was written, the key, what was found, what is expected."""
+    lines = (_line(dict(detail), places) for detail in error.errors(include_url=False))
+    return list(dict.fromkeys(lines))
+
+
+def nearest_key(key: KeyPath, valid: Iterable[KeyPath]) -> KeyPath | None:
+    """The valid key most like `key`: by its last part, or by the whole of it."""
+    score, best = max((_likeness(key, candidate), candidate) for candidate in valid)
+    return best if score >= _SIMILAR else None
+
+
+def _likeness(key: KeyPath, candidate: KeyPath) -> float:
+    last = SequenceMatcher(None, key[-1].lower(), candidate[-1].lower()).ratio()
+    whole = SequenceMatcher(None, ".".join(key).lower(), ".".join(candidate).lower()).ratio()
+    same_section = key[:-1] == candidate[:-1]
+    return 0.6 * last + 0.3 * whole + 0.1 * same_section
+
+
+def _line(detail: dict[str, Any], places: dict[KeyPath, str]) -> str:
+    location = tuple(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return _placed(location, places) + _unknown(location)
+    key = _known_part(location)
+    name = ".".join(key) + "".join(f"[{n}]" for n in location[len(key) :] if n.isdigit())
+    if detail["type"] == "missing":
+        advice = f"set it in the file or on the command line: {'.'.join(key)}=..."
+        return f"{name} is missing; {advice}"
+    return _placed(key, places) + f"{name} = {_shown(detail['input'])}: {_expectation(detail)}"
+
+
+def _known_part(location: KeyPath) -> KeyPath:
+    # Pydantic adds list indices and names of union members behind the key.
+    keys = known_keys()
+    return next((location[:n] for n in range(len(location), 0, -1) if location[:n] in keys), ())
+
+
+def _unknown(key: KeyPath) -> str:
+    keys = known_keys()
+    nearest = nearest_key(key, keys)
+    if nearest is not None:
+        return f"{'.'.join(key)} is not a known key; did you mean {'.'.join(nearest)}?"
+    siblings = ", ".join(sorted(k[-1] for k in keys if k[:-1] == key[:-1]))
+    inside = ".".join(key[:-1]) or "a configuration"
+    return f"{'.'.join(key)} is not a known key; {inside} has {siblings}"
+
+
+def _expectation(detail: dict[str, Any]) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "expected a section, that is keys below it"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"expected text that matches {detail['ctx']['pattern']}"
+    if detail["type"] == "string_type":
+        return "expected text; put it in quotes if it looks like a number"
+    return message.replace("Input should be", "expected")
+
+
+def _placed(key: KeyPath, places: dict[KeyPath, str]) -> str:
+    place = next((places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in places), None)
+    return f"{place}: " if place else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

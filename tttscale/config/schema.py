@@ -1,0 +1,180 @@
+"""Every key of a run's configuration, with its default."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tttscale.config.model_section import ModelSection
+from tttscale.config.numbers import (
+    Count,
+    Fraction,
+    HumanFloat,
+    HumanInt,
+    NonNegative,
+    Positive,
+    Text,
+    count_or,
+)
+from tttscale.model.architecture import TTTConfig
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSection(Section):
+    """What the run is called and where its files go."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
+    """The run's folder is dir/name. Up to 64 of A-Z a-z 0-9 . _ - and no dot in front."""
+    dir: Text = "runs"
+    """Folder that holds all runs, relative to the working directory."""
+    seed: Count = 0
+    """Seed of the initial weights."""
+
+
+class DataSection(Section):
+    """What the run trains on."""
+
+    store: Text
+    """Path of a token store, relative to the working directory."""
+    split: Text = "train"
+    """The store's split to train on."""
+    heldout_split: Text = "heldout"
+    """The store's split for held-out losses."""
+    sequence_length: Positive
+    """Tokens per training sequence."""
+    documents: Literal["ignore", "reset"] = "ignore"
+    """At a document's start inside a sequence: carry the state on, or reset it."""
+
+
+class ParallelSection(Section):
+    """How a sequence is split over ranks."""
+
+    sequence: Positive = 1
+    """Ranks that share one sequence; replicas = world size / sequence."""
+    chunk_length: Positive = 8192
+    """Tokens per chunk, a multiple of model.mini_batch_size."""
+    layout: Literal["striped", "contiguous"] = "striped"
+    """Chunk c belongs to rank c mod sequence, or to rank c // (chunks / sequence)."""
+    transport: Literal["auto", "torch", "threads"] = "auto"
+    """What hands a carry to the neighbour."""
+    keep_chunks: Annotated[int | Literal["auto"], count_or("auto")] = "auto"
+    """Chunks whose activations are kept for the backward sweep instead of recomputed."""
+    batch: Positive = 1
+    """Sequences that go through one sweep side by side."""
+    threads: Positive | None = None
+    """CPU threads of torch per rank; null = cores / ranks on this host."""
+
+
+class ZeroSection(Section):
+    """DeepSpeed ZeRO."""
+
+    stage: Annotated[HumanInt, Field(ge=0, le=3)] = 1
+    """What is sharded: 0 nothing, 1 optimizer state, 2 also gradients, 3 also parameters."""
+
+
+class TrainSection(Section):
+    """The optimisation of the outer parameters."""
+
+    steps: Positive
+    """Optimizer steps."""
+    sequences_per_step: Positive = 1
+    """Sequences per optimizer step, counted over the whole job."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the outer network; the inner states are always fp32."""
+    lr: NonNegative = 1e-3
+    """Peak learning rate."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: a cosine down to lr_final, or lr throughout."""
+    lr_final: NonNegative = 1e-5
+    """Learning rate at the last step of the cosine."""
+    warmup_steps: Count = 0
+    """Steps over which the learning rate climbs linearly from 0."""
+    weight_decay: NonNegative = 0.1
+    """Decoupled weight decay of AdamW."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Decay of AdamW's first and second moments."""
+    eps: Annotated[HumanFloat, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+    grad_clip: NonNegative = 1.0
+    """Largest norm of the whole gradient; 0 = no clipping."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto = cuda where there is one."""
+
+
+class EvaluateSection(Section):
+    """Held-out loss during training."""
+
+    every: Count = 0
+    """Steps between held-out losses; 0 = only at the end."""
+    sequences: Count = 1
+    """Held-out windows per evaluation; 0 = no evaluation."""
+
+
+class CheckpointSection(Section):
+    """Saving and resuming."""
+
+    every: Count = 0
+    """Steps between checkpoints; 0 = none."""
+    keep: Positive = 3
+    """Newest checkpoints kept."""
+    resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
+    """Go on from the newest checkpoint if there is one, never, or from this step."""
+
+
+class WandbSection(Section):
+    """Weights & Biases."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    """offline writes files only; online needs a network; disabled writes nothing."""
+    project: Text = "tttscale"
+    """The project there."""
+
+
+class LoggingSection(Section):
+    """What is written down while training."""
+
+    every: Positive = 1
+    """Steps between console lines."""
+    wandb: WandbSection = WandbSection()
+    """Weights & Biases."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: RunSection
+    """What the run is called and where its files go."""
+    model: ModelSection
+    """The model and how its weights start."""
+    data: DataSection
+    """What the run trains on."""
+    parallel: ParallelSection = ParallelSection()
+    """How a sequence is split over ranks."""
+    zero: ZeroSection = ZeroSection()
+    """DeepSpeed ZeRO."""
+    train: TrainSection
+    """The optimisation of the outer parameters."""
+    evaluate: EvaluateSection = EvaluateSection()
+    """Held-out loss during training."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Saving and resuming."""
+    logging: LoggingSection = LoggingSection()
+    """What is written down while training."""
+
+    def architecture(self) -> TTTConfig:
+        """The official fields of `model`: the preset's, then those written beside it."""
+        return TTTConfig(**{name: getattr(self.model, name) for name in TTTConfig.model_fields})
+
+
+def known_keys(section: type[BaseModel] = Config, prefix: tuple[str, ...] = ()) -> set[tuple]:
+    """Paths of all keys and sections, such as ("train", "lr")."""
+    keys: set[tuple] = set()
+    for name, field in section.model_fields.items():
+        keys.add((*prefix, name))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= known_keys(field.annotation, (*prefix, name))
+    return keys

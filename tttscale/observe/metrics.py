@@ -1,0 +1,102 @@
+"""`metrics.jsonl`: one JSON object per step, the truth that everything else is drawn from.
+
+Keys: step (from 1), loss (nats per token), grad_norm, lr, tokens (trained on since the start of the
+run), tokens_per_second, step_seconds, data_seconds, bubble_fraction, exposed_comm_seconds,
+peak_memory_bytes and, on some steps, heldout_loss (nats per token).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tttscale.errors import DataError
+
+_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class MetricsLog:
+    """Appends records to a file, one line each; a line is on its way to the disk at once."""
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _end_last_line(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record; floats keep full precision, NaN and infinities become strings."""
+        plain = {key: _plain(value) for key, value in record.items()}
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Read all records; "nan", "inf" and "-inf" become floats again.
+
+    A last line cut short by a crash is left out.
+
+    Raises:
+        DataError: the file is missing, or a line in it is damaged.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the metrics {path}: {error}") from None
+    complete, records = lines[:-1], []
+    for number, line in enumerate(complete, start=1):
+        if not line.strip():
+            continue
+        record = _record(line)
+        if record is None:
+            raise DataError(f"{path}:{number}: expected a JSON object, found {line[:60]!r}")
+        records.append(record)
+    return records
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    return {
+        key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
+        for key, value in record.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    number = float(value)  # numpy and torch scalars too
+    if math.isfinite(number):
+        return number
+    return "nan" if math.isnan(number) else ("inf" if number > 0 else "-inf")
+
+
+def _end_last_line(path: Path) -> None:
+    """Cut off a line that a crash left unfinished, so that the next one starts cleanly."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])

@@ -1,0 +1,136 @@
+"""A run's plots: loss by step and loss by position in the context."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tttscale.errors import DataError
+from tttscale.observe.figure import (
+    BLUE,
+    GREY,
+    ORANGE,
+    add_bits_axis,
+    add_tokens_axis,
+    binary,
+    decimal,
+    new_axes,
+)
+from tttscale.observe.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_run(run_dir: str | Path) -> list[Path]:
+    """Draw all plots that the run's files allow; returns the paths of the PNGs.
+
+    Raises:
+        DataError: a file is damaged or has nothing to draw.
+    """
+    run_dir = Path(run_dir)
+    metrics, positions = run_dir / "metrics.jsonl", run_dir / "positions.json"
+    drawn = [plot_loss(metrics)] if metrics.is_file() else []
+    return drawn + ([plot_positions(positions)] if positions.is_file() else [])
+
+
+def plot_loss(metrics: str | Path, out: str | Path | None = None) -> Path:
+    """Draw training and held-out loss by step and tokens, to loss_by_step.png beside `metrics`.
+
+    Raises:
+        DataError: no record has a step and a finite loss.
+    """
+    records = {record["step"]: record for record in read_metrics(metrics) if "step" in record}
+    ordered = [records[step] for step in sorted(records)]  # of a repeated step the last one counts
+    train, heldout = _points(ordered, "loss"), _points(ordered, "heldout_loss")
+    if not train and not heldout:
+        raise DataError(f"{metrics} has no finite losses to plot; train at least one step first")
+    with new_axes(Path(out or Path(metrics).with_name("loss_by_step.png"))) as (axes, path):
+        _draw_training(axes, train)
+        if heldout:
+            steps, losses = zip(*heldout, strict=True)
+            axes.plot(steps, losses, "o-", color=ORANGE, linewidth=1.2, label="held-out", zorder=4)
+        axes.set(xlabel="optimizer step", ylabel="loss (nats per token)")
+        axes.margins(x=0.02)
+        add_bits_axis(axes)
+        axes.locator_params(axis="x", integer=True)
+        tokens = _points(ordered, "tokens")
+        if tokens and min(tokens[-1]) > 0:
+            add_tokens_axis(axes, tokens[-1][1] / tokens[-1][0])
+        axes.legend(loc="upper right")
+    return path
+
+
+def plot_positions(positions: str | Path, out: str | Path | None = None) -> Path:
+    """Draw loss by position in the context, to loss_by_position.png beside `positions`.
+
+    `positions` is JSON: n+1 bucket `edges` (token positions), n `loss` (nats), n `count` (tokens).
+
+    Raises:
+        DataError: the file is damaged, or all of its buckets are empty.
+    """
+    edges, losses, counts = _read_positions(Path(positions))
+    used = [
+        n for n, (loss, count) in enumerate(zip(losses, counts, strict=True))
+        if count > 0 and loss is not None and math.isfinite(loss)
+    ]  # fmt: skip
+    if not used:
+        raise DataError(f"{positions} has no bucket with tokens; evaluate at least one sequence")
+    total = sum(counts[n] for n in used)
+    mean = sum(losses[n] * counts[n] for n in used) / total
+    # Position 0 has no place on a log axis; positions are drawn counted from 1.
+    shifted = [edge + 1 for edge in edges]
+    middle = [math.sqrt(shifted[n] * shifted[n + 1]) for n in used]
+    with new_axes(Path(out or Path(positions).with_name("loss_by_position.png"))) as (axes, path):
+        axes.set_xscale("log", base=2)
+        spans = [shifted[n] for n in used], [shifted[n + 1] for n in used]
+        values = [losses[n] for n in used]
+        axes.hlines(values, *spans, color=BLUE, linewidth=5, alpha=0.22)
+        axes.plot(
+            middle, values, "o-", color=BLUE, linewidth=1.6, markersize=4, label="bucket mean"
+        )
+        label = f"mean of {decimal(total)} tokens: {mean:.3f}"
+        axes.axhline(mean, color=GREY, linestyle="--", linewidth=1, label=label)
+        axes.set(xlabel="position in context (tokens)", ylabel="held-out loss (nats per token)")
+        axes.xaxis.set_major_formatter(lambda value, _: binary(value))
+        axes.minorticks_off()
+        axes.set_xlim(min(spans[0]) / 1.15, max(spans[1]) * 1.15)
+        add_bits_axis(axes)
+        axes.legend(loc="upper right")
+    return path
+
+
+def _draw_training(axes: "Axes", points: list[tuple[float, float]]) -> None:
+    if not points:
+        return
+    steps, losses = zip(*points, strict=True)
+    window = max(1, len(losses) // 40)
+    if window == 1:
+        axes.plot(steps, losses, "o-", color=BLUE, linewidth=1.6, markersize=3, label="training")
+        return
+    axes.plot(steps, losses, color=BLUE, linewidth=0.8, alpha=0.3)
+    label = f"training, mean of {2 * window + 1} steps"
+    axes.plot(steps, _smooth(losses, window), color=BLUE, linewidth=1.8, label=label)
+
+
+def _smooth(values: Sequence[float], window: int) -> list[float]:
+    """Centred mean over `window` neighbours on each side; evenly fewer towards the ends."""
+    reach = [min(window, n, len(values) - 1 - n) for n in range(len(values))]
+    return [sum(values[n - r : n + r + 1]) / (2 * r + 1) for n, r in enumerate(reach)]
+
+
+def _points(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    pairs = ((record["step"], record.get(key)) for record in records)
+    return [(s, float(v)) for s, v in pairs if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def _read_positions(path: Path) -> tuple[list[float], list[Any], list[float]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        edges, losses, counts = content["edges"], content["loss"], content["count"]
+        if len(edges) - 1 == len(losses) == len(counts):
+            return [float(edge) for edge in edges], losses, [float(count) for count in counts]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot read positions from {path}: {error!r}") from None
+    raise DataError(f"{path}: expected n+1 edges for n losses and n counts")

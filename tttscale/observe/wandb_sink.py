@@ -1,0 +1,107 @@
+"""Weights & Biases, kept at arm's length: it can neither fail a run nor hold up a step."""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+_PENDING = 1024
+
+
+class WandbSink:
+    """Hands records to wandb from a thread of its own.
+
+    Whatever goes wrong there (import, init, log, finish) becomes one warning, and the sink is off.
+    If wandb falls far behind, records are dropped: metrics.jsonl has them all.
+    """
+
+    def __init__(
+        self,
+        config_dict: Mapping[str, Any],
+        mode: str,
+        project: str,
+        run_dir: str | Path,
+        name: str,
+        finish_seconds: float = 30.0,
+    ) -> None:
+        """Start the thread; `mode` is offline (files in run_dir/wandb only), online or disabled.
+
+        Args:
+            config_dict: the resolved configuration, stored with the run.
+            mode: offline, online or disabled.
+            project: the project's name.
+            run_dir: the run's folder.
+            name: the run's name.
+            finish_seconds: longest time that `finish` waits.
+        """
+        self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_PENDING)
+        self._finish_seconds = finish_seconds
+        self._thread: threading.Thread | None = None
+        if mode == "disabled":
+            return
+        settings: dict[str, Any] = {"mode": mode, "project": project, "dir": str(run_dir)}
+        settings |= {"name": name, "config": dict(config_dict)}
+        self._thread = threading.Thread(
+            target=self._work, args=(settings,), name="wandb-sink", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def active(self) -> bool:
+        """Whether records still go to wandb."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Hand over one step's record (it has a `step`); returns at once."""
+        if not self.active:
+            return
+        with contextlib.suppress(queue.Full):  # _PENDING records behind; the file has them all
+            self._queue.put_nowait(dict(record))
+
+    def finish(self) -> None:
+        """Wait, for `finish_seconds` at most, until wandb has taken what was logged."""
+        thread, self._thread = self._thread, None
+        if thread is None or not thread.is_alive():
+            return
+        deadline = time.monotonic() + self._finish_seconds
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=self._finish_seconds)
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            _log.warning(
+                "wandb did not finish within %.0f s and was left behind; the metrics are in "
+                "metrics.jsonl, and `wandb sync` uploads the run's wandb folder later",
+                self._finish_seconds,
+            )
+
+    def _work(self, settings: dict[str, Any]) -> None:
+        try:
+            run = _start(settings)
+            while (record := self._queue.get()) is not None:
+                run.log(record, step=int(record["step"]))
+            run.finish()
+        except BaseException as error:  # wandb raises all sorts; none of them is the run's business
+            _log.warning(
+                "wandb is off for the rest of this run: %s: %s; the metrics are in metrics.jsonl "
+                "(logging.wandb.mode=disabled silences this)",
+                type(error).__name__,
+                error,
+            )
+
+
+def _start(settings: dict[str, Any]) -> Any:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its crash reports need a network
+    import wandb
+
+    Path(settings["dir"]).mkdir(parents=True, exist_ok=True)
+    quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
+    run = wandb.init(settings=quiet, **settings)
+    run.define_metric("tokens")
+    run.define_metric("*", step_metric="tokens")
+    return run
