@@ -1,0 +1,32 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tttscale.data import StoreInfo, build_store
+
+# Small enough that a few kilobytes of text fill several shards and chunks.
+SMALL = {"chunk_tokens": 64, "shard_tokens": 256}
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return [f"document {i}: " + "größer " * (i % 7 + 1) + "x" * (37 * i % 91) for i in range(40)]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, texts: list[str]) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts) + "\n")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, corpus: Path) -> Path:
+    out = tmp_path / "store"
+    build(out, corpus)
+    return out
+
+
+def build(out: Path, *sources: Path, **options) -> StoreInfo:
+    return build_store(out, [str(source) for source in sources], **SMALL | options)

@@ -1,0 +1,138 @@
+import json
+import random
+
+import numpy as np
+import pytest
+import zarr
+
+from tttscale.data import TokenStore
+from tttscale.errors import DataError
+
+TOKENS = "train/tokens/c"
+
+
+def edit_manifest(store, **changes):
+    path = store / "zarr.json"
+    metadata = json.loads(path.read_text())
+    metadata["attributes"].update(changes)
+    path.write_text(json.dumps(metadata))
+
+
+def test_any_range_reads_as_the_whole_does(store):
+    split = TokenStore.open(store).split("train")
+    whole = split.read(0, split.num_tokens)
+    assert len(list((store / TOKENS).iterdir())) > 3  # several shards
+    chooser = random.Random(0)
+    for _ in range(20):
+        begin, end = sorted(chooser.randrange(split.num_tokens + 1) for _ in range(2))
+        np.testing.assert_array_equal(split.read(begin, end), whole[begin:end])
+
+
+@pytest.mark.parametrize("name", ["valid", "../train", ""])
+def test_unknown_split(store, name):
+    with pytest.raises(DataError, match=r"data\.split .* has only train, heldout"):
+        TokenStore.open(store).split(name)
+
+
+def test_what_is_not_a_store(tmp_path):
+    with pytest.raises(DataError, match=r"data\.store .*nowhere: no such folder"):
+        TokenStore.open(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"not a Zarr v3 group"):
+        TokenStore.open(tmp_path)
+    zarr.create_group(tmp_path / "foreign", attributes={"format": "other"})
+    with pytest.raises(DataError, match=r"not a token store"):
+        TokenStore.open(tmp_path / "foreign")
+    zarr.create_array(tmp_path / "array", shape=(3,), dtype="uint16")
+    with pytest.raises(DataError, match=r"not a Zarr v3 group"):
+        TokenStore.open(tmp_path / "array")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, r"format version 2, but this tttscale reads 1"),
+        ({"complete": False}, r"bad manifest: complete: Input should be True"),
+        ({"sources": 3}, r"bad manifest: sources"),
+        ({"files": {"../../secret": {"bytes": 1, "blake2b": ""}}}, r"bad manifest: files"),
+        (
+            {"splits": {"train": {"documents": 1, "tokens": 7, "text_bytes": 5}}},
+            r"train/tokens is uint16 \[\d+\], but the manifest says uint16 \[7\]",
+        ),
+    ],
+)
+def test_manifests_that_lie(store, changes, message):
+    edit_manifest(store, **changes)
+    with pytest.raises(DataError, match=message):
+        TokenStore.open(store).split("train")
+
+
+def test_metadata_that_lies(store):
+    path = store / "train/tokens/zarr.json"
+    path.write_text(path.read_text().replace('"uint16"', '"int16" '))
+    with pytest.raises(DataError, match=r"train/tokens/zarr\.json was changed"):
+        TokenStore.open(store)
+
+
+def lose(path):
+    path.unlink()
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [lose, empty, truncate])
+@pytest.mark.parametrize("key", [f"{TOKENS}/2", "heldout/document_starts/c/0"])
+def test_lost_and_short_shards_are_refused_at_open(store, harm, key):
+    harm(store / key)
+    with pytest.raises(DataError, match=rf"{key} (is missing|has \d+ bytes)"):
+        TokenStore.open(store)
+
+
+@pytest.mark.parametrize("harm", [lose, empty])
+def test_a_shard_lost_after_open_is_never_read_as_zeros(store, harm):
+    split = TokenStore.open(store).split("train")
+    harm(store / TOKENS / "1")
+    split.read(0, 256)
+    with pytest.raises(DataError, match=rf"{TOKENS}/1 "):
+        split.read(250, 260)
+
+
+def test_no_flipped_bit_passes(store):
+    split = TokenStore.open(store).split("train")
+    expected = split.read(0, 512)
+    shard = store / TOKENS / "1"
+    good = shard.read_bytes()
+    chooser = random.Random(0)
+    for _ in range(64):
+        bad = bytearray(good)
+        bad[chooser.randrange(len(bad))] ^= 1 << chooser.randrange(8)
+        shard.write_bytes(bad)
+        try:
+            read = split.read(0, 512)
+        except DataError as error:
+            assert f"{TOKENS}/1 is damaged at value" in str(error)  # noqa: PT017
+        else:  # the flip hit a bit of a frame's header that means nothing
+            np.testing.assert_array_equal(read, expected)
+
+
+def test_a_flip_is_located(store):
+    split = TokenStore.open(store).split("train")
+    shard = store / TOKENS / "1"
+    data = bytearray(shard.read_bytes())
+    offset, size = np.frombuffer(data[-4 * 16 - 4 : -4], "<u8").reshape(4, 2)[2].tolist()
+    data[offset + size // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{TOKENS}/1 is damaged at value 128 .*\(384 of"):
+        split.read(200, 500)
+
+
+def test_ids_beyond_the_vocabulary_are_refused(store):
+    tokenizer = json.loads((store / "zarr.json").read_text())["attributes"]["tokenizer"]
+    edit_manifest(store, tokenizer=tokenizer | {"vocab_size": 100})
+    with pytest.raises(DataError, match=r"holds id 256 .* has 100 ids"):
+        TokenStore.open(store).split("train").read(0, 10)

@@ -1,0 +1,118 @@
+"""What a token store says about itself; kept in the attributes of its root group."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tttscale.data.tokenizer import Tokenizer
+
+FORMAT = "tttscale-tokens"
+FORMAT_VERSION = 1
+SplitName = Literal["train", "heldout"]
+FILE_PATTERN = r"^(train|heldout)/((tokens|document_starts)/)?(zarr\.json|c/[0-9]+)$"
+"""Keys become paths, so nothing but the names that the builder gives is let in."""
+DTypeName = Literal["uint16", "uint32"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class TokenizerInfo(_Record):
+    """The tokenizer that made the ids."""
+
+    name: str
+    """How the builder's user named it."""
+    digest: str
+    """sha256 of its definition, hexadecimal."""
+    vocab_size: int = Field(gt=0)
+    """Every id is below this."""
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "TokenizerInfo":
+        """The description of `tokenizer`."""
+        return cls(**{field: getattr(tokenizer, field) for field in cls.model_fields})
+
+    @property
+    def dtype(self) -> DTypeName:
+        """The smallest dtype that holds every id."""
+        return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
+
+    @property
+    def filler(self) -> int:
+        """The id that stands at padded positions, which no loss and no inner gradient sees."""
+        return next(i for i in (self.pad_id, self.eos_id, 0) if i is not None)
+
+
+class SplitInfo(_Record):
+    """Sizes of one split."""
+
+    documents: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    """Tokens with the documents' bos and eos."""
+    text_bytes: int = Field(ge=0)
+    """Bytes of UTF-8 text before tokenization."""
+
+
+class FileInfo(_Record):
+    """One file of the store."""
+
+    bytes: int = Field(ge=0)
+    blake2b: str
+    """16-byte digest, hexadecimal."""
+
+
+class StoreInfo(_Record):
+    """The manifest of a token store."""
+
+    format: Literal["tttscale-tokens"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    tokenizer: TokenizerInfo
+    splits: dict[SplitName, SplitInfo]
+    sources: list[str]
+    """As the builder's user named them."""
+    holdout_fraction: float
+    seed: int
+    """Decides, with `holdout_fraction`, which documents are held out."""
+    skipped_documents: int = Field(ge=0)
+    """Left out because they are not UTF-8."""
+    files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], FileInfo]
+    """Every file of the store by its path inside it, but for the root's own `zarr.json`."""
+    complete: Literal[True] = True
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that change whenever tokenizer or content does."""
+        content = {path: file.blake2b for path, file in self.files.items()}
+        text = json.dumps([self.tokenizer.digest, content], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def render_info(info: StoreInfo) -> str:
+    """A few lines for people: `tttscale data info STORE`."""
+    tokenizer = info.tokenizer
+    on_disk = sum(file.bytes for file in info.files.values())
+    lines = [f"{'split':<10}{'documents':>14}{'tokens':>20}{'text bytes':>20}{'bytes/token':>14}"]
+    for name, split in info.splits.items():
+        ratio = f"{split.text_bytes / split.tokens:.2f}" if split.tokens else "-"
+        sizes = f"{split.documents:>14,}{split.tokens:>20,}{split.text_bytes:>20,}"
+        lines.append(f"{name:<10}{sizes}{ratio:>14}")
+    special = f"bos {tokenizer.bos_id}, eos {tokenizer.eos_id}, pad {tokenizer.pad_id}"
+    lines += [
+        f"tokenizer   {tokenizer.name} ({tokenizer.vocab_size:,} ids, {special})",
+        f"            sha256 {tokenizer.digest}",
+        f"on disk     {on_disk:,} bytes in {len(info.files):,} files of {tokenizer.dtype}",
+        f"sources     {', '.join(info.sources)}",
+        f"held out    {info.holdout_fraction:.2%} of the documents, seed {info.seed}",
+        f"fingerprint {info.fingerprint}",
+    ]
+    if info.skipped_documents:
+        lines.append(f"skipped     {info.skipped_documents:,} documents that are not UTF-8")
+    return "\n".join(lines)

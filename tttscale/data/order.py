@@ -1,0 +1,56 @@
+"""Which window a training step reads: a pure function of seed and sequence index."""
+
+from hashlib import blake2b
+
+ROUNDS = 8
+MIN_HALF_BITS = 3  # smaller halves would reach too few of the permutations of a few windows
+
+
+def stable_hash(*values: int) -> int:
+    """A hash in [0, 2**64) that is the same in every process, version and machine."""
+    text = ",".join(str(value) for value in values)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class WindowOrder:
+    """A fresh permutation of the windows for every epoch, without any state.
+
+    A Feistel network permutes the smallest power of four that holds all windows; walking the cycle
+    until it comes back below `num_windows` makes it a permutation of the windows alone. So resuming
+    needs one integer, and the number of ranks, replicas or loader threads cannot matter.
+
+    Args:
+        num_windows: Windows per epoch, at least 1.
+        seed: Any integer.
+    """
+
+    def __init__(self, num_windows: int, seed: int) -> None:
+        assert num_windows > 0, num_windows
+        self.num_windows = num_windows
+        self.seed = seed
+        self._half = max(MIN_HALF_BITS, ((num_windows - 1).bit_length() + 1) // 2)
+        self._mask = (1 << self._half) - 1
+
+    def window(self, sequence_index: int) -> int:
+        """Window of the `sequence_index`-th sequence of the run.
+
+        Args:
+            sequence_index: step * sequences_per_step + i, at least 0. It may pass the end of an
+                epoch: epoch e covers [e * num_windows, (e + 1) * num_windows).
+
+        Returns:
+            A number in [0, num_windows).
+        """
+        assert sequence_index >= 0, sequence_index
+        epoch, place = divmod(sequence_index, self.num_windows)
+        place = self._permute(epoch, place)
+        while place >= self.num_windows:
+            place = self._permute(epoch, place)
+        return place
+
+    def _permute(self, epoch: int, value: int) -> int:
+        left, right = value >> self._half, value & self._mask
+        for round_ in range(ROUNDS):
+            noise = stable_hash(self.seed, epoch, round_, right)
+            left, right = right, left ^ (noise & self._mask)
+        return left << self._half | right

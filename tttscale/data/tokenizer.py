@@ -1,0 +1,134 @@
+"""Tokenizers: raw bytes, or any Hugging Face `tokenizer.json`."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from tttscale.errors import DataError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as FastTokenizer
+
+BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|startoftext|>", "<bos>", "[BOS]")
+EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "[EOS]")
+PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]")
+
+
+class Tokenizer(Protocol):
+    """What the store builder asks of a tokenizer; every id lies in [0, vocab_size)."""
+
+    name: str
+    digest: str
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Token ids of `text`, integers [n], without bos and eos."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; special tokens are left out."""
+        ...
+
+
+class ByteTokenizer:
+    """One token per byte of UTF-8, and three special ids after the 256 bytes."""
+
+    name = "bytes"
+    vocab_size = 259
+    bos_id: int | None = 256
+    eos_id: int | None = 257
+    pad_id: int | None = 258
+    digest = hashlib.sha256(b"tttscale bytes: 0..255, bos 256, eos 257, pad 258").hexdigest()
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Bytes of `text` as uint16 [n]; bytes that are not UTF-8 are welcome."""
+        data = text.encode() if isinstance(text, str) else text
+        return np.frombuffer(data, np.uint8).astype(np.uint16)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; special ids are left out, torn characters become U+FFFD."""
+        return bytes(i for i in map(int, ids) if i < 256).decode(errors="replace")
+
+
+class JsonTokenizer:
+    """A `tokenizer.json`, through the `tokenizers` library.
+
+    Args:
+        path: The file.
+        name: How the user named it; goes into the store's manifest.
+
+    Raises:
+        DataError: The file is not a tokenizer.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        data = path.read_bytes()
+        self.name = name
+        self.digest = hashlib.sha256(data).hexdigest()
+        self._tokenizer = _parse(data, path)
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values(), default=-1) + 1  # ids may have holes
+        self.bos_id = _first_known(vocab, BOS_NAMES)
+        self.eos_id = _first_known(vocab, EOS_NAMES)
+        self.pad_id = _first_known(vocab, PAD_NAMES)
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Token ids of `text`, int64 [n].
+
+        Raises:
+            UnicodeDecodeError: `text` is bytes and not UTF-8.
+        """
+        decoded = text.decode() if isinstance(text, bytes) else text
+        return np.array(self._tokenizer.encode(decoded, add_special_tokens=False).ids, np.int64)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; special tokens are left out."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+
+def load_tokenizer(spec: str) -> Tokenizer:
+    """The tokenizer that `--tokenizer` names.
+
+    Args:
+        spec: "bytes", the path of a `tokenizer.json`, or a folder that holds one.
+
+    Raises:
+        DataError: There is no such file, or it is not a tokenizer.
+    """
+    if spec == "bytes":
+        return ByteTokenizer()
+    path = Path(spec)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(
+            f"--tokenizer {spec}: no such file. Give `bytes`, or the path of a tokenizer.json "
+            "(or of a folder that holds one)."
+        )
+    return JsonTokenizer(path, name=spec)
+
+
+def _parse(data: bytes, path: Path) -> "FastTokenizer":
+    from tokenizers import Tokenizer as FastTokenizer
+
+    try:
+        tokenizer = FastTokenizer.from_buffer(data)
+    except Exception as error:  # the library raises bare ValueError and Exception
+        raise DataError(
+            f"--tokenizer {path}: not a tokenizer.json ({error}). Give a file that "
+            "`tokenizers.Tokenizer.from_file` can read, or `bytes`."
+        ) from error
+    # A tokenizer.json may ask for truncation or padding; both would silently change the corpus.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # "</s>" inside a text is text, not the end of it
+    return tokenizer
+
+
+def _first_known(vocab: dict[str, int], names: tuple[str, ...]) -> int | None:
+    return next((vocab[name] for name in names if name in vocab), None)

@@ -1,0 +1,134 @@
+"""Windows of a split, cut into the chunks that ranks own: each reads its own tokens and no more."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tttscale.data.documents import PaddedLayout, TokenSplit
+from tttscale.data.order import WindowOrder
+from tttscale.errors import DataError
+
+IGNORED_LABEL = -100
+DocumentMode = Literal["ignore", "reset"]
+
+
+@dataclass(frozen=True)
+class ChunkTokens:
+    """What one chunk trains on, all by position in the chunk.
+
+    Attributes:
+        ids: Token ids, int64 [n].
+        labels: The token that follows each, already shifted, int64 [n]; -100 where there is none.
+        starts: Positions where a document begins and the inner state starts afresh, ascending;
+            multiples of the mini-batch if the chunk's own begin is one. The begin of the window is
+            never listed: the state is fresh there anyway.
+        padded: True where the loader put padding, bool [n], to be kept out of the loss and of the
+            inner gradient; None where there is no padding.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    starts: tuple[int, ...] = ()
+    padded: np.ndarray | None = None
+
+
+class Windows:
+    """A split as windows of `sequence_tokens` positions, in a shuffled order per epoch.
+
+    With documents="ignore" a window is a piece of the concatenated text and the label is the next
+    token of the stream, whatever document it belongs to. With "reset" the documents are laid out
+    with padding so that each begins on a mini-batch border, where the inner state starts afresh; a
+    document that runs over the window's end goes on in the next window. What is left behind the
+    last whole window is not used.
+
+    Args:
+        split: The tokens.
+        sequence_tokens: Positions per window, at least 1.
+        seed: Seed of the order.
+        mini_batch_tokens: Positions per inner mini-batch.
+        documents: "ignore" or "reset".
+
+    Raises:
+        DataError: The split is shorter than one window.
+    """
+
+    def __init__(
+        self,
+        split: TokenSplit,
+        sequence_tokens: int,
+        seed: int,
+        mini_batch_tokens: int,
+        documents: DocumentMode = "ignore",
+    ) -> None:
+        assert min(sequence_tokens, mini_batch_tokens) > 0, (sequence_tokens, mini_batch_tokens)
+        self.split = split
+        self.sequence_tokens = sequence_tokens
+        self.layout: PaddedLayout | None = None
+        usable = split.num_tokens - 1  # the last token is only a label
+        if documents == "reset":
+            self.layout = PaddedLayout(
+                split.document_starts, split.num_tokens, sequence_tokens, mini_batch_tokens
+            )
+            usable = self.layout.num_positions
+        self.count = usable // sequence_tokens
+        if self.count < 1:
+            raise DataError(
+                f"data.sequence_length {sequence_tokens}: the split has {split.num_tokens} tokens, "
+                f"too few for one window. The longest possible is {max(usable, 0)}; lower "
+                "data.sequence_length, or build a store of more text."
+            )
+        self._order = WindowOrder(self.count, seed)
+
+    def sequence(self, index: int) -> "Sequence":
+        """The `index`-th sequence of the run, index = step * sequences_per_step + i."""
+        return self.window(self._order.window(index))
+
+    def window(self, number: int) -> "Sequence":
+        """Window `number` of `count`, in the order of the text."""
+        assert 0 <= number < self.count, (number, self.count)
+        return Sequence(self, number)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One window; nothing is read before `chunk`.
+
+    Attributes:
+        windows: Where it belongs.
+        window: Its number there, in the order of the text.
+    """
+
+    windows: Windows
+    window: int
+
+    def chunk(self, begin: int, end: int) -> ChunkTokens:
+        """Positions [begin, end) of the window; reads these tokens and one more for the label.
+
+        Raises:
+            DataError: The store is damaged there.
+        """
+        length = self.windows.sequence_tokens
+        assert 0 <= begin < end <= length, (begin, end, length)
+        offset = self.window * length
+        if self.windows.layout is None:
+            tokens = self.windows.split.read(offset + begin, offset + end + 1).astype(np.int64)
+            return ChunkTokens(ids=tokens[:-1], labels=tokens[1:])
+        return self._padded_chunk(self.windows.layout, offset + begin, offset + end)
+
+    def _padded_chunk(self, layout: PaddedLayout, begin: int, end: int) -> ChunkTokens:
+        split = self.windows.split
+        ids = np.full(end - begin, split.filler, np.int64)
+        labels = np.full(end - begin, IGNORED_LABEL, np.int64)
+        padded = np.ones(end - begin, bool)
+        first, places, is_last = layout.locate(begin, end)
+        if len(places):
+            goes_on = int(not is_last[-1])  # then the label of the last token is one token further
+            tokens = split.read(first, first + len(places) + goes_on)
+            ids[places] = tokens[: len(places)]
+            followed = places[~is_last]
+            labels[followed] = tokens[1:][~is_last[: len(tokens) - 1]]
+            padded[places] = False
+        at_window = begin == self.window * self.windows.sequence_tokens
+        starts = (int(s) for s in layout.starts_between(begin, end) if s or not at_window)
+        return ChunkTokens(ids, labels, tuple(starts), padded if padded.any() else None)
