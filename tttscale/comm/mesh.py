@@ -1,0 +1,103 @@
+"""The ranks of a job as a mesh of replicas and sequence ranks, and the sums over it."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tttscale.cluster.ranks import Ranks
+from tttscale.comm.neighbours import NeighbourTransport
+from tttscale.scan.transport import NoPeers, Transport
+
+TIMEOUT = timedelta(minutes=30)
+"""A receive may legally wait for a whole sweep of the other ranks."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """world = replicas x sequence; the sequence axis is the inner one, so it stays within a node."""
+
+    rank: int
+    world_size: int
+    sequence_size: int
+    transport: Transport
+    """Carries between the sequence ranks of this replica."""
+
+    @property
+    def sequence_rank(self) -> int:
+        """Place on the sequence axis."""
+        return self.rank % self.sequence_size
+
+    @property
+    def replica(self) -> int:
+        """Place on the data axis."""
+        return self.rank // self.sequence_size
+
+    @property
+    def replicas(self) -> int:
+        """Size of the data axis."""
+        return self.world_size // self.sequence_size
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            self.sum(torch.zeros(1, device=_collective_device()))
+
+    def close(self) -> None:
+        """Leave the process groups."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def start(
+    ranks: Ranks,
+    sequence_size: int,
+    device: torch.device,
+    carry_dtype: torch.dtype = torch.float32,
+) -> Mesh:
+    """Join the job and connect the neighbours; every rank calls this once, with equal arguments.
+
+    Args:
+        ranks: who this process is (`tttscale.cluster`).
+        sequence_size: sequence ranks R per replica; divides the world.
+        device: CPU takes gloo, CUDA takes NCCL for carries and gradients.
+        carry_dtype: fp32; fp64 for a model in fp64.
+    """
+    assert ranks.world_size % sequence_size == 0
+    # DeepSpeed and other libraries look here; mpirun and srun do not set it.
+    os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))
+    if not dist.is_initialized():
+        backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+        if ranks.world_size == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            os.environ.setdefault("MASTER_ADDR", ranks.master_addr)
+            os.environ.setdefault("MASTER_PORT", str(ranks.master_port))
+            dist.init_process_group(
+                backend, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT
+            )
+    transport: Transport = NoPeers()
+    if sequence_size > 1:
+        transport = NeighbourTransport.connect(
+            ranks.rank,
+            ranks.world_size,
+            sequence_size,
+            device=device,
+            dtype=carry_dtype,
+            timeout=TIMEOUT,
+        )
+    return Mesh(ranks.rank, ranks.world_size, sequence_size, transport)
+
+
+def _collective_device() -> torch.device:
+    on_gpu = "nccl" in dist.get_backend_config()
+    return torch.device("cuda" if on_gpu else "cpu")
