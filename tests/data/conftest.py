@@ -1,12 +1,13 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tttscale.data import StoreInfo, build_store
 
 # Small enough that a few kilobytes of text fill several shards and chunks.
-SMALL = {"chunk_tokens": 64, "shard_tokens": 256}
+SMALL: dict[str, Any] = {"chunk_tokens": 64, "shard_tokens": 256}
 
 
 @pytest.fixture

@@ -39,6 +39,18 @@ def test_json_tokenizer_takes_the_whole_text_and_nothing_else(json_file):
     assert load_tokenizer(str(json_file.parent)).digest == tokenizer.digest
 
 
+def test_a_special_token_written_in_a_text_is_text(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    letters = {letter: i for i, letter in enumerate("</s>")}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(str(tmp_path))
+    assert loaded.eos_id == 4
+    assert loaded.encode("</s>").tolist() == [0, 1, 2, 3]
+
+
 def test_unknown_and_broken_tokenizers(tmp_path):
     with pytest.raises(DataError, match=r"--tokenizer gpt9: no such file"):
         load_tokenizer("gpt9")

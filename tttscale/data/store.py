@@ -1,6 +1,5 @@
 """Reading a token store, with every doubt about its wholeness raised as a DataError."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +34,9 @@ class Split:
         self._array = store.array(f"{name}/tokens", info.tokens)
         self._num_documents = info.documents
 
-    @cached_property
+    @property
     def document_starts(self) -> np.ndarray:
-        """Offset of each document's first token, uint64 [documents], strictly increasing."""
+        """Offset of each document's first token, uint64 [documents]; read anew at every call."""
         path = f"{self.name}/document_starts"
         array = self._store.array(path, self._num_documents)
         return self._store.read(array, path, 0, self._num_documents)
