@@ -118,8 +118,8 @@ def test_wide_vocabularies_and_ids_outside(tmp_path, corpus):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"holdout_fraction": 1.0}, r"--holdout-fraction 1\.0"),
-        ({"chunk_tokens": 100}, r"--shard-tokens 256: not a positive multiple"),
+        ({"holdout_fraction": 1.0}, r"--heldout 1\.0"),
+        ({"chunk_tokens": 100}, r"shard_tokens 256: not a positive multiple"),
         ({"tokenizer": "none"}, r"--tokenizer none"),
         ({"text_key": "body"}, r"corpus\.jsonl:1: .*no key 'body'"),
     ],

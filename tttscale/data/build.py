@@ -137,11 +137,11 @@ def _check_ids(ids: np.ndarray, codec: Tokenizer, origin: str) -> None:
 def _check_sizes(holdout_fraction: float, shard_tokens: int, chunk_tokens: int) -> None:
     if not 0 <= holdout_fraction < 1:
         raise DataError(
-            f"--holdout-fraction {holdout_fraction}: give a number from 0 up to, not including, 1."
+            f"--heldout {holdout_fraction}: give a number from 0 up to, not including, 1."
         )
     if chunk_tokens < 1 or shard_tokens < 1 or shard_tokens % chunk_tokens:
         raise DataError(
-            f"--shard-tokens {shard_tokens}: not a positive multiple of --chunk-tokens "
+            f"shard_tokens {shard_tokens}: not a positive multiple of chunk_tokens "
             f"{chunk_tokens}. Leave both out for {SHARD_TOKENS} and {CHUNK_TOKENS}."
         )
 
