@@ -1,6 +1,5 @@
 """Numbers as people write them (`8k`, `64Ki`, `1Mi`, `3e-4`, `1_000`) and the types of keys."""
 
-import math
 import re
 from typing import Annotated, Any
 
@@ -43,7 +42,7 @@ def _parse(value: Any, expected: str) -> int | float:
         value = _read(value.strip(), expected)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(expected)
-    if not math.isfinite(value) or abs(value) >= _LARGEST:
+    if not abs(value) < _LARGEST:  # also false for NaN
         raise ValueError(expected)
     return value
 

@@ -42,10 +42,7 @@ def new_axes(path: Path) -> Iterator[tuple["Axes", Path]]:
 
 def add_bits_axis(axes: "Axes") -> None:
     """Show the y axis, which is in nats, in bits as well."""
-    nats = math.log(2)
-    right = axes.secondary_yaxis(
-        "right", functions=(lambda v: np.asarray(v) / nats, lambda v: np.asarray(v) * nats)
-    )
+    right = axes.secondary_yaxis("right", functions=_scaling(1 / math.log(2)))
     right.set_ylabel("bits per token", color=GREY)
     right.tick_params(colors=GREY)
     right.spines["right"].set_visible(True)
@@ -53,9 +50,7 @@ def add_bits_axis(axes: "Axes") -> None:
 
 def add_tokens_axis(axes: "Axes", per_step: float) -> None:
     """Show the x axis, which is in steps, in tokens as well."""
-    top = axes.secondary_xaxis(
-        "top", functions=(lambda v: np.asarray(v) * per_step, lambda v: np.asarray(v) / per_step)
-    )
+    top = axes.secondary_xaxis("top", functions=_scaling(per_step))
     top.set_xlabel("tokens trained on", color=GREY)
     top.tick_params(colors=GREY)
     top.spines["top"].set_visible(True)

@@ -1,0 +1,47 @@
+import pytest
+
+from tttscale.config import check_world, load_config
+from tttscale.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["parallel.chunk_length=1000"], "parallel.chunk_length=992"),
+        (["parallel.chunk_length=7"], "parallel.chunk_length=16"),
+        (["parallel.sequence=9"], "the largest that works is parallel.chunk_length=8176"),
+        (["parallel.sequence=3", "data.sequence_length=20"], "at most parallel.sequence=2"),
+        (
+            ["train.sequences_per_step=3", "parallel.batch=2"],
+            "train.sequences_per_step=4 or a smaller parallel.batch",
+        ),
+        (["train.lr=1e-6"], "train.lr_final=1e-08"),
+        (["checkpoint.every=5"], "checkpoints are not available yet; set checkpoint.every=0"),
+    ],
+)
+def test_keys_that_do_not_fit_together(write, overrides, expected):
+    with pytest.raises(ConfigError, match=expected):
+        load_config(write(), overrides)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5, 8, 9, 100])
+@pytest.mark.parametrize("tokens", [2048, 2049, 65536, 100_001])
+def test_the_chunk_length_proposed_works_and_is_the_largest(write, ranks, tokens):
+    shape = [f"parallel.sequence={ranks}", f"data.sequence_length={tokens}"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(), [*shape, f"parallel.chunk_length={2**20}"])
+    largest = int(str(caught.value).rsplit("=", 1)[1])
+    load_config(write(), [*shape, f"parallel.chunk_length={largest}"])
+    with pytest.raises(ConfigError):
+        load_config(write(), [*shape, f"parallel.chunk_length={largest + 16}"])
+
+
+def test_world_gives_replicas(write):
+    overrides = ["parallel.sequence=4", "train.sequences_per_step=4", "parallel.batch=2"]
+    config = load_config(write(), overrides)
+    assert check_world(config, 4) == 1
+    assert check_world(config, 8) == 2
+    with pytest.raises(ConfigError, match=r"has 6 processes.*one of 1, 2, 3, 6"):
+        check_world(config, 6)
+    with pytest.raises(ConfigError, match=r"not a multiple of 8.*train.sequences_per_step=8"):
+        check_world(config, 16)

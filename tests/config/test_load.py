@@ -1,0 +1,158 @@
+import pytest
+
+from tttscale.config import Config, dump_config, load_config
+from tttscale.errors import ConfigError
+from tttscale.model.architecture import TTTConfig, preset_fields
+
+
+def refused(path, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_a_small_file_is_enough(write):
+    config = load_config(write())
+    assert config.train.lr == 1e-4
+    assert config.data.sequence_length == 65536
+    assert config.parallel.chunk_length == 8192
+    assert config.logging.wandb.mode == "offline"
+
+
+def test_yaml_numbers_mean_what_they_say(write):
+    config = load_config(write(), ["train.lr=1e-3", "train.steps=010", "run.seed=1_000"])
+    assert (config.train.lr, config.train.steps, config.run.seed) == (1e-3, 10, 1000)
+
+
+def test_architecture_is_the_preset_with_the_fields_beside_it(write):
+    config = load_config(write(), ["model.vocab_size=1Ki", "model.pad_token_id=0"])
+    expected = {**preset_fields("ttt-linear-125m"), "vocab_size": 1024, "pad_token_id": 0}
+    assert config.architecture() == TTTConfig(**expected)
+    assert type(config.architecture()) is TTTConfig
+
+
+def test_architecture_without_preset_has_the_official_defaults(write):
+    config = load_config(write(), ["model={preset: null, num_hidden_layers: 2}"])
+    assert config.architecture() == TTTConfig.model_validate({"num_hidden_layers": 2})
+
+
+@pytest.mark.parametrize("name", ["1e-4", "1Mi", "true", "null", "010", "1_0", "2024-01-01", "off"])
+def test_dump_reads_back_equal(write, name):
+    config = load_config(write(), [f"run.name='{name}'", "parallel.threads=2", "train.eps=1e-9"])
+    assert load_config(write(dump_config(config), "again.yaml")) == config
+
+
+def test_base_is_relative_to_the_file_and_merges_deeply(write):
+    write(name="shared/common.yaml")
+    write("base: common.yaml\ntrain: {lr: 2e-4}\n", "shared/middle.yaml")
+    path = write("base: shared/middle.yaml\ntrain: {steps: 3}\nparallel:\n")
+    config = load_config(path)
+    assert (config.train.lr, config.train.steps, config.run.name) == (2e-4, 3, "quick")
+
+
+def test_a_circle_of_bases_is_refused(write):
+    write("base: run.yaml\n", "other.yaml")
+    assert "leads back to itself" in refused(write("base: other.yaml\n"))
+
+
+@pytest.mark.parametrize("base", ["missing.yaml", "[a, b]", "3"])
+def test_a_wrong_base_is_refused_with_its_line(write, base):
+    assert "run.yaml:2: base" in refused(write(f"run: {{name: a}}\nbase: {base}\n"))
+
+
+def test_duplicate_keys_are_refused_with_both_lines(write):
+    message = refused(write("train:\n  lr: 1\n  lr: 2\n"))
+    assert "run.yaml:3: train.lr is written twice (first at " in message
+    assert "run.yaml:2)" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("train.lrr", "train.lr"),
+        ("lr", "train.lr"),
+        ("train.sequence_length", "data.sequence_length"),
+        ("parallel.chunk_lenght", "parallel.chunk_length"),
+        ("optimizer.weight_decay", None),
+        ("model.hiden_size", "model.hidden_size"),
+        ("loging.every", "logging"),
+        ("trian.steps", "train"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(write, key, nearest):
+    message = refused(write(), f"{key}=1")
+    assert f"override '{key}=1': {key.split('.')[0]}" in message
+    assert "is not a known key" in message
+    assert nearest is None or f"did you mean {nearest}?" in message
+
+
+def test_hopeless_keys_list_the_section(write):
+    assert "zero has stage" in refused(write(), "zero.qqqqqq=1")
+
+
+def test_all_problems_are_reported_at_once(write):
+    path = write("run: {name: .hidden}\ndata: {store: x}\ntrain:\n  lr: fast\n  stepz: 3\n")
+    lines = refused(path, "broken", "parallel.keep_chunks=-1", "model.preset=ttt-huge").splitlines()
+    assert "8 problems" in lines[0]
+    for start in (
+        "override 'broken': expected section.key=value",
+        f"{path}:1: run.name = '.hidden': expected text that matches",
+        f"{path}:4: train.lr = 'fast': expected a finite number",
+        f"{path}:5: train.stepz is not a known key; did you mean train.steps?",
+        "train.steps is missing",
+        "data.sequence_length is missing",
+        "override 'parallel.keep_chunks=-1': parallel.keep_chunks = -1: expected auto, or",
+        "override 'model.preset=ttt-huge': model.preset = 'ttt-huge': expected one of ttt-linear",
+    ):
+        assert any(line.strip().startswith(start) for line in lines), start
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.steps=0", "expected greater than or equal to 1"),
+        ("train.betas=[0.9]", "train.betas[1] is missing"),
+        ("train.betas=[0.9, 1]", "train.betas[1] = 1: expected less than 1"),
+        ("train.precision=fp16", "expected 'fp32' or 'bf16'"),
+        ("logging.wandb.mode=off", "expected 'offline', 'online' or 'disabled'"),
+        ("run.name=8", "expected text; put it in quotes"),
+        ("train=5", "expected a section"),
+        ("model.hidden_size=100", "hidden_size 100 is not a multiple of num_attention_heads 12"),
+        ("model.hidden_size=true", "expected a whole number"),
+        ("zero.stage=4", "expected less than or equal to 3"),
+        ("checkpoint.resume=sometimes", "expected auto or never, or a whole number"),
+        ("train.lr={a: ", "not valid YAML"),
+        ("train.lr=" + "[" * 3000, "nested too deeply"),
+    ],
+)
+def test_wrong_values_say_what_is_expected(write, override, expected):
+    assert expected in refused(write(), override)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "5", "a: [", "\x00", "run: !!python/name:os.system {}"])
+def test_files_that_are_no_configuration(write, text):
+    refused(write(text))
+
+
+def test_unreadable_files(tmp_path):
+    assert "cannot read" in refused(tmp_path / "none.yaml")
+    assert "cannot read" in refused(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"run: {name: caf\xe9}")
+    assert "cannot read" in refused(tmp_path / "latin.yaml")
+
+
+def test_a_configuration_cannot_change(write):
+    config = load_config(write())
+    with pytest.raises(Exception, match="frozen"):
+        config.train.lr = 1.0
+
+
+def test_every_key_is_described():
+    def undescribed(section, prefix=""):
+        for name, field in section.model_fields.items():
+            if not field.description:
+                yield prefix + name
+            if hasattr(field.annotation, "model_fields"):
+                yield from undescribed(field.annotation, f"{prefix}{name}.")
+
+    assert list(undescribed(Config)) == []

@@ -1,0 +1,99 @@
+import io
+import math
+
+import pytest
+
+from tttscale.observe.console import Console, duration, human
+
+RECORD = {
+    "loss": math.log(2) * 3,
+    "grad_norm": 0.123456,
+    "lr": 1e-3,
+    "tokens_per_second": 123_456.7,
+    "step_seconds": 10.0,
+    "peak_memory_bytes": 3 * 2**30,
+    "bubble_fraction": 0.0725,
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_are_aligned_and_have_units():
+    stream = io.StringIO()
+    console = Console(400, stream)
+    for step in range(1, 401):
+        console.step({"step": step, **RECORD})
+    lines = stream.getvalue().splitlines()
+    header, first, last = lines[0], lines[1], lines[-1]
+    assert len({len(line) for line in lines}) == 1
+    assert lines.count(header) == 16
+    for word in ("step", "loss nats", "bits/tok", "grad norm", "lr", "tokens/s", "bubble", "ETA"):
+        assert word in header
+    assert first.split() == [
+        *("1/400", "2.0794", "3.000", "0.123", "1.00e-03", "123k", "10", "3.00GiB", "7.2%", "1h06m")
+    ]
+    assert last.split()[-1] == "0s"
+
+
+def test_missing_and_strange_values():
+    stream = io.StringIO()
+    Console(3, stream).step({"step": 1, "loss": math.nan, "grad_norm": math.inf})
+    words = stream.getvalue().splitlines()[-1].split()
+    assert words == ["1/3", "nan", "nan", "inf", *"------"]
+
+
+def test_heldout_and_notes():
+    stream = io.StringIO()
+    console = Console(3, stream)
+    console.note("resumed [from] step 2")
+    console.step({"step": 3, **RECORD, "heldout_loss": 2.5})
+    console.close()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "resumed [from] step 2"
+    assert lines[-1].endswith("held-out 2.5000")
+
+
+def test_a_terminal_gets_a_bar_as_well():
+    stream = Terminal()
+    console = Console(3, stream)
+    console.note("a [bold]note[/bold]")
+    console.step({"step": 2, **RECORD})
+    console.close()
+    console.close()
+    shown = stream.getvalue()
+    assert "a [bold]note[/bold]" in shown
+    assert "2.0794" in shown
+    assert "ETA" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "base", "text"),
+    [
+        (0, 1000, "0"),
+        (999.9, 1000, "1.00k"),
+        (12_345, 1000, "12.3k"),
+        (2.5e6, 1000, "2.50M"),
+        (1.5 * 2**30, 1024, "1.50Gi"),
+        (math.inf, 1000, "inf"),
+    ],
+)
+def test_human_numbers(value, base, text):
+    assert human(value, base) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0s"),
+        (45, "45s"),
+        (200, "3m20s"),
+        (3600, "1h00m"),
+        (187_200, "2d04h"),
+        (math.nan, "-"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,62 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tttscale.errors import DataError
+from tttscale.observe import MetricsLog, read_metrics
+
+
+def test_floats_keep_full_precision(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    records = [{"step": 1, "loss": 0.1 + 0.2, "lr": 1e-300}, {"step": 2, "loss": math.pi}]
+    with MetricsLog(path) as log:
+        for record in records:
+            log.write(record)
+            assert read_metrics(path)[-1] == record  # every line is there at once
+    assert read_metrics(path) == records
+
+
+def test_non_finite_floats_leave_the_file_valid_json(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    values = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": None, "e": np.float32("nan")}
+    with MetricsLog(path) as log:
+        log.write(values)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    raw = json.loads(path.read_text(), parse_constant=refuse)
+    assert raw == {"a": "nan", "b": "inf", "c": "-inf", "d": None, "e": "nan"}
+    back = read_metrics(path)[0]
+    assert math.isnan(back["a"])
+    assert (back["b"], back["c"], back["d"]) == (math.inf, -math.inf, None)
+
+
+def test_numpy_scalars(tmp_path):
+    with MetricsLog(tmp_path / "m") as log:
+        log.write({"x": np.float64(0.1), "y": np.float32(0.5)})
+    assert read_metrics(tmp_path / "m") == [{"x": 0.1, "y": 0.5}]
+
+
+def test_a_line_cut_short_is_left_out_and_written_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_metrics(path) == [{"step": 1}]
+    with MetricsLog(path) as log:
+        log.write({"step": 2})
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", ["{", "3", "[]", "{'a': 1}"])
+def test_damage_names_the_line(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(DataError, match=r"metrics.jsonl:2: expected a JSON object"):
+        read_metrics(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(DataError, match="cannot read the metrics"):
+        read_metrics(tmp_path / "none")
