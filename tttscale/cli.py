@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -14,6 +15,7 @@ from tttscale.cluster import discover
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 
 _INTERRUPTED = 130
+_OTHER_RANKS_WAIT_SECONDS = 3.0
 
 app = typer.Typer(
     help="Train Test-Time-Training language models, split exactly along the sequence.",
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = app(arguments, prog_name="tttscale", standalone_mode=False) or 0
     except TTTScaleError as error:
         code = error.exit_code
-        _say(f"error: {error}")
+        _report(error)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Exception as error:
@@ -167,6 +169,18 @@ def _is_first_rank() -> bool:
         return discover(os.environ).rank == 0
     except LaunchError:
         return True
+
+
+def _report(error: TTTScaleError) -> None:
+    """Print an error once per job: all ranks have most of them, but some are only one rank's.
+
+    Other ranks than the first wait a moment. If the first failed too, the launcher ends them meanwhile.
+    """
+    if not _is_first_rank():
+        time.sleep(_OTHER_RANKS_WAIT_SECONDS)
+        typer.echo(f"[rank {os.environ.get('RANK', '?')}] error: {error}", err=True)
+    else:
+        typer.echo(f"error: {error}", err=True)
 
 
 def _say(message: str) -> None:

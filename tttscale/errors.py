@@ -39,3 +39,9 @@ class PeerError(TTTScaleError):
     """Another rank died, fell silent, or sent something that was not expected."""
 
     exit_code = 71
+
+
+class NumericsError(TTTScaleError):
+    """A loss or gradient is not finite; the parameters are as they were before the step."""
+
+    exit_code = 76

@@ -41,16 +41,22 @@ class Mesh:
         """Size of the data axis."""
         return self.world_size // self.sequence_size
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum over all ranks, in place."""
+    def sum_on_cpu(self, values: Tensor) -> Tensor:
+        """Sum a CPU tensor over all ranks, in place; CPU tensors travel over gloo on GPU jobs too."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
+    def gather(self, values: list[float]) -> Tensor:
+        """One row of numbers of every rank: fp64 [world, len(values)]."""
+        rows = torch.zeros(self.world_size, len(values), dtype=torch.float64)
+        rows[self.rank] = torch.tensor(values, dtype=torch.float64)
+        return self.sum_on_cpu(rows)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
-            self.sum(torch.zeros(1, device=_collective_device()))
+            self.sum_on_cpu(torch.zeros(1))
 
     def close(self) -> None:
         """Leave the process groups."""
@@ -97,7 +103,3 @@ def start(
         )
     return Mesh(ranks.rank, ranks.world_size, sequence_size, transport)
 
-
-def _collective_device() -> torch.device:
-    on_gpu = "nccl" in dist.get_backend_config()
-    return torch.device("cuda" if on_gpu else "cpu")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.batch import Batch, Reader, TokenSequence
 from tttscale.scan.carry import CarryLayout
@@ -66,7 +67,11 @@ class Sweeps:
         self.carry = CarryLayout.of(model.config, batch, parameter.dtype)
         assert schedule.parts == tuple(self.carry.parts)
         self.wait_seconds = 0.0
+        """Time that the last step's receives were waited for (the host's view)."""
         self.data_seconds = 0.0
+        """Time that the last step waited for tokens."""
+        self.tokens = 0
+        """Tokens with a loss in this rank's chunks, known after `forward`."""
 
     # ---- the two sweeps ------------------------------------------------------------------------
 
@@ -78,7 +83,7 @@ class Sweeps:
         """
         layout = self.schedule.layout
         self._reader, self._train = Reader(groups, self.device), train
-        self.wait_seconds = self.data_seconds = 0.0
+        self.wait_seconds, self.data_seconds, self.tokens = 0.0, 0.0, 0
         self.losses = Losses.empty(
             layout.sequences, layout.chunks, self.batch, layout.length_tokens
         )
@@ -89,6 +94,8 @@ class Sweeps:
         works = self.schedule.works(self.transport.rank, Phase.FORWARD)
         kept = self._kept(works) if train else set()
         for work, batch in zip(works, self._reader.read(self._ranges(works)), strict=True):
+            if work.layers.stop == self.schedule.layers:
+                self.tokens += int((batch.labels != IGNORED).sum())
             edges = ChunkEdges(self._post, work, replay=False, keep=not train or work in kept)
             if work in kept:
                 self._graphs[work] = self._run(work, batch, edges)

@@ -1,0 +1,83 @@
+"""`tttscale train`: set up, loop, finish."""
+
+import warnings
+from typing import Any
+
+from tttscale.cluster.ranks import Ranks
+from tttscale.config import Config
+from tttscale.train import setup
+from tttscale.train.recorder import Recorder, Silent, check_folder
+from tttscale.train.trainer import Evaluation, Trainer
+
+
+def train(config: Config, ranks: Ranks) -> int:
+    """Train as one rank of the job; returns the exit code.
+
+    Raises:
+        TTTScaleError: of any kind, before anything heavy starts where possible.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    if ranks.rank == 0:
+        check_folder(config)
+    tokens = setup.open_tokens(config)
+    device = setup.choose_device(config, ranks)
+    setup.set_threads(config, ranks)
+    mesh = setup.connect(config, ranks, device)
+    recorder = Recorder(config) if ranks.rank == 0 else Silent()
+    try:
+        job = _Job(config, ranks, mesh, tokens, device, recorder)
+        job.run()
+    finally:
+        recorder.close()
+    mesh.close()
+    return 0
+
+
+class _Job:
+    def __init__(
+        self, config: Config, ranks: Ranks, mesh: Any, tokens: Any, device: Any, recorder: Silent
+    ) -> None:
+        self._config, self._tokens, self._recorder = config, tokens, recorder
+        self.model = setup.build_model(config, device)
+        share = config.train.sequences_per_step // mesh.replicas
+        sweeps = setup.build_sweeps(
+            config,
+            self.model,
+            mesh,
+            sequences=share // config.parallel.batch,
+            batch=config.parallel.batch,
+            keep=setup.keep_policy(config, ranks, device),
+        )
+        mine = len(range(mesh.replica, config.evaluate.sequences, mesh.replicas))
+        self._evaluation = (
+            setup.build_sweeps(config, self.model, mesh, sequences=mine, batch=1) if mine else None
+        )
+        engine = setup.build_engine(config, self.model, mesh)
+        self._trainer = Trainer(config, mesh, self.model, sweeps, engine)
+        self._describe(mesh, sweeps)
+
+    def _describe(self, mesh: Any, sweeps: Any) -> None:
+        layout, parallel = sweeps.schedule.layout, self._config.parallel
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self._recorder.note(
+            f"{self._config.run.name}: {parameters:,} parameters, "
+            f"{self._config.data.sequence_length:,} tokens per sequence in {layout.chunks} chunks of "
+            f"{layout.chunk_tokens:,}; {mesh.replicas} replica(s) x {parallel.sequence} sequence "
+            f"rank(s), {parallel.layout}, ZeRO {self._config.zero.stage}, "
+            f"{self._config.train.precision} on {sweeps.device}"
+        )
+
+    def run(self) -> None:
+        """All steps, held-out losses on the way, the final weights."""
+        steps, every = self._config.train.steps, self._config.evaluate.every
+        evaluation: Evaluation | None = None
+        for step in range(1, steps + 1):
+            record = self._trainer.step(step, self._tokens.train)
+            evaluation = None
+            if self._tokens.heldout is not None and (step == steps or (every and step % every == 0)):
+                evaluation = self._trainer.evaluate(
+                    self._tokens.heldout, self._evaluation, self._config.evaluate.sequences
+                )
+                record["heldout_loss"] = evaluation.loss
+            self._recorder.step(record)
+        self._recorder.finish(self.model, None if evaluation is None else evaluation.positions)
