@@ -40,7 +40,7 @@ class _CausalConv(torch.autograd.Function):
         for j, tap in enumerate(taps):
             window = slice(j, j + length)
             d_padded[:, window].addcmul_(d_out, tap)
-            d_weight.append(torch.einsum("btd,btd->d", d_out, padded[:, window]))
+            d_weight.append((d_out * padded[:, window]).sum((0, 1)))
         stacked = torch.stack(d_weight, dim=-1).unsqueeze(1).to(weight.dtype)
         return d_padded, stacked, d_out.sum((0, 1), dtype=weight.dtype)
 

@@ -118,10 +118,15 @@ class Target:
 
     def backward(self, dy: Tensor, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients at v (that at k is its negative), gamma and beta [N, f] for dy, x^ [n, N, K, f]."""
-        dgamma = torch.einsum("nbkf,nbkf->bf", dy, self.miss)
-        dgamma += 2 * self.gamma[:, 0] * torch.einsum("nbkf,nbkf->bf", dy, normed)
+        dgamma = sum_tokens(dy, self.miss)
+        dgamma += 2 * self.gamma[:, 0] * sum_tokens(dy, normed)
         dbeta = self.gamma[:, 0] * dy.sum((0, 2))
         return dy * -self.gamma, dgamma, dbeta
+
+
+def sum_tokens(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a * b [n, N, K, f] over mini-batches and tokens -> [N, f]."""
+    return (a * b).sum((0, 2))
 
 
 def per_head(grad: Tensor, batch: int) -> Tensor:

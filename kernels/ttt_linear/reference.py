@@ -16,6 +16,7 @@ from tttscale.kernels.inner_loss import (
     norm_backward,
     normalise,
     per_head,
+    sum_tokens,
 )
 from tttscale.kernels.minibatch import (
     GROUP,
@@ -99,7 +100,7 @@ class LinearScan:
         """Everything that needs no gradient of the state: dZq, and what readers ask of G."""
         d_out = to_minibatches(d_out, self.size, self.dtype)
         normed, mean, rstd = normalise(saved.Zq)
-        self.d_gamma = torch.einsum("nbkf,nbkf->bf", d_out, normed)
+        self.d_gamma = sum_tokens(d_out, normed)
         self.d_beta = d_out.sum((0, 2))
         self.d_q = d_out
         f1 = self.k.shape[-1]

@@ -17,6 +17,7 @@ from tttscale.kernels.inner_loss import (
     norm_backward,
     normalise,
     per_head,
+    sum_tokens,
 )
 from tttscale.kernels.minibatch import (
     GROUP,
@@ -130,7 +131,7 @@ class MLPScan:
         """Everything that needs no gradient of the state, group by group."""
         d_out = to_minibatches(d_out, self.size, self.dtype)
         normed, mean, rstd = normalise(saved.Z2q)
-        self.d_gamma = torch.einsum("nbkf,nbkf->bf", d_out, normed)
+        self.d_gamma = sum_tokens(d_out, normed)
         self.d_beta = d_out.sum((0, 2))
         self.d_q = d_out
         self.dZ2q = norm_backward(d_out * self.target.gamma, saved.Z2q, mean, rstd)
