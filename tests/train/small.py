@@ -1,0 +1,47 @@
+"""A small run: configuration and windows over random documents, without a store."""
+
+import numpy as np
+
+from tttscale.config.schema import Config
+from tttscale.data import ArraySplit, Windows
+
+SEQUENCE_TOKENS = 44
+
+
+def small_config(sequence=1, layout="striped", sequences_per_step=4, stage=1, **train):
+    return Config.model_validate(
+        {
+            "run": {"name": "small"},
+            "model": {
+                "vocab_size": 23,
+                "hidden_size": 12,
+                "intermediate_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "mini_batch_size": 4,
+                "share_qk": True,
+                "use_gate": True,
+                "pre_conv": True,
+                "initializer_range": 0.3,
+            },
+            "data": {"store": "none", "sequence_length": SEQUENCE_TOKENS},
+            "parallel": {"sequence": sequence, "chunk_length": 8, "layout": layout},
+            "zero": {"stage": stage},
+            "train": {
+                "steps": 5,
+                "sequences_per_step": sequences_per_step,
+                "precision": "fp32",
+                "lr": 1e-2,
+                "warmup_steps": 2,
+                **train,
+            },
+        }
+    )
+
+
+def small_windows(config):
+    generator = np.random.default_rng(7)
+    documents = [generator.integers(0, 23, 200) for _ in range(12)]
+    return Windows(
+        ArraySplit(documents), config.data.sequence_length, 0, config.model.mini_batch_size
+    )
