@@ -1,0 +1,121 @@
+"""The torch.distributed transport: delays, wrong messages, a peer that dies."""
+
+import os
+import random
+import time
+
+import pytest
+import torch
+
+from tests.ranks import run_ranks, values
+from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model
+from tttscale.comm import mesh as meshes
+from tttscale.comm.neighbours import ring_edges, unpack
+from tttscale.errors import PeerError
+from tttscale.scan.carry import CarryLayout
+from tttscale.scan.layout import Layout
+from tttscale.scan.memory import KeepPolicy
+from tttscale.scan.schedule import Message, Phase, Schedule
+from tttscale.scan.sweep import Sweeps
+
+
+class Delayed:
+    def __init__(self, transport, seed):
+        self._inner, self._random = transport, random.Random(seed + transport.rank)
+        self.rank, self.size = transport.rank, transport.size
+
+    def post(self, *args):
+        return self._inner.post(*args)
+
+    def send(self, *args):
+        time.sleep(self._random.random() * 0.003)
+        self._inner.send(*args)
+
+    def finish(self):
+        self._inner.finish()
+
+
+GROUPS = [[random_tokens(27, seed=m)] for m in range(2)]
+
+
+def delayed_step(ranks, layout):
+    mesh = meshes.start(ranks, ranks.world_size, torch.device("cpu"), torch.float64)
+    config = tiny_config()
+    model = tiny_model(config)
+    parts = tuple(CarryLayout.of(config, 1, torch.float64).parts)
+    schedule = Schedule(Layout(layout, 27, 4, ranks.world_size, 2), 2, parts)
+    sweeps = Sweeps(model, schedule, Delayed(mesh.transport, 5), keep=KeepPolicy(ranks.rank % 2))
+    sweeps.forward(GROUPS)
+    losses = sweeps.backward(1.0)
+    losses.load(mesh.sum_on_cpu(losses.flat()))
+    grads = {}
+    for name, parameter in model.named_parameters():
+        grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        grads[name] = mesh.sum_on_cpu(grad.clone()).numpy()
+    return losses.sums.numpy(), grads
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+@pytest.mark.parametrize("layout", ["striped", "contiguous"])
+def test_delayed_ranks_finish_with_equal_losses(world, layout):
+    expected, expected_grads = sweep(tiny_config(), GROUPS, chunk=4, kind=layout)
+    for sums, grads in values(run_ranks(delayed_step, world, layout)):
+        assert (sums == expected.sums.numpy()).all()
+        for name, grad in grads.items():
+            assert relative(torch.from_numpy(grad), expected_grads[name]) < 1e-10, name
+
+
+def wrong_message(ranks):
+    mesh = meshes.start(ranks, 2, torch.device("cpu"))
+    shapes = ((2, 3),)
+    if ranks.rank == 0:
+        mesh.transport.send(Message(Phase.FORWARD, 0, 3, 1, "state"), 1, (torch.ones(2, 3),))
+        mesh.transport.finish()
+        return None
+    pending = mesh.transport.post(Message(Phase.FORWARD, 0, 2, 1, "state"), 0, shapes)
+    try:
+        pending.wait()
+    except PeerError as error:
+        return str(error)
+    return "accepted"
+
+
+def test_a_message_that_was_not_expected_is_named():
+    message = values(run_ranks(wrong_message, 2))[1]
+    assert "edge=2" in message
+    assert "different configurations" in message
+
+
+def dying_peer(ranks):
+    mesh = meshes.start(ranks, 2, torch.device("cpu"))
+    if ranks.rank == 0:
+        time.sleep(0.5)
+        os._exit(3)
+    pending = mesh.transport.post(Message(Phase.FORWARD, 0, 0, 0, "state"), 0, ((4,),))
+    began = time.monotonic()
+    try:
+        pending.wait()
+    except PeerError as error:
+        return str(error), time.monotonic() - began
+    return "no error", 0.0
+
+
+def test_a_dead_peer_is_noticed_soon_and_named():
+    results = run_ranks(dying_peer, 2)
+    assert results[0] == ("Died", "exit code 3", "")
+    message, seconds = results[1]
+    assert "sequence rank 1 lost rank 0" in message
+    assert seconds < 10
+
+
+def test_ring_edges_have_a_group_for_each_direction():
+    assert len(set(ring_edges(2))) == 4
+    assert len(set(ring_edges(5))) == 10
+
+
+def test_unpack_gives_views_in_order():
+    flat = torch.arange(10.0)
+    one, two = unpack(flat, ((2, 3), (4,)))
+    assert one.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert two.tolist() == [6, 7, 8, 9]
+    assert relative(one.flatten(), flat[:6]) == 0
