@@ -20,8 +20,10 @@ from tttscale.kernels.inner_loss import (
 )
 from tttscale.kernels.minibatch import (
     GROUP,
+    GroupCache,
     Rates,
     from_minibatches,
+    groups,
     join,
     matmul,
     replay,
@@ -61,6 +63,7 @@ class LinearScan:
         values = to_minibatches(v, size, dtype)
         self.target = Target.build(self.k[..., :-1], values, weight, bias, self.batch)
         self.rates = Rates.build(lr, token_idx, size, dtype)
+        self.groups, self._cache = groups(self.k.shape[0]), GroupCache()
 
     # ---- forward -------------------------------------------------------------------------------
 
@@ -68,22 +71,28 @@ class LinearScan:
         """The serial chain: inner gradients of every mini-batch, and the state after the last."""
         W = join(*state, self.dtype)
         Z = torch.empty_like(self.target.miss)
-        G, states = [], []
+        G, firsts = [], []
         updates = (self.rates.step * self.k).transpose(-1, -2).unbind(0)
-        steps = zip(self.k.unbind(0), Z.unbind(0), self.target.u.unbind(0), updates, strict=True)
-        for i, (k, z, u, update) in enumerate(steps):
-            if i % GROUP == 0:
-                states.append(W.clone())
-            torch.bmm(k, W, out=z)
-            G.append(gradient(z, u, self.target.gamma2))
-            W.baddbmm_(update, G[-1])
-        return Saved(Z, torch.stack(G), Z.new_empty(0), torch.stack(states)), split(W, self.batch)
+        keys, zs, us = self.k.unbind(0), Z.unbind(0), self.target.u.unbind(0)
+        for begin, end in self.groups:
+            inside = W.new_empty(end - begin, *W.shape)
+            inside[0] = W
+            firsts.append(W.clone())
+            states = inside.unbind(0)
+            for i in range(begin, end):
+                now, after = states[i - begin], W if i + 1 == end else states[i + 1 - begin]
+                torch.bmm(keys[i], now, out=zs[i])
+                G.append(gradient(zs[i], us[i], self.target.gamma2))
+                torch.baddbmm(now, updates[i], G[-1], out=after)
+            self._cache.put(begin, (inside,))
+        saved = Saved(Z, torch.stack(G), Z.new_empty(0), torch.stack(firsts))
+        return saved, split(W, self.batch)
 
     def readout(self, saved: Saved) -> Tensor:
         """All outputs q + LN(Zq), in parallel, given the inner gradients; [B, H, T, f]."""
         attention = matmul(self.q, self.k.transpose(-1, -2)).mul_(self.rates.coefficients())
         Zq = matmul(attention, saved.G).neg_()
-        for begin, end in self._groups():
+        for begin, end in self.groups:
             W = self._replay(saved, begin, end)
             n, N = W.shape[:2]
             Zq[begin:end].view(n * N, *Zq.shape[2:]).baddbmm_(
@@ -144,7 +153,7 @@ class LinearScan:
         d_q = matmul(pairs, self.k).neg_()
         d_k = matmul(pairs.transpose(-1, -2), self.q).neg_()
         d_k.addcmul_(rates.step, self.update_d_k)
-        for begin, end in self._groups():
+        for begin, end in self.groups:
             W = self._replay(saved, begin, end)
             both = matmul(self.dz[begin:end], W.transpose(-1, -2))
             d_k[begin:end] += both[:, :, :size]
@@ -167,11 +176,11 @@ class LinearScan:
 
     # ---- states inside a group -----------------------------------------------------------------
 
-    def _groups(self) -> list[tuple[int, int]]:
-        count = self.k.shape[0]
-        return [(i, min(i + GROUP, count)) for i in range(0, count, GROUP)]
-
     def _replay(self, saved: Saved, begin: int, end: int) -> Tensor:
         """States before mini-batches begin..end, [g, N, f1, f]: the same products as in `advance`."""
-        keys = (self.rates.step[begin:end] * self.k[begin:end]).transpose(-1, -2)
-        return replay(saved.states[begin // GROUP], keys, saved.G[begin:end])
+        held = self._cache.get(begin)
+        if held is None:
+            keys = (self.rates.step[begin:end] * self.k[begin:end]).transpose(-1, -2)
+            states = replay(saved.states[begin // GROUP], keys, saved.G[begin:end])
+            held = self._cache.put(begin, (states,))
+        return held[0]

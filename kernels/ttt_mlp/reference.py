@@ -21,8 +21,10 @@ from tttscale.kernels.inner_loss import (
 )
 from tttscale.kernels.minibatch import (
     GROUP,
+    GroupCache,
     Rates,
     from_minibatches,
+    groups,
     join,
     matmul,
     replay,
@@ -72,6 +74,7 @@ class MLPScan:
         values = to_minibatches(v, size, dtype)
         self.target = Target.build(self.k[..., :-1], values, weight, bias, self.batch)
         self.rates = Rates.build(lr, token_idx, size, dtype)
+        self.groups, self._cache = groups(self.k.shape[0]), GroupCache()
 
     # ---- forward -------------------------------------------------------------------------------
 
@@ -79,30 +82,36 @@ class MLPScan:
         """The serial chain: inner gradients of every mini-batch, and the state after the last."""
         W1, W2 = join(*state[:2], self.dtype), join(*state[2:], self.dtype)
         Z2 = torch.empty_like(self.target.miss)
-        G1, G2, states1, states2 = [], [], [], []
+        G1, G2, firsts1, firsts2 = [], [], [], []
         Z1 = Z2.new_empty(*Z2.shape[1:3], W1.shape[-1])
-        X2 = _activated(Z1)
-        rates, W2t = self.rates.step.unbind(0), W2[:, :-1].transpose(-1, -2)
+        rates, keys = self.rates.step.unbind(0), self.k.unbind(0)
         updates = (self.rates.step * self.k).transpose(-1, -2).unbind(0)
-        steps = zip(self.k.unbind(0), Z2.unbind(0), self.target.u.unbind(0), strict=True)
-        for i, (k, z2, u) in enumerate(steps):
-            if i % GROUP == 0:
-                states1.append(W1.clone())
-                states2.append(W2.clone())
-            torch.bmm(k, W1, out=Z1)
-            X2[..., :-1] = gelu(Z1)
-            torch.bmm(X2, W2, out=z2)
-            G2.append(gradient(z2, u, self.target.gamma2))
-            G1.append(times_slope(torch.bmm(G2[-1], W2t), Z1))
-            W1.baddbmm_(updates[i], G1[-1])
-            W2.baddbmm_((rates[i] * X2).transpose(-1, -2), G2[-1])
+        zs, us = Z2.unbind(0), self.target.u.unbind(0)
+        for begin, end in self.groups:
+            firsts1.append(W1.clone())
+            firsts2.append(W2.clone())
+            inside1, inside2 = (W.new_empty(end - begin, *W.shape) for W in (W1, W2))
+            inside1[0], inside2[0] = W1, W2
+            X2 = Z1.new_ones(end - begin, *Z1.shape[:2], Z1.shape[2] + 1)
+            for i in range(begin, end):
+                at, last = i - begin, i + 1 == end
+                now1, now2, x2 = inside1[at], inside2[at], X2[at]
+                torch.bmm(keys[i], now1, out=Z1)
+                x2[..., :-1] = gelu(Z1)
+                torch.bmm(x2, now2, out=zs[i])
+                G2.append(gradient(zs[i], us[i], self.target.gamma2))
+                G1.append(times_slope(torch.bmm(G2[-1], now2[:, :-1].transpose(-1, -2)), Z1))
+                torch.baddbmm(now1, updates[i], G1[-1], out=W1 if last else inside1[at + 1])
+                keys2 = (rates[i] * x2).transpose(-1, -2)
+                torch.baddbmm(now2, keys2, G2[-1], out=W2 if last else inside2[at + 1])
+            self._cache.put(begin, (inside1, inside2, X2))
         saved = Saved(
             torch.stack(G1),
             torch.stack(G2),
             Z2,
             Z2.new_empty(0),
-            torch.stack(states1),
-            torch.stack(states2),
+            torch.stack(firsts1),
+            torch.stack(firsts2),
         )
         return saved, (*split(W1, self.batch), *split(W2, self.batch))
 
@@ -110,7 +119,7 @@ class MLPScan:
         """All outputs q + LN(Z2q), in parallel over groups, given the inner gradients."""
         Z2q = torch.empty_like(saved.Z2)
         coefficients = self.rates.coefficients()
-        for begin, end in self._groups():
+        for begin, end in self.groups:
             group = slice(begin, end)
             W1, W2, X2 = self._replay(saved, begin, end)
             Xq = _activated(self._readers_hidden(saved, group, W1, coefficients[group]))
@@ -142,7 +151,7 @@ class MLPScan:
         self.asked1, self.asked2 = torch.empty_like(saved.G1), torch.empty_like(saved.G2)
         self.d_tau = torch.empty_like(self.rates.lam[..., 0])
         coefficients = self.rates.coefficients()
-        for begin, end in self._groups():
+        for begin, end in self.groups:
             self._readout_backward_group(saved, slice(begin, end), coefficients[begin:end])
         self.jacobian = Jacobian.prepare(saved.Z2, self.target.u, saved.G2, self.target.gamma2)
 
@@ -175,7 +184,7 @@ class MLPScan:
         self.update_d_k = torch.empty_like(self.k)
         self.kq = torch.cat([self.k, self.q], dim=2)
         jacobians = self.jacobian.steps()
-        for begin, end in reversed(self._groups()):
+        for begin, end in reversed(self.groups):
             self._advance_backward_group(saved, slice(begin, end), dW1, dW2, jacobians[begin:end])
         return (*split(dW1, self.batch), *split(dW2, self.batch))
 
@@ -218,8 +227,8 @@ class MLPScan:
         d_q = matmul(pairs, self.k).neg_()
         d_k = matmul(pairs.transpose(-1, -2), self.q).neg_()
         d_k.addcmul_(rates.step, self.update_d_k)
-        for begin, end in self._groups():
-            W1 = self._replay_first(saved, begin, end)
+        for begin, end in self.groups:
+            W1 = self._replay(saved, begin, end)[0]
             both = matmul(self.dz1[begin:end], W1.transpose(-1, -2))
             d_k[begin:end] += both[:, :, :size]
             d_q[begin:end] += both[:, :, size:]
@@ -243,17 +252,15 @@ class MLPScan:
 
     # ---- states inside a group -----------------------------------------------------------------
 
-    def _groups(self) -> list[tuple[int, int]]:
-        count = self.k.shape[0]
-        return [(i, min(i + GROUP, count)) for i in range(0, count, GROUP)]
-
-    def _replay_first(self, saved: Saved, begin: int, end: int) -> Tensor:
-        keys = (self.rates.step[begin:end] * self.k[begin:end]).transpose(-1, -2)
-        return replay(saved.states1[begin // GROUP], keys, saved.G1[begin:end])
-
     def _replay(self, saved: Saved, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
         """States before mini-batches begin..end and the keys' hidden layer, as in `advance`."""
-        W1 = self._replay_first(saved, begin, end)
-        X2 = _activated(matmul(self.k[begin:end], W1))
-        keys = (self.rates.step[begin:end] * X2).transpose(-1, -2)
-        return W1, replay(saved.states2[begin // GROUP], keys, saved.G2[begin:end]), X2
+        held = self._cache.get(begin)
+        if held is None:
+            at, group = begin // GROUP, slice(begin, end)
+            keys = (self.rates.step[group] * self.k[group]).transpose(-1, -2)
+            W1 = replay(saved.states1[at], keys, saved.G1[group])
+            X2 = _activated(matmul(self.k[group], W1))
+            keys = (self.rates.step[group] * X2).transpose(-1, -2)
+            W2 = replay(saved.states2[at], keys, saved.G2[group])
+            held = self._cache.put(begin, (W1, W2, X2))
+        return held[0], held[1], held[2]
