@@ -1,0 +1,1 @@
+"""Measurements as commands: each runs in fresh processes and writes a report with its circumstances."""

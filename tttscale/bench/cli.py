@@ -1,0 +1,52 @@
+"""`tttscale bench ...`: measured figures, each with a report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tttscale.config.numbers import parse_int
+from tttscale.errors import ConfigError
+
+app = typer.Typer(help="Measure, and write reports with their circumstances.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Report path without suffix; .md and .json are written.")]
+
+
+@app.command("scan")
+def scan(
+    out: Out = Path("benchmarks/scan_cpu"),
+    tokens: Annotated[int, typer.Option(help="Sequence length.")] = 4096,
+    repeats: Annotated[int, typer.Option(help="Timed repetitions.")] = 3,
+    official: Annotated[
+        Path | None, typer.Option(help="ttt.py of ttt-lm-pytorch, to measure beside ours.")
+    ] = None,
+) -> None:
+    """A TTT layer's forward and backward on one CPU thread.
+
+    Example: `tttscale bench scan --official ../ttt-lm-pytorch/ttt.py`
+    """
+    from tttscale.bench.scan import bench_scan
+
+    if official is not None and not official.is_file():
+        raise ConfigError(f"--official {official}: no such file; give the path of its ttt.py")
+    typer.echo(bench_scan(out, tokens, repeats, official))
+
+
+@app.command("step")
+def step(
+    out: Out = Path("benchmarks/step_cpu"),
+    lengths: Annotated[str, typer.Option(help="Context lengths, such as 64Ki,256Ki,1Mi.")] = "64Ki",
+    ranks: Annotated[str, typer.Option(help="Numbers of sequence ranks, such as 1,2.")] = "1,2",
+    chunk: Annotated[str, typer.Option(help="Tokens per chunk.")] = "2Ki",
+    keep: Annotated[str, typer.Option(help="parallel.keep_chunks: a number or auto.")] = "1",
+    steps: Annotated[int, typer.Option(help="Steps per measurement; the fastest counts.")] = 2,
+) -> None:
+    """A whole optimizer step of the quickstart's model, by context length and by ranks.
+
+    Example: `tttscale bench step --lengths 64Ki,256Ki --ranks 1,2`
+    """
+    from tttscale.bench.step import bench_step
+
+    sizes, counts = ([parse_int(word) for word in text.split(",")] for text in (lengths, ranks))
+    typer.echo(bench_step(out, sizes, counts, parse_int(chunk), keep, steps))

@@ -1,0 +1,120 @@
+"""Reports: what was measured, by which command, on which machine, with which versions and commit."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "triton", "deepspeed", "numpy", "zarr")
+
+
+def circumstances() -> dict[str, Any]:
+    """Everything that a figure depends on besides the code."""
+    return {
+        "command": "tttscale " + shlex.join(sys.argv[1:]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def machine() -> str:
+    """Processor, cores and memory, without a host name."""
+    import psutil
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return f"{model}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A markdown table; the first row's keys are the columns."""
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(row[c]) for c in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def write(out: Path, title: str, sections: Sequence[tuple[str, str]], data: Any) -> None:
+    """Write OUT.md for people and OUT.json for programs."""
+    facts = circumstances()
+    versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
+    head = [
+        f"# {title}",
+        "",
+        f"`{facts['command']}`",
+        "",
+        f"{facts['date']}, {facts['machine']}; Python {facts['python']}, {versions}; "
+        f"commit {facts['commit']}.",
+    ]
+    body = [line for name, text in sections for line in ("", f"## {name}", "", text)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".md").write_text("\n".join(head + body) + "\n", encoding="utf-8")
+    text = json.dumps({"circumstances": facts, "data": data}, indent=1) + "\n"
+    out.with_suffix(".json").write_text(text, encoding="utf-8")
+
+
+def run_worker(module: str, *arguments: str, env: dict[str, str] | None = None) -> Any:
+    """Run `python -m module arguments` in a fresh process; it prints one JSON object last."""
+    return collect([start_worker(module, *arguments, env=env)])[0]
+
+
+def start_worker(
+    module: str, *arguments: str, env: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start a worker without waiting for it."""
+    import os
+
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(
+        command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True
+    )
+
+
+def collect(workers: Sequence["subprocess.Popen[str]"]) -> list[Any]:
+    """Wait for workers started together; the last line of each is its result.
+
+    Raises:
+        RuntimeError: a worker failed (its own message is on stderr).
+    """
+    outputs = [worker.communicate()[0] for worker in workers]
+    for worker in workers:
+        if worker.returncode:
+            raise RuntimeError(f"{shlex.join(map(str, worker.args))} ended with {worker.returncode}")
+    return [json.loads(output.strip().splitlines()[-1]) for output in outputs]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
