@@ -26,17 +26,18 @@ def cross_entropy_sum(
     Returns:
         The differentiable sum (fp32 or wider) and the losses [N] without gradient.
     """
-    return _CrossEntropySum.apply(x, weight, labels, slice_tokens)
+    # Inside a Function grad mode is off, and needs_input_grad does not know of it.
+    return _CrossEntropySum.apply(x, weight, labels, slice_tokens, torch.is_grad_enabled())
 
 
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, slice_tokens: int
+        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, slice_tokens: int, with_grad: bool
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(x.dtype, torch.float32)
         matrix = weight.to(x.dtype)
-        wants_x, wants_weight = ctx.needs_input_grad[:2]
+        wants_x, wants_weight = (with_grad and needed for needed in ctx.needs_input_grad[:2])
         losses = x.new_zeros(x.shape[0], dtype=wide)
         d_x = torch.empty_like(x) if wants_x else None
         d_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
@@ -68,6 +69,7 @@ class _CrossEntropySum(torch.autograd.Function):
         return (
             None if d_x is None else d_x * d_sum.to(d_x.dtype),
             None if d_weight is None else d_weight * d_sum,
+            None,
             None,
             None,
         )

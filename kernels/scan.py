@@ -85,11 +85,25 @@ def ttt_scan(
             f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, lr {tuple(lr.shape)}: "
             "expected three [B, H, T, f] and one [B, H, T]"
         )
+    _check_heads(kind, q, norm_weight, norm_bias, state)
     with torch.autocast(q.device.type, enabled=False):
         out, *last = _TorchScan.apply(
             kind, mini_batch_size, handoff, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
         )
     return out, tuple(last)
+
+
+def _check_heads(
+    kind: str, q: Tensor, norm_weight: Tensor, norm_bias: Tensor, state: State
+) -> None:
+    batch, heads, _, f = q.shape
+    for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
+        if tensor.shape != (heads, f):
+            raise ValueError(f"{name} {tuple(tensor.shape)}; expected ({heads}, {f})")
+    inner = [(f, f), (1, f)] if kind == "linear" else [(f, 4 * f), (1, 4 * f), (4 * f, f), (1, f)]
+    wanted = [(batch, heads, *matrix) for matrix in inner]
+    if (found := [tuple(s.shape) for s in state]) != wanted:
+        raise ValueError(f"state {found}; expected {wanted}")
 
 
 class _TorchScan(torch.autograd.Function):
