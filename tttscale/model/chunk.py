@@ -59,7 +59,7 @@ class OpenEdge:
 class LayerEdges(Protocol):
     """The edges of one chunk at one layer, by part."""
 
-    def __getitem__(self, part: str) -> Edge:
+    def __getitem__(self, part: str, /) -> Edge:
         """Edge of one of `PARTS`."""
         ...
 

@@ -56,7 +56,7 @@ def read_config(directory: Path) -> TTTConfig:
         raise CheckpointError(
             f"{path} does not exist; a model folder holds {CONFIG} and {WEIGHTS}"
         ) from None
-    except (json.JSONDecodeError, AttributeError, ValidationError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
         raise CheckpointError(f"{path} is not a TTT model's {CONFIG}: {error}") from None
 
 

@@ -101,7 +101,10 @@ class TTTLayer(nn.Module):
             )
             out, state = ttt_scan(
                 self.config.ttt_layer_type,
-                *(x[:, :, cut] for x in (q, k, v, lr)),
+                q[:, :, cut],
+                k[:, :, cut],
+                v[:, :, cut],
+                lr[:, :, cut],
                 self._token_idx(),
                 self.ttt_norm_weight,
                 self.ttt_norm_bias,
