@@ -1,0 +1,213 @@
+"""The smaller kernels against torch's own operators and autograd, in fp64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tests.kernels.problem import assert_close
+from tttscale.kernels.causal_conv import causal_conv
+from tttscale.kernels.cross_entropy import cross_entropy_sum
+from tttscale.kernels.inner_loss import Jacobian, Target, gradient
+from tttscale.kernels.minibatch import Rates, from_minibatches, to_minibatches
+from tttscale.kernels.ttt_mlp.gelu import gelu, slope_and_curvature, times_slope
+
+
+def normal(*shape, seed=0, grad=True):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
+
+
+# ---- causal convolution ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("taps", "length"), [(4, 9), (4, 2), (2, 1), (3, 5)])
+def test_causal_conv_is_conv1d_of_the_padded_input(taps, length):
+    padded, weight, bias = normal(2, taps - 1 + length, 5), normal(5, 1, taps, seed=1), normal(5)
+    ours = causal_conv(padded, weight, bias)
+    theirs = F.conv1d(padded.transpose(1, 2), weight, bias, groups=5).transpose(1, 2)
+    assert_close([ours], [theirs], 1e-14)
+    leaves, d_out = (padded, weight, bias), normal(*ours.shape, seed=2, grad=False)
+    grads = torch.autograd.grad(ours, leaves, d_out)
+    assert_close(grads, torch.autograd.grad(theirs, leaves, d_out), 1e-13)
+
+
+def test_causal_conv_of_bf16_gives_fp32_weights_fp32_gradients():
+    padded, weight, bias = normal(2, 12, 5), normal(5, 1, 4, seed=1), normal(5)
+    narrow = padded.detach().bfloat16().requires_grad_()
+    wide = [x.detach().float().requires_grad_() for x in (weight, bias)]
+    out = causal_conv(narrow, *wide)
+    grads = torch.autograd.grad(out.float().sum(), (narrow, *wide))
+    assert [out.dtype, *(g.dtype for g in grads)] == [torch.bfloat16] * 2 + [torch.float32] * 2
+
+
+# ---- cross-entropy -----------------------------------------------------------------------------
+
+
+def head(tokens=11, width=6, vocab=9):
+    labels = torch.arange(tokens) % vocab
+    labels[[0, 4, 5]] = -100
+    return normal(tokens, width), normal(vocab, width, seed=1), labels
+
+
+@pytest.mark.parametrize("slice_tokens", [1, 3, 11, 1024])
+def test_cross_entropy_by_slices(slice_tokens):
+    x, weight, labels = head()
+    total, losses = cross_entropy_sum(x, weight, labels, slice_tokens)
+    theirs = F.cross_entropy(x @ weight.t(), labels, reduction="none", ignore_index=-100)
+    assert_close([total, losses], [theirs.sum(), theirs], 1e-13)
+    assert not losses.requires_grad
+    grads = torch.autograd.grad(0.3 * total, (x, weight))
+    assert_close(grads, torch.autograd.grad(0.3 * theirs.sum(), (x, weight)), 1e-13)
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight"])
+def test_cross_entropy_gives_one_gradient_alone(wanted):
+    x, weight, labels = head()
+    both = torch.autograd.grad(cross_entropy_sum(x, weight, labels, 4)[0], (x, weight))
+    leaf = x if wanted == "x" else weight
+    (weight if wanted == "x" else x).requires_grad_(False)
+    (grad,) = torch.autograd.grad(cross_entropy_sum(x, weight, labels, 4)[0], leaf)
+    assert torch.equal(grad, both[0 if wanted == "x" else 1])
+
+
+def test_cross_entropy_without_grad_forms_no_gradients(monkeypatch):
+    x, weight, labels = head()
+    wanted = cross_entropy_sum(x, weight, labels, 4)
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", lambda *_: pytest.fail("formed a gradient"))
+    with torch.no_grad():
+        total, losses = cross_entropy_sum(x, weight, labels, 4)
+    assert torch.equal(total, wanted[0])
+    assert torch.equal(losses, wanted[1])
+    assert not total.requires_grad
+
+
+def test_cross_entropy_of_masked_labels_only_is_zero():
+    x, weight, labels = head()
+    total, losses = cross_entropy_sum(x, weight, torch.full_like(labels, -100), 4)
+    assert total == 0
+    assert (losses == 0).all()
+    assert all((g == 0).all() for g in torch.autograd.grad(total, (x, weight)))
+
+
+def test_cross_entropy_of_bf16_sums_in_fp32():
+    x, weight, labels = head(tokens=64)
+    narrow, wide = x.detach().bfloat16().requires_grad_(), weight.detach().float().requires_grad_()
+    total, losses = cross_entropy_sum(narrow, wide, labels, 16)
+    assert (total.dtype, losses.dtype) == (torch.float32, torch.float32)
+    exact = F.cross_entropy(x @ weight.t(), labels, reduction="sum", ignore_index=-100)
+    assert abs(total.item() / exact.item() - 1) < 0.01
+    grads = torch.autograd.grad(total, (narrow, wide))
+    theirs = torch.autograd.grad(exact, (x, weight))
+    for ours, their in zip(grads, theirs, strict=True):
+        assert (ours.double() - their).norm() < 0.02 * their.norm()
+
+
+# ---- GELU --------------------------------------------------------------------------------------
+
+
+def test_gelu_and_its_two_derivatives():
+    x = torch.cat([torch.linspace(-12, 12, 2001, dtype=torch.float64), normal(50, grad=False)])
+    x.requires_grad_()
+    tanh = torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    value = 0.5 * x * (1 + tanh)
+    (first,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    slope, curvature = slope_and_curvature(x.detach())
+    assert_close([gelu(x), slope, curvature], [value, first, second], 1e-13)
+    grad = normal(*x.shape, seed=3, grad=False)
+    assert_close([times_slope(grad, x.detach())], [grad * first], 1e-13)
+
+
+# ---- inner loss --------------------------------------------------------------------------------
+
+
+def inner_problem(dim):
+    """z [n, N, K, f] and a target with N = 2 rows of batch x 3 heads."""
+    batch, heads, count, size = 2, 3, 2, 4
+    shape = (count, batch * heads, size, dim)
+    z, k, v = (normal(*shape, seed=s) for s in range(3))
+    return z, k, v, 1 + 0.3 * normal(heads, dim, seed=3), normal(heads, dim, seed=4), batch
+
+
+@pytest.mark.parametrize("dim", [3, 8])
+def test_inner_gradient_is_the_losses_gradient(dim):
+    z, k, v, weight, bias, batch = inner_problem(dim)
+    target = Target.build(k, v, weight, bias, batch)
+    gamma, beta = weight.repeat(batch, 1)[:, None], bias.repeat(batch, 1)[:, None]
+    mean, variance = z.mean(-1, keepdim=True), z.var(-1, keepdim=True, correction=0)
+    error = gamma * (z - mean) / (variance + 1e-6).sqrt() + beta - (v - k)
+    (wanted,) = torch.autograd.grad(0.5 * error.square().sum(), z)
+    assert_close([gradient(z, target.u, target.gamma2)], [wanted], 1e-13)
+
+
+@pytest.mark.parametrize("dim", [3, 8])
+def test_inner_jacobian_and_target_are_the_gradients_of_the_gradient(dim):
+    z, k, v, weight, bias, batch = inner_problem(dim)
+    gamma, beta = weight.repeat(batch, 1)[:, None], bias.repeat(batch, 1)[:, None]
+    mean, variance = z.mean(-1, keepdim=True), z.var(-1, keepdim=True, correction=0)
+    error = gamma * (z - mean) / (variance + 1e-6).sqrt() + beta - (v - k)
+    (g,) = torch.autograd.grad(0.5 * error.square().sum(), z, create_graph=True)
+    p = normal(*z.shape, seed=9, grad=False)
+    leaves = (z, k, v, weight, bias)
+    wanted = torch.autograd.grad(g, leaves, p)
+
+    with torch.no_grad():
+        target = Target.build(k, v, weight, bias, batch)
+        jacobian = Jacobian.prepare(
+            z, target.u, gradient(z, target.u, target.gamma2), target.gamma2
+        )
+        dz = torch.full_like(z, float("nan"))
+        dy = jacobian.transpose(p, dz)
+        parts, dz_parts = [], torch.full_like(z, float("nan"))
+        for step, p_step, out in zip(jacobian.steps(), p, dz_parts, strict=True):
+            parts.append(step.transpose(p_step, out))
+        d_v, d_gamma, d_beta = target.backward(dy, jacobian.normed)
+    assert_close([torch.stack(parts), dz_parts], [dy, dz], 1e-15)
+    heads = [d.unflatten(0, (batch, -1)).sum(0) for d in (d_gamma, d_beta)]
+    assert_close([dz, -d_v, d_v, *heads], wanted, 1e-12)
+
+
+def test_inner_jacobian_of_constant_rows_is_finite():
+    z = torch.zeros(1, 1, 2, 4, dtype=torch.float64)
+    u, gamma2 = normal(1, 1, 2, 4, grad=False), torch.ones(1, 2, 4, dtype=torch.float64)
+    jacobian = Jacobian.prepare(z, u, gradient(z, u, gamma2), gamma2)
+    out = torch.empty_like(z)
+    assert jacobian.transpose(torch.zeros_like(z), out).eq(0).all()
+    assert out.eq(0).all()
+
+
+# ---- mini-batch layout -------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(length=st.integers(1, 30), size=st.integers(1, 7), ones=st.booleans())
+def test_layout_goes_there_and_back(length, size, ones):
+    x = normal(2, 3, length, 5, grad=False)
+    laid = to_minibatches(x, size, torch.float64, ones=ones)
+    assert laid.shape == (-(-length // size), 6, size, 5 + ones)
+    assert torch.equal(from_minibatches(laid, x.shape, torch.float64), x)
+    for t in range(length):
+        row = laid[t // size, :, t % size]
+        assert torch.equal(row[:, :5], x[:, :, t].flatten(0, 1))
+    filling = laid.transpose(0, 1).flatten(1, 2)[:, length:]
+    assert (filling[..., :5] == 0).all()
+    assert not ones or (laid[..., 5] == 1).all()
+
+
+@pytest.mark.parametrize("length", [3, 4, 7, 8, 10])
+def test_rates_of_a_short_last_minibatch(length):
+    lr, tau = normal(1, 2, length, grad=False).abs(), normal(4, seed=1, grad=False)
+    rates = Rates.build(lr, tau, 4, torch.float64)
+    count, rows = -(-length // 4), (length - 1) % 4
+    assert rates.last_row == [3] * (count - 1) + [rows]
+    step = rates.step[..., 0].transpose(0, 1).flatten(1)
+    for t in range(4 * count):
+        last = tau[3] if t // 4 < count - 1 else tau[rows]
+        wanted = -last * lr[0, :, t] if t < length else torch.zeros(2, dtype=torch.float64)
+        assert torch.equal(step[:, t], wanted)
+    eta = rates.coefficients()
+    assert torch.equal(eta, (tau[:, None] * rates.lam.transpose(-1, -2)).tril())

@@ -1,0 +1,194 @@
+"""What ttt_scan promises besides its numbers: order of the phases, dtypes, memory, messages."""
+
+import pytest
+import torch
+
+from tests.kernels.problem import KINDS, NAMES, assert_close, problem
+from tttscale.kernels.scan import ttt_scan
+from tttscale.kernels.ttt_linear.reference import LinearScan
+from tttscale.kernels.ttt_mlp.reference import MLPScan
+
+SCANS = {"linear": LinearScan, "mlp": MLPScan}
+PHASES = ("advance", "readout", "readout_backward", "advance_backward", "gradients")
+
+
+class Recorder:
+    """A Handoff that writes down when it is called and with what."""
+
+    def __init__(self, calls, outside=None):
+        self.calls, self.outside = calls, outside
+
+    def state_ready(self, state):
+        self.calls.append("state_ready")
+        self.state = tuple(s.clone() for s in state)
+
+    def grad_wanted(self):
+        self.calls.append("grad_wanted")
+        return self.outside
+
+    def grad_ready(self, grad):
+        self.calls.append("grad_ready")
+        self.grad = tuple(g.clone() for g in grad)
+
+
+def spy(monkeypatch, kind, calls):
+    for name in PHASES:
+        method = getattr(SCANS[kind], name)
+
+        def recorded(self, *args, _name=name, _method=method):
+            calls.append(f"{_name} begins")
+            result = _method(self, *args)
+            calls.append(f"{_name} ends")
+            return result
+
+        monkeypatch.setattr(SCANS[kind], name, recorded)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_handoff_is_called_between_the_phases(kind, monkeypatch):
+    calls = []
+    spy(monkeypatch, kind, calls)
+    p, handoff = problem(kind, 4, 10, 3), Recorder(calls)
+    out, *last = p.scan(handoff=handoff)
+    assert calls == [
+        "advance begins",
+        "advance ends",
+        "state_ready",
+        "readout begins",
+        "readout ends",
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(handoff.state, last, strict=True))
+    calls.clear()
+    grads = torch.autograd.grad(out.sum(), p.state)
+    assert calls == [
+        "readout_backward begins",
+        "readout_backward ends",
+        "grad_wanted",
+        "advance_backward begins",
+        "advance_backward ends",
+        "grad_ready",
+        "gradients begins",
+        "gradients ends",
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(handoff.grad, grads, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_from_outside_is_added_to_autograds_own(kind):
+    p = problem(kind, 4, 10, 3)
+    results = p.scan()
+    d_out, *d_last = p.cotangents(results)
+    wanted = torch.autograd.grad(results, p.leaves, [d_out, *d_last])
+    # All of it from outside; then a part from outside and the rest through autograd.
+    for share in (1.0, 0.25):
+        outside = tuple(share * d for d in d_last)
+        results = p.scan(handoff=Recorder([], outside))
+        rest = [(1 - share) * d for d in d_last]
+        assert_close(torch.autograd.grad(results, p.leaves, [d_out, *rest]), wanted, 1e-12)
+    results = p.scan(handoff=Recorder([], tuple(d_last)))
+    assert_close(torch.autograd.grad(results[0], p.leaves, d_out), wanted, 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_result_depends_on_uninitialised_memory(kind, monkeypatch):
+    p = problem(kind, 4, 75, 3)
+
+    def everything():
+        results = p.scan()
+        return [*results, *torch.autograd.grad(results, p.leaves, p.cotangents(results))]
+
+    clean, poisoned = everything(), []
+
+    def poison(make):
+        def poisoning(*args, **kwargs):
+            out = make(*args, **kwargs)
+            poisoned.append(out.shape)
+            return out.fill_(float("nan")) if out.is_floating_point() else out
+
+        return poisoning
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
+    results = everything()
+    assert poisoned
+    assert all(torch.equal(a, b) for a, b in zip(results, clean, strict=True))
+
+
+def relative(ours, exact):
+    return ((ours.double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_tokens_keep_fp32_states(kind):
+    p = problem(kind, 4, 75, 8)
+    tokens = [x.detach().bfloat16() for x in p.inputs[:3]]
+    rest = [x.detach().float() for x in p.leaves[3:]]
+    exact = [x.double().requires_grad_() for x in (*tokens, *rest)]
+    narrow = [x.requires_grad_() for x in (*tokens, *rest)]
+    wanted, results = p.scan(*exact), p.scan(*narrow)
+    assert results[0].dtype == torch.bfloat16
+    assert {s.dtype for s in results[1:]} == {torch.float32}
+    assert relative(results[0], wanted[0]) < 2**-8
+    assert all(relative(a, b) < 1e-5 for a, b in zip(results[1:], wanted[1:], strict=True))
+    cotangents = [c.to(r.dtype) for c, r in zip(p.cotangents(results), results, strict=True)]
+    grads = torch.autograd.grad(results, narrow, cotangents)
+    theirs = torch.autograd.grad(wanted, exact, [c.double() for c in cotangents])
+    for i, (grad, leaf, wide) in enumerate(zip(grads, narrow, theirs, strict=True)):
+        assert grad.dtype == leaf.dtype
+        assert relative(grad, wide) < (2**-8 if i < 3 else 1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_does_not_reach_inside(kind):
+    p = problem(kind, 4, 30, 8)
+    leaves = [x.detach().float().requires_grad_() for x in p.leaves]
+    plain = p.scan(*leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = p.scan(*leaves)
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
+    cotangents = [c.float() for c in p.cotangents(plain)]
+    grads = [torch.autograd.grad(results, leaves, cotangents) for results in (plain, cast)]
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_need_not_be_contiguous(kind):
+    p = problem(kind, 4, 10, 3)
+    turned = [x.detach().transpose(-1, -2).contiguous().transpose(-1, -2) for x in p.leaves[:3]]
+    leaves = [*turned, *p.leaves[3:7], *(s[:, :1].expand(-1, 2, -1, -1) for s in p.state)]
+    dense = [x.clone(memory_format=torch.contiguous_format) for x in leaves]
+    assert_close(p.scan(*leaves), p.scan(*dense), 1e-14)
+
+
+def call(p, changes=None, *, kind=None, backend="auto", size=None):
+    named = {**dict(zip(NAMES, p.inputs, strict=True)), "state": tuple(p.state), **(changes or {})}
+    return ttt_scan(kind or p.kind, **named, mini_batch_size=size or p.size, backend=backend)
+
+
+def test_messages_name_what_does_not_fit():
+    p = problem("linear", 4, 10, 3)
+    q, lr = p.inputs[0], p.inputs[3]
+    with pytest.raises(ValueError, match=r"kind 'cubic'.*'linear', 'mlp'"):
+        call(p, kind="cubic")
+    with pytest.raises(ValueError, match=r"backend 'cuda'.*'torch'"):
+        call(p, backend="cuda")
+    with pytest.raises(ValueError, match=r"token_idx \(4,\); expected \(8,\)"):
+        call(p, size=8)
+    for name, wrong in (("k", q[:, :, :9]), ("v", q[..., :2]), ("lr", lr[:, :1])):
+        shape = ", ".join(map(str, wrong.shape))
+        with pytest.raises(ValueError, match=rf"{name} \({shape}\).*\[B, H, T, f\]"):
+            call(p, {name: wrong})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_and_norms_of_another_shape_are_refused(kind):
+    p = problem(kind, 4, 10, 3, batch=1)
+    other = problem("mlp" if kind == "linear" else "linear", 4, 10, 3, batch=1)
+    with pytest.raises(ValueError, match="state"):
+        call(p, {"state": tuple(other.state)})
+    with pytest.raises(ValueError, match="state"):
+        call(p, {"state": tuple(s[:, :1] for s in p.state)})
+    with pytest.raises(ValueError, match="norm_weight"):
+        call(p, {"norm_weight": p.inputs[5][:1]})
+    with pytest.raises(ValueError, match="norm_bias"):
+        call(p, {"norm_bias": p.inputs[6][:, :2]})
