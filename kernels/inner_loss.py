@@ -127,8 +127,3 @@ class Target:
 def sum_tokens(a: Tensor, b: Tensor) -> Tensor:
     """Sum of a * b [n, N, K, f] over mini-batches and tokens -> [N, f]."""
     return (a * b).sum((0, 2))
-
-
-def per_head(grad: Tensor, batch: int) -> Tensor:
-    """Sum [N, f] over the batch -> [H, f]."""
-    return grad.unflatten(0, (batch, -1)).sum(0)

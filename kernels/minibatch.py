@@ -14,9 +14,6 @@ from torch import Tensor
 GROUP = 16
 """Mini-batches between two stored states; states inside a group are replayed from its first."""
 
-CACHE_BYTES = 512 << 20
-"""States inside groups that one pass over a chunk may hold, so that its phases replay each group once."""
-
 
 def to_minibatches(x: Tensor, size: int, dtype: torch.dtype, ones: bool = False) -> Tensor:
     """[B, H, T, f] -> [n, N, K, f] (or f + 1 with a column of ones); a short last one is zero-filled."""
@@ -66,31 +63,6 @@ def replay(first: Tensor, keys: Tensor, G: Tensor) -> Tensor:
     for i in range(keys.shape[0] - 1):
         torch.baddbmm(states[i], keys[i], G[i], out=states[i + 1])
     return out
-
-
-class GroupCache:
-    """States inside groups, held while they fit; the phases of one pass share them."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, tuple[Tensor, ...]] = {}
-        self._room_bytes = CACHE_BYTES
-
-    def put(self, begin: int, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Hold a group's states if there is room; returns them."""
-        size = sum(t.nbytes for t in states)
-        if size <= self._room_bytes:
-            self._room_bytes -= size
-            self._held[begin] = states
-        return states
-
-    def get(self, begin: int) -> tuple[Tensor, ...] | None:
-        """A group's states, or None if they must be replayed."""
-        return self._held.get(begin)
-
-
-def groups(count: int) -> list[tuple[int, int]]:
-    """(begin, end) of the groups of `count` mini-batches."""
-    return [(i, min(i + GROUP, count)) for i in range(0, count, GROUP)]
 
 
 @dataclass

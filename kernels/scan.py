@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tttscale.kernels.group_scan import flatten, unflatten
 from tttscale.kernels.ttt_linear.reference import LinearScan
 from tttscale.kernels.ttt_mlp.reference import MLPScan
 
@@ -23,6 +24,16 @@ _SCANS: dict[str, Any] = {"linear": LinearScan, "mlp": MLPScan}
 
 class Handoff(Protocol):
     """What the caller does between the phases of a scan."""
+
+    @property
+    def state_awaited(self) -> bool:
+        """Somebody else waits for the final state: finish *advance* before any *readout*."""
+        ...
+
+    @property
+    def grad_awaited(self) -> bool:
+        """The final state's gradient comes from, or the initial state's goes to, somebody else."""
+        ...
 
     def state_ready(self, state: State) -> None:
         """Called with the final state as soon as *advance* ends, before *readout*."""
@@ -116,27 +127,37 @@ class _TorchScan(torch.autograd.Function):
         inputs, state = tensors[:7], tensors[7:]
         ctx.meta = (_SCANS[kind], size, torch.promote_types(inputs[0].dtype, torch.float32), handoff)
         scan = _SCANS[kind](inputs, size, ctx.meta[2])
-        saved, last = scan.advance(state)
-        if handoff is not None:
+        if handoff is not None and handoff.state_awaited:
+            saved, last = scan.advance(state)
             handoff.state_ready(last)
-        out = scan.readout(saved)
-        ctx.save_for_backward(*inputs, *saved.tensors())
+            out = scan.readout(saved)
+        else:
+            out, saved, last = scan.forward(state)
+            if handoff is not None:
+                handoff.state_ready(last)
+        ctx.save_for_backward(*inputs, *flatten(saved))
         ctx.state_dtypes = [s.dtype for s in state]
-        return out.to(inputs[0].dtype), *last
+        return out, *last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
         scan_type, size, dtype, handoff = ctx.meta
         inputs, kept = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
-        scan, saved = scan_type(inputs, size, dtype), scan_type.saved_type(*kept)
-        scan.readout_backward(saved, d_out)
+        scan = scan_type(inputs, size, dtype)
+        saved = unflatten(kept, len(scan.groups))
+        awaited = handoff is not None and handoff.grad_awaited
+        works = scan.readout_backward(saved, d_out) if awaited else []
         if handoff is not None and (outside := handoff.grad_wanted()) is not None:
             d_last = tuple(mine + theirs for mine, theirs in zip(d_last, outside, strict=True))
-        d_state = scan.advance_backward(saved, d_last)
-        if handoff is not None:
+        if awaited:
+            d_state = scan.advance_backward(saved, works, d_last)
             handoff.grad_ready(d_state)
-        grads = scan.gradients(saved)
+            grads = scan.gradients(saved, works)
+        else:
+            d_state, grads = scan.backward(saved, d_out, d_last)
+            if handoff is not None:
+                handoff.grad_ready(d_state)
         typed = [g.to(x.dtype) for g, x in zip(grads, inputs, strict=True)]
         d_typed = [g.to(t) for g, t in zip(d_state, ctx.state_dtypes, strict=True)]
         return None, None, None, *typed, *d_typed

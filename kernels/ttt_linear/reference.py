@@ -1,4 +1,4 @@
-"""TTT-Linear in plain torch: the two phases of a scan and their hand-written backwards.
+"""TTT-Linear in plain torch: what happens inside one group of mini-batches.
 
 Formulas: README.md beside this file (paper: arXiv 2407.04620, appendix A, dual form).
 Legend: see ../minibatch.py. `Zq` is the readers' pre-norm output Q' W - (tril(Q' K'^T) eta) G.
@@ -9,178 +9,129 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tttscale.kernels.inner_loss import (
-    Jacobian,
-    Target,
-    gradient,
-    norm_backward,
-    normalise,
-    per_head,
-    sum_tokens,
-)
-from tttscale.kernels.minibatch import (
-    GROUP,
-    GroupCache,
-    Rates,
-    from_minibatches,
-    groups,
-    join,
-    matmul,
-    replay,
-    split,
-    to_minibatches,
-)
-
-State = tuple[Tensor, ...]
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+from tttscale.kernels.group_scan import Grads, GroupScan, Kept, State, Tokens
+from tttscale.kernels.inner_loss import Jacobian, gradient, norm_backward, normalise, sum_tokens
+from tttscale.kernels.minibatch import join, matmul, replay, split
 
 
 @dataclass
-class Saved:
-    """What the forward keeps for the backward."""
+class Work:
+    """What the backward phases of a group hand on."""
 
-    Z: Tensor
-    G: Tensor
-    Zq: Tensor
-    states: Tensor
-    """[ceil(n/GROUP), N, f1, f]: the state before each group."""
+    d_out: Tensor
+    d_gamma: Tensor
+    d_beta: Tensor
+    dz: Tensor
+    """[n, N, 2K, f]: gradients at the keys' Z (filled in by the chain), then at the readers' Zq."""
+    scores: Tensor
+    """tril(Q' K'^T)."""
+    asked: Tensor
+    """rho without the future's part: what readers ask of each inner gradient."""
+    jacobian: Jacobian
+    kappa: Tensor
+    """K' dW of the state after each mini-batch."""
+    update_d_k: Tensor
+    """G dW^T, the keys' part in the state's update."""
+    dy: Tensor
 
-    def tensors(self) -> list[Tensor]:
-        """In the order of the constructor."""
-        return [self.Z, self.G, self.Zq, self.states]
 
+class LinearScan(GroupScan):
+    """kept = [G, Z, Zq, W]; inside = (W before each mini-batch,)."""
 
-class LinearScan:
-    """One scan over q, k, v [B, H, T, f]; methods are called in the order in which they stand."""
+    def join(self, state: State) -> State:
+        """[W1; b1]: [N, f + 1, f]."""
+        return (join(state[0], state[1], self.dtype),)
 
-    saved_type = Saved
+    def split(self, joined: State) -> State:
+        """W1, b1."""
+        return split(joined[0], self.batch)
 
-    def __init__(self, inputs: Inputs, size: int, dtype: torch.dtype) -> None:
-        q, k, v, lr, token_idx, weight, bias = inputs
-        self.shape, self.size, self.dtype, self.batch = q.shape, size, dtype, q.shape[0]
-        self.q = to_minibatches(q, size, dtype, ones=True)
-        self.k = to_minibatches(k, size, dtype, ones=True)
-        values = to_minibatches(v, size, dtype)
-        self.target = Target.build(self.k[..., :-1], values, weight, bias, self.batch)
-        self.rates = Rates.build(lr, token_idx, size, dtype)
-        self.groups, self._cache = groups(self.k.shape[0]), GroupCache()
+    def advance_group(self, tokens: Tokens, state: State) -> tuple[Kept, State]:
+        """Z = K' W, G = g(Z), W <- W - tau_last (lam K')^T G."""
+        W, count = state[0], tokens.k.shape[0]
+        inside = W.new_empty(count, *W.shape)
+        inside[0] = W
+        Z, G = torch.empty_like(tokens.target.miss), torch.empty_like(tokens.target.miss)
+        updates = (tokens.rates.step * tokens.k).transpose(-1, -2)
+        steps = [t.unbind(0) for t in (tokens.k, inside, Z, tokens.target.u, updates)]
+        for i, (k, now, z, u, update) in enumerate(zip(*steps, strict=True)):
+            torch.bmm(k, now, out=z)
+            G[i] = gradient(z, u, tokens.target.gamma2)
+            torch.baddbmm(now, update, G[i], out=inside[i + 1] if i + 1 < count else W)
+        return [G, Z, Z, inside[0].clone()], (inside,)
 
-    # ---- forward -------------------------------------------------------------------------------
+    def readout_group(self, tokens: Tokens, kept: Kept, inside: State) -> Tensor:
+        """Zq = Q' W - (tril(Q' K'^T) eta) G, out = q + LN(Zq)."""
+        attention = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(tokens.rates.coefficients())
+        Zq = matmul(tokens.q, inside[0])
+        Zq.flatten(0, 1).baddbmm_(attention.flatten(0, 1), kept[0].flatten(0, 1), alpha=-1)
+        kept[2] = Zq
+        target = tokens.target
+        return torch.addcmul(tokens.q[..., :-1] + target.beta, target.gamma, normalise(Zq)[0])
 
-    def advance(self, state: State) -> tuple[Saved, State]:
-        """The serial chain: inner gradients of every mini-batch, and the state after the last."""
-        W = join(*state, self.dtype)
-        Z = torch.empty_like(self.target.miss)
-        G, firsts = [], []
-        updates = (self.rates.step * self.k).transpose(-1, -2).unbind(0)
-        keys, zs, us = self.k.unbind(0), Z.unbind(0), self.target.u.unbind(0)
-        for begin, end in self.groups:
-            inside = W.new_empty(end - begin, *W.shape)
-            inside[0] = W
-            firsts.append(W.clone())
-            states = inside.unbind(0)
-            for i in range(begin, end):
-                now, after = states[i - begin], W if i + 1 == end else states[i + 1 - begin]
-                torch.bmm(keys[i], now, out=zs[i])
-                G.append(gradient(zs[i], us[i], self.target.gamma2))
-                torch.baddbmm(now, updates[i], G[-1], out=after)
-            self._cache.put(begin, (inside,))
-        saved = Saved(Z, torch.stack(G), Z.new_empty(0), torch.stack(firsts))
-        return saved, split(W, self.batch)
+    def replay(self, tokens: Tokens, kept: Kept) -> State:
+        """The same products as in `advance_group`."""
+        keys = (tokens.rates.step * tokens.k).transpose(-1, -2)
+        return (replay(kept[3], keys, kept[0]),)
 
-    def readout(self, saved: Saved) -> Tensor:
-        """All outputs q + LN(Zq), in parallel, given the inner gradients; [B, H, T, f]."""
-        attention = matmul(self.q, self.k.transpose(-1, -2)).mul_(self.rates.coefficients())
-        Zq = matmul(attention, saved.G).neg_()
-        for begin, end in self.groups:
-            W = self._replay(saved, begin, end)
-            n, N = W.shape[:2]
-            Zq[begin:end].view(n * N, *Zq.shape[2:]).baddbmm_(
-                self.q[begin:end].flatten(0, 1), W.flatten(0, 1)
-            )
-        saved.Zq = Zq
-        normed = normalise(Zq)[0]
-        out = torch.addcmul(self.q[..., :-1] + self.target.beta, self.target.gamma, normed)
-        return from_minibatches(out, self.shape, self.dtype)
+    def readout_backward_group(
+        self, tokens: Tokens, kept: Kept, inside: State, d_out: Tensor
+    ) -> Work:
+        """dZq, and what readers ask of G."""
+        G, Z, Zq = kept[:3]
+        normed, mean, rstd = normalise(Zq)
+        size, rates = tokens.k.shape[2], tokens.rates
+        dz = G.new_empty(*G.shape[:2], 2 * size, G.shape[-1])
+        dz[:, :, size:] = norm_backward(d_out * tokens.target.gamma, Zq, mean, rstd)
+        scores = matmul(tokens.q, tokens.k.transpose(-1, -2)).tril_()
+        return Work(
+            d_out=d_out,
+            d_gamma=sum_tokens(d_out, normed),
+            d_beta=d_out.sum((0, 2)),
+            dz=dz,
+            scores=scores,
+            asked=matmul((scores * rates.tau).transpose(-1, -2), dz[:, :, size:]),
+            jacobian=Jacobian.prepare(Z, tokens.target.u, G, tokens.target.gamma2),
+            kappa=torch.empty_like(G),
+            update_d_k=torch.empty_like(tokens.k),
+            dy=torch.empty_like(G),
+        )
 
-    # ---- backward ------------------------------------------------------------------------------
-
-    def readout_backward(self, saved: Saved, d_out: Tensor) -> None:
-        """Everything that needs no gradient of the state: dZq, and what readers ask of G."""
-        d_out = to_minibatches(d_out, self.size, self.dtype)
-        normed, mean, rstd = normalise(saved.Zq)
-        self.d_gamma = sum_tokens(d_out, normed)
-        self.d_beta = d_out.sum((0, 2))
-        self.d_q = d_out
-        f1 = self.k.shape[-1]
-        self.kq = torch.cat([self.k, self.q], dim=2)  # [n, N, 2K, f1]
-        self.dz = torch.empty(*self.kq.shape[:3], f1 - 1, dtype=self.dtype, device=self.k.device)
-        self.dZq = self.dz[:, :, self.size :]
-        self.dZq.copy_(norm_backward(d_out * self.target.gamma, saved.Zq, mean, rstd))
-        self.scores = matmul(self.q, self.k.transpose(-1, -2)).tril_()
-        readers = self.scores * self.rates.tau
-        self.asked = matmul(readers.transpose(-1, -2), self.dZq)  # rho without the future's part
-        self.jacobian = Jacobian.prepare(saved.Z, self.target.u, saved.G, self.target.gamma2)
-
-    def advance_backward(self, saved: Saved, d_state: State) -> State:
-        """The reverse chain: the gradient of the state after the scan -> of the state before it."""
-        dW = join(*d_state, self.dtype)
-        size, count = self.size, self.k.shape[0]
-        local = (self.asked * -self.rates.lam).unbind(0)
-        future = self.rates.step.unbind(0)
-        keys, pairs = self.k.unbind(0), self.kq.transpose(-1, -2).unbind(0)
-        dz, dz_keys = self.dz.unbind(0), self.dz[:, :, :size].unbind(0)
-        self.kappa = torch.empty_like(saved.G)
-        kappas, G, jacobians = self.kappa.unbind(0), saved.G.unbind(0), self.jacobian.steps()
-        self.update_d_k = torch.empty_like(self.k)
-        updates = self.update_d_k.unbind(0)
-        dy: list[Tensor] = [dW] * count
-        for i in reversed(range(count)):
+    def advance_backward_group(
+        self, tokens: Tokens, kept: Kept, inside: State, work: Work, d_state: State
+    ) -> None:
+        """p = -lam (asked + tau_last K' dW); dZ = J(p); dW <- dW + K'^T dZ + Q'^T dZq."""
+        dW, rates = d_state[0], tokens.rates
+        local = (work.asked * -rates.lam).unbind(0)
+        future, G, keys = rates.step.unbind(0), kept[0].unbind(0), tokens.k.unbind(0)
+        pairs = torch.cat([tokens.k, tokens.q], dim=2).transpose(-1, -2).unbind(0)
+        dz, dz_keys = work.dz.unbind(0), work.dz[:, :, : tokens.k.shape[2]].unbind(0)
+        kappas, updates, dys = (t.unbind(0) for t in (work.kappa, work.update_d_k, work.dy))
+        jacobians = work.jacobian.steps()
+        for i in reversed(range(len(keys))):
             torch.bmm(keys[i], dW, out=kappas[i])
             torch.bmm(G[i], dW.transpose(-1, -2), out=updates[i])
             p = torch.addcmul(local[i], future[i], kappas[i])
-            dy[i] = jacobians[i].transpose(p, dz_keys[i])
+            dys[i].copy_(jacobians[i].transpose(p, dz_keys[i]))
             dW.baddbmm_(pairs[i], dz[i])
-        self.dy = torch.stack(dy)
-        return split(dW, self.batch)
 
-    def gradients(self, saved: Saved) -> tuple[Tensor, ...]:
-        """Gradients of q, k, v, lr, token_idx, norm weight and bias, all in parallel."""
-        size, rates = self.size, self.rates
-        pairs = matmul(self.dZq, saved.G.transpose(-1, -2))
-        d_tau = -(pairs * self.scores * rates.lam.transpose(-1, -2)).sum(-1)
+    def gradients_group(self, tokens: Tokens, kept: Kept, inside: State, work: Work) -> Grads:
+        """Gradients of tokens, rates and norm parameters."""
+        G, size, rates = kept[0], tokens.k.shape[2], tokens.rates
+        pairs = matmul(work.dz[:, :, size:], G.transpose(-1, -2))
+        d_tau = -(pairs * work.scores * rates.lam.transpose(-1, -2)).sum(-1)
         pairs.mul_(rates.coefficients())
-        d_q = matmul(pairs, self.k).neg_()
-        d_k = matmul(pairs.transpose(-1, -2), self.q).neg_()
-        d_k.addcmul_(rates.step, self.update_d_k)
-        for begin, end in self.groups:
-            W = self._replay(saved, begin, end)
-            both = matmul(self.dz[begin:end], W.transpose(-1, -2))
-            d_k[begin:end] += both[:, :, :size]
-            d_q[begin:end] += both[:, :, size:]
-        d_v, d_gamma, d_beta = self.target.backward(self.dy, self.jacobian.normed)
-        d_q[..., :-1] += self.d_q
+        both = matmul(work.dz, inside[0].transpose(-1, -2))
+        d_k, d_q = both[:, :, :size], both[:, :, size:]
+        d_q -= matmul(pairs, tokens.k)
+        d_k -= matmul(pairs.transpose(-1, -2), tokens.q)
+        d_k.addcmul_(rates.step, work.update_d_k)
+        d_v, d_gamma, d_beta = tokens.target.backward(work.dy, work.jacobian.normed)
+        d_q[..., :-1] += work.d_out
         d_k[..., :-1] -= d_v
-        future = torch.linalg.vecdot(saved.G, self.kappa)
-        d_lam = -torch.linalg.vecdot(saved.G, self.asked) - rates.tau_last[..., 0] * future
+        future = torch.linalg.vecdot(G, work.kappa)
+        d_lam = -torch.linalg.vecdot(G, work.asked) - rates.tau_last[..., 0] * future
         d_tau_last = -(rates.lam[..., 0] * future).sum((1, 2))
-        return (
-            from_minibatches(d_q, self.shape, self.dtype),
-            from_minibatches(d_k, self.shape, self.dtype),
-            from_minibatches(d_v, self.shape, self.dtype),
-            from_minibatches(d_lam.unsqueeze(-1), self.shape[:3] + (1,), self.dtype).squeeze(-1),
-            rates.grad_token_idx(d_tau, d_tau_last),
-            per_head(d_gamma + self.d_gamma, self.batch),
-            per_head(d_beta + self.d_beta, self.batch),
-        )
-
-    # ---- states inside a group -----------------------------------------------------------------
-
-    def _replay(self, saved: Saved, begin: int, end: int) -> Tensor:
-        """States before mini-batches begin..end, [g, N, f1, f]: the same products as in `advance`."""
-        held = self._cache.get(begin)
-        if held is None:
-            keys = (self.rates.step[begin:end] * self.k[begin:end]).transpose(-1, -2)
-            states = replay(saved.states[begin // GROUP], keys, saved.G[begin:end])
-            held = self._cache.put(begin, (states,))
-        return held[0]
+        token_idx = rates.grad_token_idx(d_tau, d_tau_last)
+        d_gamma, d_beta = d_gamma + work.d_gamma, d_beta + work.d_beta
+        return Grads(d_q, d_k, d_v, d_lam, token_idx, d_gamma, d_beta)

@@ -21,6 +21,16 @@ PARTS = ("pre_conv", "qk_conv", "state")
 class Edge(Protocol):
     """How one part of the carry crosses a chunk's edges."""
 
+    @property
+    def state_awaited(self) -> bool:
+        """Somebody else waits for what `send` sends."""
+        ...
+
+    @property
+    def grad_awaited(self) -> bool:
+        """A gradient comes from, or goes to, somebody else."""
+        ...
+
     def receive(self) -> Part | None:
         """What the chunk before has left; None where a sequence begins."""
         ...
@@ -40,6 +50,9 @@ class Edge(Protocol):
 
 class OpenEdge:
     """No neighbours: a sequence begins and ends here."""
+
+    state_awaited = False
+    grad_awaited = False
 
     def receive(self) -> Part | None:
         """Nothing comes in."""

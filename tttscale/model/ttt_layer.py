@@ -134,6 +134,14 @@ class _SpanHandoff:
     first: bool
     last: bool
 
+    @property
+    def state_awaited(self) -> bool:
+        return self.last and self.edge.state_awaited
+
+    @property
+    def grad_awaited(self) -> bool:
+        return (self.first or self.last) and self.edge.grad_awaited
+
     def state_ready(self, state: Part) -> None:
         if self.last:
             self.edge.send(state)

@@ -85,6 +85,20 @@ class PartEdge:
     def _message(self, phase: Phase, edge: int) -> Message:
         return Message(phase, self.run.work.sequence, edge, self.layer, self.part)
 
+    @property
+    def state_awaited(self) -> bool:
+        """Another rank has the next chunk, and this run's carry goes there."""
+        return not self.run.replay and self._elsewhere(+1)
+
+    @property
+    def grad_awaited(self) -> bool:
+        """Another rank has the next or the previous chunk."""
+        return self._elsewhere(+1) or self._elsewhere(-1)
+
+    def _elsewhere(self, offset: int) -> bool:
+        owner = self.run.owner(offset)
+        return owner is not None and owner != self.run.post.transport.rank
+
     def receive(self) -> Part | None:
         """The carry from the left."""
         source = self.run.owner(-1)
