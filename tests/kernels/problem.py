@@ -1,8 +1,8 @@
 """Random scans, and the inner learner token by token: the definition, with nothing fused.
 
-`primal` takes every inner gradient from autograd (of the squared error itself, its graph kept), steps
-through the tokens one at a time and lets autograd differentiate the whole. It shares no code with
-kernels/.
+`primal` takes every inner gradient from autograd (of the squared error itself, keeping its graph),
+steps through the tokens one at a time and lets autograd differentiate the whole. It shares no code
+with kernels/.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,27 @@ from tttscale.kernels.scan import ttt_scan
 
 NAMES = ("q", "k", "v", "lr", "token_idx", "norm_weight", "norm_bias")
 KINDS = ("linear", "mlp")
+
+
+class Recorder:
+    """A Handoff that writes down when it is called and with what."""
+
+    def __init__(self, awaited=True, outside=None):
+        self.state_awaited = self.grad_awaited = awaited
+        self.calls, self.outside = [], outside
+        self.state = self.grad = ()
+
+    def state_ready(self, state):
+        self.calls.append("state_ready")
+        self.state = tuple(s.clone() for s in state)
+
+    def grad_wanted(self):
+        self.calls.append("grad_wanted")
+        return self.outside
+
+    def grad_ready(self, grad):
+        self.calls.append("grad_ready")
+        self.grad = tuple(g.clone() for g in grad)
 
 
 @dataclass

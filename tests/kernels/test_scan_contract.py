@@ -3,36 +3,20 @@
 import pytest
 import torch
 
-from tests.kernels.problem import KINDS, NAMES, assert_close, problem
+from tests.kernels.problem import KINDS, NAMES, Recorder, assert_close, problem
 from tttscale.kernels.scan import ttt_scan
 from tttscale.kernels.ttt_linear.reference import LinearScan
 from tttscale.kernels.ttt_mlp.reference import MLPScan
 
 SCANS = {"linear": LinearScan, "mlp": MLPScan}
-PHASES = ("advance", "readout", "readout_backward", "advance_backward", "gradients")
-
-
-class Recorder:
-    """A Handoff that writes down when it is called and with what."""
-
-    def __init__(self, calls, outside=None):
-        self.calls, self.outside = calls, outside
-
-    def state_ready(self, state):
-        self.calls.append("state_ready")
-        self.state = tuple(s.clone() for s in state)
-
-    def grad_wanted(self):
-        self.calls.append("grad_wanted")
-        return self.outside
-
-    def grad_ready(self, grad):
-        self.calls.append("grad_ready")
-        self.grad = tuple(g.clone() for g in grad)
+METHODS = (
+    *("forward", "advance", "readout"),
+    *("backward", "readout_backward", "advance_backward", "gradients"),
+)
 
 
 def spy(monkeypatch, kind, calls):
-    for name in PHASES:
+    for name in METHODS:
         method = getattr(SCANS[kind], name)
 
         def recorded(self, *args, _name=name, _method=method):
@@ -44,37 +28,55 @@ def spy(monkeypatch, kind, calls):
         monkeypatch.setattr(SCANS[kind], name, recorded)
 
 
+def between(*names):
+    """Names of phases and of calls in their order; a phase begins and ends."""
+    events = []
+    for name in names:
+        events += [f"{name} begins", f"{name} ends"] if name in METHODS else [name]
+    return events
+
+
+@pytest.mark.parametrize(
+    ("awaited", "forward", "backward"),
+    [
+        (
+            True,
+            ("advance", "state_ready", "readout"),
+            ("readout_backward", "grad_wanted", "advance_backward", "grad_ready", "gradients"),
+        ),
+        (False, ("forward", "state_ready"), ("grad_wanted", "backward", "grad_ready")),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_handoff_is_called_between_the_phases(kind, monkeypatch):
-    calls = []
-    spy(monkeypatch, kind, calls)
-    p, handoff = problem(kind, 4, 10, 3), Recorder(calls)
+def test_handoff_is_called_between_the_phases(kind, awaited, forward, backward, monkeypatch):
+    p, handoff = problem(kind, 4, 10, 3), Recorder(awaited)
+    spy(monkeypatch, kind, handoff.calls)
     out, *last = p.scan(handoff=handoff)
-    assert calls == [
-        "advance begins",
-        "advance ends",
-        "state_ready",
-        "readout begins",
-        "readout ends",
-    ]
+    assert handoff.calls == between(*forward)
     assert all(torch.equal(a, b) for a, b in zip(handoff.state, last, strict=True))
-    calls.clear()
+    handoff.calls.clear()
     grads = torch.autograd.grad(out.sum(), p.state)
-    assert calls == [
-        "readout_backward begins",
-        "readout_backward ends",
-        "grad_wanted",
-        "advance_backward begins",
-        "advance_backward ends",
-        "grad_ready",
-        "gradients begins",
-        "gradients ends",
-    ]
+    assert handoff.calls == between(*backward)
     assert all(torch.equal(a, b) for a, b in zip(handoff.grad, grads, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_from_outside_is_added_to_autograds_own(kind):
+def test_waiting_changes_the_order_but_no_bit(kind):
+    p = problem(kind, 4, 150, 3)
+    both = []
+    for awaited in (False, True):
+        results = p.scan(handoff=Recorder(awaited))
+        grads = torch.autograd.grad(results, p.leaves, p.cotangents(results))
+        both.append([*results, *grads])
+    # Gradients of shared parameters are added up over groups in opposite orders.
+    shared = range(len(results) + 4, len(results) + 7)
+    for i, (a, b) in enumerate(zip(*both, strict=True)):
+        assert torch.allclose(a, b, rtol=1e-13, atol=1e-13) if i in shared else torch.equal(a, b), i
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_from_outside_is_added_to_autograds_own(kind, awaited):
     p = problem(kind, 4, 10, 3)
     results = p.scan()
     d_out, *d_last = p.cotangents(results)
@@ -82,19 +84,20 @@ def test_gradient_from_outside_is_added_to_autograds_own(kind):
     # All of it from outside; then a part from outside and the rest through autograd.
     for share in (1.0, 0.25):
         outside = tuple(share * d for d in d_last)
-        results = p.scan(handoff=Recorder([], outside))
+        results = p.scan(handoff=Recorder(awaited, outside))
         rest = [(1 - share) * d for d in d_last]
         assert_close(torch.autograd.grad(results, p.leaves, [d_out, *rest]), wanted, 1e-12)
-    results = p.scan(handoff=Recorder([], tuple(d_last)))
+    results = p.scan(handoff=Recorder(awaited, tuple(d_last)))
     assert_close(torch.autograd.grad(results[0], p.leaves, d_out), wanted, 1e-12)
 
 
+@pytest.mark.parametrize("awaited", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_result_depends_on_uninitialised_memory(kind, monkeypatch):
+def test_no_result_depends_on_uninitialised_memory(kind, awaited, monkeypatch):
     p = problem(kind, 4, 75, 3)
 
     def everything():
-        results = p.scan()
+        results = p.scan(handoff=Recorder(awaited))
         return [*results, *torch.autograd.grad(results, p.leaves, p.cotangents(results))]
 
     clean, poisoned = everything(), []

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.problem import KINDS, assert_close, primal, problem
-from tttscale.kernels import minibatch
+from tests.kernels.problem import KINDS, Recorder, assert_close, primal, problem
+from tttscale.kernels import group_scan, minibatch
 
 SHAPES = [  # mini-batch, tokens, head dim: whole, with a remainder, shorter than a mini-batch
     (2, 4, 5),
@@ -29,15 +29,17 @@ def test_gradcheck_of_all_inputs_outputs_and_states(kind, size, length, dim):
     )
 
 
-@pytest.mark.parametrize("cache_bytes", [minibatch.CACHE_BYTES, 0])
+@pytest.mark.parametrize("order", ["groups", "phases", "phases that replay"])
 @pytest.mark.parametrize(("size", "length", "dim"), [(2, 75, 4), (4, 70, 3), (4, 3, 5)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_the_token_by_token_definition(kind, size, length, dim, cache_bytes, monkeypatch):
-    monkeypatch.setattr(minibatch, "CACHE_BYTES", cache_bytes)
+def test_equals_the_token_by_token_definition(kind, size, length, dim, order, monkeypatch):
+    if order == "phases that replay":
+        monkeypatch.setattr(group_scan, "CACHE_BYTES", 0)
     p = problem(kind, size, length, dim)
     if length > 4:
         assert length / size > minibatch.GROUP
-    ours, theirs = p.scan(), primal(kind, size, *p.leaves)
+    handoff = None if order == "groups" else Recorder()
+    ours, theirs = p.scan(handoff=handoff), primal(kind, size, *p.leaves)
     assert_close(ours, theirs, 1e-12)
     cotangents = p.cotangents(ours)
     assert_close(
