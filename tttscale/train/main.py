@@ -6,6 +6,7 @@ from typing import Any
 from tttscale.cluster.ranks import Ranks
 from tttscale.config import Config
 from tttscale.train import setup
+from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent, check_folder
 from tttscale.train.trainer import Evaluation, Trainer
 
@@ -21,7 +22,9 @@ def train(config: Config, ranks: Ranks) -> int:
         check_folder(config)
     tokens = setup.open_tokens(config)
     device = setup.choose_device(config, ranks)
-    setup.set_threads(config, ranks)
+    if device.type == "cpu":
+        setup.set_threads(config, ranks)
+        tune_allocator()
     mesh = setup.connect(config, ranks, device)
     recorder = Recorder(config) if ranks.rank == 0 else Silent()
     try:
