@@ -1,0 +1,165 @@
+"""The whole command, as a user runs it: alone, under torchrun, with mistakes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from tttscale.data import build_store
+from tttscale.model import TTTForCausalLM
+from tttscale.observe import read_metrics
+
+KEYS = {
+    "step",
+    "loss",
+    "grad_norm",
+    "lr",
+    "tokens",
+    "tokens_per_second",
+    "step_seconds",
+    "data_seconds",
+    "bubble_fraction",
+    "exposed_comm_seconds",
+    "peak_memory_bytes",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    text = folder / "text"
+    text.mkdir()
+    for i in range(6):
+        (text / f"{i}.txt").write_text(f"document {i}: " + "the quick brown fox. " * 60)
+    build_store(folder / "store", [str(text)], holdout_fraction=0.3)
+    config = {
+        "run": {"name": "alone", "dir": str(folder / "runs")},
+        "model": {
+            "vocab_size": 259,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "mini_batch_size": 4,
+            "share_qk": True,
+            "use_gate": True,
+            "pre_conv": True,
+        },
+        "data": {"store": str(folder / "store"), "sequence_length": 256},
+        "parallel": {"chunk_length": 64},
+        "train": {"steps": 4, "precision": "fp32", "lr": 1e-2, "warmup_steps": 2},
+        "evaluate": {"every": 2, "sequences": 2},
+        "logging": {"wandb": {"mode": "disabled"}},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def command(folder, *overrides, ranks=1):
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return [*launcher, "-m", "tttscale", "train", str(folder / "run.yaml"), *overrides]
+
+
+def run(folder, *overrides, ranks=1):
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(folder, *overrides, ranks=ranks),
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=240,
+    )
+
+
+def test_one_process_and_two_ranks_write_the_same_run(folder):
+    alone = run(folder)
+    assert alone.returncode == 0, alone.stderr
+    split = run(folder, "run.name=split", "parallel.sequence=2", ranks=2)
+    assert split.returncode == 0, split.stderr
+    first, second = (read_metrics(folder / "runs" / n / "metrics.jsonl") for n in ("alone", "split"))
+    assert [r["step"] for r in first] == [1, 2, 3, 4]
+    assert all(set(r) >= KEYS for r in first + second)
+    assert first[0]["loss"] == second[0]["loss"]
+    assert [r["loss"] for r in first] == pytest.approx([r["loss"] for r in second], rel=1e-6)
+    assert first[-1]["loss"] < first[0]["loss"] < math.log(259) + 0.5
+    assert "heldout_loss" in first[1]
+    assert "heldout_loss" not in first[2]
+    assert first[3]["heldout_loss"] == pytest.approx(second[3]["heldout_loss"], rel=1e-5)
+    check_folder(folder / "runs" / "split", second[-1]["heldout_loss"])
+    assert "held-out" in split.stdout
+    again = run(folder)
+    assert again.returncode == 64
+    assert "already holds a run" in again.stderr
+    assert read_metrics(folder / "runs" / "alone" / "metrics.jsonl") == first
+
+
+def check_folder(folder, heldout_loss):
+    model = TTTForCausalLM.from_pretrained(folder / "final")
+    assert model.config.hidden_size == 16
+    positions = json.loads((folder / "positions.json").read_text())
+    weighted = sum(a * b for a, b in zip(positions["loss"], positions["count"], strict=True))
+    assert weighted / sum(positions["count"]) == pytest.approx(heldout_loss)
+    for name in ("loss_by_step.png", "loss_by_position.png", "config.yaml"):
+        assert (folder / name).stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "words"),
+    [
+        (["train.stepz=3"], 64, ["train.stepz", "train.steps"]),
+        (["train.steps=many"], 64, ["train.steps", "many"]),
+        (["parallel.chunk_length=30"], 64, ["parallel.chunk_length", "30", "mini_batch_size"]),
+        (["parallel.sequence=2"], 64, ["parallel.sequence", "2", "1 processes"]),
+        (["data.store=/nowhere/at/all"], 65, ["/nowhere/at/all"]),
+        (["data.sequence_length=1Mi"], 65, ["1048576", "data.sequence_length"]),
+        (["model.vocab_size=100"], 65, ["model.vocab_size=259"]),
+        (["evaluate.sequences=1000"], 64, ["evaluate.sequences"]),
+    ],
+)
+def test_mistakes_get_one_clear_error(folder, overrides, code, words):
+    result = run(folder, "run.name=mistake", *overrides)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("error:") == 1
+    for word in words:
+        assert word in result.stderr
+    assert not (folder / "runs" / "mistake").exists()
+
+
+def test_a_mistake_under_torchrun_is_told_by_one_rank(folder):
+    result = run(folder, "run.name=mistake", "parallel.sequence=2", "data.store=/nowhere", ranks=2)
+    assert result.returncode != 0
+    assert result.stderr.count("error: ") == 1
+    assert "/nowhere" in result.stderr
+
+
+def test_ctrl_c_ends_all_ranks_cleanly(folder):
+    overrides = ("run.name=interrupted", "parallel.sequence=2", "train.steps=100000")
+    process = subprocess.Popen(
+        command(folder, *overrides, ranks=2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    metrics = folder / "runs" / "interrupted" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode != 0
+    assert "interrupted" in errors
+    assert "tttscale/train" not in errors, errors
+    assert all(isinstance(r["loss"], float) for r in read_metrics(metrics))
