@@ -234,7 +234,9 @@ class _InputGrads:
     def __init__(self, scan: GroupScan) -> None:
         q, k, v, lr, token_idx, weight, bias = scan.inputs
         self._scan = scan
-        self._tokens = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v)]
+        self._tokens = [
+            torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v)
+        ]
         self._lr = torch.empty_like(lr, memory_format=torch.contiguous_format)
         self._shared = [torch.zeros_like(t, dtype=scan.dtype) for t in (token_idx, weight, bias)]
 

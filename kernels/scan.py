@@ -125,7 +125,12 @@ class _TorchScan(torch.autograd.Function):
         ctx: Any, kind: str, size: int, handoff: Handoff | None, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         inputs, state = tensors[:7], tensors[7:]
-        ctx.meta = (_SCANS[kind], size, torch.promote_types(inputs[0].dtype, torch.float32), handoff)
+        ctx.meta = (
+            _SCANS[kind],
+            size,
+            torch.promote_types(inputs[0].dtype, torch.float32),
+            handoff,
+        )
         scan = _SCANS[kind](inputs, size, ctx.meta[2])
         if handoff is not None and handoff.state_awaited:
             saved, last = scan.advance(state)

@@ -84,7 +84,9 @@ def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def sweep(config, groups, *, ranks=1, chunk=8, kind="striped", keep=0, dtype=torch.float64, wrap=None):
+def sweep(
+    config, groups, *, ranks=1, chunk=8, kind="striped", keep=0, dtype=torch.float64, wrap=None
+):
     """Run one step over thread ranks; returns losses [M, B] and summed gradients."""
     length, batch = len(groups[0][0].ids), len(groups[0])
     layout = Layout(kind, length, chunk, ranks, len(groups))

@@ -84,7 +84,9 @@ def test_one_process_and_two_ranks_write_the_same_run(folder):
     assert alone.returncode == 0, alone.stderr
     split = run(folder, "run.name=split", "parallel.sequence=2", ranks=2)
     assert split.returncode == 0, split.stderr
-    first, second = (read_metrics(folder / "runs" / n / "metrics.jsonl") for n in ("alone", "split"))
+    first, second = (
+        read_metrics(folder / "runs" / n / "metrics.jsonl") for n in ("alone", "split")
+    )
     assert [r["step"] for r in first] == [1, 2, 3, 4]
     assert all(set(r) >= KEYS for r in first + second)
     assert first[0]["loss"] == second[0]["loss"]

@@ -69,12 +69,16 @@ def engine_facts(ranks):
                 model[1].weight.grad = None  # a parameter without a gradient on one rank
             expected = [p.grad.clone() if p.grad is not None else None for p in model.parameters()]
             norm = engine.step()
-        summed = [torch.zeros_like(p) if g is None else g for p, g in zip(before, expected, strict=True)]
+        summed = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(before, expected, strict=True)
+        ]
         for grad in summed:
             dist.all_reduce(grad)
         # Adam with zero betas moves by lr * sign(gradient).
-        moved = [torch.allclose(p, b - 0.1 * g.sign(), atol=1e-5)
-                 for p, b, g in zip(model.parameters(), before, summed, strict=True)]
+        moved = [
+            torch.allclose(p, b - 0.1 * g.sign(), atol=1e-5)
+            for p, b, g in zip(model.parameters(), before, summed, strict=True)
+        ]
         size = sum(p.numel() for p in model.parameters())
         facts[stage] = {
             "during_sweeps": during_sweeps,

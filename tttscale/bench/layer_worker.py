@@ -28,14 +28,15 @@ _KIB = 1024
 
 def config_of(kind: str, heads: int) -> TTTConfig:
     """One layer with heads of 64, Transformer backbone."""
-    return TTTConfig(
-        hidden_size=HEAD_DIM * heads,
-        num_attention_heads=heads,
-        num_hidden_layers=1,
-        intermediate_size=2 * HEAD_DIM * heads,
-        ttt_layer_type="linear" if kind == "linear" else "mlp",
-        ttt_base_lr=1.0 if kind == "linear" else 0.1,
-    )
+    fields = {
+        "hidden_size": HEAD_DIM * heads,
+        "num_attention_heads": heads,
+        "num_hidden_layers": 1,
+        "intermediate_size": 2 * HEAD_DIM * heads,
+        "ttt_layer_type": kind,
+        "ttt_base_lr": 1.0 if kind == "linear" else 0.1,
+    }
+    return TTTConfig(**fields)
 
 
 def load_official(path: Path) -> Any:
@@ -115,7 +116,9 @@ def measure(call: Callable[[], Tensor], repeats: int) -> tuple[float, int]:
 
 def main(who: str, kind: str, heads: int, tokens: int, repeats: int, path: Path | None) -> None:
     """Measure and print."""
-    if who != "official":  # as its users run it; "official-tuned" has the allocator settings of ours
+    if (
+        who != "official"
+    ):  # as its users run it; "official-tuned" has the allocator settings of ours
         tune_allocator()
     who = who.removesuffix("-tuned")
     torch.set_num_threads(1)

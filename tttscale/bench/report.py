@@ -94,7 +94,7 @@ def collect(workers: Sequence["subprocess.Popen[str]"]) -> list[Any]:
     outputs = [worker.communicate()[0] for worker in workers]
     for worker in workers:
         if worker.returncode:
-            raise RuntimeError(f"{shlex.join(map(str, worker.args))} ended with {worker.returncode}")
+            raise RuntimeError(f"{worker.args} ended with {worker.returncode}")
     return [json.loads(output.strip().splitlines()[-1]) for output in outputs]
 
 

@@ -38,7 +38,12 @@ def small_config(tokens: int, chunk: int, keep: str, steps: int, ranks: int) -> 
                 "pre_conv": True,
             },
             "data": {"store": "random", "sequence_length": tokens},
-            "parallel": {"sequence": ranks, "chunk_length": chunk, "keep_chunks": keep, "threads": 1},
+            "parallel": {
+                "sequence": ranks,
+                "chunk_length": chunk,
+                "keep_chunks": keep,
+                "threads": 1,
+            },
             "train": {"steps": steps, "precision": "fp32"},
         }
     )
@@ -72,7 +77,9 @@ def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
         "bubble_fraction": last["bubble_fraction"],
         "kept_chunks": policy.chunks,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
-        "carry_bytes": (layout.chunks - 1) * model.config.num_hidden_layers * sweeps.carry.layer_bytes,
+        "carry_bytes": (layout.chunks - 1)
+        * model.config.num_hidden_layers
+        * sweeps.carry.layer_bytes,
     }
     mesh.close()
     print(json.dumps(result))

@@ -84,7 +84,8 @@ def start(
     if not dist.is_initialized():
         backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
         if ranks.world_size == 1:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
         else:
             os.environ.setdefault("MASTER_ADDR", ranks.master_addr)
             os.environ.setdefault("MASTER_PORT", str(ranks.master_port))
@@ -102,4 +103,3 @@ def start(
             timeout=TIMEOUT,
         )
     return Mesh(ranks.rank, ranks.world_size, sequence_size, transport)
-

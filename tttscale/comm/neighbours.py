@@ -82,6 +82,7 @@ class NeighbourTransport:
                 pair = sorted((replica + source, replica + target))
                 group = dist.new_group(pair, timeout=timeout, backend=backend)
                 if rank in pair:
+                    assert isinstance(group, dist.ProcessGroup)
                     groups[source, target, phase] = group
         transport = cls(rank - first, size, first, groups, device, dtype)
         transport._warm_up()

@@ -69,9 +69,7 @@ class ThreadTransport:
 
 
 class _ThreadPending:
-    def __init__(
-        self, world: ThreadWorld, edge: tuple[int, int, Phase], message: Message
-    ) -> None:
+    def __init__(self, world: ThreadWorld, edge: tuple[int, int, Phase], message: Message) -> None:
         self._world, self._edge, self._message = world, edge, message
 
     def wait(self) -> Part:

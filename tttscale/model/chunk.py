@@ -6,6 +6,7 @@ A block never sees ranks or process groups. What lies left and right of a chunk 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -101,8 +102,8 @@ class Chunk:
 
     def spans(self, length: int) -> Iterator[Span]:
         """Cut `length` tokens at the document starts."""
-        cuts = sorted({0, *self.starts}) + [length]
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        cuts = [*sorted({0, *self.starts}), length]
+        for begin, end in pairwise(cuts):
             yield Span(begin, end, self.starts.get(begin))
 
 

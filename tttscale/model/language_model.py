@@ -52,9 +52,7 @@ class Block(nn.Module):
         self.seq_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(
-        self, x: Tensor, chunk: Chunk = WHOLE, edges: LayerEdges = NO_NEIGHBOURS
-    ) -> Tensor:
+    def forward(self, x: Tensor, chunk: Chunk = WHOLE, edges: LayerEdges = NO_NEIGHBOURS) -> Tensor:
         """[B, C, D] -> [B, C, D]; the carry goes in and out through `edges`."""
         if self.conv is not None:
             x = x + self.conv(x, chunk, edges)

@@ -88,7 +88,9 @@ class TTTLayer(nn.Module):
         names = ("W1", "b1") if self.config.ttt_layer_type == "linear" else ("W1", "b1", "W2", "b2")
         return tuple(getattr(self, name).expand(batch, -1, -1, -1) for name in names)
 
-    def _scan(self, q: Tensor, k: Tensor, v: Tensor, lr: Tensor, chunk: Chunk, edge: Edge) -> Tensor:
+    def _scan(
+        self, q: Tensor, k: Tensor, v: Tensor, lr: Tensor, chunk: Chunk, edge: Edge
+    ) -> Tensor:
         """Scan span by span; a document start returns its rows to the learned initial weights."""
         initial = self._initial_state(q.shape[0])
         received = edge.receive()
@@ -111,7 +113,10 @@ class TTTLayer(nn.Module):
                 state,
                 mini_batch_size=self.config.mini_batch_size,
                 handoff=_SpanHandoff(
-                    edge, span, first=span is spans[0] and received is not None, last=span is spans[-1]
+                    edge,
+                    span,
+                    first=span is spans[0] and received is not None,
+                    last=span is spans[-1],
                 ),
             )
             outs.append(out)

@@ -1,7 +1,7 @@
 """Chunks of tokens as tensors, read one ahead by a thread, exactly when the sweeps need them."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,7 +83,7 @@ class Reader:
         parts = [sequence.chunk(begin, end) for sequence in self._groups[group]]
         return assemble(parts, begin, self._device)
 
-    def read(self, ranges: Iterable[tuple[int, int, int]]) -> Iterator[Batch]:
+    def read(self, ranges: Iterable[tuple[int, int, int]]) -> Generator[Batch, None, None]:
         """Yield the batch of every (m, begin, end); while one is used the next is read."""
         with ThreadPoolExecutor(1, thread_name_prefix="read-chunk") as pool:
             upcoming = iter(ranges)

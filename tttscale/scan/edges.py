@@ -117,9 +117,7 @@ class PartEdge:
         target = self.run.owner(+1)
         if target is not None and not self.run.replay:
             detached: tuple[Tensor, ...] = tuple(t.detach() for t in part)
-            self.run.post.give(
-                self._message(Phase.FORWARD, self.run.work.chunk), target, detached
-            )
+            self.run.post.give(self._message(Phase.FORWARD, self.run.work.chunk), target, detached)
 
     def receive_grad(self) -> Part | None:
         """The gradient of what was sent, from the right."""

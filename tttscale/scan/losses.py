@@ -41,9 +41,12 @@ class Losses:
     def empty(cls, sequences: int, chunks: int, batch: int, length_tokens: int) -> "Losses":
         """All zero."""
         edges = position_edges(length_tokens)
-        shape, buckets = (sequences, chunks, batch), len(edges) - 1
-        zeros = [torch.zeros(s, dtype=torch.float64) for s in (shape, shape, (buckets,), (buckets,))]
-        return cls(*zeros, edges)
+        shape, buckets = (sequences, chunks, batch), (len(edges) - 1,)
+
+        def zeros(size: tuple[int, ...]) -> Tensor:
+            return torch.zeros(size, dtype=torch.float64)
+
+        return cls(zeros(shape), zeros(shape), zeros(buckets), zeros(buckets), edges)
 
     def add(self, sequence: int, chunk: int, begin: int, losses: Tensor, labels: Tensor) -> None:
         """Enter one chunk: losses and labels [B, C], `begin` its first position."""

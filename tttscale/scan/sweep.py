@@ -169,11 +169,10 @@ class Sweeps:
 
     def _layers(self, work: Work, batch: Batch, edges: ChunkEdges, x: Tensor | None) -> Tensor:
         with self._precision():
-            if x is None:
-                x = self.model.embed(batch.ids)
+            out = self.model.embed(batch.ids) if x is None else x
             for layer in work.layers:
-                x = self.model.blocks[layer](x, batch.chunk, edges.layer(layer))
-        return x
+                out = self.model.blocks[layer](out, batch.chunk, edges.layer(layer))
+        return out
 
     def _head(self, work: Work, batch: Batch, x: Tensor) -> Tensor:
         with self._precision():

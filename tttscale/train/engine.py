@@ -34,7 +34,9 @@ class _Parameters(nn.Module):
 
     def forward(self, grads: list[Tensor]) -> Tensor:
         """Sum of <parameter, gradient>; its gradient is `grads`."""
-        products = [torch.dot(p.view(-1), g.view(-1)) for p, g in zip(self.values, grads, strict=True)]
+        products = [
+            torch.dot(p.view(-1), g.view(-1)) for p, g in zip(self.values, grads, strict=True)
+        ]
         return torch.stack(products).sum()
 
 

@@ -77,7 +77,9 @@ class _Job:
         for step in range(1, steps + 1):
             record = self._trainer.step(step, self._tokens.train)
             evaluation = None
-            if self._tokens.heldout is not None and (step == steps or (every and step % every == 0)):
+            if self._tokens.heldout is not None and (
+                step == steps or (every and step % every == 0)
+            ):
                 evaluation = self._trainer.evaluate(
                     self._tokens.heldout, self._evaluation, self._config.evaluate.sequences
                 )

@@ -60,14 +60,18 @@ class Trainer:
         grad_norm = self._engine.step()
         reduce_seconds = time.perf_counter() - reducing
         seconds = time.perf_counter() - began
-        waits = self._mesh.gather([self._sweeps.wait_seconds, self._sweeps.data_seconds, _peak_bytes()])
+        waits = self._mesh.gather(
+            [self._sweeps.wait_seconds, self._sweeps.data_seconds, _peak_bytes()]
+        )
         bubble = float(waits[:, 0].mean()) / seconds
         return {
             "step": step,
             "loss": loss,
             "grad_norm": grad_norm,
             "lr": lr,
-            "tokens": self._config.train.sequences_per_step * self._config.data.sequence_length * step,
+            "tokens": self._config.train.sequences_per_step
+            * self._config.data.sequence_length
+            * step,
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
             "data_seconds": float(waits[:, 1].max()),
@@ -85,7 +89,9 @@ class Trainer:
             losses = sweeps.forward([[windows.window(i)] for i in mine], train=False)
             flat = torch.cat([losses.position_sums, losses.position_counts])
         buckets = len(edges) - 1
-        total = self._mesh.sum_on_cpu(torch.zeros(2 * buckets, dtype=torch.float64) if flat is None else flat)
+        total = self._mesh.sum_on_cpu(
+            torch.zeros(2 * buckets, dtype=torch.float64) if flat is None else flat
+        )
         sums, counts = total[:buckets], total[buckets:]
         means = (sums / counts.clamp(min=1)).tolist()
         positions = {"edges": edges, "loss": means, "count": counts.tolist()}
