@@ -4,18 +4,20 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from tttscale import __version__
+from tttscale.bench.cli import app as bench_app
 from tttscale.cluster import discover
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 
 _INTERRUPTED = 130
 _OTHER_RANKS_WAIT_SECONDS = 3.0
+_PROGRESS_SECONDS = 0.2
 
 app = typer.Typer(
     help="Train Test-Time-Training language models, split exactly along the sequence.",
@@ -26,6 +28,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -112,18 +115,34 @@ def plot(
         typer.echo(path)
 
 
+@app.command()
+def baseline(
+    run_dir: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+) -> None:
+    """Compare a run's held-out loss with a bigram model of its training text.
+
+    Example: `tttscale baseline runs/quickstart`
+    """
+    from tttscale.evaluate.bigram import compare
+
+    typer.echo(compare(run_dir).render())
+
+
 @data_app.command("build")
 def data_build(
     out: Annotated[Path, typer.Argument(help="The token store to write.")],
     sources: Annotated[list[Path], typer.Argument(help="Files or folders of text.")],
     tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json.")] = "bytes",
-    text_key: Annotated[str, typer.Option(help="The text's key in JSONL or Parquet.")] = "text",
+    text_key: Annotated[str, typer.Option(help="The text's key in JSONL.")] = "text",
     suffix: Annotated[
         list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
     ] = None,
     heldout: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Fraction of documents held out.")
     ] = 0.01,
+    skip_undecodable: Annotated[
+        bool, typer.Option("--skip-undecodable", help="Leave out files that are not UTF-8.")
+    ] = False,
 ) -> None:
     """Turn text files into a token store.
 
@@ -131,14 +150,21 @@ def data_build(
     """
     from tttscale.data import build_store
 
-    build_store(
+    began = time.perf_counter()
+    info = build_store(
         out,
         [str(source) for source in sources],
         tokenizer=tokenizer,
         holdout_fraction=heldout,
         text_key=text_key,
         suffixes=suffix or None,
+        skip_undecodable=skip_undecodable,
+        progress=_build_progress(),
     )
+    seconds = time.perf_counter() - began
+    tokens = sum(split.tokens for split in info.splits.values())
+    documents = sum(split.documents for split in info.splits.values())
+    typer.echo(f"{out}: {documents:,} documents, {tokens:,} tokens in {seconds:.1f} s")
 
 
 @data_app.command("info")
@@ -150,6 +176,22 @@ def data_info(store: Annotated[Path, typer.Argument(help="A token store.")]) -> 
     from tttscale.data import TokenStore, render_info
 
     typer.echo(render_info(TokenStore.open(store).info))
+
+
+def _build_progress() -> Callable[[int, int], None] | None:
+    """A line that counts documents on a terminal; nothing in a log."""
+    if not sys.stderr.isatty():
+        return None
+    last = [0.0]
+
+    def show(documents: int, text_bytes: int) -> None:
+        now = time.perf_counter()
+        if now - last[0] > _PROGRESS_SECONDS:
+            last[0] = now
+            sys.stderr.write(f"\r{documents:,} documents, {text_bytes / 1e6:,.1f} MB of text ")
+            sys.stderr.flush()
+
+    return show
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
@@ -178,7 +220,7 @@ def _report(error: TTTScaleError) -> None:
     """
     if not _is_first_rank():
         time.sleep(_OTHER_RANKS_WAIT_SECONDS)
-        typer.echo(f"[rank {os.environ.get('RANK', '?')}] error: {error}", err=True)
+        typer.echo(f"[rank {discover(os.environ).rank}] error: {error}", err=True)
     else:
         typer.echo(f"error: {error}", err=True)
 

@@ -97,10 +97,15 @@ def test_user_errors_are_one_message_with_their_code(run, config):
     assert "Traceback" not in err
 
 
-def test_other_ranks_fail_silently_with_the_same_code(run, config, monkeypatch):
+def test_other_ranks_wait_and_say_who_they_are(run, config, monkeypatch):
+    """The launcher ends them meanwhile if the first rank has failed and spoken."""
+    naps = []
+    monkeypatch.setattr("time.sleep", naps.append)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run("train", config, "train.lrr=1") == (64, "", "")
+    code, out, err = run("train", config, "train.lrr=1")
+    assert (code, out, naps) == (64, "", [3.0])
+    assert err.startswith("[rank 1] error: ")
     assert run("train", config, "--wrong") == (2, "", "")
     assert run("train", config, "--print-config") == (0, "", "")
 

@@ -32,8 +32,11 @@ def test_stages_agree(world):
             each = 1e-5 if precision == "fp32" else 1e-4
             for stage in STAGES[1:]:
                 close_parameters(results[precision, stage][0], parameters, each)
-                assert results[precision, stage][1] == pytest.approx(losses, rel=1e-6)
-                assert results[precision, stage][2] == pytest.approx(norms, rel=1e-4)
+                rounding = 1e-6 if precision == "fp32" else 1e-4
+                assert results[precision, stage][1] == pytest.approx(losses, rel=rounding)
+                assert results[precision, stage][2] == pytest.approx(
+                    norms, rel=1e-4 if precision == "fp32" else 1e-2
+                )
     for name, value in per_rank[0]["fp32", 3][0].items():
         for other in per_rank[1:]:
             assert (other["fp32", 3][0][name] == value).all(), "ranks drifted apart"

@@ -61,7 +61,7 @@ def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
     policy = setup.keep_policy(config, ranks, device)
     sweeps = setup.build_sweeps(config, model, mesh, sequences=1, batch=1, keep=policy)
     trainer = Trainer(config, mesh, model, sweeps, setup.build_engine(config, model, mesh))
-    text = np.random.default_rng(0).integers(0, 256, tokens + 1)
+    text = np.random.default_rng(0).integers(0, 256, tokens + 1, dtype=np.uint16)
     windows = Windows(ArraySplit([text]), tokens, 0, 16)
     records = []
     for step in range(1, steps + 1):

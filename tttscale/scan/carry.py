@@ -1,9 +1,11 @@
 """The carry: what a later chunk needs of the past, one layer's parts and their shapes."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tttscale.model.architecture import TTTConfig
 
@@ -43,3 +45,51 @@ class CarryLayout:
     def layer_bytes(self) -> int:
         """Bytes of one layer's carry."""
         return sum(self.floats(part) for part in self.parts) * self.dtype.itemsize
+
+
+class CarryStore:
+    """Incoming carries of own chunks, in one block of memory per part that is allocated once.
+
+    Carries live for a whole sweep while a chunk's activations come and go. Allocated one by one they would
+    lie scattered between those, and the holes could not be used again.
+    """
+
+    def __init__(
+        self,
+        layout: CarryLayout,
+        layers: int,
+        edges: Iterable[tuple[int, int]],
+        device: torch.device,
+    ) -> None:
+        """Make room.
+
+        Args:
+            layout: shapes of the parts.
+            layers: layers of the model.
+            edges: (sequence, edge) of every carry to be stored.
+            device: where the carries live.
+        """
+        self._layout = layout
+        self._places = {edge: i for i, edge in enumerate(edges)}
+        self._blocks = {
+            part: torch.empty(
+                len(self._places), layers, layout.floats(part), dtype=layout.dtype, device=device
+            )
+            for part in layout.parts
+        }
+
+    def put(
+        self, sequence: int, edge: int, layer: int, part: str, tensors: tuple[Tensor, ...]
+    ) -> None:
+        """Copy one part in."""
+        for place, tensor in zip(self.get(sequence, edge, layer, part), tensors, strict=True):
+            place.copy_(tensor)
+
+    def get(self, sequence: int, edge: int, layer: int, part: str) -> tuple[Tensor, ...]:
+        """Views of one part."""
+        flat, at, views = self._blocks[part][self._places[sequence, edge], layer], 0, []
+        for shape in self._layout.parts[part]:
+            size = math.prod(shape)
+            views.append(flat[at : at + size].view(shape))
+            at += size
+        return tuple(views)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from tttscale.scan.carry import CarryStore
 from tttscale.scan.schedule import Message, Phase, Schedule, Work
 from tttscale.scan.transport import Inbox, Part, Transport
 
@@ -20,8 +21,8 @@ class Post:
     schedule: Schedule
     transport: Transport
     inboxes: dict[Phase, Inbox]
+    carries: CarryStore
     _own: dict[Message, Part] = field(default_factory=dict)
-    _carries: dict[Message, Part] = field(default_factory=dict)
 
     def take(self, message: Message, source: int) -> Part:
         """The message, from this rank or from a neighbour."""
@@ -36,18 +37,10 @@ class Post:
         else:
             self.transport.send(message, target, part)
 
-    def store(self, message: Message, part: Part) -> None:
-        """Keep an incoming carry for the recomputation."""
-        self._carries[message] = part
-
-    def stored(self, message: Message) -> Part:
-        """Give back a stored carry, once."""
-        return self._carries.pop(message)
-
     @property
     def empty(self) -> bool:
         """Whether everything that was left has been used."""
-        return not self._own and not self._carries
+        return not self._own
 
 
 @dataclass(frozen=True)
@@ -105,11 +98,12 @@ class PartEdge:
         if source is None:
             return None
         message = self._message(Phase.FORWARD, self.run.work.chunk - 1)
+        place = message.sequence, message.edge, self.layer, self.part
         if self.run.replay:
-            return self.run.post.stored(message)
+            return self.run.post.carries.get(*place)
         part = self.run.post.take(message, source)
         if not self.run.keep:
-            self.run.post.store(message, part)
+            self.run.post.carries.put(*place, part)
         return part
 
     def send(self, part: Part) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.batch import Batch, Reader, TokenSequence
-from tttscale.scan.carry import CarryLayout
+from tttscale.scan.carry import CarryLayout, CarryStore
 from tttscale.scan.edges import ChunkEdges, Post
 from tttscale.scan.losses import Losses
 from tttscale.scan.memory import KeepPolicy, SavedBytes
@@ -66,6 +66,7 @@ class Sweeps:
         self.device = parameter.device
         self.carry = CarryLayout.of(model.config, batch, parameter.dtype)
         assert schedule.parts == tuple(self.carry.parts)
+        self._carries: tuple[tuple[tuple[int, int], ...], CarryStore] | None = None
         self.wait_seconds = 0.0
         """Time that the last step's receives were waited for (the host's view)."""
         self.data_seconds = 0.0
@@ -87,12 +88,12 @@ class Sweeps:
         self.losses = Losses.empty(
             layout.sequences, layout.chunks, self.batch, layout.length_tokens
         )
-        self._post = Post(self.schedule, self.transport, {})
+        works = self.schedule.works(self.transport.rank, Phase.FORWARD)
+        kept = self._kept(works) if train else set()
+        self._post = Post(self.schedule, self.transport, {}, self._room(works, kept, train))
         self._open(Phase.FORWARD)
         self._inputs: dict[tuple[int, int, int], Tensor] = {}
         self._graphs: dict[Work, Run] = {}
-        works = self.schedule.works(self.transport.rank, Phase.FORWARD)
-        kept = self._kept(works) if train else set()
         for work, batch in zip(works, self._reader.read(self._ranges(works)), strict=True):
             if work.layers.stop == self.schedule.layers:
                 self.tokens += int((batch.labels != IGNORED).sum())
@@ -205,6 +206,15 @@ class Sweeps:
         per_chunk = self.schedule.layers // len(works[0].layers) if works else 1
         count = min(self.keep.chunks * per_chunk, len(works))
         return set(works[len(works) - count :])
+
+    def _room(self, works: list[Work], kept: set[Work], train: bool) -> CarryStore:
+        """Where the carries of recomputed chunks go; the same block every step if it fits."""
+        stored = [w for w in works if train and w not in kept and w.chunk > 0]
+        edges = tuple(dict.fromkeys((w.sequence, w.chunk - 1) for w in stored))
+        if self._carries is None or self._carries[0] != edges:
+            layers, device = self.schedule.layers, self.device
+            self._carries = edges, CarryStore(self.carry, layers, edges, device)
+        return self._carries[1]
 
     def _open(self, phase: Phase) -> None:
         ahead = AHEAD_LAYERS * len(self.carry.parts)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# One host through the deepspeed launcher:  N=8 bash launch/deepspeed.sh CONFIG [key=value ...]
+# Several hosts: HOSTFILE=hosts bash launch/deepspeed.sh CONFIG ...   (lines of "host slots=8")
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Without GPUs the launcher has to be told that CPU processes are wanted.
+if ! python -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
+  export DS_ACCELERATOR=cpu
+fi
+place=(--num_gpus "${N:-2}")
+[[ -n "${HOSTFILE:-}" ]] && place=(--hostfile "$HOSTFILE")
+exec deepspeed "${place[@]}" --module tttscale train "$@"

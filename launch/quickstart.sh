@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained model: install, build a token store from real text, train a TTT-Linear
+# model at a 65,536-token context with every sequence split over two ranks, show what came out.
+#   bash launch/quickstart.sh                      about ten minutes on two CPU cores
+#   QUICKSTART_STEPS=200 bash launch/quickstart.sh     longer
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stage="start"
+trap 'echo "quickstart failed while it was to: $stage" >&2' ERR
+say() { stage="$1"; printf '\n== %s\n' "$1"; }
+
+name="quickstart-$(date +%Y%m%d-%H%M%S)"
+store="stores/python-stdlib"
+run="runs/$name"
+overrides=("run.name=$name" "data.store=$store")
+[[ -n "${QUICKSTART_STEPS:-}" ]] && overrides+=("train.steps=$QUICKSTART_STEPS")
+
+say "install into .venv (once, a few minutes)"
+bash launch/install.sh
+export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1
+
+if [[ -d "$store" ]]; then
+  say "use the token store $store"
+else
+  say "build a token store from this Python's own standard library"
+  sources="$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+  tttscale data build "$store" "$sources" --suffix .py --heldout 0.01 --skip-undecodable
+fi
+tttscale data info "$store"
+
+say "train on two ranks (torchrun), 65,536 tokens per sequence"
+torchrun --standalone --nproc-per-node 2 -m tttscale train configs/quickstart.yaml "${overrides[@]}"
+
+say "compare with a byte-bigram model of the same text"
+tttscale baseline "$run"
+
+cat <<EOT
+
+Everything is in $run:
+  metrics.jsonl          one line per step
+  loss_by_step.png       the falling loss
+  loss_by_position.png   loss along the context
+  final/                 weights: tttscale.model.TTTForCausalLM.from_pretrained("$run/final")
+
+Next:
+  QUICKSTART_STEPS=200 bash launch/quickstart.sh           train longer
+  .venv/bin/tttscale train configs/quickstart.yaml run.name=alone parallel.sequence=1 train.steps=5
+                                                           one process, the same losses
+  bash tests/run.sh                                        run the tests
+EOT
