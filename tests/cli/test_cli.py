@@ -4,7 +4,6 @@ from types import ModuleType
 import pytest
 
 from tttscale import __version__, cli
-from tttscale.errors import DataError
 
 RUN = """\
 run: {name: quick}
@@ -148,34 +147,23 @@ def test_usage_errors(run):
     assert "Missing argument" in err
 
 
-def test_data_build_and_info(run, monkeypatch, tmp_path):
-    calls = []
-
-    class Store:
-        info = "facts"
-
-        @classmethod
-        def open(cls, path):
-            if not path.exists():
-                raise DataError(f"no store at {path}")
-            return cls()
-
-    module = ModuleType("tttscale.data")
-    module.build_store = lambda *args, **kwargs: calls.append((args, kwargs))  # type: ignore[attr-defined]
-    module.TokenStore, module.render_info = Store, str.upper  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tttscale.data", module)
+def test_data_build_and_info(run, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "a.py").write_text("print(1)")
+    (text / "b.md").write_text("two")
+    (text / "c.bin").write_text("not taken")
+    out = str(tmp_path / "store")
     options = ["--suffix", ".py", "--suffix", ".md", "--heldout", "0.1"]
-    assert run("data", "build", "out", "a", "b", *options)[0] == 0
-    (out, sources), options = calls[0]
-    assert (str(out), sources) == ("out", ["a", "b"])
-    assert options == {
-        "tokenizer": "bytes",
-        "holdout_fraction": 0.1,
-        "text_key": "text",
-        "suffixes": [".py", ".md"],
-    }
-    assert run("data", "info", str(tmp_path)) == (0, "FACTS\n", "")
-    assert run("data", "info", "nowhere") == (65, "", "error: no store at nowhere\n")
+    code, said, _ = run("data", "build", out, str(text), *options)
+    assert code == 0
+    assert "2 documents, 15 tokens" in said
+    code, said, _ = run("data", "info", out)
+    assert code == 0
+    assert "bytes (259 ids" in said
+    code, _, err = run("data", "info", str(tmp_path / "nowhere"))
+    assert code == 65
+    assert "nowhere" in err
 
 
 def test_plot(run, tmp_path):

@@ -14,6 +14,7 @@ import contextlib
 import io
 import logging
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -159,6 +160,8 @@ def _import_deepspeed() -> Any:
         import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed calls collectives by names that torch is about to retire.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     # On a CPU it would compile a shared-memory all-reduce at first use; gloo does here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False, verbose=False)

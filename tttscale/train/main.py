@@ -1,6 +1,5 @@
 """`tttscale train`: set up, loop, finish."""
 
-import warnings
 from typing import Any
 
 from tttscale.cluster.ranks import Ranks
@@ -17,7 +16,6 @@ def train(config: Config, ranks: Ranks) -> int:
     Raises:
         TTTScaleError: of any kind, before anything heavy starts where possible.
     """
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if ranks.rank == 0:
         check_folder(config)
     tokens = setup.open_tokens(config)

@@ -1,0 +1,203 @@
+"""The house's rules: who may import whom, what --help may load, and that the README tells the truth."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from tttscale.config import load_config
+
+ROOT = Path(__file__).parents[1]
+FLOORS = [
+    {"cli"},
+    {"train", "evaluate", "bench"},
+    {"comm", "plan"},
+    {"scan"},
+    {"model", "data", "config"},
+    {"kernels", "observe", "cluster", "errors"},
+]
+SIDEWAYS = {
+    ("config", "model"),
+    ("evaluate", "train"),
+    ("bench", "train"),
+    ("cluster", "errors"),
+    ("observe", "errors"),
+}
+"""Arrows inside a floor; none goes back, so there is no circle."""
+HOMES = {  # package -> the only files or folders that may import it
+    "deepspeed": ["tttscale/train/engine.py"],
+    "wandb": ["tttscale/observe/"],
+    "zarr": ["tttscale/data/"],
+    "mpi4py": ["tttscale/comm/", "tttscale/data/"],
+    "torch.distributed": ["tttscale/comm/"],
+    "matplotlib": ["tttscale/observe/"],
+    "tokenizers": ["tttscale/data/"],
+}
+FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+
+
+def sources():
+    for top in ("tttscale", "kernels"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            relative = path.relative_to(ROOT)
+            if relative.parts[:2] not in (("tttscale", "kernels"), ("tttscale", "configs")):
+                yield relative, ast.parse(path.read_text())
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def room(parts):
+    name = parts[0] if parts[0] == "kernels" else parts[1]
+    return Path(name).stem
+
+
+def test_arrows_go_down():
+    broken = []
+    for path, tree in sources():
+        here = room(path.parts)
+        for name in imports(tree):
+            words = name.split(".")
+            if words[0] != "tttscale" or len(words) < 2 or here in ("__init__", "__main__"):
+                continue
+            there = words[1]
+            if there not in FLOOR_OF or there == here:
+                continue
+            down = FLOOR_OF[there] > FLOOR_OF[here]
+            if not down and (here, there) not in SIDEWAYS:
+                broken.append(f"{path} imports {name}")
+    assert not broken
+
+
+def test_libraries_have_one_home():
+    broken = []
+    for path, tree in sources():
+        for name in imports(tree):
+            for library, homes in HOMES.items():
+                inside = any(str(path).startswith(home) for home in homes)
+                if (name + ".").startswith(library + ".") and not inside:
+                    broken.append(f"{path} imports {name}")
+            words = name.split(".")
+            if path.parts[0] == "kernels" and words[0] == "tttscale" and words[1] != "kernels":
+                broken.append(f"{path} imports {name}")
+    assert not broken
+
+
+def test_kernels_import_torch_and_triton_only():
+    allowed = {"torch", "triton", "tttscale", *sys.stdlib_module_names}
+    broken = [
+        f"{path} imports {name}"
+        for path, tree in sources()
+        if path.parts[0] == "kernels"
+        for name in imports(tree)
+        if name.split(".")[0] not in allowed
+    ]
+    assert not broken
+
+
+def test_no_pickle_and_no_unsafe_yaml():
+    broken = []
+    for path, tree in sources():
+        text = (ROOT / path).read_text()
+        # `yaml.load(` with a subclass of SafeLoader is what safe_load is.
+        text = re.sub(r"yaml\.load\([^)]*Loader", "", text)
+        if re.search(r"\b(torch\.load|yaml\.load\(|eval\(|exec\(|shell=True)", text):
+            broken.append(str(path))
+        broken += [f"{path} imports {n}" for n in imports(tree) if n.split(".")[0] == "pickle"]
+    assert not broken
+
+
+def test_links():
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    for name in ("kernels", "configs"):
+        link = ROOT / "tttscale" / name
+        assert link.is_symlink()
+        assert str(link.readlink()) == f"../{name}"
+
+
+@pytest.mark.parametrize("statement", ["import tttscale", "import tttscale.cli, tttscale.config"])
+def test_importing_loads_no_torch(statement):
+    check = (
+        f"{statement}; import sys; print([m for m in ('torch', 'deepspeed') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_help_loads_no_torch():
+    check = (
+        "import sys, tttscale.cli\n"
+        "try: tttscale.cli.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'deepspeed' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", check], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_configs_load(path):
+    config = load_config(path)
+    assert config.architecture().head_dim >= 16
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(ROOT / "launch").glob("*"), ROOT / "tests/run.sh", ROOT / ".ci/run"]),
+    ids=lambda p: p.name,
+)
+def test_scripts_parse(path):
+    subprocess.run(["bash", "-n", path], check=True)
+    assert "set -euo pipefail" in path.read_text()
+
+
+def commands():
+    """Lines of shell blocks in README.md and in launch/quickstart.sh's last words."""
+    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / "README.md").read_text(), re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.split("  #")[0].strip()
+            if line and not line.startswith("#"):
+                yield line
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_readme_commands_exist(line):
+    from tttscale.cli import app
+
+    words = [w for w in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=\S*", w)]
+    if words[0] in ("bash", "sbatch"):
+        script = next(w for w in words[1:] if not w.startswith("-"))
+        assert (ROOT / script).is_file(), line
+        words = words[words.index(script) + 1 :]
+        if words and words[0].endswith(".yaml"):
+            assert (ROOT / words[0]).is_file(), line
+        return
+    if "tttscale" not in words:
+        assert words[0] in ("git", "cd", "pip", "python", "source"), line
+        return
+    command = typer.main.get_command(app)
+    words = words[words.index("tttscale") + 1 :]
+    while words and hasattr(command, "commands"):
+        if words[0].startswith("-"):
+            return
+        assert words[0] in command.commands, line
+        command = command.commands[words.pop(0)]
+    flags = {o for p in command.params for o in p.opts}
+    for word in words:
+        if word.startswith("--"):
+            assert word.split("=")[0] in flags | {"--help"}, line
+        if word.endswith(".yaml"):
+            assert (ROOT / word).is_file(), line
