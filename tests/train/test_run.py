@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -141,6 +142,23 @@ def test_a_mistake_under_torchrun_is_told_by_one_rank(folder):
     assert result.returncode != 0
     assert result.stderr.count("error: ") == 1
     assert "/nowhere" in result.stderr
+
+
+def test_the_deepspeed_launcher(folder):
+    script = Path(__file__).parents[2] / "launch" / "deepspeed.sh"
+    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environ = {**os.environ, "N": "2", "PATH": os.pathsep.join(places)}
+    arguments = [
+        str(folder / "run.yaml"),
+        "run.name=deepspeed",
+        "parallel.sequence=2",
+        "train.steps=2",
+    ]
+    found = subprocess.run(
+        ["bash", str(script), *arguments], capture_output=True, text=True, env=environ, timeout=240
+    )
+    assert found.returncode == 0, found.stderr
+    assert len(read_metrics(folder / "runs" / "deepspeed" / "metrics.jsonl")) == 2
 
 
 def test_ctrl_c_ends_all_ranks_cleanly(folder):

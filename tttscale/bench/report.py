@@ -17,7 +17,7 @@ PACKAGES = ("torch", "triton", "deepspeed", "numpy", "zarr")
 def circumstances() -> dict[str, Any]:
     """Everything that a figure depends on besides the code."""
     return {
-        "command": "tttscale " + shlex.join(sys.argv[1:]),
+        "command": "tttscale " + shlex.join(_portable(word) for word in sys.argv[1:]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "python": platform.python_version(),
@@ -96,6 +96,11 @@ def collect(workers: Sequence["subprocess.Popen[str]"]) -> list[Any]:
         if worker.returncode:
             raise RuntimeError(f"{worker.args} ended with {worker.returncode}")
     return [json.loads(output.strip().splitlines()[-1]) for output in outputs]
+
+
+def _portable(word: str) -> str:
+    """An absolute path by its name alone: where it lies on this machine helps nobody."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _version(name: str) -> str:

@@ -1,0 +1,70 @@
+"""The bigram baseline on text whose answer is known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.train.small import small_config
+from tttscale.data import ArraySplit, build_store
+from tttscale.errors import DataError
+from tttscale.evaluate.bigram import bigram_table, compare
+
+
+def test_table_is_the_smoothed_conditional():
+    table = np.exp(bigram_table(ArraySplit([np.array([0, 1, 0, 1, 0, 2])]), 3))
+    assert table.sum(axis=1) == pytest.approx(np.ones(3))
+    assert table[0, 1] == pytest.approx((2 + 0.1) / (3 + 0.3))
+    assert table[2] == pytest.approx(np.full(3, 1 / 3))
+
+
+def test_a_table_of_large_vocabulary_is_refused():
+    with pytest.raises(DataError, match="5000"):
+        bigram_table(ArraySplit([np.array([0, 1])]), 5000)
+
+
+@pytest.fixture
+def run(tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for i in range(4):
+        (text / f"{i}.txt").write_text("ab" * 200)
+    build_store(tmp_path / "store", [str(text)], holdout_fraction=0.3)
+    config = small_config().model_dump(mode="json")
+    config["data"] |= {"store": str(tmp_path / "store"), "sequence_length": 44}
+    config["model"] = {"vocab_size": 259, "mini_batch_size": 4}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def metrics(run, *losses):
+    records = [{"step": i + 1, "heldout_loss": loss} for i, loss in enumerate(losses)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def test_comparison_on_the_same_windows(run):
+    metrics(run, 5.0, 0.001, 0.0005)
+    found = compare(run)
+    assert found.run_bits == pytest.approx(0.0005 / math.log(2))
+    assert found.bigram_bits < 0.2  # "a" is always followed by "b"
+    assert found.crossed_at_step == 2
+    assert found.tokens == 44
+    assert "better from step 2 on" in found.render()
+
+
+def test_a_run_that_is_not_there_yet(run):
+    metrics(run, 5.0, 4.0)
+    assert compare(run).crossed_at_step is None
+    assert "train longer" in compare(run).render()
+
+
+def test_clear_errors(run, tmp_path):
+    with pytest.raises(DataError, match=r"no config\.yaml"):
+        compare(tmp_path / "nowhere")
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    with pytest.raises(DataError, match="no held-out losses"):
+        compare(run)
