@@ -25,7 +25,8 @@ if [[ -d "$store" ]]; then
 else
   say "build a token store from this Python's own standard library"
   sources="$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
-  tttscale data build "$store" "$sources" --suffix .py --heldout 0.01 --skip-undecodable
+  tttscale data build "$store" "$sources" --suffix .py \
+    --exclude site-packages --heldout 0.01
 fi
 tttscale data info "$store"
 

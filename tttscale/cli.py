@@ -137,6 +137,9 @@ def data_build(
     suffix: Annotated[
         list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
     ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out such folders or files; may be repeated.")
+    ] = None,
     heldout: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Fraction of documents held out.")
     ] = 0.01,
@@ -158,6 +161,7 @@ def data_build(
         holdout_fraction=heldout,
         text_key=text_key,
         suffixes=suffix or None,
+        exclude=exclude or (),
         skip_undecodable=skip_undecodable,
         progress=_build_progress(),
     )

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,14 @@ def test_missing_empty_and_unsupported_sources(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"a\.parquet: \.parquet files are not supported"):
         read(tmp_path)
+
+
+def test_excluded_names_are_left_out(tmp_path):
+    for folder in ("keep", "site-packages"):
+        (tmp_path / folder / "site-packages").mkdir(parents=True)
+        (tmp_path / folder / "a.py").write_text("a")
+        (tmp_path / folder / "site-packages" / "b.py").write_text("b")
+    found = list(iterate_documents([str(tmp_path)], exclude=["site-packages"]))
+    assert [Path(document.origin).relative_to(tmp_path).as_posix() for document in found] == [
+        "keep/a.py"
+    ]

@@ -30,6 +30,7 @@ def build_store(
     seed: int = 0,
     text_key: str = "text",
     suffixes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     skip_undecodable: bool = False,
     shard_tokens: int = SHARD_TOKENS,
     chunk_tokens: int = CHUNK_TOKENS,
@@ -45,6 +46,7 @@ def build_store(
         seed: Which documents these are.
         text_key: Key of the text in a JSON line.
         suffixes: Endings of the file names to take from folders; None takes all.
+        exclude: Names of folders and files to leave out wherever they stand.
         skip_undecodable: Leave out documents that are not UTF-8 instead of refusing them. The
             byte tokenizer takes them as they are.
         shard_tokens: Tokens per file, a multiple of `chunk_tokens`.
@@ -55,10 +57,10 @@ def build_store(
         DataError: An argument, a source or the disk does not allow it. Nothing is left at `out`.
     """
     _check_sizes(holdout_fraction, shard_tokens, chunk_tokens)
-    list_files(sources, suffixes)  # a missing source should fail now, not after an hour
+    list_files(sources, suffixes, exclude)  # a missing source should fail now, not after an hour
     codec = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     described = TokenizerInfo.of(codec)
-    documents = iterate_documents(sources, text_key=text_key, suffixes=suffixes)
+    documents = iterate_documents(sources, text_key=text_key, suffixes=suffixes, exclude=exclude)
     with staging(Path(out)) as folder:
         import zarr
 

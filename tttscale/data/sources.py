@@ -25,7 +25,11 @@ class Document(NamedTuple):
 
 
 def iterate_documents(
-    sources: Sequence[str], *, text_key: str = "text", suffixes: Sequence[str] | None = None
+    sources: Sequence[str],
+    *,
+    text_key: str = "text",
+    suffixes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> Iterator[Document]:
     """Yields every document with any text, in the order of `sources`.
 
@@ -34,22 +38,25 @@ def iterate_documents(
             hidden names and links to folders left out.
         text_key: Key of the text in a JSON line.
         suffixes: Endings of the file names to take from folders, such as ".py"; None takes all.
+        exclude: Names of folders and files to leave out, wherever they stand inside a folder.
 
     Raises:
         DataError: A source is missing or of an unsupported kind, or a JSON line is bad.
     """
-    for path in list_files(sources, suffixes):
+    for path in list_files(sources, suffixes, exclude):
         documents = _json_lines(path, text_key) if path.suffix == ".jsonl" else _whole(path)
         yield from (document for document in documents if document.data)
 
 
-def list_files(sources: Sequence[str], suffixes: Sequence[str] | None = None) -> list[Path]:
+def list_files(
+    sources: Sequence[str], suffixes: Sequence[str] | None = None, exclude: Sequence[str] = ()
+) -> list[Path]:
     """The files behind `sources`, in reading order.
 
     Raises:
         DataError: A source is missing or of an unsupported kind, or there is no file at all.
     """
-    files = [file for source in sources for file in _expand(Path(source), suffixes)]
+    files = [file for source in sources for file in _expand(Path(source), suffixes, exclude)]
     if not files:
         wanted = f" whose name ends in {', '.join(suffixes)}" if suffixes else ""
         raise DataError(
@@ -65,21 +72,21 @@ def list_files(sources: Sequence[str], suffixes: Sequence[str] | None = None) ->
     return files
 
 
-def _expand(source: Path, suffixes: Sequence[str] | None) -> Iterator[Path]:
+def _expand(source: Path, suffixes: Sequence[str] | None, exclude: Sequence[str]) -> Iterator[Path]:
     if source.is_file():
         yield source
     elif source.is_dir():
-        yield from _walk(source, tuple(suffixes) if suffixes else ("",))
+        yield from _walk(source, tuple(suffixes) if suffixes else ("",), set(exclude))
     else:
         raise DataError(
             f"source {source}: no such file or folder. Name text files, .jsonl files or folders."
         )
 
 
-def _walk(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+def _walk(folder: Path, endings: tuple[str, ...], exclude: set[str]) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in exclude)
+        for name in sorted(set(names) - exclude):
             path = Path(parent, name)
             if not name.startswith(".") and name.endswith(endings) and path.is_file():
                 yield path
