@@ -82,6 +82,7 @@ class GroupScan(ABC):
         self.span = GROUP * size
         self.groups = range(-(-length // self.span))
         self._cache = GroupCache()
+        self._held_tokens: dict[int, Tokens] = {}
 
     # ---- what a learner supplies, for one group -------------------------------------------------
 
@@ -137,7 +138,7 @@ class GroupScan(ABC):
         """The serial chain alone: what to keep, and the state after."""
         running, saved = self.join(state), []
         for group in self.groups:
-            kept, inside = self.advance_group(self._tokens(group), running)
+            kept, inside = self.advance_group(self._hold(group), running)
             self._cache.put(group, inside)
             saved.append(kept)
         return saved, self.split(running)
@@ -146,7 +147,7 @@ class GroupScan(ABC):
         """All outputs q + LN(.), given the inner gradients; [B, H, T, f]."""
         out = self._new_out()
         for group, kept in zip(self.groups, saved, strict=True):
-            tokens = self._tokens(group)
+            tokens = self._hold(group)
             inside = self._inside(group, tokens, kept)
             self._write(out, group, self.readout_group(tokens, kept, inside))
         return out
@@ -170,7 +171,7 @@ class GroupScan(ABC):
         """Everything that needs no gradient of the state."""
         works = []
         for group, kept in zip(self.groups, saved, strict=True):
-            tokens = self._tokens(group)
+            tokens = self._hold(group)
             inside = self._inside(group, tokens, kept)
             part = self._part(d_out, group)
             works.append(self.readout_backward_group(tokens, kept, inside, part))
@@ -180,7 +181,7 @@ class GroupScan(ABC):
         """The reverse chain alone: the gradient of the state after -> of the state before."""
         running = self.join(d_state)
         for group in reversed(self.groups):
-            tokens, kept = self._tokens(group), saved[group]
+            tokens, kept = self._hold(group), saved[group]
             inside = self._inside(group, tokens, kept)
             self.advance_backward_group(tokens, kept, inside, works[group], running)
         return self.split(running)
@@ -189,7 +190,7 @@ class GroupScan(ABC):
         """Gradients of q, k, v, lr, token_idx, norm weight and bias."""
         grads = _InputGrads(self)
         for group in self.groups:
-            tokens, kept = self._tokens(group), saved[group]
+            tokens, kept = self._hold(group), saved[group]
             inside = self._inside(group, tokens, kept)
             part = self.gradients_group(tokens, kept, inside, works[group])
             works[group] = None
@@ -211,6 +212,12 @@ class GroupScan(ABC):
         keys = to_minibatches(k[:, :, at], size, dtype, ones=True)
         target = Target.build(keys[..., :-1], self._part(v, group), weight, bias, self.batch)
         return Tokens(queries, keys, target, Rates.build(lr[:, :, at], token_idx, size, dtype))
+
+    def _hold(self, group: int) -> Tokens:
+        """A group's tokens, laid out once for all phases that run one after the other."""
+        if group not in self._held_tokens:
+            self._held_tokens[group] = self._tokens(group)
+        return self._held_tokens[group]
 
     def _inside(self, group: int, tokens: Tokens, kept: Kept) -> State:
         inside = self._cache.get(group)

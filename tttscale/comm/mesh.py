@@ -53,11 +53,6 @@ class Mesh:
         rows[self.rank] = torch.tensor(values, dtype=torch.float64)
         return self.sum_on_cpu(rows)
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.world_size > 1:
-            self.sum_on_cpu(torch.zeros(1))
-
     def close(self) -> None:
         """Leave the process groups."""
         if dist.is_initialized():

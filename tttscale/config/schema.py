@@ -59,8 +59,8 @@ class ParallelSection(Section):
     """Tokens per chunk, a multiple of model.mini_batch_size."""
     layout: Literal["striped", "contiguous"] = "striped"
     """Chunk c belongs to rank c mod sequence, or to rank c // (chunks / sequence)."""
-    transport: Literal["auto", "torch", "threads"] = "auto"
-    """What hands a carry to the neighbour."""
+    transport: Literal["auto", "torch"] = "auto"
+    """What hands a carry to the neighbour: torch.distributed, gloo on CPUs and NCCL on GPUs."""
     keep_chunks: Annotated[int | Literal["auto"], count_or("auto")] = "auto"
     """Chunks whose activations are kept for the backward sweep instead of recomputed."""
     batch: Positive = 1
