@@ -4,7 +4,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,11 +14,11 @@ import typer
 from tttscale import __version__
 from tttscale.bench.cli import app as bench_app
 from tttscale.cluster import discover
+from tttscale.cluster.interrupts import Interrupted, Interrupts
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 
 _INTERRUPTED = 130
 _OTHER_RANKS_WAIT_SECONDS = 3.0
-_PROGRESS_SECONDS = 0.2
 
 app = typer.Typer(
     help="Train Test-Time-Training language models, split exactly along the sequence.",
@@ -34,22 +35,31 @@ app.add_typer(bench_app, name="bench")
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; errors that a user can mend print one message, on rank 0 only."""
     arguments = _without_local_rank(sys.argv[1:] if arguments is None else arguments)
+    with Interrupts():
+        try:
+            code = _run(arguments)
+        except (Interrupted, KeyboardInterrupt) as signalled:
+            code = getattr(signalled, "exit_code", _INTERRUPTED)
+            if _is_first_rank():
+                typer.echo("interrupted", err=True)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(arguments, prog_name="tttscale", standalone_mode=False) or 0
     except TTTScaleError as error:
-        code = error.exit_code
         _report(error)
-    except KeyboardInterrupt:
-        code = _INTERRUPTED
+        return error.exit_code
     except Exception as error:
         if not hasattr(error, "show"):  # click's usage errors know how to print themselves
             raise
-        code = getattr(error, "exit_code", 2)
         if _is_first_rank():
             error.show()  # type: ignore[attr-defined]
-    if code == _INTERRUPTED:
-        _say("interrupted")
-    sys.exit(code)
+        return getattr(error, "exit_code", 2)
+    if code == _INTERRUPTED:  # typer's word for a KeyboardInterrupt
+        raise KeyboardInterrupt
+    return code
 
 
 def _print_version(wanted: bool) -> None:
@@ -144,7 +154,11 @@ def data_build(
         float, typer.Option(min=0.0, max=0.9, help="Fraction of documents held out.")
     ] = 0.01,
     skip_undecodable: Annotated[
-        bool, typer.Option("--skip-undecodable", help="Leave out files that are not UTF-8.")
+        bool,
+        typer.Option(
+            "--skip-undecodable",
+            help="Leave out texts that are not UTF-8, where the tokenizer needs it.",
+        ),
     ] = False,
 ) -> None:
     """Turn text files into a token store.
@@ -154,21 +168,26 @@ def data_build(
     from tttscale.data import build_store
 
     began = time.perf_counter()
-    info = build_store(
-        out,
-        [str(source) for source in sources],
-        tokenizer=tokenizer,
-        holdout_fraction=heldout,
-        text_key=text_key,
-        suffixes=suffix or None,
-        exclude=exclude or (),
-        skip_undecodable=skip_undecodable,
-        progress=_build_progress(),
-    )
+    with _build_progress() as progress:
+        info = build_store(
+            out,
+            [str(source) for source in sources],
+            tokenizer=tokenizer,
+            holdout_fraction=heldout,
+            text_key=text_key,
+            suffixes=suffix or None,
+            exclude=exclude or (),
+            skip_undecodable=skip_undecodable,
+            progress=progress,
+        )
     seconds = time.perf_counter() - began
-    tokens = sum(split.tokens for split in info.splits.values())
-    documents = sum(split.documents for split in info.splits.values())
-    typer.echo(f"{out}: {documents:,} documents, {tokens:,} tokens in {seconds:.1f} s")
+    splits = info.splits.values()
+    tokens, text_bytes = (sum(getattr(s, k) for s in splits) for k in ("tokens", "text_bytes"))
+    skipped = f", {info.skipped_documents:,} skipped" if info.skipped_documents else ""
+    typer.echo(
+        f"{out}: {sum(s.documents for s in splits):,} documents{skipped}, {tokens:,} tokens of "
+        f"{text_bytes:,} bytes of text in {seconds:.1f} s"
+    )
 
 
 @data_app.command("info")
@@ -182,20 +201,22 @@ def data_info(store: Annotated[Path, typer.Argument(help="A token store.")]) -> 
     typer.echo(render_info(TokenStore.open(store).info))
 
 
-def _build_progress() -> Callable[[int, int], None] | None:
+@contextmanager
+def _build_progress() -> Iterator[Callable[[int, int], None] | None]:
     """A line that counts documents on a terminal; nothing in a log."""
     if not sys.stderr.isatty():
-        return None
-    last = [0.0]
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    def show(documents: int, text_bytes: int) -> None:
-        now = time.perf_counter()
-        if now - last[0] > _PROGRESS_SECONDS:
-            last[0] = now
-            sys.stderr.write(f"\r{documents:,} documents, {text_bytes / 1e6:,.1f} MB of text ")
-            sys.stderr.flush()
-
-    return show
+    counts = TextColumn("{task.fields[documents]:,} documents, {task.fields[megabytes]:,.1f} MB")
+    columns = (SpinnerColumn(), counts, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("build", total=None, documents=0, megabytes=0.0)
+        yield lambda documents, read_bytes: progress.update(
+            task, documents=documents, megabytes=read_bytes / 1e6
+        )
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
@@ -227,8 +248,3 @@ def _report(error: TTTScaleError) -> None:
         typer.echo(f"[rank {discover(os.environ).rank}] error: {error}", err=True)
     else:
         typer.echo(f"error: {error}", err=True)
-
-
-def _say(message: str) -> None:
-    if _is_first_rank():
-        typer.echo(message, err=True)

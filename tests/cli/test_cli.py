@@ -2,6 +2,8 @@ import sys
 from types import ModuleType
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from tttscale import __version__, cli
 
@@ -55,7 +57,9 @@ def test_version(run):
     assert run("--version") == (0, f"tttscale {__version__}\n", "")
 
 
-@pytest.mark.parametrize("verb", [["train"], ["plot"], ["data", "build"], ["data", "info"]])
+@pytest.mark.parametrize(
+    "verb", [["train"], ["plot"], ["baseline"], ["data", "build"], ["data", "info"]]
+)
 def test_every_verb_has_help_with_an_example(run, verb):
     code, out, _ = run(*verb, "--help")
     assert code == 0
@@ -157,13 +161,37 @@ def test_data_build_and_info(run, tmp_path):
     options = ["--suffix", ".py", "--suffix", ".md", "--heldout", "0.1"]
     code, said, _ = run("data", "build", out, str(text), *options)
     assert code == 0
-    assert "2 documents, 15 tokens" in said
+    assert said.startswith(f"{out}: 2 documents, 15 tokens of 11 bytes of text in ")
     code, said, _ = run("data", "info", out)
     assert code == 0
     assert "bytes (259 ids" in said
     code, _, err = run("data", "info", str(tmp_path / "nowhere"))
     assert code == 65
     assert "nowhere" in err
+
+
+def test_data_build_leaves_out_what_is_not_utf8(run, tmp_path):
+    tokenizer = tmp_path / "tokenizer.json"
+    Tokenizer(WordLevel({"good": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(tokenizer))
+    (tmp_path / "a.txt").write_text("good")
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    (tmp_path / "c.txt").write_text("good")
+    command = ["data", "build", str(tmp_path / "store"), *map(str, sorted(tmp_path.glob("*.txt")))]
+    command += ["--tokenizer", str(tokenizer)]
+    code, _, err = run(*command)
+    assert code == 65
+    assert "--skip-undecodable" in err
+    code, said, _ = run(*command, "--skip-undecodable")
+    assert code == 0
+    assert "2 documents, 1 skipped, 2 tokens of 8 bytes" in said
+
+
+def test_data_build_shows_progress_on_a_terminal(run, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    code, said, err = run("data", "build", str(tmp_path / "store"), str(tmp_path / "a.txt"))
+    assert (code, said.count("\n")) == (0, 1)
+    assert "1 documents" in err
 
 
 def test_plot(run, tmp_path):

@@ -53,7 +53,12 @@ def test_comparison_on_the_same_windows(run):
     assert found.bigram_bits < 0.2  # "a" is always followed by "b"
     assert found.crossed_at_step == 2
     assert found.tokens == 44
-    assert "better from step 2 on" in found.render()
+    assert found.render().endswith("first came below the bigram at step 2")
+
+
+def test_a_run_that_fell_back(run):
+    metrics(run, 5.0, 0.001, 4.0)
+    assert compare(run).render().endswith("at step 2, and is above it now")
 
 
 def test_a_run_that_is_not_there_yet(run):

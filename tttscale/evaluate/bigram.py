@@ -33,15 +33,16 @@ class Comparison:
     def render(self) -> str:
         """For a person."""
         run, bigram = (bits * self.tokens_per_byte for bits in (self.run_bits, self.bigram_bits))
-        verdict = (
-            f"the run is better from step {self.crossed_at_step} on"
-            if self.crossed_at_step is not None
-            else "the run has not come below the bigram yet; train longer"
-        )
+        if self.crossed_at_step is None:
+            verdict = "the run has not come below the bigram yet; train longer"
+        else:
+            verdict = f"the run first came below the bigram at step {self.crossed_at_step}"
+            if self.run_bits >= self.bigram_bits:
+                verdict += ", and is above it now"
         return (
             f"held-out text, {self.tokens:,} tokens\n"
             f"  this run       {run:.3f} bits per byte\n"
-            f"  byte bigram    {bigram:.3f} bits per byte\n"
+            f"  bigram         {bigram:.3f} bits per byte\n"
             f"{verdict}"
         )
 

@@ -1,0 +1,115 @@
+"""Ctrl-C and SIGTERM end a real run: one line, the shell's code, no traceback from any rank."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from tttscale.cluster.interrupts import Interrupts
+from tttscale.data import build_store
+from tttscale.observe import read_metrics
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("signals")
+    text = folder / "text.txt"
+    text.write_text("the quick brown fox. " * 60)
+    build_store(folder / "store", [str(text)])
+    config = {
+        "run": {"name": "run", "dir": str(folder / "runs")},
+        "model": {
+            "vocab_size": 259,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "mini_batch_size": 4,
+        },
+        "data": {"store": str(folder / "store"), "sequence_length": 64},
+        "parallel": {"chunk_length": 16},
+        "train": {"steps": 1000000, "precision": "fp32"},
+        "evaluate": {"sequences": 0},
+        "logging": {"wandb": {"mode": "disabled"}},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def signal_once_it_runs(folder, name, number, launcher=(), overrides=(), whole_group=False):
+    """Start a run, signal it after two steps; returns code, stderr and the metrics."""
+    command = [sys.executable, *launcher, "-m", "tttscale", "train", str(folder / "run.yaml")]
+    process = subprocess.Popen(
+        [*command, f"run.name={name}", *overrides],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    metrics = folder / "runs" / name / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    try:
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, errors, read_metrics(metrics)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_alone(folder, number, code):
+    found, errors, records = signal_once_it_runs(folder, f"alone{code}", number)
+    assert (found, errors.splitlines()[-1]) == (code, "interrupted")
+    assert "Traceback" not in errors
+    assert len(records) >= 2
+
+
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["tty", "term"]
+)
+def test_under_torchrun(folder, number, whole_group):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    name = f"torchrun{number}"
+    _, errors, records = signal_once_it_runs(
+        folder, name, number, launcher, ["parallel.sequence=2"], whole_group
+    )
+    assert errors.splitlines().count("interrupted") == 1
+    frames = [line for line in errors.splitlines() if line.strip().startswith("File ")]
+    assert not [line for line in frames if "/tttscale/" in line]  # torchrun prints its own
+    assert "error: " not in errors.lower().replace("childfailederror: ", "")
+    assert len(records) >= 2
+
+
+def test_handlers_come_back_when_no_signal_came():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_same_signal_passed_on_by_the_launcher():
+    check = (
+        "import os, signal, time\n"
+        "from tttscale.cluster.interrupts import Interrupted, Interrupts\n"
+        "with Interrupts():\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
+        "    except Interrupted as first: code = first.exit_code\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here', code, flush=True)\n"
+        "    time.sleep(2.1)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(1)\n"
+        "    print('not reached')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "still here 130\n")

@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM end a job in order, on every rank, without a traceback."""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REPEATS_SECONDS = 2.0
+"""A terminal and a launcher both pass on one Ctrl-C; what comes within this time is the same one."""
+
+
+class Interrupted(BaseException):
+    """The job was told to end. Not an Exception, so that nobody takes it for an error."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+        """130 for SIGINT, 143 for SIGTERM, as shells count."""
+
+
+class Interrupts:
+    """While entered, the first signal raises Interrupted in the main thread.
+
+    Signals right after it are taken for the same one; a later one ends the process at once. The handlers
+    stay when a signal has come, so that nothing interrupts the way out.
+    """
+
+    def __init__(self) -> None:
+        self._first_at: float | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                # nohup and background jobs of a shell ignore a signal on purpose.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._first_at is None:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._first_at is None:
+            self._first_at = now
+            raise Interrupted(number)
+        if now - self._first_at > _REPEATS_SECONDS:
+            os._exit(128 + number)
