@@ -3,6 +3,8 @@
 # Several hosts: HOSTFILE=hosts bash launch/deepspeed.sh CONFIG ...   (lines of "host slots=8")
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The checkout's own environment, where there is one.
+if [[ -d .venv/bin ]]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Without GPUs the launcher has to be told that CPU processes are wanted.
 if ! python -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then

@@ -4,19 +4,32 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extra="${1:-}"
-python="${PYTHON:-python3}"
 stamp=".venv/.installed${extra:+-$extra}"
 
-"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
-  echo "tttscale needs Python 3.11 to 3.13; $("$python" --version) was found. Set PYTHON=python3.12, say." >&2
-  exit 1
-}
 if [[ -e "$stamp" && "$stamp" -nt pyproject.toml && "$stamp" -nt constraints.txt ]]; then
   exit 0
 fi
-[[ -x .venv/bin/python ]] || "$python" -m venv .venv
+
+fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+if [[ ! -x .venv/bin/python ]]; then
+  names=(python3 python3.13 python3.12 python3.11)
+  if [[ -n "${PYTHON:-}" ]]; then names=("$PYTHON"); fi
+  python=""
+  for name in "${names[@]}"; do
+    if fits "$name"; then python="$name"; break; fi
+  done
+  [[ -n "$python" ]] || {
+    echo "tttscale needs Python 3.11 to 3.13; ${PYTHON:-python3} is none. Set PYTHON to one that is." >&2
+    exit 1
+  }
+  "$python" -m venv .venv
+fi
+fits .venv/bin/python || {
+  echo ".venv holds $(.venv/bin/python --version 2>&1); tttscale needs Python 3.11 to 3.13. Remove .venv and rerun." >&2
+  exit 1
+}
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
 # torch first and exactly: a range may bring several gigabytes of CUDA libraries onto a CPU machine.
 "${pip[@]}" install -c constraints.txt torch==2.13.0 setuptools
 "${pip[@]}" install -c constraints.txt -e ".${extra:+[$extra]}"
-touch "$stamp"
+touch .venv/.installed "$stamp"

@@ -3,6 +3,8 @@
 # Several hosts: start it on each with NODES, NODE_RANK and MASTER_ADDR set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The checkout's own environment, where there is one.
+if [[ -d .venv/bin ]]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 place=(--standalone)
 if [[ "${NODES:-1}" -gt 1 ]]; then
