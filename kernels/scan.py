@@ -6,6 +6,7 @@ gaps between the phases: the state out is there before readout begins, and the g
 before the gradients of the tokens are computed.
 """
 
+import os
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,8 @@ State = tuple[Tensor, ...]
 """(W1, b1) or (W1, b1, W2, b2): [B, H, f, f], [B, H, 1, f], or [B, H, f, 4f], [B, H, 1, 4f], ..."""
 
 _SCANS: dict[str, Any] = {"linear": LinearScan, "mlp": MLPScan}
+_TRITON_SIZES = (16, 32, 64)
+_TRITON_LARGEST_DIM = 128
 
 
 class Handoff(Protocol):
@@ -76,19 +79,20 @@ def ttt_scan(
         norm_bias: [H, f].
         state: (W1, b1) or (W1, b1, W2, b2), [B, H, ...], fp32 (fp64 for fp64 inputs).
         mini_batch_size: K; T may be any length, a last short mini-batch is exact.
-        backend: "torch", "triton" or "auto".
+        backend: "torch", "triton" or "auto", which is Triton on GPUs wherever it has a kernel
+            (fp32 and bf16, f up to 128, K of 16, 32 or 64).
         handoff: told of the state and its gradient between the phases; see `Handoff`.
 
     Returns:
         out [B, H, T, f] in q's dtype, before the layer's post-norm, and the final state.
 
     Raises:
-        ValueError: unknown kind or backend, or shapes that do not fit.
+        ValueError: unknown kind or backend, shapes that do not fit, or no Triton kernel for them.
     """
     if kind not in _SCANS:
         raise ValueError(f"ttt_scan: kind {kind!r}; expected one of {sorted(_SCANS)}")
-    if backend not in ("auto", "torch"):
-        raise ValueError(f"ttt_scan: backend {backend!r} is not available; use 'auto' or 'torch'")
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"ttt_scan: backend {backend!r}; expected 'auto', 'torch' or 'triton'")
     if token_idx.shape != (mini_batch_size,):
         raise ValueError(f"token_idx {tuple(token_idx.shape)}; expected ({mini_batch_size},)")
     if k.shape != q.shape or v.shape != q.shape or lr.shape != q.shape[:3]:
@@ -97,11 +101,43 @@ def ttt_scan(
             "expected three [B, H, T, f] and one [B, H, T]"
         )
     _check_heads(kind, q, norm_weight, norm_bias, state)
+    scan = _scan_type(kind, backend, q, mini_batch_size)
     with torch.autocast(q.device.type, enabled=False):
-        out, *last = _TorchScan.apply(
-            kind, mini_batch_size, handoff, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
+        out, *last = _Scan.apply(
+            scan, mini_batch_size, handoff, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
         )
     return out, tuple(last)
+
+
+def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
+    """The class that runs the phases."""
+    if backend == "torch":
+        return _SCANS[kind]
+    missing = _why_not_triton(q, size)
+    if missing and backend == "triton":
+        raise ValueError(f"ttt_scan: backend 'triton' {missing}; use 'auto' or 'torch'")
+    if missing or (backend == "auto" and not q.is_cuda):
+        return _SCANS[kind]
+    # Imported here: a machine without a GPU need not load Triton.
+    if kind == "linear":
+        from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
+
+        return TritonLinearScan
+    from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+
+    return TritonMLPScan
+
+
+def _why_not_triton(q: Tensor, size: int) -> str | None:
+    if q.dtype not in (torch.float32, torch.bfloat16):
+        return f"takes fp32 and bf16, not {str(q.dtype).removeprefix('torch.')}"
+    if q.shape[3] > _TRITON_LARGEST_DIM:
+        return f"takes head dims up to {_TRITON_LARGEST_DIM}, not {q.shape[3]}"
+    if size not in _TRITON_SIZES:
+        return f"takes mini-batches of 16, 32 or 64 tokens, not {size}"
+    if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return "needs a GPU, or TRITON_INTERPRET=1 in the environment to be interpreted on a CPU"
+    return None
 
 
 def _check_heads(
@@ -117,21 +153,17 @@ def _check_heads(
         raise ValueError(f"state {found}; expected {wanted}")
 
 
-class _TorchScan(torch.autograd.Function):
-    """The torch backend; states, statistics and accumulation are fp32 or wider."""
+class _Scan(torch.autograd.Function):
+    """Either backend; states, statistics and accumulation are fp32 or wider."""
 
     @staticmethod
     def forward(
-        ctx: Any, kind: str, size: int, handoff: Handoff | None, *tensors: Tensor
+        ctx: Any, scan_type: Any, size: int, handoff: Handoff | None, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         inputs, state = tensors[:7], tensors[7:]
-        ctx.meta = (
-            _SCANS[kind],
-            size,
-            torch.promote_types(inputs[0].dtype, torch.float32),
-            handoff,
-        )
-        scan = _SCANS[kind](inputs, size, ctx.meta[2])
+        dtype = torch.promote_types(inputs[0].dtype, torch.float32)
+        ctx.meta = (scan_type, size, dtype, handoff)
+        scan = scan_type(inputs, size, dtype)
         if handoff is not None and handoff.state_awaited:
             saved, last = scan.advance(state)
             handoff.state_ready(last)

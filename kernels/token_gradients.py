@@ -1,0 +1,83 @@
+"""Gradients of tokens, rates and norm parameters: the last phase, parallel, of both inner learners.
+
+Both learners change an input matrix W1 [F, I] with inner gradients G1 [tokens, I]: TTT-Linear's only one
+(I = F), TTT-MLP's first (I = 4F). Formulas in ttt_linear/README.md.
+"""
+
+import triton
+import triton.language as tl
+
+from tttscale.kernels.triton_ops import load, mma, norm_backward, store, weights_of_pairs
+from tttscale.kernels.ttt_linear.parallel import store_norm_sums
+
+
+@triton.jit(do_not_specialize=["T", "heads", "scans"])
+def token_gradients_kernel(
+    q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, d_out_ptr,
+    g1_ptr, dz1_ptr, dz1q_ptr, w1_saved_ptr, dw1_saved_ptr, p_ptr, normed_ptr, plane_ptr,
+    asked_ptr, future_ptr, dq_ptr, dk_ptr, dv_ptr, dlr_ptr, dnorm_ptr,
+    stride_b, stride_h, stride_t, T, heads, scans,
+    F: tl.constexpr, FP: tl.constexpr, I: tl.constexpr, IB: tl.constexpr,
+    K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """dq, dk, dv, dlr of one block; IB columns of the inner width I at a time."""
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    head, first = n % heads, block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    here = rows_ok[:, None] & cols_ok
+    token = (n // heads) * stride_b + head * stride_h
+    token += (first + rows[:, None]) * stride_t + cols[None, :]
+    row = n * T + first + rows
+    tile = row[:, None] * F + cols[None, :]
+    q, k = load(q_ptr + token, here), load(k_ptr + token, here)
+    lam = load(lr_ptr + row, rows_ok)
+    tau, tau_last = tl.load(tau_ptr + rows % K), tl.load(tau_ptr + K - 1)
+    weights, key_weights = weights_of_pairs(rows, tau, tau_last, lam, T, K)
+    i, j = rows[:, None], rows[None, :]
+    # The same weights with rows as sources and columns as readers.
+    turned_earlier = -(i // K < j // K).to(tl.float32) * tau_last * lam[:, None]
+    turned_same = ((i // K == j // K) & (i <= j)).to(tl.float32) * tau[None, :] * lam[:, None]
+    last = tl.minimum(T - first - (rows // K) * K, K) - 1  # of the token's mini-batch
+    last_tau = tl.load(tau_ptr + tl.maximum(last, 0))
+    saved = n * tl.num_programs(0) + block
+
+    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
+    read, moved, turned_read, turned_moved = square0, square0, square0, square0
+    dq = tl.zeros([BLOCK * K, FP], tl.float32)
+    dk, ahead = dq, dq
+    for begin in range(0, I, IB):
+        inner = begin + tl.arange(0, IB)
+        inner_ok = inner[None, :] < I
+        wide = row[:, None] * I + inner[None, :]
+        wide_ok = rows_ok[:, None] & inner_ok
+        g1 = load(g1_ptr + wide, wide_ok)
+        dz1, dz1q = load(dz1_ptr + wide, wide_ok), load(dz1q_ptr + wide, wide_ok)
+        matrix = saved * F * I + inner[:, None] + cols[None, :] * I  # transposed: [IB, FP]
+        matrix_ok = (inner[:, None] < I) & cols_ok
+        W1 = load(w1_saved_ptr + matrix, matrix_ok)
+        dW1 = load(dw1_saved_ptr + matrix, matrix_ok)
+        read = mma(dz1q, tl.trans(g1), read, BF16)
+        moved = mma(dz1, tl.trans(g1), moved, BF16)
+        turned_read = mma(g1, tl.trans(dz1q), turned_read, BF16)
+        turned_moved = mma(g1, tl.trans(dz1), turned_moved, BF16)
+        dq = mma(dz1q, W1, dq, BF16)
+        dk = mma(dz1, W1, dk, BF16)
+        ahead = mma(g1, dW1, ahead, BF16)
+    dq = mma(-read * weights, k, dq, BF16)
+    dk = mma(moved * key_weights + turned_moved * turned_earlier, k, dk, BF16)
+    dk = mma(turned_read * (turned_earlier - turned_same), q, dk, BF16)
+    dk -= (last_tau * lam)[:, None] * ahead
+
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    d_out = load(d_out_ptr + token, here)
+    p, normed = load(p_ptr + tile, here), load(normed_ptr + tile, here)
+    dy = norm_backward(p, normed, load(plane_ptr + row, rows_ok)[:, None], cols_ok, F)
+    miss = tl.where(here, beta - load(v_ptr + token, here) + k, 0.0)
+    store_norm_sums(dnorm_ptr, saved, cols, dy * (miss + 2 * gamma * normed), dy * gamma, F)
+    store(dq_ptr + token, dq + d_out, here)
+    store(dk_ptr + token, dk + gamma * dy, here)
+    store(dv_ptr + token, -gamma * dy, here)
+    asked, future = load(asked_ptr + row, rows_ok), load(future_ptr + row, rows_ok)
+    tl.store(dlr_ptr + row, -asked - last_tau * future, mask=rows_ok)

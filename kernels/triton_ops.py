@@ -1,0 +1,142 @@
+"""What the Triton kernels share: products in the compute dtype, one-round sums, roundings, gelu.
+
+Under Triton's interpreter (TRITON_INTERPRET=1) bf16 arithmetic is wrong and fp32 -> bf16 truncates, so
+there the operands are rounded by hand and multiplied in fp32: the same products as on the device.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+_GELU_C = tl.constexpr(0.7978845608028654)
+_GELU_A = tl.constexpr(0.044715)
+
+
+@triton.jit
+def nearest_bf16(x):
+    """fp32 rounded to the nearest bf16, ties to even, still in fp32."""
+    bits = x.to(tl.int32, bitcast=True)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def mma(a, b, acc, BF16: tl.constexpr):
+    """acc + a b in fp32; operands in bf16 or, exactly, in fp32."""
+    if BF16:
+        if INTERPRETED:
+            a, b = nearest_bf16(a.to(tl.float32)), nearest_bf16(b.to(tl.float32))
+            return tl.dot(a, b, acc, input_precision="ieee")
+        else:
+            return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
+    else:
+        return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def store(pointers, x, mask):
+    """Store fp32 into memory of its own dtype, rounded to nearest."""
+    if INTERPRETED and pointers.dtype.element_ty == tl.bfloat16:
+        x = nearest_bf16(x)
+    tl.store(pointers, x, mask=mask)
+
+
+@triton.jit
+def load(pointers, mask):
+    """Load as fp32; 0 where masked."""
+    return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _add5(a0, a1, a2, a3, a4, b0, b1, b2, b3, b4):
+    return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4
+
+
+@triton.jit
+def _add6(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5):
+    return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5
+
+
+@triton.jit
+def row_sums5(a, b, c, d, e):
+    """Five sums over the columns in one round of exchanges; [rows, 1] each."""
+    if INTERPRETED:  # a custom combine function is a slow Python loop there
+        a, b, c, d, e = tl.sum(a, 1), tl.sum(b, 1), tl.sum(c, 1), tl.sum(d, 1), tl.sum(e, 1)
+    else:
+        a, b, c, d, e = tl.reduce((a, b, c, d, e), 1, _add5)
+    return a[:, None], b[:, None], c[:, None], d[:, None], e[:, None]
+
+
+@triton.jit
+def row_sums6(a, b, c, d, e, f):
+    """Six sums over the columns in one round of exchanges; [rows, 1] each."""
+    if INTERPRETED:
+        a, b, c = tl.sum(a, 1), tl.sum(b, 1), tl.sum(c, 1)
+        d, e, f = tl.sum(d, 1), tl.sum(e, 1), tl.sum(f, 1)
+    else:
+        a, b, c, d, e, f = tl.reduce((a, b, c, d, e, f), 1, _add6)
+    return a[:, None], b[:, None], c[:, None], d[:, None], e[:, None], f[:, None]
+
+
+@triton.jit
+def normalised(z, cols_ok, F: tl.constexpr):
+    """x^ and 1/sigma of rows z [rows, FP], of which the first F columns count."""
+    mean = tl.sum(z, 1)[:, None] / F
+    centred = tl.where(cols_ok, z - mean, 0.0)
+    rstd = tl.rsqrt(tl.sum(centred * centred, 1)[:, None] / F + 1e-6)
+    return centred * rstd, rstd
+
+
+@triton.jit
+def norm_backward(a, normed, rstd, cols_ok, F: tl.constexpr):
+    """LNb(a) = s (a - mean(a) - x^ mean(a x^)); a is 0 in the padded columns."""
+    mean = tl.sum(a, 1)[:, None] / F
+    along = tl.sum(a * normed, 1)[:, None] / F
+    return tl.where(cols_ok, (a - mean - normed * along) * rstd, 0.0)
+
+
+@triton.jit
+def _tanh(x):
+    return 2 * tl.sigmoid(2 * x) - 1
+
+
+@triton.jit
+def gelu(x):
+    """0.5 x (1 + tanh(c (x + a x^3)))."""
+    return x * tl.sigmoid(2 * _GELU_C * (x + _GELU_A * x * x * x))
+
+
+@triton.jit
+def gelu_and_slope(x):
+    """gelu(x) and gelu'(x)."""
+    t = _tanh(_GELU_C * (x + _GELU_A * x * x * x))
+    bell_inner = (1 - t * t) * (_GELU_C * (1 + 3 * _GELU_A * x * x))
+    return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * bell_inner
+
+
+@triton.jit
+def gelu_slope_curvature(x):
+    """gelu(x), gelu'(x) and gelu''(x)."""
+    square = x * x
+    t = _tanh(_GELU_C * (x + _GELU_A * square * x))
+    bell = 1 - t * t
+    inner = _GELU_C * (1 + 3 * _GELU_A * square)
+    slope = 0.5 * (1 + t) + 0.5 * x * bell * inner
+    curvature = _GELU_C * bell * (1 + 6 * _GELU_A * square) - t * inner * x * bell * inner
+    return 0.5 * x * (1 + t), slope, curvature
+
+
+@triton.jit
+def weights_of_pairs(rows, tau, tau_last, lam, T, K: tl.constexpr):
+    """How strongly reader i (rows) reads the inner gradient of token j (columns) of its own block.
+
+    Same mini-batch: tau_i lam_j where j <= i; an earlier one: tau_last lam_j; 0 otherwise. The second
+    result is the weight in the keys' own Z: -tau_last lam_j of an earlier mini-batch, else 0.
+    A mini-batch before another one is never short, so its last factor is tau[K - 1].
+    """
+    i, j = rows[:, None], rows[None, :]
+    earlier = (j // K < i // K).to(tl.float32) * tau_last
+    same = ((j // K == i // K) & (j <= i)).to(tl.float32) * tau[:, None]
+    return (same + earlier) * lam[None, :], -earlier * lam[None, :]

@@ -1,0 +1,221 @@
+"""The host's side of the Triton scans: layout, scratch and launches, shared by both inner learners.
+
+Tokens stay where they are, [B, H, T, f] with any strides of B, H and T. Scratch is [N, T, .] for N = B H
+scans, in the compute dtype; states in front of each block of mini-batches likewise. Nothing here waits for
+the device.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tttscale.kernels.launch_table import Launch, launch_of
+from tttscale.kernels.token_gradients import token_gradients_kernel
+
+State = tuple[Tensor, ...]
+Kept = list[Tensor]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+PLANES = 5
+"""Row constants of the Jacobian of G: 1/sigma, mean(y x^), mean(y), mean(g2 x^), mean(g2 x^^2)."""
+
+
+@dataclass
+class Planes:
+    """What the phases of a backward hand on, fp32 [N, T] where not said otherwise."""
+
+    dz1q: Tensor
+    """[N, T, I]: gradients at the readers' first pre-activation."""
+    p: Tensor
+    """[N, T, f]: the readers' share of dG at the output; the chain makes it the whole."""
+    normed: Tensor
+    """[N, T, f]: x^ of the keys."""
+    jacobian: Tensor
+    """[PLANES, N, T]."""
+    asked: Tensor
+    """Inner gradients times what readers ask of them."""
+    d_tau: Tensor
+    d_norm: Tensor
+    """[N, blocks, 2, f]: parts of the gradients of the norm's weight and bias."""
+    chain: tuple[Tensor, ...] = ()
+    """What only this learner's chain needs."""
+    dz1: Tensor | None = None
+    dw1: Tensor | None = None
+    """[N, blocks, f, I]: gradient of the state behind each block."""
+    future: Tensor | None = None
+
+
+class TritonScan(ABC):
+    """One scan over q, k, v [B, H, T, f]; the phases and their order are those of `GroupScan`."""
+
+    kind: str
+    groups = range(1)
+    """Everything kept is one group's (see `GroupScan`)."""
+
+    def __init__(self, inputs: Inputs, size: int, dtype: torch.dtype) -> None:
+        q, k, v, lr, token_idx, weight, bias = inputs
+        self.inputs, self.size, self.dtype = inputs, size, dtype
+        self.batch, self.heads, self.length, self.dim = q.shape
+        self.scans, self.compute = self.batch * self.heads, q.dtype
+        self.strides = _token_strides(q)
+        self.q, self.k, self.v = (self._tokens(x) for x in (q, k, v))
+        self.lr = lr.to(dtype).contiguous()
+        self.tau, self.gamma, self.beta = (
+            x.to(dtype).contiguous() for x in (token_idx, weight, bias)
+        )
+        self.block = launch_of(self.kind, "block", self.dim, size, self.compute).block
+        self.blocks = -(-self.length // (self.block * size))
+        self.inner = self.dim if self.kind == "linear" else 4 * self.dim
+
+    # ---- what a learner supplies ----------------------------------------------------------------
+
+    @abstractmethod
+    def advance(self, state: State) -> tuple[list[Kept], State]:
+        """The serial chain: inner gradients and saved states, and the state after."""
+
+    @abstractmethod
+    def readout(self, saved: list[Kept]) -> Tensor:
+        """All outputs."""
+
+    @abstractmethod
+    def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Any]:
+        """Everything that needs no gradient of the state."""
+
+    @abstractmethod
+    def advance_backward(self, saved: list[Kept], works: list[Any], d_state: State) -> State:
+        """The reverse chain: the gradient of the state after -> of the state before."""
+
+    # ---- orders ---------------------------------------------------------------------------------
+
+    def forward(self, state: State) -> tuple[Tensor, list[Kept], State]:
+        """Both phases."""
+        saved, last = self.advance(state)
+        return self.readout(saved), saved, last
+
+    def backward(
+        self, saved: list[Kept], d_out: Tensor, d_state: State
+    ) -> tuple[State, list[Tensor]]:
+        """All phases."""
+        works = self.readout_backward(saved, d_out)
+        d_first = self.advance_backward(saved, works, d_state)
+        return d_first, self.gradients(saved, works)
+
+    def gradients(self, saved: list[Kept], works: list[Any]) -> list[Tensor]:
+        """Gradients of q, k, v, lr, token_idx, norm weight and bias."""
+        (g1, w1), planes, d_out = saved[0][:2], works[0][0], works[0][1]
+        dq, dk, dv = (self._like_tokens() for _ in range(3))
+        d_lr, d_norm = torch.empty_like(self.lr), torch.empty_like(planes.d_norm)
+        launch = self._launch("gradients")
+        token_gradients_kernel[(self.blocks, self.scans)](
+            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, d_out),
+            *(g1, planes.dz1, planes.dz1q, w1, planes.dw1, planes.p, planes.normed),
+            *(planes.jacobian, planes.asked, planes.future, dq, dk, dv, d_lr, d_norm),
+            *(*self.strides, self.length, self.heads, self.scans),
+            I=self.inner,
+            IB=min(launch.inner_columns, padded(self.inner)),
+            **self._shape(launch),
+        )
+        assert planes.future is not None
+        parts = (planes.d_norm + d_norm).view(self.batch, self.heads, self.blocks, 2, self.dim)
+        d_gamma, d_beta = parts.sum((0, 2)).unbind(1)
+        works[0] = None
+        d_tau = self._grad_token_idx(planes.d_tau, -(self.lr.flatten(0, 1) * planes.future))
+        return [dq, dk, dv, d_lr, d_tau, d_gamma, d_beta]
+
+    def _grad_token_idx(self, rows: Tensor, last: Tensor) -> Tensor:
+        """Readers' factors, and those of each mini-batch's last token that its update uses; -> [K]."""
+        full, short = divmod(self.length, self.size)
+        cut = full * self.size
+        grad = rows[:, :cut].unflatten(1, (-1, self.size)).sum((0, 1))
+        grad[-1] += last[:, :cut].sum()
+        if short:
+            grad[:short] += rows[:, cut:].sum(0)
+            grad[short - 1] += last[:, cut:].sum()
+        return grad
+
+    # ---- layout and launches --------------------------------------------------------------------
+
+    def new(self, *shape: int, wide: bool = False) -> Tensor:
+        """Scratch on the tokens' device, in the compute dtype or in the states'."""
+        dtype = self.dtype if wide else self.compute
+        return torch.empty(*shape, dtype=dtype, device=self.q.device)
+
+    def new_planes(self) -> Planes:
+        """Scratch of a backward."""
+        n, t, f = self.scans, self.length, self.dim
+        return Planes(
+            dz1q=self.new(n, t, self.inner),
+            p=self.new(n, t, f),
+            normed=self.new(n, t, f),
+            jacobian=self.new(PLANES, n, t, wide=True),
+            asked=self.new(n, t, wide=True),
+            d_tau=self.new(n, t, wide=True),
+            d_norm=self.new(n, self.blocks, 2, f, wide=True),
+        )
+
+    def wide_states(self, state: State) -> list[Tensor]:
+        """Each [B, H, i, o] as [N, i, o], contiguous, in the states' dtype."""
+        return [s.to(self.dtype).flatten(0, 1).contiguous() for s in state]
+
+    def narrow_states(self, state: list[Tensor]) -> State:
+        """The inverse of `wide_states`."""
+        return tuple(s.unflatten(0, (self.batch, self.heads)) for s in state)
+
+    def _like_tokens(self) -> Tensor:
+        return torch.empty_strided(
+            self.q.shape, (*self.strides, 1), dtype=self.q.dtype, device=self.q.device
+        )
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """x in q's strides, as it is where it has them."""
+        wanted = (*self.strides, 1)
+        sizes = zip(x.shape, x.stride(), wanted, strict=True)
+        if x.dtype == self.compute and all(n == 1 or a == b for n, a, b in sizes):
+            return x
+        return self._like(x)
+
+    def _like(self, x: Tensor) -> Tensor:
+        copy = torch.empty_strided(
+            x.shape, (*self.strides, 1), dtype=self.compute, device=x.device
+        )
+        return copy.copy_(x)
+
+    def _launch(self, kernel: str) -> Launch:
+        return launch_of(self.kind, kernel, self.dim, self.size, self.compute)
+
+    def _shape(self, launch: Launch) -> dict[str, Any]:
+        """The compile-time arguments that every kernel takes, and how to launch it."""
+        return {
+            "F": self.dim,
+            "FP": padded(self.dim),
+            "K": self.size,
+            "BLOCK": self.block,
+            "BF16": self.compute == torch.bfloat16,
+            "num_warps": launch.num_warps,
+            "num_stages": launch.num_stages,
+        }
+
+    def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
+        """Launch a kernel of this learner; the arguments that all have in common are added."""
+        trailing = (*self.strides, self.length, self.heads)
+        takes_scans = "scans" in kernel.arg_names
+        trailing += (self.scans,) if takes_scans else ()
+        kernel[grid](*arguments, *trailing, **self._shape(self._launch(name)))
+
+
+def padded(dim: int) -> int:
+    """The power of two, 16 at least, that a Triton tile needs for dim."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def _token_strides(q: Tensor) -> tuple[int, int, int]:
+    """Strides of B, H and T to use: q's own where its features are dense."""
+    if q.stride(3) == 1 or q.shape[3] == 1:
+        b, h, t = q.stride()[:3]
+        if all(s > 0 or n == 1 for s, n in zip((b, h, t), q.shape[:3], strict=True)):
+            return b, h, t
+    _, heads, length, dim = q.shape
+    return heads * length * dim, length * dim, dim

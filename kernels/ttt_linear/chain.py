@@ -1,0 +1,151 @@
+"""The serial kernels of TTT-Linear: W(t) -> W(t+1), and its gradient backwards.
+
+One program per (sequence, head). Everything that does not stand on the chain is in parallel.py; formulas
+and layout of the saved tensors in README.md.
+"""
+
+import triton
+import triton.language as tl
+
+from tttscale.kernels.triton_ops import load, mma, row_sums5, row_sums6, store
+
+
+@triton.jit(do_not_specialize=["T", "heads"])
+def advance_kernel(
+    k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, w_ptr, b_ptr,
+    g_ptr, w_saved_ptr, b_saved_ptr, w_last_ptr, b_last_ptr,
+    stride_b, stride_h, stride_t, T, heads,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """Z = k W + b, G = g(Z), W += (step k)^T G, b += step^T G for each mini-batch in turn."""
+    n = tl.program_id(0).to(tl.int64)
+    head = n % heads
+    rows, cols = tl.arange(0, K), tl.arange(0, FP)
+    cols_ok = cols[None, :] < F
+    square_ok = (cols[:, None] < F) & cols_ok
+    square = cols[:, None] * F + cols[None, :]
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    gamma2 = gamma * gamma
+
+    # LayerNorm does not see the mean over the output dim: kept out of the chain, centred sums are exact.
+    W = load(w_ptr + n * F * F + square, square_ok)
+    b = load(b_ptr + n * F + cols, cols < F)[None, :]
+    W_mean, b_mean = tl.sum(W, 1)[:, None] / F, tl.sum(b, 1)[:, None] / F
+    W = tl.where(square_ok, W - W_mean, 0.0)
+    B = tl.where(cols_ok, b - b_mean, 0.0) + tl.zeros([K, FP], tl.float32)  # b in every row
+
+    token = (n // heads) * stride_b + head * stride_h + rows[:, None].to(tl.int64) * stride_t
+    k_at, v_at = k_ptr + token + cols[None, :], v_ptr + token + cols[None, :]
+    g_at, lr_at = g_ptr + n * T * F + rows[:, None] * F + cols[None, :], lr_ptr + n * T + rows
+    blocks = tl.cdiv(T, BLOCK * K)
+    w_at, b_at = w_saved_ptr + n * blocks * F * F + square, b_saved_ptr + n * blocks * F + cols
+    for i in range(0, tl.cdiv(T, K)):
+        if i % BLOCK == 0:
+            store(w_at, W, square_ok)
+            tl.store(b_at, tl.sum(tl.where(rows[:, None] == 0, B, 0.0), 0), mask=cols < F)
+            w_at += F * F
+            b_at += F
+        left = T - i * K
+        here = (rows[:, None] < left) & cols_ok
+        k = load(k_at, here)
+        u = gamma * (beta - load(v_at, here) + k)
+        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * load(lr_at, rows < left)[:, None]
+        z = mma(k, W, B, BF16)
+        s2, sg, sg2, su_z, su = row_sums5(z * z, gamma2 * z, gamma2 * z * z, u * z, u)
+        rstd = tl.rsqrt(s2 / F + 1e-6)
+        y = gamma2 * z * rstd + u
+        along = rstd * rstd * (rstd * sg2 + su_z)  # mean(y x^) F / sigma
+        g = rstd * (y - (rstd * sg + su) / F - z * along / F)
+        g = tl.where(cols_ok, g, 0.0)
+        store(g_at, g, here)
+        W = mma(tl.trans(k * step), g, W, BF16)
+        B = mma(tl.trans(step + tl.zeros([K, K], tl.float32)), g, B, BF16)
+        k_at += K * stride_t
+        v_at += K * stride_t
+        g_at += K * F
+        lr_at += K
+    b = tl.sum(tl.where(rows[:, None] == 0, B, 0.0), 0)[None, :] + b_mean
+    tl.store(w_last_ptr + n * F * F + square, W + W_mean, mask=square_ok)
+    tl.store(b_last_ptr + n * F + cols[None, :], b, mask=cols_ok)
+
+
+@triton.jit(do_not_specialize=["T", "heads", "scans"])
+def advance_backward_kernel(
+    k_ptr, q_ptr, lr_ptr, tau_ptr, gamma_ptr, g_ptr, normed_ptr, dzq_ptr, p_ptr, plane_ptr,
+    dw_ptr, db_ptr, dz_ptr, future_ptr, dw_saved_ptr, dw_first_ptr, db_first_ptr,
+    stride_b, stride_h, stride_t, T, heads, scans,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """p += step kappa, dz = J(p), dW += k^T dz + q^T dzq, last mini-batch first.
+
+    p_ptr holds the readers' share and receives the whole; plane_ptr: see `Planes` in triton_scan.py.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    head = n % heads
+    rows, cols = tl.arange(0, K), tl.arange(0, FP)
+    cols_ok = cols[None, :] < F
+    square_ok = (cols[:, None] < F) & cols_ok
+    square = cols[:, None] * F + cols[None, :]
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    gamma2 = gamma * gamma
+    gamma2_mean = tl.sum(gamma2, 1)[:, None] / F
+    dW = load(dw_ptr + n * F * F + square, square_ok)
+    dB = load(db_ptr + n * F + cols, cols < F)[None, :] + tl.zeros([K, FP], tl.float32)
+
+    count = tl.cdiv(T, K)
+    first = (count - 1).to(tl.int64) * K
+    token = (n // heads) * stride_b + head * stride_h
+    token += (first + rows[:, None]) * stride_t
+    k_at, q_at = k_ptr + token + cols[None, :], q_ptr + token + cols[None, :]
+    tile = n * T * F + (first + rows[:, None]) * F + cols[None, :]
+    row = n * T + first + rows
+    blocks = tl.cdiv(T, BLOCK * K)
+    dw_at = dw_saved_ptr + (n * blocks + blocks - 1) * F * F + square
+    ones = tl.full([K, K], 1.0, tl.float32)
+    plane = scans.to(tl.int64) * T
+    for back in range(0, count):
+        i = count - 1 - back
+        if (back == 0) | (i % BLOCK == BLOCK - 1):
+            store(dw_at, dW, square_ok)
+            dw_at -= F * F
+        left = T - i * K
+        row_ok = rows < left
+        here = row_ok[:, None] & cols_ok
+        k, q = load(k_at, here), load(q_at, here)
+        g, normed = load(g_ptr + tile, here), load(normed_ptr + tile, here)
+        dzq, local = load(dzq_ptr + tile, here), load(p_ptr + tile, here)
+        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * load(lr_ptr + row, row_ok)[:, None]
+        rstd = load(plane_ptr + row, row_ok)[:, None]
+        m = load(plane_ptr + plane + row, row_ok)[:, None]
+        y_mean = load(plane_ptr + 2 * plane + row, row_ok)[:, None]
+        a1 = load(plane_ptr + 3 * plane + row, row_ok)[:, None]
+        a2 = load(plane_ptr + 4 * plane + row, row_ok)[:, None]
+
+        kappa = mma(k, dW, dB, BF16)
+        p = local + step * kappa
+        sum_p, sum_px, sum_gp, sum_gpx, sum_pg, future = row_sums6(
+            p, p * normed, gamma2 * p, gamma2 * p * normed, p * g, kappa * g
+        )
+        p_mean, px, pg = sum_p / F, sum_px / F, sum_pg / F
+        dy = rstd * (p - p_mean - normed * px)
+        # y is rebuilt from g = s (y - mean(y) - x^ m); without rstd (masked rows) it does not count.
+        y = g / tl.where(rstd > 0, rstd, 1.0) + y_mean + normed * m
+        dx = gamma2 * dy - rstd * (m * p + px * y)
+        dx_mean = rstd * (sum_gp / F - p_mean * gamma2_mean - px * a1 - m * p_mean - px * y_mean)
+        dx_along = rstd * (sum_gpx / F - p_mean * a1 - px * a2 - 2 * m * px)
+        dz = rstd * (dx - dx_mean - normed * (dx_along + pg))
+        dz = tl.where(here, dz, 0.0)
+        store(p_ptr + tile, p, here)
+        store(dz_ptr + tile, dz, here)
+        tl.store(future_ptr + row, tl.sum(future, 1), mask=row_ok)
+        dW = mma(tl.trans(q), dzq, dW, BF16)
+        dW = mma(tl.trans(k), dz, dW, BF16)
+        dB = mma(ones, dz + dzq, dB, BF16)
+        k_at -= K * stride_t
+        q_at -= K * stride_t
+        tile -= K * F
+        row -= K
+    tl.store(dw_first_ptr + n * F * F + square, dW, mask=square_ok)
+    db = tl.sum(tl.where(rows[:, None] == 0, dB, 0.0), 0)
+    tl.store(db_first_ptr + n * F + cols, db, mask=cols < F)

@@ -1,0 +1,135 @@
+"""The parallel kernels of TTT-Linear: outputs, and what the readers ask of the inner gradients.
+
+One program per block of mini-batches and (sequence, head). Inside a block nothing waits for a state: with
+known inner gradients G, W at any mini-batch is the saved W in front of the block plus products of tokens
+before it, so that Q W and K W are attention with known values. Formulas in README.md.
+"""
+
+import triton
+import triton.language as tl
+
+from tttscale.kernels.triton_ops import (
+    load,
+    mma,
+    norm_backward,
+    normalised,
+    store,
+    weights_of_pairs,
+)
+
+
+@triton.jit(do_not_specialize=["T", "heads"])
+def readout_kernel(
+    q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g_ptr, w_saved_ptr, b_saved_ptr, out_ptr,
+    stride_b, stride_h, stride_t, T, heads,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """out = q + LN(q W + b - (weights (q k^T + 1)) G)."""
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    head, first = n % heads, block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    here = rows_ok[:, None] & cols_ok
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    token = (n // heads) * stride_b + head * stride_h
+    token += (first + rows[:, None]) * stride_t + cols[None, :]
+    q, k = load(q_ptr + token, here), load(k_ptr + token, here)
+    g = load(g_ptr + (n * T + first + rows[:, None]) * F + cols[None, :], here)
+    saved = n * tl.num_programs(0) + block
+    square = cols[:, None] * F + cols[None, :]
+    W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
+    b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
+    lam = load(lr_ptr + n * T + first + rows, rows_ok)
+    tau = tl.load(tau_ptr + rows % K)
+    weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+
+    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
+    scores = mma(q, tl.trans(k), square0, BF16) + 1
+    zq = mma(q, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
+    zq = mma(-scores * weights, g, zq, BF16)
+    normed, _ = normalised(zq, cols_ok, F)
+    store(out_ptr + token, q + normed * gamma + beta, here)
+
+
+@triton.jit(do_not_specialize=["T", "heads", "scans"])
+def readout_backward_kernel(
+    q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g_ptr, w_saved_ptr, b_saved_ptr,
+    d_out_ptr, dzq_ptr, local_ptr, normed_ptr, plane_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+    stride_b, stride_h, stride_t, T, heads, scans,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """dzq, the readers' share of dG, and all of the Jacobian of G that no gradient touches."""
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    head, first = n % heads, block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    here = rows_ok[:, None] & cols_ok
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    token = (n // heads) * stride_b + head * stride_h
+    token += (first + rows[:, None]) * stride_t + cols[None, :]
+    row = n * T + first + rows
+    tile = row[:, None] * F + cols[None, :]
+    q, k = load(q_ptr + token, here), load(k_ptr + token, here)
+    g, d_out = load(g_ptr + tile, here), load(d_out_ptr + token, here)
+    saved = n * tl.num_programs(0) + block
+    square = cols[:, None] * F + cols[None, :]
+    W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
+    b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
+    lam = load(lr_ptr + row, rows_ok)
+    tau = tl.load(tau_ptr + rows % K)
+    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
+    start = tl.zeros([BLOCK * K, FP], tl.float32) + b
+
+    # Readers: recompute their pre-norm output, then its gradient.
+    scores = mma(q, tl.trans(k), square0, BF16) + 1
+    zq = mma(-scores * weights, g, mma(q, W, start, BF16), BF16)
+    normed, rstd = normalised(zq, cols_ok, F)
+    dzq = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
+    store(dzq_ptr + tile, dzq, here)
+    store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
+    i, j = rows[:, None], rows[None, :]
+    same = (i // K == j // K) & (j <= i)
+    pairs = mma(dzq, tl.trans(g), square0, BF16)
+    dtau = -tl.sum(tl.where(same, pairs * scores * lam[None, :], 0.0), 1)
+    tl.store(dtau_ptr + row, dtau, mask=rows_ok)
+
+    # Sources: rows are now the tokens j that are read, columns the readers i of their mini-batch.
+    turned = (i // K == j // K) & (i <= j)
+    turned_scores = mma(k, tl.trans(q), square0, BF16) + 1
+    asked = tl.where(turned, turned_scores * tau[None, :], 0.0)
+    asked = mma(asked, dzq, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
+    store(local_ptr + tile, -lam[:, None] * asked, here)
+    tl.store(asked_ptr + row, tl.sum(asked * g, 1), mask=rows_ok)
+
+    key_scores = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
+    z = mma(key_scores, g, mma(k, W, start, BF16), BF16)
+    miss = beta - load(v_ptr + token, here) + k
+    store_jacobian(normed_ptr, plane_ptr, tile, row, here, scans * T, z, miss, gamma, cols_ok, F)
+
+
+@triton.jit
+def store_norm_sums(dnorm_ptr, saved, cols, d_gamma, d_beta, F: tl.constexpr):
+    """This block's part of the gradients of the norm's weight and bias; [2, F] per block."""
+    at = dnorm_ptr + saved * 2 * F + cols
+    tl.store(at, tl.sum(d_gamma, 0), mask=cols < F)
+    tl.store(at + F, tl.sum(d_beta, 0), mask=cols < F)
+
+
+@triton.jit
+def store_jacobian(
+    normed_ptr, plane_ptr, tile, row, here, plane, z, miss, gamma, cols_ok, F: tl.constexpr
+):  # fmt: skip
+    """x^ of the keys and five row constants: 1/sigma, mean(y x^), mean(y), mean(g2 x^), mean(g2 x^^2)."""
+    normed, rstd = normalised(z, cols_ok, F)
+    gamma2 = gamma * gamma
+    y = tl.where(cols_ok, gamma2 * normed + gamma * miss, 0.0)
+    row_ok = tl.max(here.to(tl.int32), 1) > 0
+    store(normed_ptr + tile, normed, here)
+    tl.store(plane_ptr + row, tl.sum(rstd, 1), mask=row_ok)
+    tl.store(plane_ptr + plane + row, tl.sum(y * normed, 1) / F, mask=row_ok)
+    tl.store(plane_ptr + 2 * plane + row, tl.sum(y, 1) / F, mask=row_ok)
+    tl.store(plane_ptr + 3 * plane + row, tl.sum(gamma2 * normed, 1) / F, mask=row_ok)
+    tl.store(plane_ptr + 4 * plane + row, tl.sum(gamma2 * normed * normed, 1) / F, mask=row_ok)
