@@ -7,8 +7,8 @@ Both learners change an input matrix W1 [F, I] with inner gradients G1 [tokens, 
 import triton
 import triton.language as tl
 
+from tttscale.kernels.triton_inner_loss import store_norm_sums
 from tttscale.kernels.triton_ops import load, mma, norm_backward, store, weights_of_pairs
-from tttscale.kernels.ttt_linear.parallel import store_norm_sums
 
 
 @triton.jit(do_not_specialize=["T", "heads", "scans"])

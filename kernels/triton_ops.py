@@ -98,33 +98,34 @@ def norm_backward(a, normed, rstd, cols_ok, F: tl.constexpr):
 
 
 @triton.jit
-def _tanh(x):
-    return 2 * tl.sigmoid(2 * x) - 1
+def _gelu_tanh(x):
+    """tanh(c (x + a x^3)) and its inner derivative c (1 + 3 a x^2)."""
+    square = x * x
+    t = 2 * tl.sigmoid((square * _GELU_A + 1) * x * _GELU_C * 2) - 1
+    return t, (square * _GELU_A * 3 + 1) * _GELU_C
 
 
 @triton.jit
 def gelu(x):
     """0.5 x (1 + tanh(c (x + a x^3)))."""
-    return x * tl.sigmoid(2 * _GELU_C * (x + _GELU_A * x * x * x))
+    t, _ = _gelu_tanh(x)
+    return 0.5 * x * (1 + t)
 
 
 @triton.jit
 def gelu_and_slope(x):
     """gelu(x) and gelu'(x)."""
-    t = _tanh(_GELU_C * (x + _GELU_A * x * x * x))
-    bell_inner = (1 - t * t) * (_GELU_C * (1 + 3 * _GELU_A * x * x))
-    return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * bell_inner
+    t, inner = _gelu_tanh(x)
+    return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner
 
 
 @triton.jit
 def gelu_slope_curvature(x):
     """gelu(x), gelu'(x) and gelu''(x)."""
-    square = x * x
-    t = _tanh(_GELU_C * (x + _GELU_A * square * x))
+    t, inner = _gelu_tanh(x)
     bell = 1 - t * t
-    inner = _GELU_C * (1 + 3 * _GELU_A * square)
     slope = 0.5 * (1 + t) + 0.5 * x * bell * inner
-    curvature = _GELU_C * bell * (1 + 6 * _GELU_A * square) - t * inner * x * bell * inner
+    curvature = (x * x * _GELU_A * 6 + 1) * _GELU_C * bell - t * inner * x * bell * inner
     return 0.5 * x * (1 + t), slope, curvature
 
 

@@ -105,7 +105,8 @@ class TritonScan(ABC):
 
     def gradients(self, saved: list[Kept], works: list[Any]) -> list[Tensor]:
         """Gradients of q, k, v, lr, token_idx, norm weight and bias."""
-        (g1, w1), planes, d_out = saved[0][:2], works[0][0], works[0][1]
+        g1, w1 = saved[0][:2]
+        planes, d_out = works[0]
         dq, dk, dv = (self._like_tokens() for _ in range(3))
         d_lr, d_norm = torch.empty_like(self.lr), torch.empty_like(planes.d_norm)
         launch = self._launch("gradients")
@@ -201,9 +202,12 @@ class TritonScan(ABC):
     def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
         """Launch a kernel of this learner; the arguments that all have in common are added."""
         trailing = (*self.strides, self.length, self.heads)
-        takes_scans = "scans" in kernel.arg_names
-        trailing += (self.scans,) if takes_scans else ()
-        kernel[grid](*arguments, *trailing, **self._shape(self._launch(name)))
+        trailing += (self.scans,) if "scans" in kernel.arg_names else ()
+        launch = self._launch(name)
+        options = self._shape(launch)
+        if "IB" in kernel.arg_names:
+            options["IB"] = min(launch.inner_columns, padded(self.inner))
+        kernel[grid](*arguments, *trailing, **options)
 
 
 def padded(dim: int) -> int:

@@ -7,7 +7,12 @@ and layout of the saved tensors in README.md.
 import triton
 import triton.language as tl
 
-from tttscale.kernels.triton_ops import load, mma, row_sums5, row_sums6, store
+from tttscale.kernels.triton_inner_loss import (
+    inner_gradient,
+    inner_gradient_backward,
+    load_jacobian,
+)
+from tttscale.kernels.triton_ops import load, mma, store
 
 
 @triton.jit(do_not_specialize=["T", "heads"])
@@ -52,12 +57,7 @@ def advance_kernel(
         u = gamma * (beta - load(v_at, here) + k)
         step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * load(lr_at, rows < left)[:, None]
         z = mma(k, W, B, BF16)
-        s2, sg, sg2, su_z, su = row_sums5(z * z, gamma2 * z, gamma2 * z * z, u * z, u)
-        rstd = tl.rsqrt(s2 / F + 1e-6)
-        y = gamma2 * z * rstd + u
-        along = rstd * rstd * (rstd * sg2 + su_z)  # mean(y x^) F / sigma
-        g = rstd * (y - (rstd * sg + su) / F - z * along / F)
-        g = tl.where(cols_ok, g, 0.0)
+        g = inner_gradient(z, u, gamma2, cols_ok, F)
         store(g_at, g, here)
         W = mma(tl.trans(k * step), g, W, BF16)
         B = mma(tl.trans(step + tl.zeros([K, K], tl.float32)), g, B, BF16)
@@ -89,7 +89,6 @@ def advance_backward_kernel(
     square = cols[:, None] * F + cols[None, :]
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     gamma2 = gamma * gamma
-    gamma2_mean = tl.sum(gamma2, 1)[:, None] / F
     dW = load(dw_ptr + n * F * F + square, square_ok)
     dB = load(db_ptr + n * F + cols, cols < F)[None, :] + tl.zeros([K, FP], tl.float32)
 
@@ -116,26 +115,13 @@ def advance_backward_kernel(
         g, normed = load(g_ptr + tile, here), load(normed_ptr + tile, here)
         dzq, local = load(dzq_ptr + tile, here), load(p_ptr + tile, here)
         step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * load(lr_ptr + row, row_ok)[:, None]
-        rstd = load(plane_ptr + row, row_ok)[:, None]
-        m = load(plane_ptr + plane + row, row_ok)[:, None]
-        y_mean = load(plane_ptr + 2 * plane + row, row_ok)[:, None]
-        a1 = load(plane_ptr + 3 * plane + row, row_ok)[:, None]
-        a2 = load(plane_ptr + 4 * plane + row, row_ok)[:, None]
+        rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr, plane, row, row_ok)
 
         kappa = mma(k, dW, dB, BF16)
         p = local + step * kappa
-        sum_p, sum_px, sum_gp, sum_gpx, sum_pg, future = row_sums6(
-            p, p * normed, gamma2 * p, gamma2 * p * normed, p * g, kappa * g
+        dz, future = inner_gradient_backward(
+            p, g, normed, rstd, m, y_mean, a1, a2, gamma2, kappa, here, F
         )
-        p_mean, px, pg = sum_p / F, sum_px / F, sum_pg / F
-        dy = rstd * (p - p_mean - normed * px)
-        # y is rebuilt from g = s (y - mean(y) - x^ m); without rstd (masked rows) it does not count.
-        y = g / tl.where(rstd > 0, rstd, 1.0) + y_mean + normed * m
-        dx = gamma2 * dy - rstd * (m * p + px * y)
-        dx_mean = rstd * (sum_gp / F - p_mean * gamma2_mean - px * a1 - m * p_mean - px * y_mean)
-        dx_along = rstd * (sum_gpx / F - p_mean * a1 - px * a2 - 2 * m * px)
-        dz = rstd * (dx - dx_mean - normed * (dx_along + pg))
-        dz = tl.where(here, dz, 0.0)
         store(p_ptr + tile, p, here)
         store(dz_ptr + tile, dz, here)
         tl.store(future_ptr + row, tl.sum(future, 1), mask=row_ok)

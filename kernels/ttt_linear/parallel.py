@@ -8,6 +8,7 @@ before it, so that Q W and K W are attention with known values. Formulas in READ
 import triton
 import triton.language as tl
 
+from tttscale.kernels.triton_inner_loss import store_jacobian, store_norm_sums
 from tttscale.kernels.triton_ops import (
     load,
     mma,
@@ -108,28 +109,3 @@ def readout_backward_kernel(
     z = mma(key_scores, g, mma(k, W, start, BF16), BF16)
     miss = beta - load(v_ptr + token, here) + k
     store_jacobian(normed_ptr, plane_ptr, tile, row, here, scans * T, z, miss, gamma, cols_ok, F)
-
-
-@triton.jit
-def store_norm_sums(dnorm_ptr, saved, cols, d_gamma, d_beta, F: tl.constexpr):
-    """This block's part of the gradients of the norm's weight and bias; [2, F] per block."""
-    at = dnorm_ptr + saved * 2 * F + cols
-    tl.store(at, tl.sum(d_gamma, 0), mask=cols < F)
-    tl.store(at + F, tl.sum(d_beta, 0), mask=cols < F)
-
-
-@triton.jit
-def store_jacobian(
-    normed_ptr, plane_ptr, tile, row, here, plane, z, miss, gamma, cols_ok, F: tl.constexpr
-):  # fmt: skip
-    """x^ of the keys and five row constants: 1/sigma, mean(y x^), mean(y), mean(g2 x^), mean(g2 x^^2)."""
-    normed, rstd = normalised(z, cols_ok, F)
-    gamma2 = gamma * gamma
-    y = tl.where(cols_ok, gamma2 * normed + gamma * miss, 0.0)
-    row_ok = tl.max(here.to(tl.int32), 1) > 0
-    store(normed_ptr + tile, normed, here)
-    tl.store(plane_ptr + row, tl.sum(rstd, 1), mask=row_ok)
-    tl.store(plane_ptr + plane + row, tl.sum(y * normed, 1) / F, mask=row_ok)
-    tl.store(plane_ptr + 2 * plane + row, tl.sum(y, 1) / F, mask=row_ok)
-    tl.store(plane_ptr + 3 * plane + row, tl.sum(gamma2 * normed, 1) / F, mask=row_ok)
-    tl.store(plane_ptr + 4 * plane + row, tl.sum(gamma2 * normed * normed, 1) / F, mask=row_ok)

@@ -1,0 +1,73 @@
+"""The inner gradient and its derivative in Triton, each with one round of sums. Derived in README.md."""
+
+import triton
+import triton.language as tl
+
+from tttscale.kernels.triton_ops import normalised, row_sums5, row_sums6, store
+
+
+@triton.jit
+def inner_gradient(z, u, gamma2, cols_ok, F: tl.constexpr):
+    """g at centred z: s (y - mean(y) - x^ mean(y x^)), y = gamma^2 x^ + u, x^ = s z."""
+    s2, sg, sg2, su_z, su = row_sums5(z * z, gamma2 * z, gamma2 * z * z, u * z, u)
+    rstd = tl.rsqrt(s2 / F + 1e-6)
+    y = gamma2 * z * rstd + u
+    along = rstd * rstd * (rstd * sg2 + su_z) / F  # s mean(y x^)
+    return tl.where(cols_ok, rstd * (y - (rstd * sg + su) / F - z * along), 0.0)
+
+
+@triton.jit
+def load_jacobian(plane_ptr, plane, row, row_ok):
+    """The five row constants that `store_jacobian` wrote, [rows, 1] each."""
+    at = plane_ptr + row
+    rstd = tl.load(at, mask=row_ok, other=0.0)[:, None]
+    m = tl.load(at + plane, mask=row_ok, other=0.0)[:, None]
+    y_mean = tl.load(at + 2 * plane, mask=row_ok, other=0.0)[:, None]
+    a1 = tl.load(at + 3 * plane, mask=row_ok, other=0.0)[:, None]
+    a2 = tl.load(at + 4 * plane, mask=row_ok, other=0.0)[:, None]
+    return rstd, m, y_mean, a1, a2
+
+
+@triton.jit
+def inner_gradient_backward(
+    p, g, normed, rstd, m, y_mean, a1, a2, gamma2, kappa, here, F: tl.constexpr
+):  # fmt: skip
+    """dz for p = dg, and the row sums of kappa g, which ride in the same round."""
+    sum_p, sum_px, sum_gp, sum_gpx, sum_pg, kappa_g = row_sums6(
+        p, p * normed, gamma2 * p, gamma2 * p * normed, p * g, kappa * g
+    )
+    p_mean, px = sum_p / F, sum_px / F
+    dy = rstd * (p - p_mean - normed * px)
+    # y from g = s (y - mean(y) - x^ m); masked rows have no s, and do not count.
+    y = g / tl.where(rstd > 0, rstd, 1.0) + y_mean + normed * m
+    dx = gamma2 * dy - rstd * (m * p + px * y)
+    gamma2_mean = tl.sum(gamma2, 1)[:, None] / F
+    dx_mean = rstd * (sum_gp / F - p_mean * (gamma2_mean + m) - px * (a1 + y_mean))
+    dx_along = rstd * (sum_gpx / F - p_mean * a1 - px * (a2 + 2 * m))
+    dz = rstd * (dx - dx_mean - normed * (dx_along + sum_pg / F))
+    return tl.where(here, dz, 0.0), kappa_g
+
+
+@triton.jit
+def store_jacobian(
+    normed_ptr, plane_ptr, tile, row, here, plane, z, miss, gamma, cols_ok, F: tl.constexpr
+):  # fmt: skip
+    """x^ of the keys and five row constants: 1/sigma, mean(y x^), mean(y), mean(g2 x^), mean(g2 x^^2)."""
+    normed, rstd = normalised(z, cols_ok, F)
+    gamma2 = gamma * gamma
+    y = tl.where(cols_ok, gamma2 * normed + gamma * miss, 0.0)
+    row_ok = tl.max(here.to(tl.int32), 1) > 0
+    store(normed_ptr + tile, normed, here)
+    tl.store(plane_ptr + row, tl.sum(rstd, 1), mask=row_ok)
+    tl.store(plane_ptr + plane + row, tl.sum(y * normed, 1) / F, mask=row_ok)
+    tl.store(plane_ptr + 2 * plane + row, tl.sum(y, 1) / F, mask=row_ok)
+    tl.store(plane_ptr + 3 * plane + row, tl.sum(gamma2 * normed, 1) / F, mask=row_ok)
+    tl.store(plane_ptr + 4 * plane + row, tl.sum(gamma2 * normed * normed, 1) / F, mask=row_ok)
+
+
+@triton.jit
+def store_norm_sums(dnorm_ptr, saved, cols, d_gamma, d_beta, F: tl.constexpr):
+    """This block's part of the gradients of the norm's weight and bias; [2, F] per block."""
+    at = dnorm_ptr + saved * 2 * F + cols
+    tl.store(at, tl.sum(d_gamma, 0), mask=cols < F)
+    tl.store(at + F, tl.sum(d_beta, 0), mask=cols < F)

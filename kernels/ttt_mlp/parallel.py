@@ -1,0 +1,190 @@
+"""The parallel kernels of TTT-MLP: outputs, and what the readers ask of the inner gradients.
+
+One program per block of mini-batches and (sequence, head). As in ../ttt_linear/parallel.py, known inner
+gradients turn both layers into attention with known values; the hidden layer is taken IB columns at a time.
+"""
+
+import triton
+import triton.language as tl
+
+from tttscale.kernels.triton_inner_loss import store_jacobian, store_norm_sums
+from tttscale.kernels.triton_ops import (
+    gelu,
+    gelu_and_slope,
+    gelu_slope_curvature,
+    load,
+    mma,
+    norm_backward,
+    normalised,
+    store,
+    weights_of_pairs,
+)
+
+
+@triton.jit
+def _layer1(x, pair_weights, w1_ptr, b1_ptr, g1, inner, cols, F: tl.constexpr, BF16: tl.constexpr):
+    """x W1 + b1 + (pair_weights) G1 for the hidden columns `inner`; pointers are those of the block."""
+    I: tl.constexpr = 4 * F
+    ok = (cols[:, None] < F) & (inner[None, :] < I)
+    W1 = load(w1_ptr + cols[:, None] * I + inner[None, :], ok)
+    b1 = load(b1_ptr + inner, inner < I)[None, :]
+    return mma(pair_weights, g1, mma(x, W1, tl.zeros_like(g1) + b1, BF16), BF16)
+
+
+@triton.jit
+def _matrix2(w2_ptr, inner, cols, F: tl.constexpr):
+    """Rows `inner` of W2, [IB, FP]."""
+    ok = (inner[:, None] < 4 * F) & (cols[None, :] < F)
+    return load(w2_ptr + inner[:, None] * F + cols[None, :], ok)
+
+
+@triton.jit(do_not_specialize=["T", "heads"])
+def readout_kernel(
+    q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,
+    w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr, out_ptr,
+    stride_b, stride_h, stride_t, T, heads,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+    IB: tl.constexpr,
+):  # fmt: skip
+    """out = q + LN(Xq W2 + b2 - (weights (Xq X2^T + 1)) G2)."""
+    I: tl.constexpr = 4 * F
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    head, first = n % heads, block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    here = rows_ok[:, None] & cols_ok
+    token = (n // heads) * stride_b + head * stride_h
+    token += (first + rows[:, None]) * stride_t + cols[None, :]
+    row = n * T + first + rows
+    q, k = load(q_ptr + token, here), load(k_ptr + token, here)
+    saved = n * tl.num_programs(0) + block
+    lam = load(lr_ptr + row, rows_ok)
+    tau = tl.load(tau_ptr + rows % K)
+    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
+    read1 = -(mma(q, tl.trans(k), square0, BF16) + 1) * weights
+    moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
+
+    b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
+    zq, scores2 = tl.zeros([BLOCK * K, FP], tl.float32) + b2, square0
+    w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
+    for begin in range(0, I, IB):
+        inner = begin + tl.arange(0, IB)
+        wide_ok = rows_ok[:, None] & (inner[None, :] < I)
+        g1 = load(g1_ptr + row[:, None] * I + inner[None, :], wide_ok)
+        xq = gelu(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
+        x2 = gelu(_layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16))
+        zq = mma(xq, _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
+        scores2 = mma(xq, tl.trans(x2), scores2, BF16)
+    g2 = load(g2_ptr + row[:, None] * F + cols[None, :], here)
+    zq = mma(-(scores2 + 1) * weights, g2, zq, BF16)
+    normed, _ = normalised(zq, cols_ok, F)
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    store(out_ptr + token, q + normed * gamma + beta, here)
+
+
+@triton.jit(do_not_specialize=["T", "heads", "scans"])
+def readout_backward_kernel(
+    q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,
+    w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr, d_out_ptr,
+    dz1q_ptr, dz2q_ptr, p_ptr, local_ptr, share_ptr, x2_ptr, xq_ptr, slope_ptr, curved_ptr,
+    normed_ptr, plane_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+    stride_b, stride_h, stride_t, T, heads, scans,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+    IB: tl.constexpr,
+):  # fmt: skip
+    """dz2q, dz1q, the readers' shares of dG1, dG2 and dX2, and what the reverse chain needs of the keys."""
+    I: tl.constexpr = 4 * F
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    head, first = n % heads, block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    here = rows_ok[:, None] & cols_ok
+    token = (n // heads) * stride_b + head * stride_h
+    token += (first + rows[:, None]) * stride_t + cols[None, :]
+    row = n * T + first + rows
+    tile = row[:, None] * F + cols[None, :]
+    q, k, g2 = load(q_ptr + token, here), load(k_ptr + token, here), load(g2_ptr + tile, here)
+    saved = n * tl.num_programs(0) + block
+    lam = load(lr_ptr + row, rows_ok)
+    tau = tl.load(tau_ptr + rows % K)
+    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    i, j = rows[:, None], rows[None, :]
+    same = (i // K == j // K) & (j <= i)
+    # Rows as the tokens that are read, columns as the readers of their mini-batch.
+    turned_tau = ((i // K == j // K) & (i <= j)).to(tl.float32) * tau[None, :]
+    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
+    scores1 = mma(q, tl.trans(k), square0, BF16) + 1
+    read1 = -scores1 * weights
+    moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
+    w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
+    w2_at = w2_saved_ptr + saved * F * I
+
+    # Forward through the hidden layer again: pre-norm outputs of readers and keys.
+    b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
+    zq = tl.zeros([BLOCK * K, FP], tl.float32) + b2
+    z, scores2, turned_scores2, key_scores2 = zq, square0, square0, square0
+    for begin in range(0, I, IB):
+        inner = begin + tl.arange(0, IB)
+        wide_ok = rows_ok[:, None] & (inner[None, :] < I)
+        g1 = load(g1_ptr + row[:, None] * I + inner[None, :], wide_ok)
+        xq = gelu(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
+        x2 = gelu(_layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16))
+        W2 = _matrix2(w2_at, inner, cols, F)
+        zq, z = mma(xq, W2, zq, BF16), mma(x2, W2, z, BF16)
+        scores2 = mma(xq, tl.trans(x2), scores2, BF16)
+        turned_scores2 = mma(x2, tl.trans(xq), turned_scores2, BF16)
+        key_scores2 = mma(x2, tl.trans(x2), key_scores2, BF16)
+    scores2 += 1
+    zq = mma(-scores2 * weights, g2, zq, BF16)
+    z = mma((key_scores2 + 1) * key_weights, g2, z, BF16)
+
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    d_out = load(d_out_ptr + token, here)
+    normed, rstd = normalised(zq, cols_ok, F)
+    dz2q = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
+    store(dz2q_ptr + tile, dz2q, here)
+    store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
+    pairs = mma(dz2q, tl.trans(g2), square0, BF16)
+    dtau = tl.sum(tl.where(same, pairs * scores2 * lam[None, :], 0.0), 1)
+    read2 = -pairs * weights
+    read_by = -mma(g2, tl.trans(dz2q), square0, BF16) * turned_tau * lam[:, None]
+    asked2 = mma(
+        (turned_scores2 + 1) * turned_tau, dz2q, tl.zeros([BLOCK * K, FP], tl.float32), BF16
+    )
+    store(p_ptr + tile, -lam[:, None] * asked2, here)
+    asked = tl.sum(asked2 * g2, 1)
+    miss = beta - load(v_ptr + token, here) + k
+    store_jacobian(normed_ptr, plane_ptr, tile, row, here, scans * T, z, miss, gamma, cols_ok, F)
+
+    # Back through the hidden layer.
+    moved2 = mma(g2, tl.trans(g2), square0, BF16) * key_weights
+    turned_scores1 = (mma(k, tl.trans(q), square0, BF16) + 1) * turned_tau
+    pairs = square0
+    for begin in range(0, I, IB):
+        inner = begin + tl.arange(0, IB)
+        wide, wide_ok = row[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
+        g1 = load(g1_ptr + wide, wide_ok)
+        z1q = _layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16)
+        z1 = _layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16)
+        xq, slope_q = gelu_and_slope(z1q)
+        x2, slope, curvature = gelu_slope_curvature(z1)
+        store(xq_ptr + wide, xq, wide_ok)
+        store(x2_ptr + wide, x2, wide_ok)
+        store(slope_ptr + wide, slope, wide_ok)
+        W2 = tl.trans(_matrix2(w2_at, inner, cols, F))
+        wide0 = tl.zeros([BLOCK * K, IB], tl.float32)
+        dz1q = mma(read2, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope_q
+        store(dz1q_ptr + wide, dz1q, wide_ok)
+        back = mma(moved2, x2, mma(g2, W2, wide0, BF16), BF16)
+        store(curved_ptr + wide, back * curvature, wide_ok)
+        store(share_ptr + wide, mma(read_by, xq, wide0, BF16), wide_ok)
+        asked1 = mma(turned_scores1, dz1q, wide0, BF16)
+        store(local_ptr + wide, -lam[:, None] * asked1, wide_ok)
+        asked += tl.sum(asked1 * g1, 1)
+        pairs = mma(dz1q, tl.trans(g1), pairs, BF16)
+    dtau += tl.sum(tl.where(same, pairs * scores1 * lam[None, :], 0.0), 1)
+    tl.store(dtau_ptr + row, -dtau, mask=rows_ok)
+    tl.store(asked_ptr + row, asked, mask=rows_ok)

@@ -1,0 +1,107 @@
+"""TTT-MLP on Triton: scratch and launches of its phases. Formulas: README.md beside this file."""
+
+from typing import Any
+
+from torch import Tensor
+
+from tttscale.kernels.triton_scan import Kept, State, TritonScan, padded
+from tttscale.kernels.ttt_mlp.chain import (
+    advance_backward_kernel,
+    advance_kernel,
+    replay_kernel,
+)
+from tttscale.kernels.ttt_mlp.parallel import readout_backward_kernel, readout_kernel
+
+SEGMENT_TOKENS = 1024
+"""Tokens whose W2 in front of every mini-batch exist at once in a backward."""
+
+
+class TritonMLPScan(TritonScan):
+    """kept = [G1, W1 in front of each block, G2, b1, W2 and b2 in front of each block]."""
+
+    kind = "mlp"
+
+    def advance(self, state: State) -> tuple[list[Kept], State]:
+        """G1, G2, the saved states, and the state after."""
+        W1, b1, W2, b2 = self.wide_states(state)
+        n, f, i, blocks = self.scans, self.dim, self.inner, self.blocks
+        G1, G2 = self.new(n, self.length, i), self.new(n, self.length, f)
+        W1_saved, W2_saved = self.new(n, blocks, f, i), self.new(n, blocks, i, f)
+        b1_saved, b2_saved = self.new(n, blocks, i, wide=True), self.new(n, blocks, f, wide=True)
+        last = [s.new_empty(s.shape) for s in (W1, b1, W2, b2)]
+        tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
+        saved = (W1_saved, b1_saved, W2_saved, b2_saved)
+        self.run(advance_kernel, "advance", (n,), *tokens, W1, b1, W2, b2, G1, G2, *saved, *last)
+        return [[G1, W1_saved, G2, b1_saved, W2_saved, b2_saved]], self.narrow_states(last)
+
+    def readout(self, saved: list[Kept]) -> Tensor:
+        """out = q + LN(.)."""
+        out = self._like_tokens()
+        self.run(
+            readout_kernel,
+            "readout",
+            (self.blocks, self.scans),
+            *(self.q, self.k, self.lr, self.tau, self.gamma, self.beta),
+            *_in_order(saved[0]),
+            out,
+        )
+        return out
+
+    def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Any]:
+        """Gradients at the readers, their shares in the sources', and the keys' part of the Jacobian."""
+        d_out, planes = self._tokens(d_out), self.new_planes()
+        n, t, i = self.scans, self.length, self.inner
+        dz2q = self.new(n, t, self.dim)
+        local, share, x2, xq, slope, curved = (self.new(n, t, i) for _ in range(6))
+        planes.chain = (x2, xq, dz2q, local, share, slope, curved)
+        self.run(
+            readout_backward_kernel,
+            "readout_backward",
+            (self.blocks, n),
+            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta),
+            *(*_in_order(saved[0]), d_out),
+            *(planes.dz1q, dz2q, planes.p, local, share, x2, xq, slope, curved),
+            *(planes.normed, planes.jacobian, planes.asked, planes.d_tau, planes.d_norm),
+        )
+        return [(planes, d_out)]
+
+    def advance_backward(self, saved: list[Kept], works: list[Any], d_state: State) -> State:
+        """Gradients of the state before; dZ1 and the whole p on the way. Segment by segment."""
+        planes, n, f, i = works[0][0], self.scans, self.dim, self.inner
+        running = [s.clone() for s in self.wide_states(d_state)]
+        planes.dz1 = self.new(n, self.length, i)
+        planes.future = self.new(n, self.length, wide=True)
+        planes.dw1 = self.new(n, self.blocks, f, i)
+        count, segment = -(-self.length // self.size), max(self.block, SEGMENT_TOKENS // self.size)
+        inside = self.new(n, min(segment, count), i, f)
+        for begin in reversed(range(0, count, segment)):
+            self._segment(saved[0], planes, running, inside, begin, min(begin + segment, count))
+        planes.chain = ()
+        return self.narrow_states(running)
+
+    def _segment(
+        self, kept: Kept, planes: Any, running: list[Tensor], inside: Tensor, begin: int, end: int
+    ) -> None:
+        G1, _, G2, _, W2_saved, _ = kept
+        x2, xq, dz2q, local, share, slope, curved = planes.chain
+        n, columns = self.scans, padded(self.dim)
+        blocks = -(-(end - begin) // self.block)
+        replay = self._launch("replay")
+        replay_kernel[(blocks, n, padded(self.inner) // columns)](
+            *(self.lr, self.tau, x2, G2, W2_saved, inside),
+            *(begin, end, self.length, self.heads),
+            **self._shape(replay),
+        )
+        advance_backward_kernel[(n,)](
+            *(self.k, self.q, self.lr, self.tau, self.gamma, G1, G2, x2, xq, planes.dz1q, dz2q),
+            *(local, share, slope, curved, planes.normed, planes.p, planes.jacobian, inside),
+            *(*running, planes.dz1, planes.future, planes.dw1, *running),
+            *(*self.strides, begin, end, self.length, self.heads, self.scans),
+            **self._shape(self._launch("advance_backward")),
+        )
+
+
+def _in_order(kept: Kept) -> tuple[Tensor, ...]:
+    """G1, G2, then W1, b1, W2, b2 as the kernels take them."""
+    G1, W1, G2, b1, W2, b2 = kept
+    return G1, G2, W1, b1, W2, b2
