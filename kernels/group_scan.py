@@ -129,10 +129,15 @@ class GroupScan(ABC):
         running, out, saved = self.join(state), self._new_out(), []
         for group in self.groups:
             tokens = self._tokens(group)
-            kept, inside = self.advance_group(tokens, running)
-            self._write(out, group, self.readout_group(tokens, kept, inside))
+            kept, part = self.forward_group(tokens, running)
+            self._write(out, group, part)
             saved.append(kept)
         return out, saved, self.split(running)
+
+    def forward_group(self, tokens: Tokens, state: State) -> tuple[Kept, Tensor]:
+        """Both phases of one group, updating `state` in place; what to keep, and outputs."""
+        kept, inside = self.advance_group(tokens, state)
+        return kept, self.readout_group(tokens, kept, inside)
 
     def advance(self, state: State) -> tuple[list[Kept], State]:
         """The serial chain alone: what to keep, and the state after."""

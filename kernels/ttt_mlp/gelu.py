@@ -1,36 +1,43 @@
-"""GELU in its tanh form with its first two derivatives (the inner MLP's activation)."""
+"""GELU in its tanh form with its first two derivatives (the inner MLP's activation).
+
+0.5 x (1 + tanh(c (x + a x^3))) = x s(w) with the logistic s and w = 2 c (x + a x^3): a logistic costs a
+quarter of a tanh, and one serves the value and both derivatives.
+"""
 
 import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-_C = math.sqrt(2 / math.pi)
+_C = 2 * math.sqrt(2 / math.pi)
 _A = 0.044715
 
 
-def gelu(x: Tensor) -> Tensor:
-    """0.5 x (1 + tanh(c (x + a x^3)))."""
-    return F.gelu(x, approximate="tanh")
+def gelu(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """x s(w)."""
+    return torch.mul(x, _logistic(x)[0], out=out)
 
 
-def times_slope(grad: Tensor, x: Tensor) -> Tensor:
-    """grad * gelu'(x)."""
-    return torch.ops.aten.gelu_backward(grad, x, approximate="tanh")
+def gelu_and_slope(x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x s and its derivative s + x s (1 - s) w'; the value goes to `out` if there is one."""
+    s, square = _logistic(x)
+    value = torch.mul(x, s, out=out)
+    inner = square.mul_(3 * _A * _C).add_(_C)
+    inner.mul_(1 - s).mul_(value)
+    return value, s.add_(inner)
 
 
 def slope_and_curvature(x: Tensor) -> tuple[Tensor, Tensor]:
-    """gelu'(x) and gelu''(x).
+    """The derivatives s + x d w' and d (2 w' + x ((1 - 2 s) w'^2 + w'')), where d = s (1 - s)."""
+    s, square = _logistic(x)
+    inner = square.mul_(3 * _A * _C).add_(_C)
+    bell = torch.addcmul(s, s, s, value=-1)
+    curvature = (inner * inner).mul_(torch.add(1, s, alpha=-2)).add_(x, alpha=6 * _A * _C)
+    curvature.mul_(x).add_(inner, alpha=2).mul_(bell)
+    return s.addcmul_(bell.mul_(x), inner), curvature
 
-    With t = tanh(c (x + a x^3)), b = 1 - t^2, i = c (1 + 3 a x^2) and m = x b i = 2 gelu' - 1 - t:
-    gelu'' = c b (1 + 6 a x^2) - t i m. In place, since this is bound by memory.
-    """
+
+def _logistic(x: Tensor) -> tuple[Tensor, Tensor]:
+    """s(w) and x^2."""
     square = x * x
-    t = (square * (_C * _A)).add_(_C).mul_(x).tanh_()
-    slope = times_slope(torch.ones_like(x), x)
-    correction = torch.sub(slope, t, alpha=0.5).mul_(2).sub_(1).mul_(t)
-    correction.mul_((square * (3 * _A * _C)).add_(_C))
-    bell = t.square_().neg_().add_(1)
-    curvature = square.mul_(6 * _A * _C).add_(_C).mul_(bell).sub_(correction)
-    return slope, curvature
+    return (square * (_A * _C)).add_(_C).mul_(x).sigmoid_(), square

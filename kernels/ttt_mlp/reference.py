@@ -13,7 +13,7 @@ from torch import Tensor
 from tttscale.kernels.group_scan import Grads, GroupScan, Kept, State, Tokens
 from tttscale.kernels.inner_loss import Jacobian, gradient, norm_backward, normalise, sum_tokens
 from tttscale.kernels.minibatch import join, matmul, replay, split
-from tttscale.kernels.ttt_mlp.gelu import gelu, slope_and_curvature, times_slope
+from tttscale.kernels.ttt_mlp.gelu import gelu, gelu_and_slope, slope_and_curvature
 
 
 @dataclass
@@ -39,8 +39,36 @@ class Work:
     dy: Tensor
 
 
+class _Chain:
+    """The forward chain of one group, a mini-batch at a time."""
+
+    def __init__(self, tokens: Tokens, state: State) -> None:
+        miss = tokens.target.miss
+        self.k, self.u, self.gamma2 = tokens.k, tokens.target.u, tokens.target.gamma2
+        self.rates = tokens.rates.step
+        self.updates = (self.rates * tokens.k).transpose(-1, -2)
+        self.Z1 = miss.new_empty(*miss.shape[:3], state[0].shape[-1])
+        self.X2 = _with_ones(self.Z1)
+        self.G1, self.Z2, self.G2 = (torch.empty_like(t) for t in (self.Z1, miss, miss))
+
+    def gradients(self, i: int, W1: Tensor, W2: Tensor) -> None:
+        """Z1, X2, Z2, G2 and G1 of mini-batch i at these weights."""
+        torch.bmm(self.k[i], W1, out=self.Z1[i])
+        _, slope = gelu_and_slope(self.Z1[i], out=self.X2[i, ..., :-1])
+        torch.bmm(self.X2[i], W2, out=self.Z2[i])
+        self.G2[i] = gradient(self.Z2[i], self.u[i], self.gamma2)
+        torch.bmm(self.G2[i], W2[:, :-1].transpose(-1, -2), out=self.G1[i])
+        self.G1[i].mul_(slope)
+
+    def update(self, i: int, before: State, after: State) -> None:
+        """Write the weights after mini-batch i into `after`, which may be `before`."""
+        torch.baddbmm(before[0], self.updates[i], self.G1[i], out=after[0])
+        keys2 = (self.rates[i] * self.X2[i]).transpose(-1, -2)
+        torch.baddbmm(before[1], keys2, self.G2[i], out=after[1])
+
+
 class MLPScan(GroupScan):
-    """kept = [G1, G2, Z2, Z2q, W1, W2]; inside = (W1, W2 before each mini-batch, X2)."""
+    """kept = [G1, G2, Z2, Z2q, W1, W2]; inside = (W1, W2 before each mini-batch, X2, Z1)."""
 
     def join(self, state: State) -> State:
         """[W1; b1], [W2; b2]: [N, f + 1, h], [N, h + 1, f]."""
@@ -52,36 +80,45 @@ class MLPScan(GroupScan):
 
     def advance_group(self, tokens: Tokens, state: State) -> tuple[Kept, State]:
         """The chain: Z1, X2, Z2, G2 = g(Z2), G1 = (G2 W2^T) gelu'(Z1), then both updates."""
-        (W1, W2), count, miss = state, tokens.k.shape[0], tokens.target.miss
+        chain, count = _Chain(tokens, state), tokens.k.shape[0]
         inside1, inside2 = (W.new_empty(count, *W.shape) for W in state)
-        inside1[0], inside2[0] = W1, W2
-        G1 = miss.new_empty(*miss.shape[:3], W1.shape[-1])
-        G2, Z2, Z1 = torch.empty_like(miss), torch.empty_like(miss), torch.empty_like(G1[0])
-        X2 = G1.new_ones(*G1.shape[:3], G1.shape[3] + 1)
-        rates, gamma2 = tokens.rates.step, tokens.target.gamma2
-        updates = (rates * tokens.k).transpose(-1, -2)
-        steps = [t.unbind(0) for t in (tokens.k, inside1, inside2, X2, Z2, tokens.target.u)]
-        for i, (k, now1, now2, x2, z2, u) in enumerate(zip(*steps, strict=True)):
-            torch.bmm(k, now1, out=Z1)
-            x2[..., :-1] = gelu(Z1)
-            torch.bmm(x2, now2, out=z2)
-            G2[i] = gradient(z2, u, gamma2)
-            G1[i] = times_slope(torch.bmm(G2[i], now2[:, :-1].transpose(-1, -2)), Z1)
+        inside1[0], inside2[0] = state
+        for i in range(count):
             last = i + 1 == count
-            torch.baddbmm(now1, updates[i], G1[i], out=W1 if last else inside1[i + 1])
-            keys2 = (rates[i] * x2).transpose(-1, -2)
-            torch.baddbmm(now2, keys2, G2[i], out=W2 if last else inside2[i + 1])
-        kept = [G1, G2, Z2, Z2, inside1[0].clone(), inside2[0].clone()]
-        return kept, (inside1, inside2, X2)
+            chain.gradients(i, inside1[i], inside2[i])
+            after = state if last else (inside1[i + 1], inside2[i + 1])
+            chain.update(i, (inside1[i], inside2[i]), after)
+        kept = [chain.G1, chain.G2, chain.Z2, chain.Z2, inside1[0].clone(), inside2[0].clone()]
+        return kept, (inside1, inside2, chain.X2, chain.Z1)
+
+    def forward_group(self, tokens: Tokens, state: State) -> tuple[Kept, Tensor]:
+        """Readers follow each step while its state is in the cache; the same products."""
+        chain, (W1, W2) = _Chain(tokens, state), state
+        first = [W1.clone(), W2.clone()]
+        coefficients = tokens.rates.coefficients()
+        scores1 = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(coefficients)
+        Xq, Z2q = torch.ones_like(chain.X2[0]), torch.empty_like(chain.Z2)
+        for i in range(tokens.k.shape[0]):
+            chain.gradients(i, W1, W2)
+            Z1q = torch.bmm(tokens.q[i], W1).sub_(torch.bmm(scores1[i], chain.G1[i]))
+            gelu(Z1q, out=Xq[..., :-1])
+            scores2 = torch.bmm(Xq, chain.X2[i].transpose(-1, -2)).mul_(coefficients[i])
+            torch.bmm(Xq, W2, out=Z2q[i]).sub_(torch.bmm(scores2, chain.G2[i]))
+            chain.update(i, state, state)
+        kept = [chain.G1, chain.G2, chain.Z2, Z2q, *first]
+        return kept, self._outputs(tokens, Z2q)
 
     def readout_group(self, tokens: Tokens, kept: Kept, inside: State) -> Tensor:
         """Z2q = Xq W2 - (tril(Xq X2^T) eta) G2, out = q + LN(Z2q)."""
-        (_, W2, X2), coefficients = inside, tokens.rates.coefficients()
+        (_, W2, X2, _), coefficients = inside, tokens.rates.coefficients()
         Xq = _activated(self._readers_hidden(tokens, kept, inside, coefficients))
         scores = matmul(Xq, X2.transpose(-1, -2)).mul_(coefficients)
         kept[3] = matmul(Xq, W2).sub_(matmul(scores, kept[1]))
+        return self._outputs(tokens, kept[3])
+
+    def _outputs(self, tokens: Tokens, Z2q: Tensor) -> Tensor:
         target = tokens.target
-        return torch.addcmul(tokens.q[..., :-1] + target.beta, target.gamma, normalise(kept[3])[0])
+        return torch.addcmul(tokens.q[..., :-1] + target.beta, target.gamma, normalise(Z2q)[0])
 
     def _readers_hidden(
         self, tokens: Tokens, kept: Kept, inside: State, coefficients: Tensor
@@ -93,27 +130,28 @@ class MLPScan(GroupScan):
         """The same products as in `advance_group`."""
         rates = tokens.rates.step
         W1 = replay(kept[4], (rates * tokens.k).transpose(-1, -2), kept[0])
-        X2 = _activated(matmul(tokens.k, W1))
+        Z1 = matmul(tokens.k, W1)
+        X2 = _activated(Z1)
         W2 = replay(kept[5], (rates * X2).transpose(-1, -2), kept[1])
-        return W1, W2, X2
+        return W1, W2, X2, Z1
 
     def readout_backward_group(
         self, tokens: Tokens, kept: Kept, inside: State, d_out: Tensor
     ) -> Work:
         """dZ2q, dZ1q, and what readers ask of G1, G2 and of the keys' hidden layer."""
-        (G1, G2, Z2, Z2q), (_, W2, X2), rates = kept[:4], inside, tokens.rates
+        (G1, G2, Z2, Z2q), (_, W2, X2, _), rates = kept[:4], inside, tokens.rates
         size, coefficients = tokens.k.shape[2], rates.coefficients()
         normed, mean, rstd = normalise(Z2q)
         dZ2q = norm_backward(d_out * tokens.target.gamma, Z2q, mean, rstd)
         Z1q = self._readers_hidden(tokens, kept, inside, coefficients)
-        Xq = _activated(Z1q)
+        Xq, slope = _activated_and_slope(Z1q)
         scores2 = matmul(Xq, X2.transpose(-1, -2)).tril_()
         pairs2 = matmul(dZ2q, G2.transpose(-1, -2))
         d_tau = pairs2 * scores2
         pairs2.mul_(coefficients)
         dXq = matmul(dZ2q, W2[..., :-1, :].transpose(-1, -2)).sub_(matmul(pairs2, X2[..., :-1]))
         dz1 = G1.new_empty(*G1.shape[:2], 2 * size, G1.shape[-1])
-        dZ1q = times_slope(dXq, Z1q)
+        dZ1q = dXq.mul_(slope)
         dz1[:, :, size:] = dZ1q
         scores1 = matmul(tokens.q, tokens.k.transpose(-1, -2)).tril_()
         d_tau.addcmul_(matmul(dZ1q, G1.transpose(-1, -2)), scores1)
@@ -139,31 +177,31 @@ class MLPScan(GroupScan):
         self, tokens: Tokens, kept: Kept, inside: State, work: Work, d_state: State
     ) -> None:
         """The reverse chain through both layers; see README.md."""
-        (dW1, dW2), (W1, W2, X2), (G1, G2), step = d_state, inside, kept[:2], tokens.rates.step
+        (dW1, dW2), (_, W2, X2, Z1), (G1, G2), step = d_state, inside, kept[:2], tokens.rates.step
         size = tokens.k.shape[2]
-        slope, curvature = slope_and_curvature(matmul(tokens.k, W1))
+        slope, curvature = slope_and_curvature(Z1)
+        dZ2 = torch.empty_like(G2)
+        dE = torch.zeros_like(X2[0])  # its last column belongs to the bias, which E does not have
         curved = curvature.mul_(matmul(G2, W2[..., :-1, :].transpose(-1, -2)))
-        # One product updates dW2: rows (keys' hidden, readers' hidden, dE), columns (dZ2, dZ2q, G2).
-        rows = torch.cat([X2, work.Xq, torch.zeros_like(X2)], dim=2)
-        cols = torch.cat([G2, work.dZ2q, G2], dim=2)
         pairs = torch.cat([tokens.k, tokens.q], dim=2).transpose(-1, -2)
         local1, local2 = (asked * -tokens.rates.lam for asked in (work.asked1, work.asked2))
         jacobians = work.jacobian.steps()
         for i in reversed(range(len(jacobians))):
-            W2i, dZ2, dZ1 = W2[i, :, :-1], cols[i, :, :size], work.dz1[i, :, :size]
+            W2i, dZ1 = W2[i, :, :-1], work.dz1[i, :, :size]
             torch.bmm(X2[i], dW2, out=work.kappa2[i])
             torch.bmm(tokens.k[i], dW1, out=work.kappa1[i])
             torch.bmm(G1[i], dW1.transpose(-1, -2), out=work.update_d_k[i])
             dG1 = torch.addcmul(local1[i], step[i], work.kappa1[i])
-            dE = dG1 * slope[i]
-            rows[i, :, 2 * size :, :-1] = dE
-            p = torch.addcmul(local2[i], step[i], work.kappa2[i]).baddbmm_(dE, W2i)
-            work.dy[i] = jacobians[i].transpose(p, dZ2)
+            dE_i = torch.mul(dG1, slope[i], out=dE[..., :-1])
+            p = torch.addcmul(local2[i], step[i], work.kappa2[i]).baddbmm_(dE_i, W2i)
+            work.dy[i] = jacobians[i].transpose(p, dZ2[i])
             dX2 = torch.bmm(G2[i], dW2[:, :-1].transpose(-1, -2))
-            dX2 = torch.addcmul(work.dX2[i], step[i], dX2).baddbmm_(dZ2, W2i.transpose(-1, -2))
+            dX2 = torch.addcmul(work.dX2[i], step[i], dX2).baddbmm_(dZ2[i], W2i.transpose(-1, -2))
             torch.mul(dG1, curved[i], out=dZ1)
             dZ1.addcmul_(dX2, slope[i])
-            dW2.baddbmm_(rows[i].transpose(-1, -2), cols[i])
+            dW2.baddbmm_(work.Xq[i].transpose(-1, -2), work.dZ2q[i])
+            dW2.baddbmm_(X2[i].transpose(-1, -2), dZ2[i])
+            dW2.baddbmm_(dE.transpose(-1, -2), G2[i])
             dW1.baddbmm_(pairs[i], work.dz1[i])
 
     def gradients_group(self, tokens: Tokens, kept: Kept, inside: State, work: Work) -> Grads:
@@ -190,7 +228,19 @@ class MLPScan(GroupScan):
 
 def _activated(z: Tensor) -> Tensor:
     """[gelu(z), 1]: [..., h] -> [..., h1]."""
-    out = torch.empty(*z.shape[:-1], z.shape[-1] + 1, dtype=z.dtype, device=z.device)
-    out[..., :-1] = gelu(z)
+    out = _with_ones(z)
+    gelu(z, out=out[..., :-1])
+    return out
+
+
+def _activated_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    """[gelu(z), 1] and gelu'(z)."""
+    out = _with_ones(z)
+    return out, gelu_and_slope(z, out=out[..., :-1])[1]
+
+
+def _with_ones(z: Tensor) -> Tensor:
+    """[..., h] -> [..., h1], of which the last column is 1 and the others are to be filled."""
+    out = z.new_empty(*z.shape[:-1], z.shape[-1] + 1)
     out[..., -1] = 1
     return out

@@ -11,10 +11,12 @@ from tttscale.kernels.scan import ttt_scan
 CORE = Path(__file__).parents[1] / "golden" / "core"
 NAMES = {"linear": ("W1", "b1"), "mlp": ("W1", "b1", "W2", "b2")}
 CASES = [
-    ("linear", "fp64", 1e-10),
-    ("mlp", "fp64", 1e-10),
-    ("linear", "fp32", 2e-6),
-    ("mlp", "fp32", 2e-6),
+    ("linear", "fp64", 1e-10, "torch"),
+    ("mlp", "fp64", 1e-10, "torch"),
+    ("linear", "fp32", 2e-6, "torch"),
+    ("mlp", "fp32", 2e-6, "torch"),
+    ("linear", "fp32", 2e-6, "triton"),
+    ("mlp", "fp32", 2e-6, "triton"),
 ]
 
 
@@ -22,7 +24,7 @@ def load(kind, precision):
     return load_file(CORE / f"{kind}_hd16_{precision}.safetensors")
 
 
-def run(kind, g, begin, end, state):
+def run(kind, g, begin, end, state, backend):
     return ttt_scan(
         kind,
         g["XQ"][:, :, begin:end],
@@ -34,6 +36,7 @@ def run(kind, g, begin, end, state):
         g["ttt_norm_bias"],
         state,
         mini_batch_size=16,
+        backend=backend,
     )
 
 
@@ -55,12 +58,12 @@ def close(ours, theirs, tolerance):
     assert (ours - theirs).abs().max().item() <= tolerance * scale
 
 
-@pytest.mark.parametrize(("kind", "precision", "tolerance"), CASES)
-def test_outputs_and_all_gradients(kind, precision, tolerance):
+@pytest.mark.parametrize(("kind", "precision", "tolerance", "backend"), CASES)
+def test_outputs_and_all_gradients(kind, precision, tolerance, backend):
     g = load(kind, precision)
     names, state = leaves(g, kind)
     length = g["XQ"].shape[2]
-    out, last = run(kind, g, 0, length, state)
+    out, last = run(kind, g, 0, length, state, backend)
     d_out = cotangent(g, out)
     close(out.transpose(1, 2).flatten(2), g["XQW"], tolerance)
     d_last = [g[f"dLast.{n}"] for n in NAMES[kind]]
@@ -72,14 +75,14 @@ def test_outputs_and_all_gradients(kind, precision, tolerance):
         close(grad, g[f"dstate.0.{name}"], tolerance)
 
 
-@pytest.mark.parametrize(("kind", "precision", "tolerance"), CASES)
-def test_every_boundary_state_and_its_gradient(kind, precision, tolerance):
+@pytest.mark.parametrize(("kind", "precision", "tolerance", "backend"), CASES)
+def test_every_boundary_state_and_its_gradient(kind, precision, tolerance, backend):
     g = load(kind, precision)
     _, state = leaves(g, kind)
     length = g["XQ"].shape[2]
     outs, states = [], [state]
     for begin in range(0, length, 16):
-        out, state = run(kind, g, begin, min(begin + 16, length), state)
+        out, state = run(kind, g, begin, min(begin + 16, length), state, backend)
         outs.append(out)
         states.append(state)
     count = len(outs)

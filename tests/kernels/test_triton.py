@@ -1,0 +1,200 @@
+"""The Triton kernels, interpreted on the CPU, against the torch reference (fp64) and themselves."""
+
+import functools
+
+import pytest
+import torch
+
+from tests.kernels.problem import KINDS, Recorder, problem
+from tttscale.kernels.launch_table import BLOCK_TOKENS
+from tttscale.kernels.scan import ttt_scan
+from tttscale.model import TTTConfig, TTTForCausalLM, ttt_layer
+
+# fp32 products are exact there; bf16 operands are rounded to nearest by hand.
+LARGEST_ERROR = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+
+CASES = [  # inner learner, mini-batch, tokens, head dim, dtype
+    ("linear", 16, 75, 16, torch.float32),
+    ("linear", 16, 75, 16, torch.bfloat16),
+    ("linear", 16, 1, 16, torch.float32),
+    ("linear", 16, 139, 24, torch.float32),
+    ("linear", 32, 139, 32, torch.float32),
+    ("linear", 64, 150, 16, torch.bfloat16),
+    ("linear", 16, 70, 96, torch.float32),
+    ("linear", 16, 20, 128, torch.bfloat16),
+    ("mlp", 16, 75, 16, torch.float32),
+    ("mlp", 16, 40, 16, torch.bfloat16),
+    ("mlp", 16, 1, 16, torch.float32),
+    ("mlp", 16, 139, 24, torch.float32),
+    ("mlp", 32, 75, 32, torch.float32),
+    ("mlp", 64, 150, 16, torch.float32),
+    ("mlp", 16, 20, 96, torch.float32),
+]
+
+
+def narrow(p, dtype):
+    """The problem's leaves as the kernels take them: tokens in dtype, everything else fp32."""
+    dtypes = [dtype] * 3 + [torch.float32] * (len(p.leaves) - 3)
+    return [x.detach().to(d).requires_grad_() for x, d in zip(p.leaves, dtypes, strict=True)]
+
+
+def everything(p, leaves, **options):
+    """Outputs, final state and all gradients."""
+    results = p.scan(*leaves, **options)
+    cotangents = [c.to(r.dtype) for c, r in zip(p.cotangents(results), results, strict=True)]
+    return [*results, *torch.autograd.grad(results, leaves, cotangents)]
+
+
+def relative(ours, exact):
+    return ((ours.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()
+
+
+def assert_relatively_close(ours, exact, tolerance):
+    errors = [relative(a, b) for a, b in zip(ours, exact, strict=True)]
+    assert max(errors) <= tolerance, errors
+
+
+@pytest.mark.parametrize(("kind", "size", "length", "dim", "dtype"), CASES)
+def test_equals_the_reference(kind, size, length, dim, dtype):
+    p = problem(kind, size, length, dim, batch=1)
+    leaves = narrow(p, dtype)
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    ours = everything(p, leaves, backend="triton")
+    assert ours[0].dtype == dtype
+    assert {s.dtype for s in ours[1 : len(p.state) + 1]} == {torch.float32}
+    assert_relatively_close(ours, everything(p, exact), LARGEST_ERROR[dtype])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_rows_and_strided_tokens(kind):
+    p = problem(kind, 16, 40, 16, batch=2)
+    leaves = narrow(p, torch.float32)
+    dense = everything(p, leaves, backend="triton")
+    # As the layer has them: [B, T, H, f] in memory; and v in yet another layout.
+    turned = [x.detach().transpose(1, 2).contiguous().transpose(1, 2) for x in leaves[:2]]
+    turned.append(leaves[2].detach().transpose(2, 3).contiguous().transpose(2, 3))
+    strided = [x.requires_grad_() for x in (*turned, *(x.detach() for x in leaves[3:]))]
+    ours = everything(p, strided, backend="triton")
+    assert all(torch.equal(a, b) for a, b in zip(ours, dense, strict=True))
+    one = [x.detach()[1:] if x.dim() > 2 else x.detach() for x in leaves]
+    alone = p.scan(*one, backend="triton")
+    assert all(torch.equal(a, b[1:]) for a, b in zip(alone, dense, strict=False))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_changes_nothing(kind):
+    p = problem(kind, 16, 2 * BLOCK_TOKENS + 11, 16, batch=1)
+    leaves = narrow(p, torch.float32)
+    whole = everything(p, leaves, backend="triton")
+
+    def in_pieces(*tensors):
+        tokens, shared, state = tensors[:4], tensors[4:7], tensors[7:]
+        outs = []
+        for begin, end in ((0, 48), (48, 48 + BLOCK_TOKENS), (48 + BLOCK_TOKENS, None)):
+            part = [x[:, :, begin:end] for x in tokens]
+            out, state = ttt_scan(
+                kind, *part, *shared, state, mini_batch_size=16, backend="triton"
+            )
+            outs.append(out)
+        return torch.cat(outs, dim=2), *state
+
+    results = in_pieces(*leaves)
+    grads = torch.autograd.grad(results, leaves, [c.float() for c in p.cotangents(results)])
+    assert_relatively_close([*results, *grads], [x.double() for x in whole], 1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_phases_with_a_neighbour(kind):
+    p = problem(kind, 16, 40, 16, batch=1)
+    leaves = narrow(p, torch.float32)
+    outside = tuple(torch.randn_like(s) for s in leaves[7:])
+    handoff = Recorder(outside=outside)
+    out, *last = p.scan(*leaves, backend="triton", handoff=handoff)
+    assert handoff.calls == ["state_ready"]
+    assert all(torch.equal(a, b) for a, b in zip(handoff.state, last, strict=True))
+    grads = torch.autograd.grad(out.sum(), leaves)
+    assert handoff.calls == ["state_ready", "grad_wanted", "grad_ready"]
+    assert all(torch.equal(a, b) for a, b in zip(handoff.grad, grads[7:], strict=True))
+    results = p.scan(*leaves, backend="triton")
+    whole = torch.autograd.grad(results, leaves, [torch.ones_like(results[0]), *outside])
+    assert all(torch.equal(a, b) for a, b in zip(grads, whole, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_result_depends_on_uninitialised_memory(kind, monkeypatch):
+    p = problem(kind, 16, 75, 16, batch=1, heads=1)
+    leaves = narrow(p, torch.float32)
+    clean, poisoned = everything(p, leaves, backend="triton"), []
+
+    def poison(make):
+        def poisoning(*args, **kwargs):
+            out = make(*args, **kwargs)
+            poisoned.append(out.shape)
+            return out.fill_(float("nan")) if out.is_floating_point() else out
+
+        return poisoning
+
+    for owner, name in (
+        *((torch, n) for n in ("empty", "empty_like", "empty_strided")),
+        (torch.Tensor, "new_empty"),
+    ):
+        monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
+    results = everything(p, leaves, backend="triton")
+    assert poisoned
+    assert all(torch.equal(a, b) for a, b in zip(results, clean, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_factors_and_rates_of_zero(kind):
+    """A clamped factor of the last token and padded tokens (rate 0) divide by nothing."""
+    p = problem(kind, 16, 40, 16, batch=1, heads=1)
+    with torch.no_grad():
+        p.inputs[4][[7, 15]] = 0
+        p.inputs[3][:, :, 5:20] = 0
+    leaves = narrow(p, torch.float32)
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    assert_relatively_close(everything(p, leaves, backend="triton"), everything(p, exact), 1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_with_documents_inside(kind, monkeypatch):
+    torch.manual_seed(0)
+    config = TTTConfig(
+        vocab_size=50, hidden_size=32, num_attention_heads=2, num_hidden_layers=1,
+        intermediate_size=32, ttt_layer_type=kind, share_qk=True, use_gate=True, pre_conv=True,
+    )  # fmt: skip
+    model = TTTForCausalLM(config)
+    tokens = torch.randint(0, 50, (1, 75))
+
+    def loss_and_grads():
+        model.zero_grad()
+        loss = model(tokens, labels=tokens).loss
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    reference = loss_and_grads()
+    monkeypatch.setattr(ttt_layer, "ttt_scan", functools.partial(ttt_scan, backend="triton"))
+    assert_relatively_close(loss_and_grads(), [x.double() for x in reference], 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "dim", "dtype", "words"),
+    [
+        (16, 16, torch.float64, "takes fp32 and bf16, not float64"),
+        (16, 160, torch.float32, "head dims up to 128, not 160"),
+        (8, 16, torch.float32, "16, 32 or 64 tokens, not 8"),
+    ],
+)
+def test_what_has_no_kernel_is_refused(size, dim, dtype, words):
+    p = problem("linear", size, 20, dim, batch=1, heads=1)
+    leaves = [x.detach().to(dtype) for x in p.leaves]
+    with pytest.raises(ValueError, match=words):
+        p.scan(*leaves, backend="triton")
+    p.scan(*leaves)
+
+
+def test_without_an_interpreter_a_cpu_is_refused(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    p = problem("linear", 16, 20, 16, batch=1, heads=1)
+    with pytest.raises(ValueError, match="needs a GPU, or TRITON_INTERPRET=1"):
+        p.scan(*(x.detach().float() for x in p.leaves), backend="triton")

@@ -1,0 +1,133 @@
+"""Compile every Triton kernel for a GPU that need not be there: registers, spills, shared memory.
+
+Run as `python -m tttscale.bench.compiled KIND DIM SIZE DTYPE CAPABILITY`, without TRITON_INTERPRET. The
+scan's own host code is run on CPU tensors with the launch replaced by a recorder, so that what is compiled
+is what is launched. Prints one JSON list.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime import JITFunction
+
+_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
+"""Shared memory that one program can have."""
+
+
+class Recorder:
+    """Stands in for a launch: keeps what has to be compiled, once per kernel."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, tuple[ASTSource, dict[str, int]]] = {}
+
+    def record(self, kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Derive the signature that Triton's launcher would."""
+        launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
+        names = kernel.arg_names
+        values = {**dict(zip(names, arguments, strict=False)), **options}
+        signature, constants, attributes = {}, {}, {}
+        for index, (name, parameter) in enumerate(zip(names, kernel.params, strict=True)):
+            value = values[name]
+            if parameter.is_constexpr:
+                signature[name], constants[(index,)] = "constexpr", value
+            elif isinstance(value, torch.Tensor):
+                signature[name] = "*" + _NAMES[value.dtype]
+                attributes[(index,)] = [["tt.divisibility", 16]]
+            else:
+                signature[name] = "i32"
+                if not parameter.do_not_specialize and value % 16 == 0:
+                    attributes[(index,)] = [["tt.divisibility", 16]]
+        self.sources[kernel.__name__] = (
+            ASTSource(kernel, signature, constants, attributes),
+            launch,
+        )
+
+
+@contextmanager
+def recording() -> Iterator[Recorder]:
+    """Launches are recorded instead of done."""
+    recorder, run = Recorder(), JITFunction.run
+
+    def record(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        recorder.record(self, arguments, options)
+
+    JITFunction.run = record
+    try:
+        yield recorder
+    finally:
+        JITFunction.run = run
+
+
+def launches(kind: str, dim: int, size: int, dtype: torch.dtype) -> Recorder:
+    """Everything that a forward and a backward launch."""
+    from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
+    from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+
+    heads, tokens, inner = 2, 2048, dim if kind == "linear" else 4 * dim
+    q = torch.zeros(1, tokens, heads, dim, dtype=dtype).transpose(1, 2)
+    lr, tau = torch.zeros(1, heads, tokens), torch.zeros(size)
+    norm = torch.zeros(heads, dim)
+    shapes = [(dim, inner), (1, inner), (inner, dim), (1, dim)][: 2 if kind == "linear" else 4]
+    state = tuple(torch.zeros(1, heads, *shape) for shape in shapes)
+    scan = {"linear": TritonLinearScan, "mlp": TritonMLPScan}[kind](
+        (q, q.clone(), q.clone(), lr, tau, norm, norm), size, torch.float32
+    )
+    with recording() as recorder:
+        _, saved, last = scan.forward(state)
+        scan.backward(saved, torch.zeros_like(q), last)
+    return recorder
+
+
+def resources(source: ASTSource, launch: dict[str, int], capability: int) -> dict[str, Any]:
+    """Compile one kernel and read what it needs from the binary."""
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _output(tools / "cuobjdump", "-res-usage", file.name)
+        code = _output(tools / "cuobjdump", "-sass", file.name)
+    registers, stack = (int(re.findall(rf"{key}:(\d+)", usage)[-1]) for key in ("REG", "STACK"))
+    operations = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", code)
+    return {
+        **launch,
+        "registers": registers,
+        "stack_bytes": stack,
+        "shared_bytes": compiled.metadata.shared,
+        "fits": compiled.metadata.shared <= _SHARED_LIMIT_BYTES[capability],
+        "local_accesses": operations.count("LDL") + operations.count("STL"),
+        "barriers": operations.count("BAR"),
+        "instructions": len(operations),
+    }
+
+
+def _output(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) -> None:
+    """Compile all kernels of one configuration and print what they need."""
+    rows = []
+    for name, (source, launch) in launches(kind, dim, size, dtype).sources.items():
+        row = {"inner": kind, "dim": dim, "K": size, "dtype": _NAMES[dtype], "kernel": name}
+        print(f"compiling {name}", file=sys.stderr)
+        rows.append({**row, **resources(source, launch, capability)})
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    wanted = {name: dtype for dtype, name in _NAMES.items()}[words[3]]
+    main(words[0], int(words[1]), int(words[2]), wanted, int(words[4]))
