@@ -179,9 +179,7 @@ class TritonScan(ABC):
         return self._like(x)
 
     def _like(self, x: Tensor) -> Tensor:
-        copy = torch.empty_strided(
-            x.shape, (*self.strides, 1), dtype=self.compute, device=x.device
-        )
+        copy = torch.empty_strided(x.shape, (*self.strides, 1), dtype=self.compute, device=x.device)
         return copy.copy_(x)
 
     def _launch(self, kernel: str) -> Launch:

@@ -28,7 +28,7 @@ def gelu_and_slope(x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor
 
 
 def slope_and_curvature(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The derivatives s + x d w' and d (2 w' + x ((1 - 2 s) w'^2 + w'')), where d = s (1 - s)."""
+    """s + x d w' and d (2 w' + x ((1 - 2 s) w'^2 + w'')) , where d = s (1 - s)."""
     s, square = _logistic(x)
     inner = square.mul_(3 * _A * _C).add_(_C)
     bell = torch.addcmul(s, s, s, value=-1)

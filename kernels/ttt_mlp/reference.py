@@ -49,7 +49,8 @@ class _Chain:
         self.updates = (self.rates * tokens.k).transpose(-1, -2)
         self.Z1 = miss.new_empty(*miss.shape[:3], state[0].shape[-1])
         self.X2 = _with_ones(self.Z1)
-        self.G1, self.Z2, self.G2 = (torch.empty_like(t) for t in (self.Z1, miss, miss))
+        self.E, self.G1 = torch.empty_like(self.Z1), torch.empty_like(self.Z1)
+        self.Z2, self.G2 = torch.empty_like(miss), torch.empty_like(miss)
 
     def gradients(self, i: int, W1: Tensor, W2: Tensor) -> None:
         """Z1, X2, Z2, G2 and G1 of mini-batch i at these weights."""
@@ -57,8 +58,8 @@ class _Chain:
         _, slope = gelu_and_slope(self.Z1[i], out=self.X2[i, ..., :-1])
         torch.bmm(self.X2[i], W2, out=self.Z2[i])
         self.G2[i] = gradient(self.Z2[i], self.u[i], self.gamma2)
-        torch.bmm(self.G2[i], W2[:, :-1].transpose(-1, -2), out=self.G1[i])
-        self.G1[i].mul_(slope)
+        torch.bmm(self.G2[i], W2[:, :-1].transpose(-1, -2), out=self.E[i])
+        torch.mul(self.E[i], slope, out=self.G1[i])
 
     def update(self, i: int, before: State, after: State) -> None:
         """Write the weights after mini-batch i into `after`, which may be `before`."""
@@ -66,9 +67,13 @@ class _Chain:
         keys2 = (self.rates[i] * self.X2[i]).transpose(-1, -2)
         torch.baddbmm(before[1], keys2, self.G2[i], out=after[1])
 
+    def kept(self, Z2q: Tensor, Z1q: Tensor, first: State) -> Kept:
+        """What a backward needs of the group."""
+        return [self.G1, self.G2, self.Z2, Z2q, self.Z1, Z1q, self.E, *first]
+
 
 class MLPScan(GroupScan):
-    """kept = [G1, G2, Z2, Z2q, W1, W2]; inside = (W1, W2 before each mini-batch, X2, Z1)."""
+    """kept = [G1, G2, Z2, Z2q, Z1, Z1q, E, W1, W2]; inside = (W1, W2 before each mini-batch, X2)."""
 
     def join(self, state: State) -> State:
         """[W1; b1], [W2; b2]: [N, f + 1, h], [N, h + 1, f]."""
@@ -88,30 +93,31 @@ class MLPScan(GroupScan):
             chain.gradients(i, inside1[i], inside2[i])
             after = state if last else (inside1[i + 1], inside2[i + 1])
             chain.update(i, (inside1[i], inside2[i]), after)
-        kept = [chain.G1, chain.G2, chain.Z2, chain.Z2, inside1[0].clone(), inside2[0].clone()]
-        return kept, (inside1, inside2, chain.X2, chain.Z1)
+        first = (inside1[0].clone(), inside2[0].clone())
+        return chain.kept(chain.Z2, chain.Z1, first), (inside1, inside2, chain.X2)
 
     def forward_group(self, tokens: Tokens, state: State) -> tuple[Kept, Tensor]:
         """Readers follow each step while its state is in the cache; the same products."""
         chain, (W1, W2) = _Chain(tokens, state), state
-        first = [W1.clone(), W2.clone()]
+        first = (W1.clone(), W2.clone())
         coefficients = tokens.rates.coefficients()
         scores1 = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(coefficients)
-        Xq, Z2q = torch.ones_like(chain.X2[0]), torch.empty_like(chain.Z2)
+        Xq, Z1q, Z2q = _with_ones(chain.Z1[0]), *map(torch.empty_like, (chain.Z1, chain.Z2))
         for i in range(tokens.k.shape[0]):
             chain.gradients(i, W1, W2)
-            Z1q = torch.bmm(tokens.q[i], W1).sub_(torch.bmm(scores1[i], chain.G1[i]))
-            gelu(Z1q, out=Xq[..., :-1])
+            torch.bmm(tokens.q[i], W1, out=Z1q[i]).sub_(torch.bmm(scores1[i], chain.G1[i]))
+            gelu(Z1q[i], out=Xq[..., :-1])
             scores2 = torch.bmm(Xq, chain.X2[i].transpose(-1, -2)).mul_(coefficients[i])
             torch.bmm(Xq, W2, out=Z2q[i]).sub_(torch.bmm(scores2, chain.G2[i]))
             chain.update(i, state, state)
-        kept = [chain.G1, chain.G2, chain.Z2, Z2q, *first]
-        return kept, self._outputs(tokens, Z2q)
+        return chain.kept(Z2q, Z1q, first), self._outputs(tokens, Z2q)
 
     def readout_group(self, tokens: Tokens, kept: Kept, inside: State) -> Tensor:
         """Z2q = Xq W2 - (tril(Xq X2^T) eta) G2, out = q + LN(Z2q)."""
-        (_, W2, X2, _), coefficients = inside, tokens.rates.coefficients()
-        Xq = _activated(self._readers_hidden(tokens, kept, inside, coefficients))
+        (W1, W2, X2), coefficients = inside, tokens.rates.coefficients()
+        scores = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(coefficients)
+        kept[5] = matmul(tokens.q, W1).sub_(matmul(scores, kept[0]))
+        Xq = _activated(kept[5])
         scores = matmul(Xq, X2.transpose(-1, -2)).mul_(coefficients)
         kept[3] = matmul(Xq, W2).sub_(matmul(scores, kept[1]))
         return self._outputs(tokens, kept[3])
@@ -120,30 +126,22 @@ class MLPScan(GroupScan):
         target = tokens.target
         return torch.addcmul(tokens.q[..., :-1] + target.beta, target.gamma, normalise(Z2q)[0])
 
-    def _readers_hidden(
-        self, tokens: Tokens, kept: Kept, inside: State, coefficients: Tensor
-    ) -> Tensor:
-        scores = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(coefficients)
-        return matmul(tokens.q, inside[0]).sub_(matmul(scores, kept[0]))
-
     def replay(self, tokens: Tokens, kept: Kept) -> State:
         """The same products as in `advance_group`."""
         rates = tokens.rates.step
-        W1 = replay(kept[4], (rates * tokens.k).transpose(-1, -2), kept[0])
-        Z1 = matmul(tokens.k, W1)
-        X2 = _activated(Z1)
-        W2 = replay(kept[5], (rates * X2).transpose(-1, -2), kept[1])
-        return W1, W2, X2, Z1
+        X2 = _activated(kept[4])
+        W1 = replay(kept[7], (rates * tokens.k).transpose(-1, -2), kept[0])
+        W2 = replay(kept[8], (rates * X2).transpose(-1, -2), kept[1])
+        return W1, W2, X2
 
     def readout_backward_group(
         self, tokens: Tokens, kept: Kept, inside: State, d_out: Tensor
     ) -> Work:
         """dZ2q, dZ1q, and what readers ask of G1, G2 and of the keys' hidden layer."""
-        (G1, G2, Z2, Z2q), (_, W2, X2, _), rates = kept[:4], inside, tokens.rates
+        (G1, G2, Z2, Z2q, _, Z1q), (_, W2, X2), rates = kept[:6], inside, tokens.rates
         size, coefficients = tokens.k.shape[2], rates.coefficients()
         normed, mean, rstd = normalise(Z2q)
         dZ2q = norm_backward(d_out * tokens.target.gamma, Z2q, mean, rstd)
-        Z1q = self._readers_hidden(tokens, kept, inside, coefficients)
         Xq, slope = _activated_and_slope(Z1q)
         scores2 = matmul(Xq, X2.transpose(-1, -2)).tril_()
         pairs2 = matmul(dZ2q, G2.transpose(-1, -2))
@@ -177,12 +175,12 @@ class MLPScan(GroupScan):
         self, tokens: Tokens, kept: Kept, inside: State, work: Work, d_state: State
     ) -> None:
         """The reverse chain through both layers; see README.md."""
-        (dW1, dW2), (_, W2, X2, Z1), (G1, G2), step = d_state, inside, kept[:2], tokens.rates.step
+        (dW1, dW2), (_, W2, X2), (G1, G2), step = d_state, inside, kept[:2], tokens.rates.step
         size = tokens.k.shape[2]
-        slope, curvature = slope_and_curvature(Z1)
+        slope, curvature = slope_and_curvature(kept[4])
         dZ2 = torch.empty_like(G2)
         dE = torch.zeros_like(X2[0])  # its last column belongs to the bias, which E does not have
-        curved = curvature.mul_(matmul(G2, W2[..., :-1, :].transpose(-1, -2)))
+        curved = curvature.mul_(kept[6])
         pairs = torch.cat([tokens.k, tokens.q], dim=2).transpose(-1, -2)
         local1, local2 = (asked * -tokens.rates.lam for asked in (work.asked1, work.asked2))
         jacobians = work.jacobian.steps()

@@ -92,9 +92,7 @@ def test_a_cut_changes_nothing(kind):
         outs = []
         for begin, end in ((0, 48), (48, 48 + BLOCK_TOKENS), (48 + BLOCK_TOKENS, None)):
             part = [x[:, :, begin:end] for x in tokens]
-            out, state = ttt_scan(
-                kind, *part, *shared, state, mini_batch_size=16, backend="triton"
-            )
+            out, state = ttt_scan(kind, *part, *shared, state, mini_batch_size=16, backend="triton")
             outs.append(out)
         return torch.cat(outs, dim=2), *state
 
