@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
-# The GPU round in one go: are the results on a GPU those of the fp64 reference, and what does a step take.
-# Writes OUT/gpu_check.md and OUT/gpu_check.json (default: benchmarks/). Runs from the source tree; on a machine
-# without a GPU it says so and does the same checks on the CPU, small.
+# The GPU round in one go: every kernel configuration against the fp64 reference, times beside peers, whole
+# steps of 1.3B models. Writes OUT/gpu_check.md and OUT/gpu_check.json (default: benchmarks/) within SECONDS_LIMIT (540).
+# Runs from the source tree; on a machine without a GPU it says so and does the same on the CPU, small.
+#   WHEELS=folder bash launch/gpu_check.sh     with packages that the machine lacks (pydantic; fla-core as a peer)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec "${PYTHON:-python3}" -m tttscale.bench.gpu_check "${OUT:-benchmarks}/gpu_check"
+python="${PYTHON:-python3}"
+if [[ -n "${WHEELS:-}" ]]; then
+  packages="$(mktemp -d)"
+  "$python" -m pip install --quiet --no-index --no-deps --target "$packages" "$WHEELS"/*.whl
+  export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}"
+fi
+exec "$python" -m tttscale.bench.gpu_check "${OUT:-benchmarks}/gpu_check" "${SECONDS_LIMIT:-540}"

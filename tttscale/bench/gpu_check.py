@@ -1,130 +1,227 @@
-"""The GPU round: results on the device against fp64, and what a scan takes there.
+"""The GPU round: every kernel configuration against fp64, then times with peers, then whole steps.
 
-Run as `python -m tttscale.bench.gpu_check OUT`. Without a GPU it does the same on the CPU, small, and
-says so.
+Run as `python -m tttscale.bench.gpu_check OUT [SECONDS]`. Ends within SECONDS (540): what no longer fits is
+named in the report instead of measured. Without a GPU the same code runs on the CPU, interpreted and small,
+and the report says so.
 """
 
+import json
+import os
+import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tttscale.bench import report
-from tttscale.kernels.scan import ttt_scan
+from tttscale.bench.gpu_time import PEERS
 
-LARGEST_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-
-
-def problem(kind: str, heads: int, dim: int, tokens: int) -> list[Tensor]:
-    """Random inputs of a scan in fp64: q, k, v, lr, token_idx, norm weight and bias, state."""
-    generator = torch.Generator().manual_seed(heads * dim + tokens)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    tokens_shape = (1, heads, tokens, dim)
-    base = 1.0 if kind == "linear" else 0.1
-    lr = torch.sigmoid(normal(1, heads, tokens)) * base / dim
-    token_idx = 1 / torch.arange(1, 17, dtype=torch.float64)
-    norm = [1 + 0.1 * normal(heads, dim), 0.1 * normal(heads, dim)]
-    inner = dim if kind == "linear" else 4 * dim
-    state = [0.02 * normal(1, heads, dim, inner), 0.02 * normal(1, heads, 1, inner)]
-    if kind == "mlp":
-        state += [0.02 * normal(1, heads, inner, dim), 0.02 * normal(1, heads, 1, dim)]
-    return [*(normal(*tokens_shape) for _ in range(3)), lr, token_idx, *norm, *state]
+_GIB = 2**30
+_DIMS = (64, 16, 32, 96, 128)
+_TAIL_LINES = 3
 
 
-def run(kind: str, inputs: list[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
-    """Outputs, final state and all gradients."""
-    moved = [
-        x.to(device, dtype if i < 3 else torch.promote_types(dtype, torch.float32))
-        for i, x in enumerate(inputs)
+class Round:
+    """Workers under one deadline, each in a process of its own."""
+
+    def __init__(self, device: str, seconds: float) -> None:
+        self.device, self.ends = device, time.monotonic() + seconds
+        self.env = {**os.environ}
+        if device == "cpu":
+            self.env |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        self.missing: list[str] = []
+        """What was not measured, and why."""
+
+    def worker(self, module: str, *words: str, prefix: Sequence[str] = ()) -> Any:
+        """The worker's JSON, or None with the reason noted."""
+        name = " ".join((module, *words))
+        left = self.ends - time.monotonic()
+        if left < 1:
+            self.missing.append(f"{name}: no time left")
+            return None
+        command = [*prefix, sys.executable, "-m", f"tttscale.bench.{module}", *words]
+        try:
+            done = subprocess.run(
+                command, env=self.env, capture_output=True, text=True, timeout=left, check=True
+            )
+        except subprocess.TimeoutExpired:
+            self.missing.append(f"{name}: stopped at the deadline")
+        except subprocess.CalledProcessError as error:
+            tail = " / ".join(error.stderr.strip().splitlines()[-_TAIL_LINES:])
+            self.missing.append(f"{name}: ended with {error.returncode}: {tail}")
+        else:
+            return json.loads(done.stdout.strip().splitlines()[-1])
+        return None
+
+    def together(self, calls: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
+        """Results of calls made side by side, those that failed left out."""
+        with ThreadPoolExecutor(at_once) as pool:
+            done = list(pool.map(lambda call: call(), calls))
+        return [result for result in done if result is not None]
+
+
+def check_errors(work: Round) -> list[dict[str, Any]]:
+    """Every configuration, side by side: compiling takes longer than running."""
+    dims = _DIMS if work.device == "cuda" else (16,)
+    calls = [
+        lambda words=(kind, str(dim), dtype, work.device): work.worker("gpu_errors", *words)
+        for dim in dims
+        for kind in ("mlp", "linear")
+        for dtype in ("bf16", "fp32")
     ]
-    leaves = [x.detach().requires_grad_() for x in moved]
-    q, k, v, lr, token_idx, weight, bias, *state_in = leaves
-    out, state = ttt_scan(
-        kind, q, k, v, lr, token_idx, weight, bias, tuple(state_in), mini_batch_size=16
-    )
-    total = out.to(lr.dtype).square().mean() + sum(s.square().mean() for s in state)
-    grads = torch.autograd.grad(total, leaves)
-    return [out.detach(), *(s.detach() for s in state), *grads]
+    return sum(work.together(calls, os.cpu_count() or 1), [])
 
 
-def worst_error(ours: list[Tensor], exact: list[Tensor]) -> float:
-    """Largest relative error (rms) over all results."""
-    return max(
-        float((a.double().cpu() - b).norm() / b.norm().clamp(min=1e-300))
-        for a, b in zip(ours, exact, strict=True)
-    )
+def check_memory_accesses(work: Round) -> str:
+    """compute-sanitizer over one small configuration of each learner."""
+    tool = shutil.which("compute-sanitizer")
+    if work.device == "cpu" or tool is None:
+        return "not run: no GPU or no compute-sanitizer here"
+    prefix = (tool, "--error-exitcode", "9")
+    found = [
+        work.worker("gpu_errors", kind, "16", "bf16", "cuda", prefix=prefix)
+        for kind in ("linear", "mlp")
+    ]
+    return "no error found" if all(found) else "FAILED, see below"
 
 
-def seconds(call: Callable[[], Any], device: str) -> float:
-    """Best of three, after one."""
-    best = float("inf")
-    for i in range(4):
-        began = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if i:
-            best = min(best, time.perf_counter() - began)
-    return best
+def time_scans(work: Round) -> list[dict[str, Any]]:
+    """Ours and peers, one after the other, each alone on the device."""
+    if work.device == "cpu":
+        calls = [("ours", "linear", 1, 64), ("ours-torch", "linear", 1, 64), ("ours", "mlp", 1, 64)]
+    else:
+        calls = [
+            (who, kind, batch, tokens)
+            for tokens in (8192, 32768, 131072)
+            for batch in (1, 4)
+            for kind in ("linear", "mlp")
+            for who in (("ours", *PEERS[1:]) if kind == "linear" else ("ours",))
+            if batch * tokens <= 131072
+        ]
+        calls.insert(4, ("compiled", "linear", 1, 8192))
+    done = [work.worker("gpu_time", *map(str, call), work.device) for call in calls]
+    return [row for row in done if row]
 
 
-def main(out: Path) -> int:
-    """Check, measure, write the report; exit code 1 if an error is too large."""
+def time_steps(work: Round) -> list[dict[str, Any]]:
+    """1.3B models through the chunked sweeps."""
+    if work.device == "cpu":
+        calls = [("ttt-linear-1.3b", 256, 64), ("ttt-mlp-1.3b", 256, 64)]
+    else:
+        calls = [
+            *(("ttt-linear-1.3b", tokens, 8192) for tokens in (32768, 131072, 1048576)),
+            *(("ttt-mlp-1.3b", tokens, 4096) for tokens in (32768, 131072)),
+        ]
+    done = [work.worker("gpu_step", *map(str, call), work.device) for call in calls]
+    return [row for row in done if row]
+
+
+def main(out: Path, seconds: float = 540.0) -> int:
+    """Check, measure, write the report; exit code 1 if a result is wrong or a check did not run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = (
-        torch.cuda.get_device_name() if device == "cuda" else "no GPU found: the CPU, small shapes"
-    )
-    lengths = (75, 1024) if device == "cuda" else (75,)
-    rows, failed = [], 0
-    for kind in ("linear", "mlp"):
-        for dim in (16, 32, 64, 96, 128) if device == "cuda" else (16, 64):
-            for tokens in lengths:
-                inputs = problem(kind, 2, dim, tokens)
-                exact = run(kind, inputs, torch.float64, "cpu")
-                for dtype, limit in LARGEST_ERROR.items():
-                    error = worst_error(run(kind, inputs, dtype, device), exact)
-                    failed += error > limit
-                    rows.append(
-                        {
-                            "inner": kind,
-                            "head dim": dim,
-                            "tokens": tokens,
-                            "dtype": str(dtype)[6:],
-                            "worst relative error": f"{error:.1e}",
-                            "limit": f"{limit:.0e}",
-                            "ok": "yes" if error <= limit else "NO",
-                        }
-                    )
-    timed = []
-    for kind in ("linear", "mlp"):
-        heads, tokens = (32, 8192) if device == "cuda" else (2, 512)
-        inputs = problem(kind, heads, 64, tokens)
-        taken = seconds(lambda k=kind, x=inputs: run(k, x, torch.float32, device), device)
-        timed.append(
-            {
-                "inner": kind,
-                "heads": heads,
-                "tokens": tokens,
-                "backend": "torch",
-                "us per mini-batch, forward + backward": f"{taken * 1e6 / (tokens / 16):.1f}",
-            }
-        )
+    work = Round(device, seconds)
+    errors = check_errors(work)
+    wrong = [row for row in errors if not row["ok"]]
+    unchecked = list(work.missing)
+    sanitizer = check_memory_accesses(work)
+    scans, steps = time_scans(work), time_steps(work)
+    name = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
+    if device == "cuda":
+        name = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     sections = [
         ("Device", name),
-        ("Against fp64", report.table(rows)),
-        ("Time", report.table(timed)),
+        ("Against fp64", f"{len(errors)} checked, {len(wrong)} wrong.\n\n{_error_table(errors)}"),
+        ("compute-sanitizer", sanitizer),
+        ("Time of a scan", _time_table(scans) + _TIME_NOTE),
+        ("Time of an optimizer step", _step_table(steps)),
+        ("Not measured", "\n".join(f"- {line}" for line in work.missing) or "nothing"),
     ]
-    report.write(out, "GPU check", sections, {"device": name, "errors": rows, "time": timed})
+    data = {"device": name, "errors": errors, "scans": scans, "steps": steps, "not": work.missing}
+    report.write(out, "GPU check", sections, data)
     print(out.with_suffix(".md").read_text())
-    return int(failed > 0)
+    return int(bool(wrong or unchecked or not errors))
+
+
+_TIME_NOTE = """
+
+bf16, 32 heads of 64, K = 16; medians. A step is one mini-batch. fla-*: TTT-Linear of fla-core, which takes rates per row only
+and ends before the output's norm; gated-delta: a linear recurrence, for scale; compiled: torch.compile of one mini-batch of
+the definition."""
+
+
+def _error_table(rows: list[dict[str, Any]]) -> str:
+    """The worst case of each learner, head dim and dtype."""
+    worst: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["inner"], row["dim"], row["dtype"])
+        if key not in worst or not row["error"] <= worst[key]["error"]:
+            worst[key] = row
+    lines = [
+        {
+            "inner": row["inner"],
+            "head dim": row["dim"],
+            "dtype": row["dtype"],
+            "worst relative error": f"{row['error']:.1e}",
+            "of": row["of"],
+            "at K, tokens": f"{row['K']}, {row['tokens']:,}",
+            "limit": f"{row['limit']:.0e}",
+            "ok": "yes" if row["ok"] else "NO",
+        }
+        for _, row in sorted(worst.items())
+    ]
+    return report.table(lines) if lines else "nothing ran"
+
+
+def _time_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        {
+            "who": row["who"],
+            "inner": row["inner"],
+            "batch": row["batch"],
+            "tokens": f"{row['tokens']:,}",
+            "forward us/step": f"{row['forward_us_per_step']:.2f}",
+            "forward + backward us/step": f"{row['both_us_per_step']:.2f}",
+            "against ours": f"{row['both_ms'] / _own(row, rows):.2f}x",
+            "peak GiB": f"{row['peak_bytes'] / _GIB:.2f}",
+            "first call s": f"{row['first_call_seconds']:.0f}",
+        }
+        for row in rows
+    ]
+    return report.table(lines) if lines else "nothing ran"
+
+
+def _own(row: dict[str, Any], rows: list[dict[str, Any]]) -> float:
+    same = ("inner", "batch", "tokens")
+    own = [r for r in rows if r["who"] == "ours" and all(r[k] == row[k] for k in same)]
+    return own[0]["both_ms"] if own else float("nan")
+
+
+def _step_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        {
+            "model": row["preset"],
+            "parameters": f"{row['parameters'] / 1e6:,.1f} M",
+            "tokens": f"{row['tokens']:,}",
+            "chunk": f"{row['chunk']:,}",
+            "s/step": f"{row['step_seconds']:.2f}",
+            "tokens/s": f"{row['tokens_per_second']:,.0f}",
+            "peak GiB": f"{row['peak_bytes'] / _GIB:.1f}",
+            "in serial kernels": _percent(row["scan_share"]),
+        }
+        for row in rows
+    ]
+    return report.table(lines) if lines else "nothing ran"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}%"
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    limit = float(sys.argv[2]) if len(sys.argv) > 2 else 540.0
+    sys.exit(main(Path(sys.argv[1]), limit))

@@ -1,0 +1,60 @@
+"""Every Triton configuration of one learner and head dim against the fp64 reference; one JSON list.
+
+Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE`. Without a GPU the kernels are
+interpreted (TRITON_INTERPRET=1), with a few tokens.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+
+from tttscale.bench.problems import errors, on, problem, results
+
+LARGEST = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def shapes(dim: int, device: str) -> list[tuple[int, int]]:
+    """(K, tokens): every K with a remainder and over many blocks; long ones for the paper's shape."""
+    if device == "cpu":
+        return [(16, 75)]
+    short = [(size, tokens) for size in (16, 32, 64) for tokens in (75, 1000)]
+    return short + ([(16, 8192), (16, 32768)] if dim == 64 else [])
+
+
+def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
+    """One row per shape: the worst relative error, where, and the limit."""
+    rows = []
+    for size, tokens in shapes(dim, device):
+        began = time.perf_counter()
+        inputs = problem(kind, 2, dim, tokens, size)
+        leaves = on(device, inputs, dtype)
+        # The reference gets the tokens as the kernel does, rounded.
+        wide = [x.detach().double() for x in leaves]
+        exact = results(kind, on(device, wide, torch.float64), "torch")
+        found = errors(kind, results(kind, leaves, "triton"), exact)
+        worst = max(found, key=lambda name: found[name])
+        rows.append(
+            {
+                "inner": kind,
+                "dim": dim,
+                "K": size,
+                "dtype": str(dtype).removeprefix("torch."),
+                "tokens": tokens,
+                "error": found[worst],
+                "of": worst,
+                "limit": LARGEST[dtype],
+                # Also false for a NaN.
+                "ok": found[worst] <= LARGEST[dtype],
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    print(json.dumps(check(words[0], int(words[1]), _DTYPES[words[2]], words[3])))

@@ -1,0 +1,136 @@
+"""Time and memory of one scan on a GPU, ours or a peer's, in a process of its own; one JSON object.
+
+Run as `python -m tttscale.bench.gpu_time WHO KIND BATCH TOKENS DEVICE`. WHO: ours, ours-torch, compiled
+(torch.compile of a mini-batch of the definition), fla-chunk, fla-fused, gated-delta (fla-core, where it
+can be imported). bf16, 32 heads of 64, K = 16; on a CPU 2 heads of 16, interpreted.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tttscale.bench.problems import milliseconds, on, problem, scan
+
+HEADS, DIM, SIZE = 32, 64, 16
+PEERS = ("compiled", "fla-chunk", "fla-fused", "gated-delta")
+
+Call = Callable[[], Tensor]
+
+
+def ours(kind: str, leaves: list[Tensor], backend: str) -> Call:
+    """The scan of this project."""
+    return lambda: scan(kind, leaves, backend)[0]
+
+
+def compiled(leaves: list[Tensor]) -> Call:
+    """The definition (paper, dual form), a mini-batch at a time under torch.compile. TTT-Linear."""
+    q, k, v, lr, tau, weight, bias, W0, b0 = leaves
+
+    def step(
+        W: Tensor, b: Tensor, q: Tensor, k: Tensor, v: Tensor, lam: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        gamma, beta = weight[None, :, None], bias[None, :, None]
+        z = k @ W.to(k.dtype) + b
+        normed = F.layer_norm(z.float(), (z.shape[-1],), eps=1e-6)
+        rstd = torch.rsqrt(z.float().var(-1, unbiased=False, keepdim=True) + 1e-6)
+        y = gamma * (gamma * normed + beta - (v - k))
+        g = y - y.mean(-1, keepdim=True) - normed * (y * normed).mean(-1, keepdim=True)
+        g = (g * rstd).to(k.dtype)
+        eta = torch.tril(tau[:, None] * lam[:, :, None, :]).to(k.dtype)
+        zq = q @ W.to(k.dtype) + b - (eta * (q @ k.transpose(-1, -2) + 1)) @ g
+        last = (tau[-1] * lam).unsqueeze(-1).to(k.dtype)
+        W = W - ((last * k).transpose(-1, -2) @ g).float()
+        b = b - (last * g).float().sum(-2, keepdim=True)
+        out = q + (gamma * F.layer_norm(zq.float(), (q.shape[-1],), eps=1e-6) + beta)
+        return W, b, out.to(q.dtype)
+
+    fast = torch.compile(step)
+
+    def call() -> Tensor:
+        W, b, outs = W0, b0, []
+        for begin in range(0, q.shape[2], SIZE):
+            part = [x[:, :, begin : begin + SIZE] for x in (q, k, v, lr)]
+            W, b, out = fast(W, b, *part)
+            outs.append(out)
+        return torch.cat(outs, dim=2)
+
+    return call
+
+
+def fla(who: str, leaves: list[Tensor]) -> Call:
+    """fla-core's kernels: fewer operations than ours (rates per row only, no output norm)."""
+    q, k, v, lr, tau, weight, bias, W, b = leaves
+    q, k, v = (x.detach().transpose(1, 2).contiguous().requires_grad_() for x in (q, k, v))
+    batch, tokens, heads, _ = q.shape
+    leaves[:3] = [q, k, v]
+    if who == "gated-delta":
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # type: ignore
+
+        beta = torch.rand(batch, tokens, heads, device=q.device, dtype=q.dtype)
+        decay = F.logsigmoid(torch.randn(batch, tokens, heads, device=q.device))
+        leaves[:] = [q, k, v, beta.requires_grad_(), decay.requires_grad_()]
+        return lambda: chunk_gated_delta_rule(*leaves[:3], decay, beta, scale=1.0)[0]
+    # Its norm parameters have to be in the tokens' dtype.
+    weight, bias = (x.detach().to(q.dtype).requires_grad_() for x in (weight, bias))
+    rows = tau.detach().repeat(tokens // SIZE + 1)[:tokens]
+    eta = (rows[None, :, None] * lr.detach().mean()).expand(batch, tokens, heads)
+    eta = eta.unsqueeze(-1).to(q.dtype).contiguous().requires_grad_()
+    leaves[:] = [q, k, v, weight, bias, eta, W, b]
+    common = (q, k, v, weight, bias, SIZE, eta, 1.0, 1e-6, W, b, True)
+    if who == "fla-chunk":
+        from fla.ops.ttt.chunk import ChunkTTTLinearFunction  # type: ignore
+
+        return lambda: ChunkTTTLinearFunction.apply(*common, None, None)[0]
+    from fla.ops.ttt.fused_chunk import FusedChunkTTTLinearFunction  # type: ignore
+
+    return lambda: FusedChunkTTTLinearFunction.apply(*common, None)[0]
+
+
+def measure(who: str, kind: str, batch: int, tokens: int, device: str) -> dict[str, Any]:
+    """Milliseconds of forward and of forward + backward, and the peak of allocated memory."""
+    heads, dim, dtype = (HEADS, DIM, torch.bfloat16) if device == "cuda" else (2, 16, torch.float32)
+    leaves = on(device, problem(kind, heads, dim, tokens, SIZE, batch), dtype)
+    began = time.perf_counter()
+    if who.startswith("ours"):
+        call = ours(kind, leaves, "torch" if who == "ours-torch" else "triton")
+    elif who == "compiled":
+        call = compiled(leaves)
+    else:
+        call = fla(who, leaves)
+    d_out = torch.randn_like(call().detach())
+
+    def both() -> None:
+        torch.autograd.grad(call(), leaves, d_out, allow_unused=True)
+
+    both()
+    first_seconds = time.perf_counter() - began
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with torch.no_grad():
+        forward = milliseconds(call, device)
+    whole = milliseconds(both, device)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    steps = tokens / SIZE
+    return {
+        "who": who,
+        "inner": kind,
+        "batch": batch,
+        "tokens": tokens,
+        "forward_ms": forward,
+        "both_ms": whole,
+        "forward_us_per_step": forward * 1e3 / steps,
+        "both_us_per_step": whole * 1e3 / steps,
+        "peak_bytes": peak,
+        "first_call_seconds": first_seconds,
+    }
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    print(json.dumps(measure(words[0], words[1], int(words[2]), int(words[3]), words[4])))

@@ -1,0 +1,106 @@
+"""Random scans to check and to time, and the errors of what comes out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tttscale.kernels.scan import ttt_scan
+
+State = tuple[Tensor, ...]
+
+
+def problem(
+    kind: str, heads: int, dim: int, tokens: int, size: int = 16, batch: int = 1
+) -> list[Tensor]:
+    """q, k, v, lr, token_idx, norm weight and bias, then the state; fp64 on the CPU.
+
+    Keys have unit length and rates are those of a fresh model, so that long scans stay bounded.
+    """
+    generator = torch.Generator().manual_seed(heads * dim + tokens)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    shape = (batch, heads, tokens, dim)
+    q, k, v = (torch.nn.functional.normalize(normal(*shape), dim=-1) for _ in range(3))
+    base = 1.0 if kind == "linear" else 0.1
+    lr = torch.sigmoid(normal(batch, heads, tokens)) * base / dim
+    token_idx = 1 / torch.arange(1, size + 1, dtype=torch.float64)
+    norm = [1 + 0.1 * normal(heads, dim), 0.1 * normal(heads, dim)]
+    inner = dim if kind == "linear" else 4 * dim
+    state = [normal(batch, heads, dim, inner), normal(batch, heads, 1, inner)]
+    if kind == "mlp":
+        state += [normal(batch, heads, inner, dim), normal(batch, heads, 1, dim)]
+    return [q, k, v * dim**0.5, lr, token_idx, *norm, *(0.1 * s for s in state)]
+
+
+def on(device: str, inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Leaves on the device: tokens in dtype and in the layer's layout, the rest fp32 or wider."""
+    wide = torch.promote_types(dtype, torch.float32)
+    leaves = []
+    for i, x in enumerate(inputs):
+        x = x.to(device, dtype if i < 3 else wide)
+        if i < 3:  # [B, T, H, f] in memory
+            x = x.transpose(1, 2).contiguous().transpose(1, 2)
+        leaves.append(x.requires_grad_())
+    return leaves
+
+
+def scan(kind: str, leaves: Sequence[Tensor], backend: str) -> tuple[Tensor, State]:
+    """The scan of a problem's leaves."""
+    q, k, v, lr, token_idx, weight, bias, *state = leaves
+    size = token_idx.shape[0]
+    return ttt_scan(
+        kind, q, k, v, lr, token_idx, weight, bias, tuple(state),
+        mini_batch_size=size, backend=backend,
+    )  # fmt: skip
+
+
+def results(kind: str, leaves: Sequence[Tensor], backend: str) -> list[Tensor]:
+    """Outputs, final state and all gradients, for random cotangents of all."""
+    out, state = scan(kind, leaves, backend)
+    outputs = [out, *state]
+    generator = torch.Generator().manual_seed(7)
+    cotangents = [
+        torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.dtype)
+        for o in outputs
+    ]
+    grads = torch.autograd.grad(outputs, list(leaves), cotangents)
+    return [o.detach() for o in outputs] + list(grads)
+
+
+NAMES = ("out", "W1", "b1", "W2", "b2")
+INPUTS = ("q", "k", "v", "lr", "token_idx", "norm_weight", "norm_bias", "W1", "b1", "W2", "b2")
+
+
+def names(kind: str) -> list[str]:
+    """Names of `results`."""
+    parts = 2 if kind == "linear" else 4
+    return [*NAMES[: 1 + parts], *("d" + name for name in INPUTS[: 7 + parts])]
+
+
+def errors(kind: str, ours: Sequence[Tensor], exact: Sequence[Tensor]) -> dict[str, float]:
+    """Relative root-mean-square error of each result."""
+    return {
+        name: float((a.double() - b).norm() / b.norm().clamp(min=1e-300))
+        for name, a, b in zip(names(kind), ours, exact, strict=True)
+    }
+
+
+def milliseconds(call: Callable[[], Any], device: str, repeats: int = 7) -> float:
+    """Median over repeats, after two untimed calls."""
+    import time
+
+    taken = []
+    for i in range(repeats + 2):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if i >= 2:
+            taken.append((time.perf_counter() - began) * 1e3)
+    return sorted(taken)[len(taken) // 2]
