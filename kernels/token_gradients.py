@@ -26,12 +26,12 @@ def token_gradients_kernel(
     rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
     rows_ok, cols_ok = first + rows < T, cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    token = (n // heads) * stride_b + head * stride_h
-    token += (first + rows[:, None]) * stride_t + cols[None, :]
-    row = n * T + first + rows
-    tile = row[:, None] * F + cols[None, :]
-    q, k = load(q_ptr + token, here), load(k_ptr + token, here)
-    lam = load(lr_ptr + row, rows_ok)
+    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    before = n * T + first
+    tile = rows[:, None] * F + cols[None, :]
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
+    lam = load(lr_ptr + before + rows, rows_ok)
     tau, tau_last = tl.load(tau_ptr + rows % K), tl.load(tau_ptr + K - 1)
     weights, key_weights = weights_of_pairs(rows, tau, tau_last, lam, T, K)
     i, j = rows[:, None], rows[None, :]
@@ -49,14 +49,15 @@ def token_gradients_kernel(
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         inner_ok = inner[None, :] < I
-        wide = row[:, None] * I + inner[None, :]
+        wide = rows[:, None] * I + inner[None, :]
         wide_ok = rows_ok[:, None] & inner_ok
-        g1 = load(g1_ptr + wide, wide_ok)
-        dz1, dz1q = load(dz1_ptr + wide, wide_ok), load(dz1q_ptr + wide, wide_ok)
-        matrix = saved * F * I + inner[:, None] + cols[None, :] * I  # transposed: [IB, FP]
+        g1 = load(g1_ptr + before * I + wide, wide_ok)
+        dz1 = load(dz1_ptr + before * I + wide, wide_ok)
+        dz1q = load(dz1q_ptr + before * I + wide, wide_ok)
+        matrix = inner[:, None] + cols[None, :] * I  # transposed: [IB, FP]
         matrix_ok = (inner[:, None] < I) & cols_ok
-        W1 = load(w1_saved_ptr + matrix, matrix_ok)
-        dW1 = load(dw1_saved_ptr + matrix, matrix_ok)
+        W1 = load(w1_saved_ptr + saved * F * I + matrix, matrix_ok)
+        dW1 = load(dw1_saved_ptr + saved * F * I + matrix, matrix_ok)
         read = mma(dz1q, tl.trans(g1), read, BF16)
         moved = mma(dz1, tl.trans(g1), moved, BF16)
         turned_read = mma(g1, tl.trans(dz1q), turned_read, BF16)
@@ -71,13 +72,15 @@ def token_gradients_kernel(
 
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    d_out = load(d_out_ptr + token, here)
-    p, normed = load(p_ptr + tile, here), load(normed_ptr + tile, here)
-    dy = norm_backward(p, normed, load(plane_ptr + row, rows_ok)[:, None], cols_ok, F)
-    miss = tl.where(here, beta - load(v_ptr + token, here) + k, 0.0)
+    d_out = load(d_out_ptr + tokens + token, here)
+    store(dq_ptr + tokens + token, dq + d_out, here)
+    p, normed = load(p_ptr + before * F + tile, here), load(normed_ptr + before * F + tile, here)
+    rstd = load(plane_ptr + before + rows, rows_ok)[:, None]
+    dy = norm_backward(p, normed, rstd, cols_ok, F)
+    store(dk_ptr + tokens + token, dk + gamma * dy, here)
+    store(dv_ptr + tokens + token, -gamma * dy, here)
+    miss = tl.where(here, beta - load(v_ptr + tokens + token, here) + k, 0.0)
     store_norm_sums(dnorm_ptr, saved, cols, dy * (miss + 2 * gamma * normed), dy * gamma, F)
-    store(dq_ptr + token, dq + d_out, here)
-    store(dk_ptr + token, dk + gamma * dy, here)
-    store(dv_ptr + token, -gamma * dy, here)
-    asked, future = load(asked_ptr + row, rows_ok), load(future_ptr + row, rows_ok)
-    tl.store(dlr_ptr + row, -asked - last_tau * future, mask=rows_ok)
+    asked = load(asked_ptr + before + rows, rows_ok)
+    future = load(future_ptr + before + rows, rows_ok)
+    tl.store(dlr_ptr + before + rows, -asked - last_tau * future, mask=rows_ok)

@@ -40,31 +40,28 @@ def advance_kernel(
     W = tl.where(square_ok, W - W_mean, 0.0)
     B = tl.where(cols_ok, b - b_mean, 0.0) + tl.zeros([K, FP], tl.float32)  # b in every row
 
-    token = (n // heads) * stride_b + head * stride_h + rows[:, None].to(tl.int64) * stride_t
-    k_at, v_at = k_ptr + token + cols[None, :], v_ptr + token + cols[None, :]
-    g_at, lr_at = g_ptr + n * T * F + rows[:, None] * F + cols[None, :], lr_ptr + n * T + rows
-    blocks = tl.cdiv(T, BLOCK * K)
-    w_at, b_at = w_saved_ptr + n * blocks * F * F + square, b_saved_ptr + n * blocks * F + cols
+    tokens, before = (n // heads) * stride_b + head * stride_h, n * T
+    token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
+    saved = n * tl.cdiv(T, BLOCK * K)
     for i in range(0, tl.cdiv(T, K)):
         if i % BLOCK == 0:
-            store(w_at, W, square_ok)
-            tl.store(b_at, tl.sum(tl.where(rows[:, None] == 0, B, 0.0), 0), mask=cols < F)
-            w_at += F * F
-            b_at += F
+            store(w_saved_ptr + saved * F * F + square, W, square_ok)
+            b_now = tl.sum(tl.where(rows[:, None] == 0, B, 0.0), 0)
+            tl.store(b_saved_ptr + saved * F + cols, b_now, mask=cols < F)
+            saved += 1
         left = T - i * K
         here = (rows[:, None] < left) & cols_ok
-        k = load(k_at, here)
-        u = gamma * (beta - load(v_at, here) + k)
-        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * load(lr_at, rows < left)[:, None]
+        k = load(k_ptr + tokens + token, here)
+        u = gamma * (beta - load(v_ptr + tokens + token, here) + k)
+        lam = load(lr_ptr + before + rows, rows < left)[:, None]
+        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * lam
         z = mma(k, W, B, BF16)
         g = inner_gradient(z, u, gamma2, cols_ok, F)
-        store(g_at, g, here)
+        store(g_ptr + before * F + tile, g, here)
         W = mma(tl.trans(k * step), g, W, BF16)
         B = mma(tl.trans(step + tl.zeros([K, K], tl.float32)), g, B, BF16)
-        k_at += K * stride_t
-        v_at += K * stride_t
-        g_at += K * F
-        lr_at += K
+        tokens += K * stride_t
+        before += K
     b = tl.sum(tl.where(rows[:, None] == 0, B, 0.0), 0)[None, :] + b_mean
     tl.store(w_last_ptr + n * F * F + square, W + W_mean, mask=square_ok)
     tl.store(b_last_ptr + n * F + cols[None, :], b, mask=cols_ok)
@@ -94,44 +91,40 @@ def advance_backward_kernel(
 
     count = tl.cdiv(T, K)
     first = (count - 1).to(tl.int64) * K
-    token = (n // heads) * stride_b + head * stride_h
-    token += (first + rows[:, None]) * stride_t
-    k_at, q_at = k_ptr + token + cols[None, :], q_ptr + token + cols[None, :]
-    tile = n * T * F + (first + rows[:, None]) * F + cols[None, :]
-    row = n * T + first + rows
-    blocks = tl.cdiv(T, BLOCK * K)
-    dw_at = dw_saved_ptr + (n * blocks + blocks - 1) * F * F + square
+    tokens, before = (n // heads) * stride_b + head * stride_h + first * stride_t, n * T + first
+    token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
+    saved = (n + 1) * tl.cdiv(T, BLOCK * K)
     ones = tl.full([K, K], 1.0, tl.float32)
     plane = scans.to(tl.int64) * T
     for back in range(0, count):
         i = count - 1 - back
         if (back == 0) | (i % BLOCK == BLOCK - 1):
-            store(dw_at, dW, square_ok)
-            dw_at -= F * F
+            saved -= 1
+            store(dw_saved_ptr + saved * F * F + square, dW, square_ok)
         left = T - i * K
         row_ok = rows < left
         here = row_ok[:, None] & cols_ok
-        k, q = load(k_at, here), load(q_at, here)
-        g, normed = load(g_ptr + tile, here), load(normed_ptr + tile, here)
-        dzq, local = load(dzq_ptr + tile, here), load(p_ptr + tile, here)
-        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * load(lr_ptr + row, row_ok)[:, None]
-        rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr, plane, row, row_ok)
+        at = before * F
+        k, q = load(k_ptr + tokens + token, here), load(q_ptr + tokens + token, here)
+        g, normed = load(g_ptr + at + tile, here), load(normed_ptr + at + tile, here)
+        dzq, local = load(dzq_ptr + at + tile, here), load(p_ptr + at + tile, here)
+        lam = load(lr_ptr + before + rows, row_ok)[:, None]
+        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * lam
+        rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr + before, plane, rows, row_ok)
 
         kappa = mma(k, dW, dB, BF16)
         p = local + step * kappa
         dz, future = inner_gradient_backward(
             p, g, normed, rstd, m, y_mean, a1, a2, gamma2, kappa, here, F
         )
-        store(p_ptr + tile, p, here)
-        store(dz_ptr + tile, dz, here)
-        tl.store(future_ptr + row, tl.sum(future, 1), mask=row_ok)
+        store(p_ptr + at + tile, p, here)
+        store(dz_ptr + at + tile, dz, here)
+        tl.store(future_ptr + before + rows, tl.sum(future, 1), mask=row_ok)
         dW = mma(tl.trans(q), dzq, dW, BF16)
         dW = mma(tl.trans(k), dz, dW, BF16)
         dB = mma(ones, dz + dzq, dB, BF16)
-        k_at -= K * stride_t
-        q_at -= K * stride_t
-        tile -= K * F
-        row -= K
+        tokens -= K * stride_t
+        before -= K
     tl.store(dw_first_ptr + n * F * F + square, dW, mask=square_ok)
     db = tl.sum(tl.where(rows[:, None] == 0, dB, 0.0), 0)
     tl.store(db_first_ptr + n * F + cols, db, mask=cols < F)

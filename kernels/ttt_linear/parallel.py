@@ -33,15 +33,15 @@ def readout_kernel(
     here = rows_ok[:, None] & cols_ok
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    token = (n // heads) * stride_b + head * stride_h
-    token += (first + rows[:, None]) * stride_t + cols[None, :]
-    q, k = load(q_ptr + token, here), load(k_ptr + token, here)
-    g = load(g_ptr + (n * T + first + rows[:, None]) * F + cols[None, :], here)
+    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
+    g = load(g_ptr + (n * T + first) * F + rows[:, None] * F + cols[None, :], here)
     saved = n * tl.num_programs(0) + block
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam = load(lr_ptr + n * T + first + rows, rows_ok)
+    lam = load(lr_ptr + (n * T + first) + rows, rows_ok)
     tau = tl.load(tau_ptr + rows % K)
     weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
 
@@ -50,7 +50,7 @@ def readout_kernel(
     zq = mma(q, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
     zq = mma(-scores * weights, g, zq, BF16)
     normed, _ = normalised(zq, cols_ok, F)
-    store(out_ptr + token, q + normed * gamma + beta, here)
+    store(out_ptr + tokens + token, q + normed * gamma + beta, here)
 
 
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
@@ -68,44 +68,49 @@ def readout_backward_kernel(
     here = rows_ok[:, None] & cols_ok
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    token = (n // heads) * stride_b + head * stride_h
-    token += (first + rows[:, None]) * stride_t + cols[None, :]
-    row = n * T + first + rows
-    tile = row[:, None] * F + cols[None, :]
-    q, k = load(q_ptr + token, here), load(k_ptr + token, here)
-    g, d_out = load(g_ptr + tile, here), load(d_out_ptr + token, here)
+    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    before = n * T + first
+    tile = rows[:, None] * F + cols[None, :]
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
+    g = load(g_ptr + before * F + tile, here)
     saved = n * tl.num_programs(0) + block
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam = load(lr_ptr + row, rows_ok)
+    lam = load(lr_ptr + before + rows, rows_ok)
     tau = tl.load(tau_ptr + rows % K)
     weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     start = tl.zeros([BLOCK * K, FP], tl.float32) + b
 
-    # Readers: recompute their pre-norm output, then its gradient.
+    # Keys: all of the Jacobian that no gradient touches.
+    key_scores = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
+    z = mma(key_scores, g, mma(k, W, start, BF16), BF16)
+    miss = beta - load(v_ptr + tokens + token, here) + k
+    store_jacobian(
+        normed_ptr + before * F, plane_ptr + before, tile, rows, here, scans.to(tl.int64) * T,
+        z, miss, gamma, cols_ok, F,
+    )  # fmt: skip
+
+    # Readers: their pre-norm output again, then its gradient.
     scores = mma(q, tl.trans(k), square0, BF16) + 1
     zq = mma(-scores * weights, g, mma(q, W, start, BF16), BF16)
     normed, rstd = normalised(zq, cols_ok, F)
-    dzq = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
-    store(dzq_ptr + tile, dzq, here)
+    d_out = load(d_out_ptr + tokens + token, here)
     store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
+    dzq = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
+    store(dzq_ptr + before * F + tile, dzq, here)
     i, j = rows[:, None], rows[None, :]
     same = (i // K == j // K) & (j <= i)
     pairs = mma(dzq, tl.trans(g), square0, BF16)
     dtau = -tl.sum(tl.where(same, pairs * scores * lam[None, :], 0.0), 1)
-    tl.store(dtau_ptr + row, dtau, mask=rows_ok)
+    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
 
     # Sources: rows are now the tokens j that are read, columns the readers i of their mini-batch.
     turned = (i // K == j // K) & (i <= j)
     turned_scores = mma(k, tl.trans(q), square0, BF16) + 1
     asked = tl.where(turned, turned_scores * tau[None, :], 0.0)
     asked = mma(asked, dzq, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
-    store(local_ptr + tile, -lam[:, None] * asked, here)
-    tl.store(asked_ptr + row, tl.sum(asked * g, 1), mask=rows_ok)
-
-    key_scores = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
-    z = mma(key_scores, g, mma(k, W, start, BF16), BF16)
-    miss = beta - load(v_ptr + token, here) + k
-    store_jacobian(normed_ptr, plane_ptr, tile, row, here, scans * T, z, miss, gamma, cols_ok, F)
+    store(local_ptr + before * F + tile, -lam[:, None] * asked, here)
+    tl.store(asked_ptr + before + rows, tl.sum(asked * g, 1), mask=rows_ok)

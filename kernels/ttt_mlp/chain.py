@@ -44,9 +44,9 @@ def advance_kernel(
     B1 = load(b1_ptr + n * I + inner, inner < I)[None, :] + tl.zeros([K, 4 * FP], tl.float32)
     B2 = tl.where(cols_ok, b2 - b2_mean, 0.0) + tl.zeros([K, FP], tl.float32)
 
-    token = (n // heads) * stride_b + head * stride_h + rows[:, None].to(tl.int64) * stride_t
-    k_at, v_at = k_ptr + token + cols[None, :], v_ptr + token + cols[None, :]
-    row = n * T + rows
+    tokens, before = (n // heads) * stride_b + head * stride_h, n * T
+    token = rows[:, None] * stride_t + cols[None, :]
+    tile, wide = rows[:, None] * F + cols[None, :], rows[:, None] * I + inner[None, :]
     saved = n * tl.cdiv(T, BLOCK * K)
     for i in range(0, tl.cdiv(T, K)):
         if i % BLOCK == 0:
@@ -60,22 +60,22 @@ def advance_kernel(
         left = T - i * K
         row_ok = rows < left
         here = row_ok[:, None] & cols_ok
-        k = load(k_at, here)
-        u = gamma * (beta - load(v_at, here) + k)
-        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * load(lr_ptr + row, row_ok)[:, None]
+        k = load(k_ptr + tokens + token, here)
+        u = gamma * (beta - load(v_ptr + tokens + token, here) + k)
+        lam = load(lr_ptr + before + rows, row_ok)[:, None]
+        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * lam
         x2, slope = gelu_and_slope(mma(k, W1, B1, BF16))
         g2 = inner_gradient(mma(x2, W2, B2, BF16), u, gamma2, cols_ok, F)
         g1 = mma(g2, tl.trans(W2), tl.zeros([K, 4 * FP], tl.float32), BF16) * slope
-        store(g2_ptr + row[:, None] * F + cols[None, :], g2, here)
-        store(g1_ptr + row[:, None] * I + inner[None, :], g1, row_ok[:, None] & inner_ok)
+        store(g2_ptr + before * F + tile, g2, here)
+        store(g1_ptr + before * I + wide, g1, row_ok[:, None] & inner_ok)
         steps = tl.trans(step + tl.zeros([K, K], tl.float32))
         W2 = mma(tl.trans(x2 * step), g2, W2, BF16)
         B2 = mma(steps, g2, B2, BF16)
         W1 = mma(tl.trans(k * step), g1, W1, BF16)
         B1 = mma(steps, g1, B1, BF16)
-        k_at += K * stride_t
-        v_at += K * stride_t
-        row += K
+        tokens += K * stride_t
+        before += K
     b1 = tl.sum(tl.where(rows[:, None] == 0, B1, 0.0), 0)
     b2 = tl.sum(tl.where(rows[:, None] == 0, B2, 0.0), 0)[None, :] + b2_mean
     tl.store(w1_last_ptr + n * F * I + at1, W1, mask=ok1)
@@ -103,12 +103,13 @@ def replay_kernel(
     for i in range(first, tl.minimum(first + BLOCK, end)):
         inside = n * (end - begin) + i - begin
         store(w2_inside_ptr + inside * 4 * F * F + at, W2, ok)
-        row = n * T + i * K + rows
+        before = n * T + i * K
         row_ok = i * K + rows < T
-        step = -tau_last * load(lr_ptr + row, row_ok)[:, None]
+        step = -tau_last * load(lr_ptr + before + rows, row_ok)[:, None]
         x2_ok = row_ok[:, None] & (inner[None, :] < 4 * F)
-        x2 = load(x2_ptr + row[:, None] * 4 * F + inner[None, :], x2_ok)
-        g2 = load(g2_ptr + row[:, None] * F + cols[None, :], row_ok[:, None] & cols_ok)
+        x2 = load(x2_ptr + before * 4 * F + rows[:, None] * 4 * F + inner[None, :], x2_ok)
+        here = row_ok[:, None] & cols_ok
+        g2 = load(g2_ptr + before * F + rows[:, None] * F + cols[None, :], here)
         W2 = mma(tl.trans(x2 * step), g2, W2, BF16)
 
 
@@ -140,7 +141,11 @@ def advance_backward_kernel(
     dB2 = load(db2_ptr + n * F + cols, cols < F)[None, :] + tl.zeros([K, FP], tl.float32)
     ones = tl.full([K, K], 1.0, tl.float32)
     count = tl.cdiv(T, K)
-    token = (n // heads) * stride_b + head * stride_h
+    final = (end - 1).to(tl.int64) * K
+    tokens = (n // heads) * stride_b + head * stride_h + final * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    tile, wide = rows[:, None] * F + cols[None, :], rows[:, None] * I + inner[None, :]
+    before, plane = n * T + final, scans.to(tl.int64) * T
     for back in range(0, end - begin):
         i = end - 1 - back
         if (i == count - 1) | (i % BLOCK == BLOCK - 1):
@@ -149,40 +154,41 @@ def advance_backward_kernel(
         left = T - i * K
         row_ok = rows < left
         here, wide_ok = row_ok[:, None] & cols_ok, row_ok[:, None] & inner_ok
-        row = n * T + i * K + rows
-        tile = row[:, None] * F + cols[None, :]
-        wide = row[:, None] * I + inner[None, :]
-        at = token + (i * K + rows[:, None]).to(tl.int64) * stride_t + cols[None, :]
-        k, q = load(k_ptr + at, here), load(q_ptr + at, here)
-        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * load(lr_ptr + row, row_ok)[:, None]
+        small, large = before * F, before * I
+        k = load(k_ptr + tokens + token, here)
+        lam = load(lr_ptr + before + rows, row_ok)[:, None]
+        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * lam
 
-        x2, g1 = load(x2_ptr + wide, wide_ok), load(g1_ptr + wide, wide_ok)
+        x2 = load(x2_ptr + large + wide, wide_ok)
         kappa1, kappa2 = mma(k, dW1, dB1, BF16), mma(x2, dW2, dB2, BF16)
-        future = tl.sum(kappa1 * g1, 1)
-        slope = load(slope_ptr + wide, wide_ok)
-        dg1 = load(local_ptr + wide, wide_ok) + step * kappa1
+        future = tl.sum(kappa1 * load(g1_ptr + large + wide, wide_ok), 1)
+        slope = load(slope_ptr + large + wide, wide_ok)
+        dg1 = load(local_ptr + large + wide, wide_ok) + step * kappa1
         W2 = load(w2_inside_ptr + (n * (end - begin) + i - begin) * F * I + at2, ok2)
-        p = mma(dg1 * slope, W2, load(p_ptr + tile, here) + step * kappa2, BF16)
-        g2 = load(g2_ptr + tile, here)
-        rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr, scans.to(tl.int64) * T, row, row_ok)
-        normed = load(normed_ptr + tile, here)
+        p = mma(dg1 * slope, W2, load(p_ptr + small + tile, here) + step * kappa2, BF16)
+        g2 = load(g2_ptr + small + tile, here)
+        rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr + before, plane, rows, row_ok)
+        normed = load(normed_ptr + small + tile, here)
         dz2, future2 = inner_gradient_backward(
             p, g2, normed, rstd, m, y_mean, a1, a2, gamma2, kappa2, here, F
         )
-        store(p_ptr + tile, p, here)
-        tl.store(future_ptr + row, future + tl.sum(future2, 1), mask=row_ok)
+        store(p_ptr + small + tile, p, here)
+        tl.store(future_ptr + before + rows, future + tl.sum(future2, 1), mask=row_ok)
         dx2 = mma(g2, tl.trans(dW2), tl.zeros([K, 4 * FP], tl.float32), BF16) * step
-        dx2 = mma(dz2, tl.trans(W2), dx2 + load(share_ptr + wide, wide_ok), BF16)
-        dz1 = dg1 * load(curved_ptr + wide, wide_ok) + dx2 * slope
-        store(dz1_ptr + wide, dz1, wide_ok)
-        dz2q, dz1q = load(dz2q_ptr + tile, here), load(dz1q_ptr + wide, wide_ok)
-        dW2 = mma(tl.trans(load(xq_ptr + wide, wide_ok)), dz2q, dW2, BF16)
+        dx2 = mma(dz2, tl.trans(W2), dx2 + load(share_ptr + large + wide, wide_ok), BF16)
+        dz1 = dg1 * load(curved_ptr + large + wide, wide_ok) + dx2 * slope
+        store(dz1_ptr + large + wide, dz1, wide_ok)
+        dz2q = load(dz2q_ptr + small + tile, here)
+        dW2 = mma(tl.trans(load(xq_ptr + large + wide, wide_ok)), dz2q, dW2, BF16)
         dW2 = mma(tl.trans(x2), dz2, dW2, BF16)
         dW2 = mma(tl.trans(dg1 * slope), g2, dW2, BF16)
         dB2 = mma(ones, dz2 + dz2q, dB2, BF16)
+        dz1q, q = load(dz1q_ptr + large + wide, wide_ok), load(q_ptr + tokens + token, here)
         dW1 = mma(tl.trans(q), dz1q, dW1, BF16)
         dW1 = mma(tl.trans(k), dz1, dW1, BF16)
         dB1 = mma(ones, dz1 + dz1q, dB1, BF16)
+        tokens -= K * stride_t
+        before -= K
     tl.store(dw1_first_ptr + n * F * I + at1, dW1, mask=ok1)
     tl.store(dw2_first_ptr + n * F * I + at2, dW2, mask=ok2)
     db1 = tl.sum(tl.where(rows[:, None] == 0, dB1, 0.0), 0)

@@ -53,12 +53,12 @@ def readout_kernel(
     rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
     rows_ok, cols_ok = first + rows < T, cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    token = (n // heads) * stride_b + head * stride_h
-    token += (first + rows[:, None]) * stride_t + cols[None, :]
-    row = n * T + first + rows
-    q, k = load(q_ptr + token, here), load(k_ptr + token, here)
+    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    before = n * T + first
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
     saved = n * tl.num_programs(0) + block
-    lam = load(lr_ptr + row, rows_ok)
+    lam = load(lr_ptr + before + rows, rows_ok)
     tau = tl.load(tau_ptr + rows % K)
     weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
@@ -71,17 +71,17 @@ def readout_kernel(
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         wide_ok = rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + row[:, None] * I + inner[None, :], wide_ok)
+        g1 = load(g1_ptr + before * I + rows[:, None] * I + inner[None, :], wide_ok)
         xq = gelu(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
         x2 = gelu(_layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16))
         zq = mma(xq, _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
         scores2 = mma(xq, tl.trans(x2), scores2, BF16)
-    g2 = load(g2_ptr + row[:, None] * F + cols[None, :], here)
+    g2 = load(g2_ptr + before * F + rows[:, None] * F + cols[None, :], here)
     zq = mma(-(scores2 + 1) * weights, g2, zq, BF16)
     normed, _ = normalised(zq, cols_ok, F)
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    store(out_ptr + token, q + normed * gamma + beta, here)
+    store(out_ptr + tokens + token, q + normed * gamma + beta, here)
 
 
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
@@ -101,13 +101,14 @@ def readout_backward_kernel(
     rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
     rows_ok, cols_ok = first + rows < T, cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    token = (n // heads) * stride_b + head * stride_h
-    token += (first + rows[:, None]) * stride_t + cols[None, :]
-    row = n * T + first + rows
-    tile = row[:, None] * F + cols[None, :]
-    q, k, g2 = load(q_ptr + token, here), load(k_ptr + token, here), load(g2_ptr + tile, here)
+    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    before = n * T + first
+    tile = rows[:, None] * F + cols[None, :]
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
+    g2 = load(g2_ptr + before * F + tile, here)
     saved = n * tl.num_programs(0) + block
-    lam = load(lr_ptr + row, rows_ok)
+    lam = load(lr_ptr + before + rows, rows_ok)
     tau = tl.load(tau_ptr + rows % K)
     weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
     i, j = rows[:, None], rows[None, :]
@@ -128,7 +129,7 @@ def readout_backward_kernel(
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         wide_ok = rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + row[:, None] * I + inner[None, :], wide_ok)
+        g1 = load(g1_ptr + before * I + rows[:, None] * I + inner[None, :], wide_ok)
         xq = gelu(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
         x2 = gelu(_layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16))
         W2 = _matrix2(w2_at, inner, cols, F)
@@ -142,10 +143,10 @@ def readout_backward_kernel(
 
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    d_out = load(d_out_ptr + token, here)
+    d_out = load(d_out_ptr + tokens + token, here)
     normed, rstd = normalised(zq, cols_ok, F)
     dz2q = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
-    store(dz2q_ptr + tile, dz2q, here)
+    store(dz2q_ptr + before * F + tile, dz2q, here)
     store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
     pairs = mma(dz2q, tl.trans(g2), square0, BF16)
     dtau = tl.sum(tl.where(same, pairs * scores2 * lam[None, :], 0.0), 1)
@@ -154,10 +155,13 @@ def readout_backward_kernel(
     asked2 = mma(
         (turned_scores2 + 1) * turned_tau, dz2q, tl.zeros([BLOCK * K, FP], tl.float32), BF16
     )
-    store(p_ptr + tile, -lam[:, None] * asked2, here)
+    store(p_ptr + before * F + tile, -lam[:, None] * asked2, here)
     asked = tl.sum(asked2 * g2, 1)
-    miss = beta - load(v_ptr + token, here) + k
-    store_jacobian(normed_ptr, plane_ptr, tile, row, here, scans * T, z, miss, gamma, cols_ok, F)
+    miss = beta - load(v_ptr + tokens + token, here) + k
+    store_jacobian(
+        normed_ptr + before * F, plane_ptr + before, tile, rows, here, scans.to(tl.int64) * T,
+        z, miss, gamma, cols_ok, F,
+    )  # fmt: skip
 
     # Back through the hidden layer.
     moved2 = mma(g2, tl.trans(g2), square0, BF16) * key_weights
@@ -165,26 +169,26 @@ def readout_backward_kernel(
     pairs = square0
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
-        wide, wide_ok = row[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + wide, wide_ok)
+        wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
+        g1 = load(g1_ptr + before * I + wide, wide_ok)
         z1q = _layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16)
         z1 = _layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16)
         xq, slope_q = gelu_and_slope(z1q)
         x2, slope, curvature = gelu_slope_curvature(z1)
-        store(xq_ptr + wide, xq, wide_ok)
-        store(x2_ptr + wide, x2, wide_ok)
-        store(slope_ptr + wide, slope, wide_ok)
+        store(xq_ptr + before * I + wide, xq, wide_ok)
+        store(x2_ptr + before * I + wide, x2, wide_ok)
+        store(slope_ptr + before * I + wide, slope, wide_ok)
         W2 = tl.trans(_matrix2(w2_at, inner, cols, F))
         wide0 = tl.zeros([BLOCK * K, IB], tl.float32)
         dz1q = mma(read2, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope_q
-        store(dz1q_ptr + wide, dz1q, wide_ok)
+        store(dz1q_ptr + before * I + wide, dz1q, wide_ok)
         back = mma(moved2, x2, mma(g2, W2, wide0, BF16), BF16)
-        store(curved_ptr + wide, back * curvature, wide_ok)
-        store(share_ptr + wide, mma(read_by, xq, wide0, BF16), wide_ok)
+        store(curved_ptr + before * I + wide, back * curvature, wide_ok)
+        store(share_ptr + before * I + wide, mma(read_by, xq, wide0, BF16), wide_ok)
         asked1 = mma(turned_scores1, dz1q, wide0, BF16)
-        store(local_ptr + wide, -lam[:, None] * asked1, wide_ok)
+        store(local_ptr + before * I + wide, -lam[:, None] * asked1, wide_ok)
         asked += tl.sum(asked1 * g1, 1)
         pairs = mma(dz1q, tl.trans(g1), pairs, BF16)
     dtau += tl.sum(tl.where(same, pairs * scores1 * lam[None, :], 0.0), 1)
-    tl.store(dtau_ptr + row, -dtau, mask=rows_ok)
-    tl.store(asked_ptr + row, asked, mask=rows_ok)
+    tl.store(dtau_ptr + before + rows, -dtau, mask=rows_ok)
+    tl.store(asked_ptr + before + rows, asked, mask=rows_ok)
