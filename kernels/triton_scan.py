@@ -116,7 +116,7 @@ class TritonScan(ABC):
             *(planes.jacobian, planes.asked, planes.future, dq, dk, dv, d_lr, d_norm),
             *(*self.strides, self.length, self.heads, self.scans),
             I=self.inner,
-            IB=min(launch.inner_columns, padded(self.inner)),
+            IB=self.columns("gradients"),
             **self._shape(launch),
         )
         assert planes.future is not None
@@ -197,6 +197,10 @@ class TritonScan(ABC):
             "num_stages": launch.num_stages,
         }
 
+    def columns(self, kernel: str) -> int:
+        """Hidden columns that a program of a parallel kernel takes at a time."""
+        return min(self._launch(kernel).inner_columns, padded(self.inner))
+
     def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
         """Launch a kernel of this learner; the arguments that all have in common are added."""
         trailing = (*self.strides, self.length, self.heads)
@@ -204,7 +208,7 @@ class TritonScan(ABC):
         launch = self._launch(name)
         options = self._shape(launch)
         if "IB" in kernel.arg_names:
-            options["IB"] = min(launch.inner_columns, padded(self.inner))
+            options["IB"] = self.columns(name)
         kernel[grid](*arguments, *trailing, **options)
 
 

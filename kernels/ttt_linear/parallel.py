@@ -1,4 +1,4 @@
-"""The parallel kernels of TTT-Linear: outputs, and what the readers ask of the inner gradients.
+"""The parallel kernels of TTT-Linear: outputs, the Jacobian at the keys, and what the readers ask.
 
 One program per block of mini-batches and (sequence, head). Inside a block nothing waits for a state: with
 known inner gradients G, W at any mini-batch is the saved W in front of the block plus products of tokens
@@ -54,20 +54,55 @@ def readout_kernel(
 
 
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
-def readout_backward_kernel(
-    q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g_ptr, w_saved_ptr, b_saved_ptr,
-    d_out_ptr, dzq_ptr, local_ptr, normed_ptr, plane_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+def jacobian_kernel(
+    k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g_ptr, w_saved_ptr, b_saved_ptr,
+    normed_ptr, plane_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """dzq, the readers' share of dG, and all of the Jacobian of G that no gradient touches."""
+    """The keys' Z again, and all of the Jacobian of G there that no gradient touches."""
     block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     head, first = n % heads, block * BLOCK * K
     rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
     rows_ok, cols_ok = first + rows < T, cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
+    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    before = n * T + first
+    tile = rows[:, None] * F + cols[None, :]
+    k, g = load(k_ptr + tokens + token, here), load(g_ptr + before * F + tile, here)
+    saved = n * tl.num_programs(0) + block
+    square = cols[:, None] * F + cols[None, :]
+    W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
+    b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
+    lam = load(lr_ptr + before + rows, rows_ok)
+    tau = tl.load(tau_ptr + rows % K)
+    _, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    scores = mma(k, tl.trans(k), tl.zeros([BLOCK * K, BLOCK * K], tl.float32), BF16) + 1
+    z = mma(k, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
+    z = mma(scores * key_weights, g, z, BF16)
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    miss = beta - load(v_ptr + tokens + token, here) + k
+    store_jacobian(
+        normed_ptr + before * F, plane_ptr + before, tile, rows, here, scans.to(tl.int64) * T,
+        z, miss, gamma, cols_ok, F,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T", "heads"])
+def readout_backward_kernel(
+    q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, g_ptr, w_saved_ptr, b_saved_ptr, d_out_ptr,
+    dzq_ptr, local_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+    stride_b, stride_h, stride_t, T, heads,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """dzq, and the readers' share of dG."""
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    head, first = n % heads, block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    here = rows_ok[:, None] & cols_ok
     tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
     token = rows[:, None] * stride_t + cols[None, :]
     before = n * T + first
@@ -80,25 +115,17 @@ def readout_backward_kernel(
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
     lam = load(lr_ptr + before + rows, rows_ok)
     tau = tl.load(tau_ptr + rows % K)
-    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    start = tl.zeros([BLOCK * K, FP], tl.float32) + b
-
-    # Keys: all of the Jacobian that no gradient touches.
-    key_scores = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
-    z = mma(key_scores, g, mma(k, W, start, BF16), BF16)
-    miss = beta - load(v_ptr + tokens + token, here) + k
-    store_jacobian(
-        normed_ptr + before * F, plane_ptr + before, tile, rows, here, scans.to(tl.int64) * T,
-        z, miss, gamma, cols_ok, F,
-    )  # fmt: skip
 
     # Readers: their pre-norm output again, then its gradient.
     scores = mma(q, tl.trans(k), square0, BF16) + 1
-    zq = mma(-scores * weights, g, mma(q, W, start, BF16), BF16)
+    zq = mma(q, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
+    zq = mma(-scores * weights, g, zq, BF16)
     normed, rstd = normalised(zq, cols_ok, F)
     d_out = load(d_out_ptr + tokens + token, here)
     store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     dzq = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dzq_ptr + before * F + tile, dzq, here)
     i, j = rows[:, None], rows[None, :]

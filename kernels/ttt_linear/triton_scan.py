@@ -6,7 +6,11 @@ from torch import Tensor
 
 from tttscale.kernels.triton_scan import Kept, State, TritonScan
 from tttscale.kernels.ttt_linear.chain import advance_backward_kernel, advance_kernel
-from tttscale.kernels.ttt_linear.parallel import readout_backward_kernel, readout_kernel
+from tttscale.kernels.ttt_linear.parallel import (
+    jacobian_kernel,
+    readout_backward_kernel,
+    readout_kernel,
+)
 
 
 class TritonLinearScan(TritonScan):
@@ -35,13 +39,15 @@ class TritonLinearScan(TritonScan):
     def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Any]:
         """dZq, the readers' share of dG, and the Jacobian's row constants."""
         d_out, planes = self._tokens(d_out), self.new_planes()
+        grid, norm = (self.blocks, self.scans), (self.gamma, self.beta)
+        keys = (self.k, self.v, self.lr, self.tau, *norm, *saved[0])
+        self.run(jacobian_kernel, "jacobian", grid, *keys, planes.normed, planes.jacobian)
         self.run(
             readout_backward_kernel,
             "readout_backward",
-            (self.blocks, self.scans),
-            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, *saved[0], d_out),
-            *(planes.dz1q, planes.p, planes.normed, planes.jacobian),
-            *(planes.asked, planes.d_tau, planes.d_norm),
+            grid,
+            *(self.q, self.k, self.lr, self.tau, self.gamma, *saved[0], d_out),
+            *(planes.dz1q, planes.p, planes.asked, planes.d_tau, planes.d_norm),
         )
         return [(planes, d_out)]
 

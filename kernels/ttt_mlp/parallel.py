@@ -88,13 +88,12 @@ def readout_kernel(
 def readout_backward_kernel(
     q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,
     w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr, d_out_ptr,
-    dz1q_ptr, dz2q_ptr, p_ptr, local_ptr, share_ptr, x2_ptr, xq_ptr, slope_ptr, curved_ptr,
-    normed_ptr, plane_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+    dz2q_ptr, p_ptr, normed_ptr, plane_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """dz2q, dz1q, the readers' shares of dG1, dG2 and dX2, and what the reverse chain needs of the keys."""
+    """Output layer: dz2q, the readers' share of dG2, and the Jacobian of G2 at the keys."""
     I: tl.constexpr = 4 * F
     block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     head, first = n % heads, block * BLOCK * K
@@ -106,21 +105,13 @@ def readout_backward_kernel(
     before = n * T + first
     tile = rows[:, None] * F + cols[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    g2 = load(g2_ptr + before * F + tile, here)
     saved = n * tl.num_programs(0) + block
     lam = load(lr_ptr + before + rows, rows_ok)
     tau = tl.load(tau_ptr + rows % K)
     weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
-    i, j = rows[:, None], rows[None, :]
-    same = (i // K == j // K) & (j <= i)
-    # Rows as the tokens that are read, columns as the readers of their mini-batch.
-    turned_tau = ((i // K == j // K) & (i <= j)).to(tl.float32) * tau[None, :]
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    scores1 = mma(q, tl.trans(k), square0, BF16) + 1
-    read1 = -scores1 * weights
+    read1 = -(mma(q, tl.trans(k), square0, BF16) + 1) * weights
     moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
-    w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
-    w2_at = w2_saved_ptr + saved * F * I
 
     # Forward through the hidden layer again: pre-norm outputs of readers and keys.
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
@@ -130,65 +121,113 @@ def readout_backward_kernel(
         inner = begin + tl.arange(0, IB)
         wide_ok = rows_ok[:, None] & (inner[None, :] < I)
         g1 = load(g1_ptr + before * I + rows[:, None] * I + inner[None, :], wide_ok)
+        w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
         xq = gelu(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
         x2 = gelu(_layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16))
-        W2 = _matrix2(w2_at, inner, cols, F)
+        W2 = _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F)
         zq, z = mma(xq, W2, zq, BF16), mma(x2, W2, z, BF16)
         scores2 = mma(xq, tl.trans(x2), scores2, BF16)
         turned_scores2 = mma(x2, tl.trans(xq), turned_scores2, BF16)
         key_scores2 = mma(x2, tl.trans(x2), key_scores2, BF16)
-    scores2 += 1
-    zq = mma(-scores2 * weights, g2, zq, BF16)
+    g2 = load(g2_ptr + before * F + tile, here)
     z = mma((key_scores2 + 1) * key_weights, g2, z, BF16)
-
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    d_out = load(d_out_ptr + tokens + token, here)
-    normed, rstd = normalised(zq, cols_ok, F)
-    dz2q = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
-    store(dz2q_ptr + before * F + tile, dz2q, here)
-    store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
-    pairs = mma(dz2q, tl.trans(g2), square0, BF16)
-    dtau = tl.sum(tl.where(same, pairs * scores2 * lam[None, :], 0.0), 1)
-    read2 = -pairs * weights
-    read_by = -mma(g2, tl.trans(dz2q), square0, BF16) * turned_tau * lam[:, None]
-    asked2 = mma(
-        (turned_scores2 + 1) * turned_tau, dz2q, tl.zeros([BLOCK * K, FP], tl.float32), BF16
-    )
-    store(p_ptr + before * F + tile, -lam[:, None] * asked2, here)
-    asked = tl.sum(asked2 * g2, 1)
     miss = beta - load(v_ptr + tokens + token, here) + k
     store_jacobian(
         normed_ptr + before * F, plane_ptr + before, tile, rows, here, scans.to(tl.int64) * T,
         z, miss, gamma, cols_ok, F,
     )  # fmt: skip
 
-    # Back through the hidden layer.
-    moved2 = mma(g2, tl.trans(g2), square0, BF16) * key_weights
-    turned_scores1 = (mma(k, tl.trans(q), square0, BF16) + 1) * turned_tau
-    pairs = square0
-    for begin in range(0, I, IB):
-        inner = begin + tl.arange(0, IB)
-        wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + before * I + wide, wide_ok)
-        z1q = _layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16)
-        z1 = _layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16)
-        xq, slope_q = gelu_and_slope(z1q)
-        x2, slope, curvature = gelu_slope_curvature(z1)
-        store(xq_ptr + before * I + wide, xq, wide_ok)
-        store(x2_ptr + before * I + wide, x2, wide_ok)
-        store(slope_ptr + before * I + wide, slope, wide_ok)
-        W2 = tl.trans(_matrix2(w2_at, inner, cols, F))
-        wide0 = tl.zeros([BLOCK * K, IB], tl.float32)
-        dz1q = mma(read2, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope_q
-        store(dz1q_ptr + before * I + wide, dz1q, wide_ok)
-        back = mma(moved2, x2, mma(g2, W2, wide0, BF16), BF16)
-        store(curved_ptr + before * I + wide, back * curvature, wide_ok)
-        store(share_ptr + before * I + wide, mma(read_by, xq, wide0, BF16), wide_ok)
-        asked1 = mma(turned_scores1, dz1q, wide0, BF16)
-        store(local_ptr + before * I + wide, -lam[:, None] * asked1, wide_ok)
-        asked += tl.sum(asked1 * g1, 1)
-        pairs = mma(dz1q, tl.trans(g1), pairs, BF16)
-    dtau += tl.sum(tl.where(same, pairs * scores1 * lam[None, :], 0.0), 1)
-    tl.store(dtau_ptr + before + rows, -dtau, mask=rows_ok)
-    tl.store(asked_ptr + before + rows, asked, mask=rows_ok)
+    scores2 += 1
+    zq = mma(-scores2 * weights, g2, zq, BF16)
+    normed, rstd = normalised(zq, cols_ok, F)
+    d_out = load(d_out_ptr + tokens + token, here)
+    store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
+    dz2q = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
+    store(dz2q_ptr + before * F + tile, dz2q, here)
+    i, j = rows[:, None], rows[None, :]
+    same, turned = (i // K == j // K) & (j <= i), (i // K == j // K) & (i <= j)
+    pairs = mma(dz2q, tl.trans(g2), square0, BF16)
+    dtau = -tl.sum(tl.where(same, pairs * scores2 * lam[None, :], 0.0), 1)
+    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
+    asked = tl.where(turned, (turned_scores2 + 1) * tau[None, :], 0.0)
+    asked = mma(asked, dz2q, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
+    store(p_ptr + before * F + tile, -lam[:, None] * asked, here)
+    tl.store(asked_ptr + before + rows, tl.sum(asked * g2, 1), mask=rows_ok)
+
+
+@triton.jit(do_not_specialize=["T", "heads", "scans"])
+def hidden_backward_kernel(
+    q_ptr, k_ptr, lr_ptr, tau_ptr, g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr,
+    dz2q_ptr, dz1q_ptr, local_ptr, share_ptr, x2_ptr, xq_ptr, slope_ptr, curved_ptr,
+    asked_ptr, dtau_ptr,
+    stride_b, stride_h, stride_t, T, heads, scans,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+    IB: tl.constexpr,
+):  # fmt: skip
+    """Hidden layer, IB columns per program: dz1q, the readers' shares of dG1 and dX2, the keys' slopes.
+
+    asked_ptr and dtau_ptr receive this program's part of sums over the hidden columns.
+    """
+    I: tl.constexpr = 4 * F
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    head, first = n % heads, block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    inner = tl.program_id(2) * IB + tl.arange(0, IB)
+    rows_ok = first + rows < T
+    here = rows_ok[:, None] & (cols[None, :] < F)
+    wide_ok = rows_ok[:, None] & (inner[None, :] < I)
+    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    before = n * T + first
+    tile, wide = rows[:, None] * F + cols[None, :], rows[:, None] * I + inner[None, :]
+    saved = n * tl.num_programs(0) + block
+    lam = load(lr_ptr + before + rows, rows_ok)
+    tau = tl.load(tau_ptr + rows % K)
+    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    i, j = rows[:, None], rows[None, :]
+    same, turned = (i // K == j // K) & (j <= i), (i // K == j // K) & (i <= j)
+    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
+    wide0 = tl.zeros([BLOCK * K, IB], tl.float32)
+    w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
+    W2 = tl.trans(_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F))
+    g1 = load(g1_ptr + before * I + wide, wide_ok)
+    g2 = load(g2_ptr + before * F + tile, here)
+    dz2q = load(dz2q_ptr + before * F + tile, here)
+    k = load(k_ptr + tokens + token, here)
+
+    # Keys: hidden layer, slope, and curvature times what comes back from the output layer.
+    moved = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
+    x2, slope, curvature = gelu_slope_curvature(
+        _layer1(k, moved, w1_at, b1_at, g1, inner, cols, F, BF16)
+    )
+    store(x2_ptr + before * I + wide, x2, wide_ok)
+    store(slope_ptr + before * I + wide, slope, wide_ok)
+    back = mma(g2, W2, wide0, BF16)
+    moved = mma(g2, tl.trans(g2), square0, BF16) * key_weights
+    store(curved_ptr + before * I + wide, mma(moved, x2, back, BF16) * curvature, wide_ok)
+
+    # Readers: hidden layer and its gradient.
+    q = load(q_ptr + tokens + token, here)
+    scores = mma(q, tl.trans(k), square0, BF16) + 1
+    xq, slope = gelu_and_slope(
+        _layer1(q, -scores * weights, w1_at, b1_at, g1, inner, cols, F, BF16)
+    )
+    store(xq_ptr + before * I + wide, xq, wide_ok)
+    pairs = -mma(dz2q, tl.trans(g2), square0, BF16) * weights
+    dz1q = mma(pairs, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope
+    store(dz1q_ptr + before * I + wide, dz1q, wide_ok)
+    pairs = mma(dz1q, tl.trans(g1), square0, BF16)
+    dtau = -tl.sum(tl.where(same, pairs * scores * lam[None, :], 0.0), 1)
+    part = tl.program_id(2) * (scans.to(tl.int64) * T) + before
+    tl.store(dtau_ptr + part + rows, dtau, mask=rows_ok)
+
+    # Sources: rows are now the tokens that are read, columns the readers of their mini-batch.
+    pairs = mma(g2, tl.trans(dz2q), square0, BF16)
+    pairs = tl.where(turned, -pairs * tau[None, :] * lam[:, None], 0.0)
+    store(share_ptr + before * I + wide, mma(pairs, xq, wide0, BF16), wide_ok)
+    scores = mma(k, tl.trans(q), square0, BF16) + 1
+    asked = mma(tl.where(turned, scores * tau[None, :], 0.0), dz1q, wide0, BF16)
+    store(local_ptr + before * I + wide, -lam[:, None] * asked, wide_ok)
+    tl.store(asked_ptr + part + rows, tl.sum(asked * g1, 1), mask=rows_ok)

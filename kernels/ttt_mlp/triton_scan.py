@@ -10,7 +10,11 @@ from tttscale.kernels.ttt_mlp.chain import (
     advance_kernel,
     replay_kernel,
 )
-from tttscale.kernels.ttt_mlp.parallel import readout_backward_kernel, readout_kernel
+from tttscale.kernels.ttt_mlp.parallel import (
+    hidden_backward_kernel,
+    readout_backward_kernel,
+    readout_kernel,
+)
 
 SEGMENT_TOKENS = 1024
 """Tokens whose W2 in front of every mini-batch exist at once in a backward."""
@@ -54,15 +58,26 @@ class TritonMLPScan(TritonScan):
         dz2q = self.new(n, t, self.dim)
         local, share, x2, xq, slope, curved = (self.new(n, t, i) for _ in range(6))
         planes.chain = (x2, xq, dz2q, local, share, slope, curved)
+        G1, G2, W1, b1, W2, _ = _in_order(saved[0])
+        tokens = (self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
         self.run(
             readout_backward_kernel,
             "readout_backward",
             (self.blocks, n),
-            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta),
-            *(*_in_order(saved[0]), d_out),
-            *(planes.dz1q, dz2q, planes.p, local, share, x2, xq, slope, curved),
-            *(planes.normed, planes.jacobian, planes.asked, planes.d_tau, planes.d_norm),
+            *(*tokens, *_in_order(saved[0]), d_out, dz2q, planes.p, planes.normed),
+            *(planes.jacobian, planes.asked, planes.d_tau, planes.d_norm),
         )
+        parts = padded(i) // self.columns("hidden_backward")
+        asked, d_tau = (self.new(parts, n, t, wide=True) for _ in range(2))
+        self.run(
+            hidden_backward_kernel,
+            "hidden_backward",
+            (self.blocks, n, parts),
+            *(self.q, self.k, self.lr, self.tau, G1, G2, W1, b1, W2, dz2q),
+            *(planes.dz1q, local, share, x2, xq, slope, curved, asked, d_tau),
+        )
+        planes.asked += asked.sum(0)
+        planes.d_tau += d_tau.sum(0)
         return [(planes, d_out)]
 
     def advance_backward(self, saved: list[Kept], works: list[Any], d_state: State) -> State:
