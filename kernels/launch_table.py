@@ -21,7 +21,7 @@ class Launch:
     num_stages: int = 1
     block: int = 4
     """Mini-batches per block."""
-    inner_columns: int = 64
+    inner_columns: int = 32
     """Columns of the hidden layer that a parallel kernel takes at a time."""
 
 
@@ -37,10 +37,10 @@ def launch_of(kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype) -
         dtype: of the tokens.
     """
     block = max(1, BLOCK_TOKENS // size)
-    columns = 64 if dim <= 64 else 32
     if kernel in ("advance", "advance_backward"):
-        warps = 4 if kind == "linear" else 16
-        if kind == "linear" and dim > 64:
-            warps = 8
-        return Launch(warps, 2 if kind == "linear" else 1, block, columns)
-    return Launch(4 if dim <= 64 else 8, 1, block, columns)
+        if kind == "linear":
+            return Launch(4 if dim <= 64 else 8, 2, block)
+        return Launch(16, 1, block)
+    if kind == "linear" and kernel != "gradients":
+        return Launch(4 if dim <= 64 else 8, 1, block)
+    return Launch(8, 1, block, 32)

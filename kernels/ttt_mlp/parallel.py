@@ -1,4 +1,4 @@
-"""The parallel kernels of TTT-MLP: outputs, and what the readers ask of the inner gradients.
+"""The parallel kernels of TTT-MLP: outputs, the keys' Jacobian, and what the readers ask.
 
 One program per block of mini-batches and (sequence, head). As in ../ttt_linear/parallel.py, known inner
 gradients turn both layers into attention with known values; the hidden layer is taken IB columns at a time.
@@ -85,15 +85,70 @@ def readout_kernel(
 
 
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
-def readout_backward_kernel(
-    q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,
-    w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr, d_out_ptr,
-    dz2q_ptr, p_ptr, normed_ptr, plane_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+def keys_kernel(
+    k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,
+    w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr,
+    x2_ptr, slope_ptr, curved_ptr, normed_ptr, plane_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Output layer: dz2q, the readers' share of dG2, and the Jacobian of G2 at the keys."""
+    """The keys' forward again: X2, gelu'(Z1), E gelu''(Z1), and the Jacobian of G2 at Z2."""
+    I: tl.constexpr = 4 * F
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    head, first = n % heads, block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    here = rows_ok[:, None] & cols_ok
+    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    before = n * T + first
+    tile = rows[:, None] * F + cols[None, :]
+    k, g2 = load(k_ptr + tokens + token, here), load(g2_ptr + before * F + tile, here)
+    saved = n * tl.num_programs(0) + block
+    lam = load(lr_ptr + before + rows, rows_ok)
+    tau = tl.load(tau_ptr + rows % K)
+    _, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
+    moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
+    moved2 = mma(g2, tl.trans(g2), square0, BF16) * key_weights
+    b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
+    z, scores2 = tl.zeros([BLOCK * K, FP], tl.float32) + b2, square0
+    for begin in range(0, I, IB):
+        inner = begin + tl.arange(0, IB)
+        wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
+        g1 = load(g1_ptr + before * I + wide, wide_ok)
+        w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
+        z1 = _layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16)
+        x2, slope, curvature = gelu_slope_curvature(z1)
+        store(x2_ptr + before * I + wide, x2, wide_ok)
+        store(slope_ptr + before * I + wide, slope, wide_ok)
+        W2 = _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F)
+        back = mma(g2, tl.trans(W2), tl.zeros([BLOCK * K, IB], tl.float32), BF16)
+        back = mma(moved2, x2, back, BF16)
+        store(curved_ptr + before * I + wide, back * curvature, wide_ok)
+        z = mma(x2, W2, z, BF16)
+        scores2 = mma(x2, tl.trans(x2), scores2, BF16)
+    z = mma((scores2 + 1) * key_weights, g2, z, BF16)
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    miss = beta - load(v_ptr + tokens + token, here) + k
+    store_jacobian(
+        normed_ptr + before * F, plane_ptr + before, tile, rows, here, scans.to(tl.int64) * T,
+        z, miss, gamma, cols_ok, F,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T", "heads"])
+def readout_backward_kernel(
+    q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, g1_ptr, g2_ptr,
+    w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr, x2_ptr, d_out_ptr,
+    xq_ptr, dz2q_ptr, p_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+    stride_b, stride_h, stride_t, T, heads,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+    IB: tl.constexpr,
+):  # fmt: skip
+    """Output layer: the readers' forward again (Xq), dz2q, and their share of dG2."""
     I: tl.constexpr = 4 * F
     block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     head, first = n % heads, block * BLOCK * K
@@ -108,50 +163,37 @@ def readout_backward_kernel(
     saved = n * tl.num_programs(0) + block
     lam = load(lr_ptr + before + rows, rows_ok)
     tau = tl.load(tau_ptr + rows % K)
-    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     read1 = -(mma(q, tl.trans(k), square0, BF16) + 1) * weights
-    moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
-
-    # Forward through the hidden layer again: pre-norm outputs of readers and keys.
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
     zq = tl.zeros([BLOCK * K, FP], tl.float32) + b2
-    z, scores2, turned_scores2, key_scores2 = zq, square0, square0, square0
+    scores, turned_scores = square0, square0
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
-        wide_ok = rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + before * I + rows[:, None] * I + inner[None, :], wide_ok)
+        wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
+        g1 = load(g1_ptr + before * I + wide, wide_ok)
         w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
         xq = gelu(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
-        x2 = gelu(_layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16))
-        W2 = _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F)
-        zq, z = mma(xq, W2, zq, BF16), mma(x2, W2, z, BF16)
-        scores2 = mma(xq, tl.trans(x2), scores2, BF16)
-        turned_scores2 = mma(x2, tl.trans(xq), turned_scores2, BF16)
-        key_scores2 = mma(x2, tl.trans(x2), key_scores2, BF16)
+        store(xq_ptr + before * I + wide, xq, wide_ok)
+        zq = mma(xq, _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
+        x2 = load(x2_ptr + before * I + wide, wide_ok)
+        scores = mma(xq, tl.trans(x2), scores, BF16)
+        turned_scores = mma(x2, tl.trans(xq), turned_scores, BF16)
     g2 = load(g2_ptr + before * F + tile, here)
-    z = mma((key_scores2 + 1) * key_weights, g2, z, BF16)
-    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
-    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    miss = beta - load(v_ptr + tokens + token, here) + k
-    store_jacobian(
-        normed_ptr + before * F, plane_ptr + before, tile, rows, here, scans.to(tl.int64) * T,
-        z, miss, gamma, cols_ok, F,
-    )  # fmt: skip
-
-    scores2 += 1
-    zq = mma(-scores2 * weights, g2, zq, BF16)
+    zq = mma(-(scores + 1) * weights, g2, zq, BF16)
     normed, rstd = normalised(zq, cols_ok, F)
     d_out = load(d_out_ptr + tokens + token, here)
     store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     dz2q = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dz2q_ptr + before * F + tile, dz2q, here)
     i, j = rows[:, None], rows[None, :]
     same, turned = (i // K == j // K) & (j <= i), (i // K == j // K) & (i <= j)
     pairs = mma(dz2q, tl.trans(g2), square0, BF16)
-    dtau = -tl.sum(tl.where(same, pairs * scores2 * lam[None, :], 0.0), 1)
+    dtau = -tl.sum(tl.where(same, pairs * (scores + 1) * lam[None, :], 0.0), 1)
     tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
-    asked = tl.where(turned, (turned_scores2 + 1) * tau[None, :], 0.0)
+    asked = tl.where(turned, (turned_scores + 1) * tau[None, :], 0.0)
     asked = mma(asked, dz2q, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
     store(p_ptr + before * F + tile, -lam[:, None] * asked, here)
     tl.store(asked_ptr + before + rows, tl.sum(asked * g2, 1), mask=rows_ok)
@@ -160,13 +202,12 @@ def readout_backward_kernel(
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
 def hidden_backward_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr,
-    dz2q_ptr, dz1q_ptr, local_ptr, share_ptr, x2_ptr, xq_ptr, slope_ptr, curved_ptr,
-    asked_ptr, dtau_ptr,
+    x2_ptr, dz2q_ptr, dz1q_ptr, local_ptr, share_ptr, asked_ptr, dtau_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Hidden layer, IB columns per program: dz1q, the readers' shares of dG1 and dX2, the keys' slopes.
+    """Hidden layer, IB columns per program: dz1q, and the readers' shares of dG1 and dX2.
 
     asked_ptr and dtau_ptr receive this program's part of sums over the hidden columns.
     """
@@ -185,7 +226,7 @@ def hidden_backward_kernel(
     saved = n * tl.num_programs(0) + block
     lam = load(lr_ptr + before + rows, rows_ok)
     tau = tl.load(tau_ptr + rows % K)
-    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
     i, j = rows[:, None], rows[None, :]
     same, turned = (i // K == j // K) & (j <= i), (i // K == j // K) & (i <= j)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
@@ -197,16 +238,7 @@ def hidden_backward_kernel(
     dz2q = load(dz2q_ptr + before * F + tile, here)
     k = load(k_ptr + tokens + token, here)
 
-    # Keys: hidden layer, slope, and curvature times what comes back from the output layer.
-    moved = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
-    x2, slope, curvature = gelu_slope_curvature(
-        _layer1(k, moved, w1_at, b1_at, g1, inner, cols, F, BF16)
-    )
-    store(x2_ptr + before * I + wide, x2, wide_ok)
-    store(slope_ptr + before * I + wide, slope, wide_ok)
-    back = mma(g2, W2, wide0, BF16)
-    moved = mma(g2, tl.trans(g2), square0, BF16) * key_weights
-    store(curved_ptr + before * I + wide, mma(moved, x2, back, BF16) * curvature, wide_ok)
+    x2 = load(x2_ptr + before * I + wide, wide_ok)
 
     # Readers: hidden layer and its gradient.
     q = load(q_ptr + tokens + token, here)
@@ -214,7 +246,6 @@ def hidden_backward_kernel(
     xq, slope = gelu_and_slope(
         _layer1(q, -scores * weights, w1_at, b1_at, g1, inner, cols, F, BF16)
     )
-    store(xq_ptr + before * I + wide, xq, wide_ok)
     pairs = -mma(dz2q, tl.trans(g2), square0, BF16) * weights
     dz1q = mma(pairs, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope
     store(dz1q_ptr + before * I + wide, dz1q, wide_ok)

@@ -12,6 +12,7 @@ from tttscale.kernels.ttt_mlp.chain import (
 )
 from tttscale.kernels.ttt_mlp.parallel import (
     hidden_backward_kernel,
+    keys_kernel,
     readout_backward_kernel,
     readout_kernel,
 )
@@ -58,23 +59,31 @@ class TritonMLPScan(TritonScan):
         dz2q = self.new(n, t, self.dim)
         local, share, x2, xq, slope, curved = (self.new(n, t, i) for _ in range(6))
         planes.chain = (x2, xq, dz2q, local, share, slope, curved)
-        G1, G2, W1, b1, W2, _ = _in_order(saved[0])
-        tokens = (self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
+        kept, grid = _in_order(saved[0]), (self.blocks, n)
+        G1, G2, W1, b1, W2, _ = kept
+        self.run(
+            keys_kernel,
+            "keys",
+            grid,
+            *(self.k, self.v, self.lr, self.tau, self.gamma, self.beta, *kept),
+            *(x2, slope, curved, planes.normed, planes.jacobian),
+        )
+        readers = (self.q, self.k, self.lr, self.tau)
         self.run(
             readout_backward_kernel,
             "readout_backward",
-            (self.blocks, n),
-            *(*tokens, *_in_order(saved[0]), d_out, dz2q, planes.p, planes.normed),
-            *(planes.jacobian, planes.asked, planes.d_tau, planes.d_norm),
+            grid,
+            *(*readers, self.gamma, *kept, x2, d_out),
+            *(xq, dz2q, planes.p, planes.asked, planes.d_tau, planes.d_norm),
         )
         parts = padded(i) // self.columns("hidden_backward")
         asked, d_tau = (self.new(parts, n, t, wide=True) for _ in range(2))
         self.run(
             hidden_backward_kernel,
             "hidden_backward",
-            (self.blocks, n, parts),
-            *(self.q, self.k, self.lr, self.tau, G1, G2, W1, b1, W2, dz2q),
-            *(planes.dz1q, local, share, x2, xq, slope, curved, asked, d_tau),
+            (*grid, parts),
+            *(*readers, G1, G2, W1, b1, W2, x2, dz2q),
+            *(planes.dz1q, local, share, asked, d_tau),
         )
         planes.asked += asked.sum(0)
         planes.d_tau += d_tau.sum(0)
