@@ -50,3 +50,22 @@ def step(
 
     sizes, counts = ([parse_int(word) for word in text.split(",")] for text in (lengths, ranks))
     typer.echo(bench_step(out, sizes, counts, parse_int(chunk), keep, steps))
+
+
+@app.command("kernels")
+def kernels(
+    out: Out = Path("benchmarks/kernels_sm90"),
+    capability: Annotated[int, typer.Option(help="90 (Hopper) or 80 (A100).")] = 90,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every head dim, mini-batch and dtype that is shipped.")
+    ] = False,
+) -> None:
+    """Registers, spills and shared memory of the Triton kernels; no GPU needed.
+
+    Example: `tttscale bench kernels --all`
+    """
+    from tttscale.bench.kernels import bench_kernels
+
+    if capability not in (80, 90):
+        raise ConfigError(f"--capability {capability}: expected 90 (Hopper) or 80 (A100)")
+    typer.echo(bench_kernels(out, capability, everything))

@@ -70,12 +70,12 @@ def recording() -> Iterator[Recorder]:
         JITFunction.run = run
 
 
-def launches(kind: str, dim: int, size: int, dtype: torch.dtype) -> Recorder:
-    """Everything that a forward and a backward launch."""
+def launches(kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2048) -> Recorder:
+    """Everything that a forward and a backward of `tokens` tokens launch."""
     from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
     from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
 
-    heads, tokens, inner = 2, 2048, dim if kind == "linear" else 4 * dim
+    heads, inner = 2, dim if kind == "linear" else 4 * dim
     q = torch.zeros(1, tokens, heads, dim, dtype=dtype).transpose(1, 2)
     lr, tau = torch.zeros(1, heads, tokens), torch.zeros(size)
     norm = torch.zeros(heads, dim)

@@ -74,7 +74,7 @@ def check_errors(work: Round) -> list[dict[str, Any]]:
         for kind in ("mlp", "linear")
         for dtype in ("bf16", "fp32")
     ]
-    return sum(work.together(calls, os.cpu_count() or 1), [])
+    return [row for rows in work.together(calls, os.cpu_count() or 1) for row in rows]
 
 
 def check_memory_accesses(work: Round) -> str:
@@ -142,16 +142,16 @@ def main(out: Path, seconds: float = 540.0) -> int:
         ("Not measured", "\n".join(f"- {line}" for line in work.missing) or "nothing"),
     ]
     data = {"device": name, "errors": errors, "scans": scans, "steps": steps, "not": work.missing}
-    report.write(out, "GPU check", sections, data)
+    report.write(out, "GPU check", sections, data, command="bash launch/gpu_check.sh")
     print(out.with_suffix(".md").read_text())
     return int(bool(wrong or unchecked or not errors))
 
 
-_TIME_NOTE = """
-
-bf16, 32 heads of 64, K = 16; medians. A step is one mini-batch. fla-*: TTT-Linear of fla-core, which takes rates per row only
-and ends before the output's norm; gated-delta: a linear recurrence, for scale; compiled: torch.compile of one mini-batch of
-the definition."""
+_TIME_NOTE = (
+    "\n\nbf16, 32 heads of 64, K = 16; medians. A step is one mini-batch. fla-*: TTT-Linear of "
+    "fla-core, which takes rates per row only and ends before the output's norm; gated-delta: a "
+    "linear recurrence, for scale; compiled: torch.compile of one mini-batch of the definition."
+)
 
 
 def _error_table(rows: list[dict[str, Any]]) -> str:

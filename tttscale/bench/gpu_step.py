@@ -46,10 +46,10 @@ def architecture(name: str, device: str) -> TTTConfig:
     if device == "cuda":
         return TTTConfig(**preset_fields(name))
     kind = "mlp" if "mlp" in name else "linear"
+    tiny = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64}
     return TTTConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, ttt_layer_type=kind,
-    )  # fmt: skip
+        **{**preset_fields(name), **tiny, "num_hidden_layers": 2, "num_attention_heads": 2}
+    )
 
 
 def measure(name: str, tokens: int, chunk: int, device: str) -> dict[str, Any]:

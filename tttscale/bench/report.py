@@ -49,9 +49,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(out: Path, title: str, sections: Sequence[tuple[str, str]], data: Any) -> None:
-    """Write OUT.md for people and OUT.json for programs."""
+def write(
+    out: Path,
+    title: str,
+    sections: Sequence[tuple[str, str]],
+    data: Any,
+    command: str | None = None,
+) -> None:
+    """Write OUT.md for people and OUT.json for programs; `command` if it was not `tttscale`."""
     facts = circumstances()
+    facts["command"] = command or facts["command"]
     versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
     head = [
         f"# {title}",
