@@ -45,7 +45,6 @@ def architecture(name: str, device: str) -> TTTConfig:
     """The preset, or on a CPU a model of its kind that is small enough."""
     if device == "cuda":
         return TTTConfig(**preset_fields(name))
-    kind = "mlp" if "mlp" in name else "linear"
     tiny = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64}
     return TTTConfig(
         **{**preset_fields(name), **tiny, "num_hidden_layers": 2, "num_attention_heads": 2}
