@@ -40,6 +40,11 @@ def folder(tmp_path_factory):
     return folder
 
 
+def listen_to_sigint():
+    """In the child: a shell's background job, where tests may run, is started deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def signal_once_it_runs(folder, name, number, launcher=(), overrides=(), whole_group=False):
     """Start a run, signal it after two steps; returns code, stderr and the metrics."""
     command = [sys.executable, *launcher, "-m", "tttscale", "train", str(folder / "run.yaml")]
@@ -50,6 +55,7 @@ def signal_once_it_runs(folder, name, number, launcher=(), overrides=(), whole_g
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        preexec_fn=listen_to_sigint,
     )
     metrics = folder / "runs" / name / "metrics.jsonl"
     deadline = time.monotonic() + 90
@@ -111,5 +117,10 @@ def test_the_same_signal_passed_on_by_the_launcher():
         "    time.sleep(1)\n"
         "    print('not reached')\n"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        capture_output=True,
+        text=True,
+        preexec_fn=listen_to_sigint,
+    )
     assert (done.returncode, done.stdout) == (143, "still here 130\n")

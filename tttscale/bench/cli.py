@@ -59,6 +59,9 @@ def kernels(
     everything: Annotated[
         bool, typer.Option("--all", help="Every head dim, mini-batch and dtype that is shipped.")
     ] = False,
+    fla: Annotated[
+        Path | None, typer.Option(help="Folder of an unpacked fla-core, to predict beside ours.")
+    ] = None,
 ) -> None:
     """Registers, spills and shared memory of the Triton kernels; no GPU needed.
 
@@ -68,4 +71,6 @@ def kernels(
 
     if capability not in (80, 90):
         raise ConfigError(f"--capability {capability}: expected 90 (Hopper) or 80 (A100)")
-    typer.echo(bench_kernels(out, capability, everything))
+    if fla is not None and not (fla / "fla").is_dir():
+        raise ConfigError(f"--fla {fla}: no folder fla in it; unpack the wheel of fla-core there")
+    typer.echo(bench_kernels(out, capability, everything, fla))

@@ -21,6 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
+from tttscale.bench.latency import cycles_per_step
+
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one program can have."""
@@ -110,6 +112,8 @@ def resources(source: ASTSource, launch: dict[str, int], capability: int) -> dic
         "local_accesses": operations.count("LDL") + operations.count("STL"),
         "barriers": operations.count("BAR"),
         "instructions": len(operations),
+        "cycles_per_step": cycles_per_step(code),
+        "cycles_per_step_loads_exposed": cycles_per_step(code, exposed_loads=True),
     }
 
 

@@ -14,13 +14,14 @@ _ALL = [
 ]
 
 
-def bench_kernels(out: Path, capability: int, everything: bool) -> str:
+def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None = None) -> str:
     """Compile, read the binaries, write OUT.md and OUT.json.
 
     Args:
         out: report path without suffix.
         capability: 90 for Hopper, 80 for A100.
         everything: all shipped configurations instead of the paper's (head dim 64, K 16, bf16).
+        fla: folder that the package fla lies in; its serial kernels are then predicted beside ours.
 
     Returns:
         The table.
@@ -42,14 +43,58 @@ def bench_kernels(out: Path, capability: int, everything: bool) -> str:
         f"{len(data)} kernels, {sum(not r['fits'] for r in data)} of which do not fit into shared "
         f"memory; {spilling} keep something in local memory."
     )
-    note = (
-        "Compiled by the host code's own launches (`tttscale.bench.compiled`), nothing was run. "
-        "*stack*: bytes of local memory per thread; *local*: its loads and stores in the code, "
-        "counted once wherever they stand; *barriers*, *instructions*: likewise."
-    )
-    sections = [("Result", f"{summary}\n\n{text}"), ("What was measured", note)]
-    report.write(out, f"Triton kernels compiled for sm_{capability}", sections, data)
+    peers = []
+    if fla is not None:
+        env["PYTHONPATH"] = os.pathsep.join((str(fla), os.environ.get("PYTHONPATH", "")))
+        peers = report.run_worker("tttscale.bench.compiled_peer", str(capability), env=env)
+    sections = [
+        ("Result", f"{summary}\n\n{text}"),
+        ("Predicted cycles of the serial kernels", _chains(data, peers) + _CHAIN_NOTE),
+        ("What was measured", _NOTE),
+    ]
+    written = {"kernels": data, "peers": peers}
+    report.write(out, f"Triton kernels compiled for sm_{capability}", sections, written)
     return text
+
+
+_NOTE = (
+    "Compiled by the host code's own launches (`tttscale.bench.compiled`), nothing was run. *stack*: "
+    "bytes of local memory per thread; *local*: its loads and stores in the code, counted once "
+    "wherever they stand; *barriers*, *instructions*: likewise."
+)
+_CHAIN_NOTE = (
+    "\n\nA static model (`tttscale.bench.latency`: one warp in order, fixed latencies), **not a "
+    "measurement**; the order is worth more than the size. A step is one mini-batch. The first "
+    "figure takes loads from memory as prefetched, the second in full. A training step goes through "
+    "advance and advance_backward once each; with fla's chunk kernels through fwd_h, bwd_h and "
+    "bwd_norm, with its fused ones through fwd, bwd_h and bwd_dh. fla's compute less: rates per row "
+    "only. Its warps are those of its autotuner's choices with the fewest predicted cycles."
+)
+
+
+def _chains(data: list[dict[str, Any]], peers: list[dict[str, Any]]) -> str:
+    """Serial kernels of the paper's shape, ours and then the peer's."""
+    own = [
+        {**row, "kernel": f"{row['inner']} {row['kernel']}"}
+        for row in data
+        if row["kernel"].startswith("advance") and (row["dim"], row["K"], row["dtype"]) == _MAIN[0]
+    ]
+    lines = [
+        {
+            "kernel": row["kernel"].removesuffix("_kernel"),
+            "warps": str(row["num_warps"]),
+            "registers": str(row["registers"]),
+            "stack": str(row["stack_bytes"]),
+            "cycles/step": _cycles(row),
+        }
+        for row in [*own, *peers]
+    ]
+    return report.table(lines)
+
+
+def _cycles(row: dict[str, Any]) -> str:
+    low, high = row["cycles_per_step"], row["cycles_per_step_loads_exposed"]
+    return "no loop found" if low is None else f"{low:,.0f} to {high:,.0f}"
 
 
 def _row(row: dict[str, Any]) -> dict[str, str]:
