@@ -32,7 +32,7 @@ def launch_of(kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype) -
     Args:
         kind: "linear" or "mlp".
         kernel: "advance", "readout", "readout_backward", "advance_backward", "gradients", ...
-        dim: features per head, 16 to 128.
+        dim: features per head, up to 128 (mlp: 64).
         size: K, 16, 32 or 64.
         dtype: of the tokens.
     """
@@ -40,7 +40,9 @@ def launch_of(kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype) -
     if kernel in ("advance", "advance_backward"):
         if kind == "linear":
             return Launch(4 if dim <= 64 else 8, 2, block)
-        return Launch(16, 1, block)
+        # A second stage of loads has room beside the matrices only where tiles are small.
+        small = size == 16 and dtype == torch.bfloat16
+        return Launch(16, 2 if small else 1, block)
     if kind == "linear" and kernel != "gradients":
         return Launch(4 if dim <= 64 else 8, 1, block)
     return Launch(8, 1, block, 32)

@@ -43,6 +43,7 @@ def advance_kernel(
     tokens, before = (n // heads) * stride_b + head * stride_h, n * T
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
     saved = n * tl.cdiv(T, BLOCK * K)
+    tau_full, tau_short = tl.load(tau_ptr + K - 1), tl.load(tau_ptr + (T - 1) % K)
     for i in range(0, tl.cdiv(T, K)):
         if i % BLOCK == 0:
             store(w_saved_ptr + saved * F * F + square, W, square_ok)
@@ -54,7 +55,7 @@ def advance_kernel(
         k = load(k_ptr + tokens + token, here)
         u = gamma * (beta - load(v_ptr + tokens + token, here) + k)
         lam = load(lr_ptr + before + rows, rows < left)[:, None]
-        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * lam
+        step = -tl.where(left < K, tau_short, tau_full) * lam
         z = mma(k, W, B, BF16)
         g = inner_gradient(z, u, gamma2, cols_ok, F)
         store(g_ptr + before * F + tile, g, here)
@@ -96,6 +97,7 @@ def advance_backward_kernel(
     saved = (n + 1) * tl.cdiv(T, BLOCK * K)
     ones = tl.full([K, K], 1.0, tl.float32)
     plane = scans.to(tl.int64) * T
+    tau_full, tau_short = tl.load(tau_ptr + K - 1), tl.load(tau_ptr + (T - 1) % K)
     for back in range(0, count):
         i = count - 1 - back
         if (back == 0) | (i % BLOCK == BLOCK - 1):
@@ -109,7 +111,7 @@ def advance_backward_kernel(
         g, normed = load(g_ptr + at + tile, here), load(normed_ptr + at + tile, here)
         dzq, local = load(dzq_ptr + at + tile, here), load(p_ptr + at + tile, here)
         lam = load(lr_ptr + before + rows, row_ok)[:, None]
-        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * lam
+        step = -tl.where(left < K, tau_short, tau_full) * lam
         rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr + before, plane, rows, row_ok)
 
         kappa = mma(k, dW, dB, BF16)

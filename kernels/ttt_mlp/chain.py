@@ -48,6 +48,7 @@ def advance_kernel(
     token = rows[:, None] * stride_t + cols[None, :]
     tile, wide = rows[:, None] * F + cols[None, :], rows[:, None] * I + inner[None, :]
     saved = n * tl.cdiv(T, BLOCK * K)
+    tau_full, tau_short = tl.load(tau_ptr + K - 1), tl.load(tau_ptr + (T - 1) % K)
     for i in range(0, tl.cdiv(T, K)):
         if i % BLOCK == 0:
             store(w1_saved_ptr + saved * F * I + at1, W1, ok1)
@@ -63,7 +64,7 @@ def advance_kernel(
         k = load(k_ptr + tokens + token, here)
         u = gamma * (beta - load(v_ptr + tokens + token, here) + k)
         lam = load(lr_ptr + before + rows, row_ok)[:, None]
-        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * lam
+        step = -tl.where(left < K, tau_short, tau_full) * lam
         x2, slope = gelu_and_slope(mma(k, W1, B1, BF16))
         g2 = inner_gradient(mma(x2, W2, B2, BF16), u, gamma2, cols_ok, F)
         g1 = mma(g2, tl.trans(W2), tl.zeros([K, 4 * FP], tl.float32), BF16) * slope
@@ -146,6 +147,7 @@ def advance_backward_kernel(
     token = rows[:, None] * stride_t + cols[None, :]
     tile, wide = rows[:, None] * F + cols[None, :], rows[:, None] * I + inner[None, :]
     before, plane = n * T + final, scans.to(tl.int64) * T
+    tau_full, tau_short = tl.load(tau_ptr + K - 1), tl.load(tau_ptr + (T - 1) % K)
     for back in range(0, end - begin):
         i = end - 1 - back
         if (i == count - 1) | (i % BLOCK == BLOCK - 1):
@@ -157,7 +159,7 @@ def advance_backward_kernel(
         small, large = before * F, before * I
         k = load(k_ptr + tokens + token, here)
         lam = load(lr_ptr + before + rows, row_ok)[:, None]
-        step = -tl.load(tau_ptr + tl.minimum(left, K) - 1) * lam
+        step = -tl.where(left < K, tau_short, tau_full) * lam
 
         x2 = load(x2_ptr + large + wide, wide_ok)
         kappa1, kappa2 = mma(k, dW1, dB1, BF16), mma(x2, dW2, dB2, BF16)

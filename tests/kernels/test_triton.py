@@ -31,7 +31,7 @@ CASES = [  # inner learner, mini-batch, tokens, head dim, dtype
     ("mlp", 16, 139, 24, torch.float32),
     ("mlp", 32, 75, 32, torch.float32),
     ("mlp", 64, 150, 16, torch.float32),
-    ("mlp", 16, 20, 96, torch.float32),
+    ("mlp", 16, 20, 64, torch.float32),
 ]
 
 
@@ -186,15 +186,16 @@ def test_a_layer_with_documents_inside(kind, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("size", "dim", "dtype", "words"),
+    ("kind", "size", "dim", "dtype", "words"),
     [
-        (16, 16, torch.float64, "takes fp32 and bf16, not float64"),
-        (16, 160, torch.float32, "head dims up to 128, not 160"),
-        (8, 16, torch.float32, "16, 32 or 64 tokens, not 8"),
+        ("linear", 16, 16, torch.float64, "takes fp32 and bf16, not float64"),
+        ("linear", 16, 160, torch.float32, "head dims up to 128 for linear, not 160"),
+        ("mlp", 16, 96, torch.float32, "head dims up to 64 for mlp, not 96"),
+        ("linear", 8, 16, torch.float32, "16, 32 or 64 tokens, not 8"),
     ],
 )
-def test_what_has_no_kernel_is_refused(size, dim, dtype, words):
-    p = problem("linear", size, 20, dim, batch=1, heads=1)
+def test_what_has_no_kernel_is_refused(kind, size, dim, dtype, words):
+    p = problem(kind, size, 20, dim, batch=1, heads=1)
     leaves = [x.detach().to(dtype) for x in p.leaves]
     with pytest.raises(ValueError, match=words):
         p.scan(*leaves, backend="triton")
