@@ -20,6 +20,11 @@ def check_world(config: Config, world_size: int) -> int:
         ConfigError: the processes cannot be split as asked.
     """
     ranks = config.parallel.sequence
+    if world_size == 1 and ranks > 1:
+        raise ConfigError(
+            f"parallel.sequence = {ranks}, but this is a single process. Start it with a launcher, "
+            f"such as `N={ranks} bash launch/torchrun.sh CONFIG`, or set parallel.sequence=1."
+        )
     if world_size % ranks:
         raise ConfigError(
             f"parallel.sequence = {ranks}, but the job has {world_size} processes, which is not a "
