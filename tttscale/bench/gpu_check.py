@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from tttscale.bench import report
-from tttscale.bench.gpu_time import PEERS
 
 _GIB = 2**30
 _DIMS = {"mlp": (64, 32, 16), "linear": (64, 128, 96, 32, 16)}
 """Head dims that have kernels, those that compile longest first."""
 _TAIL_LINES = 3
+_PEERS = [(who, "linear") for who in ("fla-chunk", "gated-delta", "compiled", "fla-fused")]
 
 
 class Round:
@@ -37,6 +37,12 @@ class Round:
             self.env |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
         self.missing: list[str] = []
         """What was not measured, and why."""
+
+    def until(self, share: float) -> "Round":
+        """The same round with a nearer deadline: `share` of the time that is left."""
+        part = Round(self.device, share * (self.ends - time.monotonic()))
+        part.missing = self.missing
+        return part
 
     def worker(self, module: str, *words: str, prefix: Sequence[str] = ()) -> Any:
         """The worker's JSON, or None with the reason noted."""
@@ -91,46 +97,42 @@ def check_memory_accesses(work: Round) -> str:
     return "no error found" if all(found) else "FAILED, see below"
 
 
-def time_scans(work: Round) -> list[dict[str, Any]]:
-    """Ours and peers, one after the other, each alone on the device."""
-    if work.device == "cpu":
-        calls = [("ours", "linear", 1, 64), ("ours-torch", "linear", 1, 64), ("ours", "mlp", 1, 64)]
-    else:
-        calls = [
-            (who, kind, batch, tokens)
-            for tokens in (8192, 32768, 131072)
-            for batch in (1, 4)
-            for kind in ("linear", "mlp")
-            for who in (("ours", *PEERS[1:]) if kind == "linear" else ("ours",))
-            if batch * tokens <= 131072
-        ]
-        calls.insert(4, ("compiled", "linear", 1, 8192))
-    done = [work.worker("gpu_time", *map(str, call), work.device) for call in calls]
-    return [row for row in done if row]
+def time_scans(work: Round, whose: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Scans of ours or of peers, each alone on the device; rows that failed are noted and left out."""
+    shapes = ("1x8192", "4x8192", "1x32768", "4x32768", "1x131072")
+    rows = []
+    for who, kind in whose:
+        asked = shapes[:1] if who == "compiled" else shapes
+        asked = ("1x64",) if work.device == "cpu" else asked
+        rows += work.worker("gpu_time", who, kind, work.device, *asked) or []
+    work.missing += [
+        f"{row['who']} {row['inner']} {row['error']}" for row in rows if "error" in row
+    ]
+    return [row for row in rows if "error" not in row]
 
 
-def time_steps(work: Round) -> list[dict[str, Any]]:
-    """1.3B models through the chunked sweeps."""
+def time_steps(work: Round, preset: str) -> list[dict[str, Any]]:
+    """A 1.3B model through the chunked sweeps, at three (TTT-MLP: two) lengths."""
     if work.device == "cpu":
-        calls = [("ttt-linear-1.3b", 256, 64), ("ttt-mlp-1.3b", 256, 64)]
-    else:
-        calls = [
-            *(("ttt-linear-1.3b", tokens, 8192) for tokens in (32768, 131072, 1048576)),
-            *(("ttt-mlp-1.3b", tokens, 4096) for tokens in (32768, 131072)),
-        ]
-    done = [work.worker("gpu_step", *map(str, call), work.device) for call in calls]
-    return [row for row in done if row]
+        return work.worker("gpu_step", preset, work.device, "64", "256") or []
+    lengths = ("32768", "131072", "1048576")[: 2 if "mlp" in preset else 3]
+    chunk = "4096" if "mlp" in preset else "8192"
+    return work.worker("gpu_step", preset, work.device, chunk, *lengths) or []
 
 
 def main(out: Path, seconds: float = 540.0) -> int:
     """Check, measure, write the report; exit code 1 if a result is wrong or a check did not run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = Round(device, seconds)
-    errors = check_errors(work)
+    errors = check_errors(work.until(0.5))
     wrong = [row for row in errors if not row["ok"]]
     unchecked = list(work.missing)
+    # In the order in which they would be missed.
+    scans = time_scans(work, [("ours", "linear"), ("ours", "mlp")])
+    steps = time_steps(work, "ttt-linear-1.3b")
+    scans += time_scans(work, [("ours-torch", "linear")] if device == "cpu" else _PEERS)
+    steps += time_steps(work, "ttt-mlp-1.3b")
     sanitizer = check_memory_accesses(work)
-    scans, steps = time_scans(work), time_steps(work)
     name = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
     if device == "cuda":
         name = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
@@ -212,7 +214,7 @@ def _step_table(rows: list[dict[str, Any]]) -> str:
             "s/step": f"{row['step_seconds']:.2f}",
             "tokens/s": f"{row['tokens_per_second']:,.0f}",
             "peak GiB": f"{row['peak_bytes'] / _GIB:.1f}",
-            "in serial kernels": _percent(row["scan_share"]),
+            "in serial kernels": _percent(row["serial_share"]),
         }
         for row in rows
     ]

@@ -1,7 +1,7 @@
-"""One optimizer step of a preset through the chunked sweeps, in a process of its own; one JSON object.
+"""Optimizer steps of a preset through the chunked sweeps, in a process of its own; one JSON list.
 
-Run as `python -m tttscale.bench.gpu_step PRESET TOKENS CHUNK DEVICE`. bf16, random tokens, one sequence, one
-rank, torch's AdamW without DeepSpeed. On a CPU: a tiny model in fp32.
+Run as `python -m tttscale.bench.gpu_step PRESET DEVICE CHUNK TOKENS ...`. bf16, random tokens, one sequence,
+one rank, torch's AdamW without DeepSpeed. On a CPU: a tiny model in fp32.
 """
 
 import json
@@ -51,65 +51,73 @@ def architecture(name: str, device: str) -> TTTConfig:
     )
 
 
-def measure(name: str, tokens: int, chunk: int, device: str) -> dict[str, Any]:
-    """Seconds and memory of the second of two steps."""
-    config = architecture(name, device)
-    model = TTTForCausalLM(config).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device == "cuda")
-    layout = Layout("striped", tokens, chunk)
-    parts = tuple(CarryLayout.of(config, 1, torch.float32).parts)
-    autocast = torch.bfloat16 if device == "cuda" else None
-    sweeps = Sweeps(
-        model,
-        Schedule(layout, config.num_hidden_layers, parts),
-        keep=KeepPolicy(1),
-        autocast=autocast,
-    )
-    groups = [[RandomSequence(tokens, config.vocab_size)]]
+class Steps:
+    """A model, its optimizer, and steps of any length; the first step compiles what all need."""
 
-    def step() -> float:
-        sweeps.forward(groups)
+    def __init__(self, name: str, device: str, chunk: int) -> None:
+        self.name, self.device, self.chunk = name, device, chunk
+        self.config = architecture(name, device)
+        self.model = TTTForCausalLM(self.config).to(device)
+        fused = device == "cuda"
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=fused)
+        self.step(self._sweeps(2 * chunk), 2 * chunk)
+
+    def _sweeps(self, tokens: int) -> Sweeps:
+        layout = Layout("striped", tokens, self.chunk)
+        parts = tuple(CarryLayout.of(self.config, 1, torch.float32).parts)
+        return Sweeps(
+            self.model,
+            Schedule(layout, self.config.num_hidden_layers, parts),
+            keep=KeepPolicy(1),
+            autocast=torch.bfloat16 if self.device == "cuda" else None,
+        )
+
+    def step(self, sweeps: Sweeps, tokens: int) -> float:
+        """One optimizer step; its mean loss."""
+        sweeps.forward([[RandomSequence(tokens, self.config.vocab_size)]])
         losses = sweeps.backward(1 / tokens)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return float(losses.sums.sum()) / tokens
 
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    loss = step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - began
-    return {
-        "preset": name if device == "cuda" else f"{name} (tiny, on a CPU)",
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "tokens": tokens,
-        "chunk": chunk,
-        "step_seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
-        "loss": loss,
-        "scan_share": _scan_share(step, device) if tokens <= 32768 else None,
-    }
+    def measure(self, tokens: int) -> dict[str, Any]:
+        """Seconds and memory of a step."""
+        sweeps, cuda = self._sweeps(tokens), self.device == "cuda"
+        if cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        loss = self.step(sweeps, tokens)
+        if cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        return {
+            "preset": self.name if cuda else f"{self.name} (tiny, on a CPU)",
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "tokens": tokens,
+            "chunk": self.chunk,
+            "step_seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "peak_bytes": torch.cuda.max_memory_allocated() if cuda else 0,
+            "loss": loss,
+            "serial_share": self._serial_share(sweeps, tokens) if tokens <= 32768 else None,
+        }
 
-
-def _scan_share(step: Any, device: str) -> float | None:
-    """Part of the device's time that the serial kernels of the scans take."""
-    if device != "cuda":
-        return None
-    activity = torch.profiler.ProfilerActivity.CUDA
-    with torch.profiler.profile(activities=[activity]) as profile:
-        step()
-        torch.cuda.synchronize()
-    times = {e.key: e.self_device_time_total for e in profile.key_averages()}
-    serial = sum(t for name, t in times.items() if name.startswith("advance"))
-    return serial / max(sum(times.values()), 1e-9)
+    def _serial_share(self, sweeps: Sweeps, tokens: int) -> float | None:
+        """Part of the device's time that the serial kernels of the scans take."""
+        if self.device != "cuda":
+            return None
+        activity = torch.profiler.ProfilerActivity.CUDA
+        with torch.profiler.profile(activities=[activity]) as profile:
+            self.step(sweeps, tokens)
+            torch.cuda.synchronize()
+        times = {e.key: e.self_device_time_total for e in profile.key_averages()}
+        serial = sum(t for name, t in times.items() if name.startswith("advance"))
+        return serial / max(sum(times.values()), 1e-9)
 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    print(json.dumps(measure(words[0], int(words[1]), int(words[2]), words[3])))
+    steps = Steps(words[0], words[1], int(words[2]))
+    print(json.dumps([steps.measure(int(tokens)) for tokens in words[3:]]))

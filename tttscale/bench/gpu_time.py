@@ -1,8 +1,9 @@
-"""Time and memory of one scan on a GPU, ours or a peer's, in a process of its own; one JSON object.
+"""Time and memory of scans on a GPU, ours or a peer's, in a process of its own; one JSON list.
 
-Run as `python -m tttscale.bench.gpu_time WHO KIND BATCH TOKENS DEVICE`. WHO: ours, ours-torch, compiled
-(torch.compile of a mini-batch of the definition), fla-chunk, fla-fused, gated-delta (fla-core, where it
-can be imported). bf16, 32 heads of 64, K = 16; on a CPU 2 heads of 16, interpreted.
+Run as `python -m tttscale.bench.gpu_time WHO KIND DEVICE BATCHxTOKENS ...`. A shape that fails (a peer that
+runs out of memory, say) becomes a row with its error. WHO: ours, ours-torch, compiled (torch.compile of a
+mini-batch of the definition), fla-chunk, fla-fused, gated-delta (fla-core, where it can be imported). bf16,
+32 heads of 64, K = 16; on a CPU 2 heads of 16, interpreted.
 """
 
 import json
@@ -18,7 +19,6 @@ from torch.nn import functional as F
 from tttscale.bench.problems import milliseconds, on, problem, scan
 
 HEADS, DIM, SIZE = 32, 64, 16
-PEERS = ("compiled", "fla-chunk", "fla-fused", "gated-delta")
 
 Call = Callable[[], Tensor]
 
@@ -131,6 +131,20 @@ def measure(who: str, kind: str, batch: int, tokens: int, device: str) -> dict[s
     }
 
 
+def measure_all(who: str, kind: str, device: str, shapes: list[str]) -> list[dict[str, Any]]:
+    """One row per shape, such as "1x8192"."""
+    rows = []
+    for shape in shapes:
+        batch, tokens = map(int, shape.split("x"))
+        try:
+            rows.append(measure(who, kind, batch, tokens, device))
+        except Exception as error:  # a peer's trouble must not hide the other figures
+            rows.append({"who": who, "inner": kind, "error": f"{shape}: {error!r:.300}"})
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    return rows
+
+
 if __name__ == "__main__":
     words = sys.argv[1:]
-    print(json.dumps(measure(words[0], words[1], int(words[2]), int(words[3]), words[4])))
+    print(json.dumps(measure_all(words[0], words[1], words[2], words[3:])))
