@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from tttscale.kernels.triton_inner_loss import store_norm_sums
-from tttscale.kernels.triton_ops import load, mma, norm_backward, store, weights_of_pairs
+from tttscale.kernels.triton_ops import block_of, load, mma, norm_backward, rates_of, store
 
 
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
@@ -21,26 +21,21 @@ def token_gradients_kernel(
     K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
     """dq, dk, dv, dlr of one block; IB columns of the inner width I at a time."""
-    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    head, first = n % heads, block * BLOCK * K
-    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
-    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
+    cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
-    token = rows[:, None] * stride_t + cols[None, :]
-    before = n * T + first
     tile = rows[:, None] * F + cols[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    lam = load(lr_ptr + before + rows, rows_ok)
-    tau, tau_last = tl.load(tau_ptr + rows % K), tl.load(tau_ptr + K - 1)
-    weights, key_weights = weights_of_pairs(rows, tau, tau_last, lam, T, K)
+    lam, tau, weights, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     i, j = rows[:, None], rows[None, :]
     # The same weights with rows as sources and columns as readers.
-    turned_earlier = -(i // K < j // K).to(tl.float32) * tau_last * lam[:, None]
+    turned_earlier = -(i // K < j // K).to(tl.float32) * tl.load(tau_ptr + K - 1) * lam[:, None]
     turned_same = ((i // K == j // K) & (i <= j)).to(tl.float32) * tau[None, :] * lam[:, None]
-    last = tl.minimum(T - first - (rows // K) * K, K) - 1  # of the token's mini-batch
+    left = T - tl.program_id(0) * BLOCK * K
+    last = tl.minimum(left - (rows // K) * K, K) - 1  # of the token's mini-batch
     last_tau = tl.load(tau_ptr + tl.maximum(last, 0))
-    saved = n * tl.num_programs(0) + block
 
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     read, moved, turned_read, turned_moved = square0, square0, square0, square0

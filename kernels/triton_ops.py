@@ -130,7 +130,7 @@ def gelu_slope_curvature(x):
 
 
 @triton.jit
-def weights_of_pairs(rows, tau, tau_last, lam, T, K: tl.constexpr):
+def weights_of_pairs(rows, tau, tau_last, lam, K: tl.constexpr):
     """How strongly reader i (rows) reads the inner gradient of token j (columns) of its own block.
 
     Same mini-batch: tau_i lam_j where j <= i; an earlier one: tau_last lam_j; 0 otherwise. The second
@@ -141,3 +141,31 @@ def weights_of_pairs(rows, tau, tau_last, lam, T, K: tl.constexpr):
     earlier = (j // K < i // K).to(tl.float32) * tau_last
     same = ((j // K == i // K) & (j <= i)).to(tl.float32) * tau[:, None]
     return (same + earlier) * lam[None, :], -earlier * lam[None, :]
+
+
+@triton.jit
+def block_of(
+    stride_b, stride_h, stride_t, T, heads, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """This program's block of mini-batches, for a grid of (blocks, scans).
+
+    Returns:
+        head, rows and cols of a tile, which rows are tokens; the block's offset in q-like tensors and
+        those of a tile in it; the tokens before it, and the blocks before it, of all scans.
+    """
+    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    first = block * BLOCK * K
+    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    tokens = (n // heads) * stride_b + (n % heads) * stride_h + first * stride_t
+    token = rows[:, None] * stride_t + cols[None, :]
+    blocks = n * tl.num_programs(0) + block
+    return n % heads, rows, cols, first + rows < T, tokens, token, n * T + first, blocks
+
+
+@triton.jit
+def rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K: tl.constexpr):
+    """lam and tau of a block's tokens, and both results of `weights_of_pairs`."""
+    lam = load(lr_ptr + before + rows, rows_ok)
+    tau = tl.load(tau_ptr + rows % K)
+    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, K)
+    return lam, tau, weights, key_weights

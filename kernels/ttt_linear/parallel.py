@@ -10,12 +10,13 @@ import triton.language as tl
 
 from tttscale.kernels.triton_inner_loss import store_jacobian, store_norm_sums
 from tttscale.kernels.triton_ops import (
+    block_of,
     load,
     mma,
     norm_backward,
     normalised,
+    rates_of,
     store,
-    weights_of_pairs,
 )
 
 
@@ -26,24 +27,19 @@ def readout_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
     """out = q + LN(q W + b - (weights (q k^T + 1)) G)."""
-    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    head, first = n % heads, block * BLOCK * K
-    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
-    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
+    cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
-    token = rows[:, None] * stride_t + cols[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    g = load(g_ptr + (n * T + first) * F + rows[:, None] * F + cols[None, :], here)
-    saved = n * tl.num_programs(0) + block
+    g = load(g_ptr + before * F + rows[:, None] * F + cols[None, :], here)
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam = load(lr_ptr + (n * T + first) + rows, rows_ok)
-    tau = tl.load(tau_ptr + rows % K)
-    weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    _, _, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
 
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     scores = mma(q, tl.trans(k), square0, BF16) + 1
@@ -61,23 +57,17 @@ def jacobian_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
     """The keys' Z again, and all of the Jacobian of G there that no gradient touches."""
-    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    head, first = n % heads, block * BLOCK * K
-    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
-    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
+    cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
-    token = rows[:, None] * stride_t + cols[None, :]
-    before = n * T + first
     tile = rows[:, None] * F + cols[None, :]
     k, g = load(k_ptr + tokens + token, here), load(g_ptr + before * F + tile, here)
-    saved = n * tl.num_programs(0) + block
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam = load(lr_ptr + before + rows, rows_ok)
-    tau = tl.load(tau_ptr + rows % K)
-    _, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    _, _, _, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     scores = mma(k, tl.trans(k), tl.zeros([BLOCK * K, BLOCK * K], tl.float32), BF16) + 1
     z = mma(k, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
     z = mma(scores * key_weights, g, z, BF16)
@@ -98,24 +88,18 @@ def readout_backward_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
     """dzq, and the readers' share of dG."""
-    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    head, first = n % heads, block * BLOCK * K
-    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
-    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
+    cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
-    token = rows[:, None] * stride_t + cols[None, :]
-    before = n * T + first
     tile = rows[:, None] * F + cols[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
     g = load(g_ptr + before * F + tile, here)
-    saved = n * tl.num_programs(0) + block
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam = load(lr_ptr + before + rows, rows_ok)
-    tau = tl.load(tau_ptr + rows % K)
-    weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    lam, tau, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
 
     # Readers: their pre-norm output again, then its gradient.

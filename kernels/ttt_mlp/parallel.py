@@ -9,6 +9,7 @@ import triton.language as tl
 
 from tttscale.kernels.triton_inner_loss import store_jacobian, store_norm_sums
 from tttscale.kernels.triton_ops import (
+    block_of,
     gelu,
     gelu_and_slope,
     gelu_slope_curvature,
@@ -16,8 +17,8 @@ from tttscale.kernels.triton_ops import (
     mma,
     norm_backward,
     normalised,
+    rates_of,
     store,
-    weights_of_pairs,
 )
 
 
@@ -48,19 +49,13 @@ def readout_kernel(
 ):  # fmt: skip
     """out = q + LN(Xq W2 + b2 - (weights (Xq X2^T + 1)) G2)."""
     I: tl.constexpr = 4 * F
-    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    head, first = n % heads, block * BLOCK * K
-    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
-    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
+    cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
-    token = rows[:, None] * stride_t + cols[None, :]
-    before = n * T + first
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    saved = n * tl.num_programs(0) + block
-    lam = load(lr_ptr + before + rows, rows_ok)
-    tau = tl.load(tau_ptr + rows % K)
-    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    _, _, weights, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     read1 = -(mma(q, tl.trans(k), square0, BF16) + 1) * weights
     moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
@@ -95,20 +90,14 @@ def keys_kernel(
 ):  # fmt: skip
     """The keys' forward again: X2, gelu'(Z1), E gelu''(Z1), and the Jacobian of G2 at Z2."""
     I: tl.constexpr = 4 * F
-    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    head, first = n % heads, block * BLOCK * K
-    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
-    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
+    cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
-    token = rows[:, None] * stride_t + cols[None, :]
-    before = n * T + first
     tile = rows[:, None] * F + cols[None, :]
     k, g2 = load(k_ptr + tokens + token, here), load(g2_ptr + before * F + tile, here)
-    saved = n * tl.num_programs(0) + block
-    lam = load(lr_ptr + before + rows, rows_ok)
-    tau = tl.load(tau_ptr + rows % K)
-    _, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    _, _, _, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
     moved2 = mma(g2, tl.trans(g2), square0, BF16) * key_weights
@@ -150,20 +139,14 @@ def readout_backward_kernel(
 ):  # fmt: skip
     """Output layer: the readers' forward again (Xq), dz2q, and their share of dG2."""
     I: tl.constexpr = 4 * F
-    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    head, first = n % heads, block * BLOCK * K
-    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
-    rows_ok, cols_ok = first + rows < T, cols[None, :] < F
+    head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
+    cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
-    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
-    token = rows[:, None] * stride_t + cols[None, :]
-    before = n * T + first
     tile = rows[:, None] * F + cols[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    saved = n * tl.num_programs(0) + block
-    lam = load(lr_ptr + before + rows, rows_ok)
-    tau = tl.load(tau_ptr + rows % K)
-    weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    lam, tau, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     read1 = -(mma(q, tl.trans(k), square0, BF16) + 1) * weights
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
@@ -212,21 +195,14 @@ def hidden_backward_kernel(
     asked_ptr and dtau_ptr receive this program's part of sums over the hidden columns.
     """
     I: tl.constexpr = 4 * F
-    block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    head, first = n % heads, block * BLOCK * K
-    rows, cols = tl.arange(0, BLOCK * K), tl.arange(0, FP)
+    _, rows, cols, rows_ok, tokens, token, before, saved = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
     inner = tl.program_id(2) * IB + tl.arange(0, IB)
-    rows_ok = first + rows < T
     here = rows_ok[:, None] & (cols[None, :] < F)
     wide_ok = rows_ok[:, None] & (inner[None, :] < I)
-    tokens = (n // heads) * stride_b + head * stride_h + first * stride_t
-    token = rows[:, None] * stride_t + cols[None, :]
-    before = n * T + first
     tile, wide = rows[:, None] * F + cols[None, :], rows[:, None] * I + inner[None, :]
-    saved = n * tl.num_programs(0) + block
-    lam = load(lr_ptr + before + rows, rows_ok)
-    tau = tl.load(tau_ptr + rows % K)
-    weights, _ = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, T, K)
+    lam, tau, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     i, j = rows[:, None], rows[None, :]
     same, turned = (i // K == j // K) & (j <= i), (i // K == j // K) & (i <= j)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
