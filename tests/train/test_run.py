@@ -120,7 +120,7 @@ def check_folder(folder, heldout_loss):
         (["train.stepz=3"], 64, ["train.stepz", "train.steps"]),
         (["train.steps=many"], 64, ["train.steps", "many"]),
         (["parallel.chunk_length=30"], 64, ["parallel.chunk_length", "30", "mini_batch_size"]),
-        (["parallel.sequence=2"], 64, ["parallel.sequence", "2", "1 processes"]),
+        (["parallel.sequence=2"], 64, ["parallel.sequence", "2", "a single process"]),
         (["data.store=/nowhere/at/all"], 65, ["/nowhere/at/all"]),
         (["data.sequence_length=1Mi"], 65, ["1048576", "data.sequence_length"]),
         (["model.vocab_size=100"], 65, ["model.vocab_size=259"]),
