@@ -1,10 +1,9 @@
 """Token stores on Zarr: build them, read them, and cut them into windows. No torch here."""
 
-from tttscale.data.build import build_store
+from tttscale.data.build import Progress, build_store
 from tttscale.data.documents import ArraySplit, TokenSplit
 from tttscale.data.manifest import SplitInfo, StoreInfo, TokenizerInfo, render_info
 from tttscale.data.order import WindowOrder
-from tttscale.data.sources import iterate_documents
 from tttscale.data.store import Split, TokenStore
 from tttscale.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from tttscale.data.windows import ChunkTokens, Sequence, Windows
@@ -13,6 +12,7 @@ __all__ = [
     "ArraySplit",
     "ByteTokenizer",
     "ChunkTokens",
+    "Progress",
     "Sequence",
     "Split",
     "SplitInfo",
@@ -24,7 +24,6 @@ __all__ = [
     "WindowOrder",
     "Windows",
     "build_store",
-    "iterate_documents",
     "load_tokenizer",
     "render_info",
 ]

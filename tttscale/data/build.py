@@ -1,24 +1,54 @@
-"""Builds a token store out of texts."""
+"""Builds a token store out of texts: cut into pieces, tokenize each, write the shards."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from tttscale.data.manifest import SplitInfo, SplitName, StoreInfo, TokenizerInfo
-from tttscale.data.order import stable_hash
-from tttscale.data.sources import Document, iterate_documents, list_files
-from tttscale.data.staging import describe_files, staging, sync
+from tttscale.cluster import Ranks, discover
+from tttscale.data.crew import Crew
+from tttscale.data.layout import Holdout, ShardJob, StoreLayout, lay_out
+from tttscale.data.manifest import FileInfo, StoreInfo, TokenizerInfo
+from tttscale.data.pieces import Piece, cut
+from tttscale.data.runs import Meter, Recipe, Run, make_run
+from tttscale.data.shards import describe, prepare_arrays, write_shard
+from tttscale.data.sources import list_files
+from tttscale.data.staging import (
+    Staging,
+    disk_errors,
+    locked,
+    refuse_existing,
+    replaced,
+    sync,
+)
 from tttscale.data.tokenizer import Tokenizer, load_tokenizer
-from tttscale.data.writer import SplitWriter
 from tttscale.errors import DataError
 
 SHARD_TOKENS = 1 << 24
 CHUNK_TOKENS = 1 << 16
-SPLITS: tuple[SplitName, SplitName] = ("train", "heldout")
+TOKENIZER_FILE = "tokenizer.json"
 
-Progress = Callable[[int, int], None]
-"""Called after every document with the documents and the bytes of text so far."""
+
+@dataclass(frozen=True)
+class Progress:
+    """How far this host is.
+
+    Attributes:
+        phase: "tokenize" or "write".
+        done_bytes: Bytes of the sources behind the pieces that are done, on this host.
+        total_bytes: Bytes of the sources that are this host's.
+        documents: Documents read by this run of the command.
+        text_bytes: Their text.
+        tokens: Their tokens.
+    """
+
+    phase: str
+    done_bytes: int
+    total_bytes: int
+    documents: int = 0
+    text_bytes: int = 0
+    tokens: int = 0
 
 
 def build_store(
@@ -34,109 +64,208 @@ def build_store(
     skip_undecodable: bool = False,
     shard_tokens: int = SHARD_TOKENS,
     chunk_tokens: int = CHUNK_TOKENS,
-    progress: Progress | None = None,
+    workers: int = 1,
+    ranks: Ranks | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> StoreInfo:
     """Tokenizes `sources` into a new Zarr store at `out`; the same input gives the same bytes.
 
+    Neither workers, ranks nor interruptions change a byte of it. A build that ended early leaves
+    OUT.building with the pieces that were done, and the same call goes on from there.
+
     Args:
         out: Folder to make. It appears only when the store is complete.
-        sources: Text files, `.jsonl` files and folders.
+        sources: Text, JSON lines and Parquet files, folders of them, globs.
         tokenizer: "bytes", the path of a `tokenizer.json`, or a tokenizer.
         holdout_fraction: Share of the documents that go to the split `heldout`, in [0, 1).
         seed: Which documents these are.
-        text_key: Key of the text in a JSON line.
+        text_key: Key of the text in a JSON line, or its column in Parquet.
         suffixes: Endings of the file names to take from folders; None takes all.
         exclude: Names of folders and files to leave out wherever they stand.
         skip_undecodable: Leave out documents that are not UTF-8 instead of refusing them. The
             byte tokenizer takes them as they are.
         shard_tokens: Tokens per file, a multiple of `chunk_tokens`.
         chunk_tokens: Tokens per compressed chunk, the unit of reading.
-        progress: Called after every document.
+        workers: Processes of this host that tokenize.
+        ranks: This process's place under mpirun, all of whose ranks call this alike and see one
+            file system; None builds alone.
+        progress: Called now and then on every rank.
 
     Raises:
         DataError: An argument, a source or the disk does not allow it. Nothing is left at `out`.
+        LaunchError: `ranks` says that there are several, but MPI knows of one.
     """
-    _check_sizes(holdout_fraction, shard_tokens, chunk_tokens)
-    list_files(sources, suffixes, exclude)  # a missing source should fail now, not after an hour
+    _check_sizes(holdout_fraction, shard_tokens, chunk_tokens, workers)
     codec = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
-    described = TokenizerInfo.of(codec)
-    documents = iterate_documents(sources, text_key=text_key, suffixes=suffixes, exclude=exclude)
-    with staging(Path(out)) as folder:
+    recipe = Recipe(codec, text_key, skip_undecodable)
+    crew = Crew(ranks or discover({}), workers)
+    staging = Staging(Path(out))
+    build = _Build(staging, crew, recipe, progress or (lambda state: None))
+    try:
+        with disk_errors(staging.root), _one_builder(staging, crew), _one_core_each():
+            pieces = crew.lead(lambda: cut(list_files(sources, suffixes, exclude), recipe.identity))
+            build.tokenize(pieces)
+            layout = crew.lead(
+                lambda: build.lay_out(pieces, holdout_fraction, seed, chunk_tokens, shard_tokens)
+            )
+            _refuse_nothing(layout, sources)
+            files = build.write(layout)
+            return crew.lead(lambda: build.publish(layout, pieces, files, [*map(str, sources)]))
+    except BaseException as error:
+        crew.abort(error)
+        if crew.is_lead:
+            staging.discard_if_empty()
+        raise
+
+
+class _Build:
+    def __init__(
+        self, staging: Staging, crew: Crew, recipe: Recipe, progress: Callable[[Progress], None]
+    ) -> None:
+        self._staging, self._crew, self._recipe = staging, crew, recipe
+        self._progress = progress
+        self._described = TokenizerInfo.of(recipe.codec)
+
+    def tokenize(self, pieces: Sequence[Piece]) -> None:
+        """Makes the runs that are not there yet."""
+        runs = self._staging.runs
+        todo = self._crew.lead(
+            lambda: [p for p in _distinct(pieces) if not self._run(p.name).is_done]
+        )
+        mine = todo[self._crew.rank :: self._crew.size]
+        total = sum(piece.size_bytes for piece in mine)
+
+        def report(count: int) -> None:
+            fraction = count / max(len(mine), 1)
+            state = Progress("tokenize", int(total * fraction), total, *self._crew.counters.read())
+            self._progress(state)
+
+        self._crew.share(
+            tokenize_piece, todo, runs, self._described.dtype, self._recipe, progress=report
+        )
+
+    def lay_out(
+        self, pieces: Sequence[Piece], fraction: float, seed: int, chunk: int, shard: int
+    ) -> StoreLayout:
+        """Gives every document its place, and makes room for what is to be written."""
+        order = [piece.name for piece in pieces]
+        tables = {name: self._run(name).table() for name in order}
+        holdout = Holdout.choose(fraction, seed, list(tables.values()))
+        layout = lay_out(
+            tables, order, holdout, dtype=self._described.dtype, chunk=chunk, shard=shard
+        )
+        self._staging.forget_others(layout.name, set(order))
+        store, receipts = self._staging.store(layout.name), self._staging.receipts(layout.name)
+        prepare_arrays(store, receipts, layout)
+        return layout
+
+    def write(self, layout: StoreLayout) -> dict[str, FileInfo]:
+        """Writes all shards; on the lead, returns what they became."""
+        jobs = layout.jobs()
+
+        def report(count: int) -> None:
+            self._progress(Progress("write", count, max(len(jobs) // self._crew.size, 1)))
+
+        name, staging = layout.name, self._staging
+        folders = staging.store(name), staging.receipts(name), staging.runs
+        done = self._crew.share(assemble_shard, jobs, *folders, layout, progress=report)
+        return {job.key: info for job, info in zip(jobs, done, strict=False)}
+
+    def publish(
+        self,
+        layout: StoreLayout,
+        pieces: Sequence[Piece],
+        shards: dict[str, FileInfo],
+        sources: list[str],
+    ) -> StoreInfo:
+        """Writes the manifest, last of all, and lets the store appear."""
         import zarr
 
-        root = zarr.create_group(folder, attributes={"complete": False})
-        writers: dict[SplitName, SplitWriter] = {
-            name: SplitWriter(root.create_group(name), described.dtype, chunk_tokens, shard_tokens)
-            for name in SPLITS
+        store = self._staging.store(layout.name)
+        if self._recipe.codec.definition is not None:
+            with replaced(store / TOKENIZER_FILE) as file:
+                file.write(self._recipe.codec.definition)
+        metadata = [p for p in store.rglob("*") if p.name in ("zarr.json", TOKENIZER_FILE)]
+        files = shards | {
+            path.relative_to(store).as_posix(): describe(path)
+            for path in metadata
+            if path != store / "zarr.json"
         }
-        skipped = count = read_bytes = 0
-        for document in documents:
-            read_bytes += len(document.data)
-            ids = _encode(codec, document, skip_undecodable)
-            if ids is None:
-                skipped += 1
-            elif len(ids):
-                split = SPLITS[is_held_out(count, holdout_fraction, seed)]
-                writers[split].append(ids, len(document.data))
-                count += 1
-            if progress:
-                progress(count, read_bytes)
         info = StoreInfo(
-            tokenizer=described,
-            splits=_close(writers, sources, skipped),
-            sources=[str(source) for source in sources],
-            holdout_fraction=holdout_fraction,
-            seed=seed,
-            skipped_documents=skipped,
-            files=describe_files(folder),
+            tokenizer=self._described,
+            splits=layout.splits,
+            sources=sources,
+            holdout_fraction=layout.holdout.fraction,
+            seed=layout.holdout.seed,
+            skipped_documents=sum(self._run(piece.name).skipped() for piece in pieces),
+            files=dict(sorted(files.items())),
         )
-        root.attrs.put(info.model_dump())
-        sync(folder / "zarr.json")
-    return info
+        zarr.open_group(store, mode="r+").attrs.put(info.attributes())
+        for path in [p for p in store.rglob("*") if p.is_dir()]:
+            sync(path)
+        sync(store / "zarr.json")
+        self._staging.publish(layout.name)
+        return info
+
+    def _run(self, name: str) -> Run:
+        return Run(self._staging.runs, name, self._described.dtype)
 
 
-def is_held_out(document_index: int, fraction: float, seed: int) -> bool:
-    """Whether a document goes to `heldout`: a function of its index, so workers need not talk.
-
-    The first document is always trained on and the second always held out (unless `fraction` is 0),
-    so that both splits have text as soon as there are two documents.
-    """
-    if document_index < 2:
-        return document_index == 1 and fraction > 0
-    return stable_hash(seed, document_index) < fraction * 2**64
+def _distinct(pieces: Sequence[Piece]) -> list[Piece]:
+    """A file named twice is tokenized once."""
+    return list({piece.name: piece for piece in pieces}.values())
 
 
-def _encode(codec: Tokenizer, document: Document, skip_undecodable: bool) -> np.ndarray | None:
-    """Ids of a document between bos and eos; empty if it has none, None if it is to be skipped."""
+def tokenize_piece(piece: Piece, runs: Path, dtype: str, recipe: Recipe, meter: Meter) -> None:
+    """A worker's first task."""
+    make_run(Run(runs, piece.name, dtype), piece, recipe, meter)
+
+
+def assemble_shard(
+    job: ShardJob, store: Path, receipts: Path, runs: Path, layout: StoreLayout, meter: Meter
+) -> FileInfo:
+    """A worker's second task."""
+    meter.add(0, 0, 0)
+    return write_shard(job, store, receipts, runs, layout)
+
+
+@contextmanager
+def _one_builder(staging: Staging, crew: Crew) -> Iterator[None]:
+    """The lead holds the lock for all its ranks."""
+    if not crew.is_lead:
+        yield
+        return
+    staging.prepare()
+    with locked(staging):
+        refuse_existing(staging.out)
+        yield
+
+
+@contextmanager
+def _one_core_each() -> Iterator[None]:
+    """One worker is one core: the tokenizer's own threads would fight over them."""
+    key = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(key)
+    os.environ[key] = "false"
     try:
-        ids = codec.encode(document.data)
-    except UnicodeDecodeError as error:
-        if skip_undecodable:
-            return None
-        raise DataError(
-            f"{document.origin}: not UTF-8 ({error.reason} at byte {error.start}), which "
-            f"tokenizer {codec.name} needs. Leave it out with --skip-undecodable or --suffix, or "
-            "use --tokenizer bytes."
-        ) from error
-    if not len(ids):
-        return ids
-    _check_ids(ids, codec, document.origin)
-    ends = ([] if marker is None else [marker] for marker in (codec.bos_id, codec.eos_id))
-    bos, eos = (np.array(marker, ids.dtype) for marker in ends)
-    return np.concatenate([bos, ids, eos])
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
 
 
-def _check_ids(ids: np.ndarray, codec: Tokenizer, origin: str) -> None:
-    """Checks before the cast to the store's dtype, which would wrap -1 to 65535 without a word."""
-    bad = np.flatnonzero((ids < 0) | (ids >= codec.vocab_size))
-    if len(bad):
+def _refuse_nothing(layout: StoreLayout, sources: Sequence[str]) -> None:
+    if not any(split.tokens for split in layout.splits.values()):
         raise DataError(
-            f"{origin}: tokenizer {codec.name} gave id {ids[bad[0]]} at token {bad[0]}, outside "
-            f"[0, {codec.vocab_size}). Mend the tokenizer given with --tokenizer."
+            f"SOURCES {' '.join(map(str, sources))}: no text in them. Name files that hold text."
         )
 
 
-def _check_sizes(holdout_fraction: float, shard_tokens: int, chunk_tokens: int) -> None:
+def _check_sizes(
+    holdout_fraction: float, shard_tokens: int, chunk_tokens: int, workers: int
+) -> None:
     if not 0 <= holdout_fraction < 1:
         raise DataError(
             f"--heldout {holdout_fraction}: give a number from 0 up to, not including, 1."
@@ -146,15 +275,5 @@ def _check_sizes(holdout_fraction: float, shard_tokens: int, chunk_tokens: int) 
             f"shard_tokens {shard_tokens}: not a positive multiple of chunk_tokens "
             f"{chunk_tokens}. Leave both out for {SHARD_TOKENS} and {CHUNK_TOKENS}."
         )
-
-
-def _close(
-    writers: dict[SplitName, SplitWriter], sources: Sequence[str], skipped: int
-) -> dict[SplitName, SplitInfo]:
-    splits: dict[SplitName, SplitInfo] = {name: writer.close() for name, writer in writers.items()}
-    if not any(split.tokens for split in splits.values()):
-        raise DataError(
-            f"SOURCES {' '.join(map(str, sources))}: no text in them ({skipped} documents "
-            "skipped). Name files that hold text."
-        )
-    return splits
+    if workers < 1:
+        raise DataError(f"--workers {workers}: give 1 or more.")

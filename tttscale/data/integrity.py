@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from tttscale.data.manifest import FORMAT, FORMAT_VERSION, StoreInfo
+from tttscale.data.manifest import FORMAT, FORMAT_VERSION, StoreInfo, manifest_digest
 from tttscale.data.staging import digest
 from tttscale.errors import DataError
 
@@ -34,8 +34,11 @@ def parse_manifest(attributes: dict[str, Any], path: Path) -> StoreInfo:
             f"data.store {path}: format version {version}, but this tttscale reads "
             f"{FORMAT_VERSION}. Use the tttscale that built it, or build it again."
         )
+    fields = {key: value for key, value in attributes.items() if key != "digest"}
+    if attributes.get("digest") != manifest_digest(fields):
+        raise DataError(f"data.store {path}: its manifest was changed after the build. {REBUILD}")
     try:
-        return StoreInfo.model_validate(attributes)
+        return StoreInfo.model_validate(fields)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))

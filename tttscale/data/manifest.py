@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tttscale.data.tokenizer import Tokenizer
 
 FORMAT = "tttscale-tokens"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SplitName = Literal["train", "heldout"]
-FILE_PATTERN = r"^(train|heldout)/((tokens|document_starts)/)?(zarr\.json|c/[0-9]+)$"
+FILE_PATTERN = (
+    r"^(tokenizer\.json|(train|heldout)/((tokens|document_starts)/)?(zarr\.json|c/[0-9]+))$"
+)
 """Keys become paths, so nothing but the names that the builder gives is let in."""
 DTypeName = Literal["uint16", "uint32"]
 
@@ -67,13 +69,15 @@ class FileInfo(_Record):
     bytes: int = Field(ge=0)
     blake2b: str
     """16-byte digest, hexadecimal."""
+    index: str | None = None
+    """Of a shard: 8-byte blake2b of the index at its end, hexadecimal, checked at every reading."""
 
 
 class StoreInfo(_Record):
     """The manifest of a token store."""
 
     format: Literal["tttscale-tokens"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     tokenizer: TokenizerInfo
     splits: dict[SplitName, SplitInfo]
     sources: list[str]
@@ -87,12 +91,23 @@ class StoreInfo(_Record):
     """Every file of the store by its path inside it, but for the root's own `zarr.json`."""
     complete: Literal[True] = True
 
+    def attributes(self) -> dict[str, Any]:
+        """What the root group's attributes hold: all fields, and a digest of them."""
+        fields = self.model_dump()
+        return fields | {"digest": manifest_digest(fields)}
+
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change whenever tokenizer or content does."""
         content = {path: file.blake2b for path, file in self.files.items()}
         text = json.dumps([self.tokenizer.digest, content], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def manifest_digest(fields: dict[str, Any]) -> str:
+    """16-byte blake2b of a manifest without its digest, hexadecimal."""
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def render_info(info: StoreInfo) -> str:

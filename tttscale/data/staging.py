@@ -1,4 +1,4 @@
-"""A folder that appears only when it is complete, and the digests of what is in it."""
+"""Files and folders that appear whole or not at all, one builder at a time."""
 
 import fcntl
 import hashlib
@@ -7,39 +7,112 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from tttscale.data.manifest import FileInfo
 from tttscale.errors import DataError
 
 
-@contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, and is removed on any error.
+class Staging:
+    """The folder OUT.building, in which a store grows until it is whole.
 
-    What a killed build left is cleared by the next one; a lock tells it from a build still running.
+    Attributes:
+        out: Where the store will appear.
+        root: OUT.building.
+        runs: The tokens of the pieces that are done.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.root = out.with_name(out.name + ".building")
+        self.runs = self.root / "runs"
+
+    def store(self, layout: str) -> Path:
+        """The store that will become `out`, if its layout stays what the hash `layout` stands for."""
+        return self.root / f"store-{layout}"
+
+    def receipts(self, layout: str) -> Path:
+        """Notes of the files that are whole in `store(layout)`."""
+        return self.root / f"receipts-{layout}"
+
+    def prepare(self) -> None:
+        """Makes the folder, and clears it of what no builder can use.
+
+        Raises:
+            DataError: `out` exists, or the disk refuses.
+        """
+        refuse_existing(self.out)
+        with disk_errors(self.root):
+            self.runs.mkdir(parents=True, exist_ok=True)
+
+    def forget_others(self, layout: str, runs: set[str]) -> None:
+        """Removes stores of other layouts, runs of other pieces, and torn files."""
+        keep = {self.store(layout), self.receipts(layout), self.runs, self.root / "lock"}
+        for path in [*self.root.iterdir(), *self.runs.iterdir()]:
+            if path in keep or (path.parent == self.runs and path.stem in runs):
+                continue
+            remove(path)
+
+    def publish(self, layout: str) -> None:
+        """Lets the finished store appear at `out`, then removes what it was made of."""
+        refuse_existing(self.out)
+        sync(self.store(layout))
+        self.store(layout).rename(self.out)
+        sync(self.out.parent)
+        remove(self.root)
+
+    def discard_if_empty(self) -> None:
+        """Removes the folder if no token was written: then there is nothing to go on from."""
+        if self.runs.is_dir() and not any(p.stat().st_size for p in self.runs.glob("*.tokens")):
+            remove(self.root)
+
+
+@contextmanager
+def locked(staging: Staging) -> Iterator[None]:
+    """Keeps other builders out of the folder; the system takes the lock from one that is killed.
 
     Raises:
-        DataError: `out` exists, another process builds it, or the disk refuses.
+        DataError: Another process builds there.
     """
-    _refuse_existing(out)
-    building = out.with_name(out.name + ".building")
+    with (staging.root / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"OUT {staging.out}: another process is building it in {staging.root}. Wait for "
+                "it, or name another OUT."
+            ) from error
+        yield
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turns errors of the file system into one that says what to do.
+
+    Raises:
+        DataError: The file system refused.
+    """
     try:
-        building.mkdir(parents=True, exist_ok=True)
-        with _locked(building, out):
-            try:
-                _clear(building)
-                yield building
-                _refuse_existing(out)
-                sync(building)
-                building.rename(out)
-                sync(out.parent)
-            except BaseException:
-                shutil.rmtree(building, ignore_errors=True)
-                raise
+        yield
     except OSError as error:
         raise DataError(
-            f"building {out}: {error}. Nothing was kept; check space and permissions, then rerun."
+            f"building in {where}: {error}. Check space and permissions, then rerun the same "
+            "command: it goes on from what is done."
         ) from error
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its place only when it is whole and on disk."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:
@@ -51,50 +124,24 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def describe_files(root: Path) -> dict[str, FileInfo]:
-    """Size and digest of every file below `root` but its own `zarr.json`; puts them on disk too."""
-    files = {}
-    for path in sorted(path for path in root.rglob("*") if path != root / "zarr.json"):
-        sync(path)
-        if path.is_file():
-            size = path.stat().st_size
-            files[path.relative_to(root).as_posix()] = FileInfo(bytes=size, blake2b=digest(path))
-    return files
-
-
 def digest(path: Path) -> str:
     """16-byte blake2b of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-@contextmanager
-def _locked(building: Path, out: Path) -> Iterator[None]:
-    descriptor = os.open(building, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"OUT {out}: another process is building it in {building}. Wait for it, or name "
-                "another OUT."
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)  # gives the lock back
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _refuse_existing(out: Path) -> None:
+def refuse_existing(out: Path) -> None:
+    """Raises DataError if there is anything at `out`."""
     if out.exists() or out.is_symlink():
         raise DataError(
             f"OUT {out}: already exists, and a build never overwrites. Name another OUT, or "
             "remove it first."
         )
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -1,7 +1,7 @@
 """Tokenizers: raw bytes, or any Hugging Face `tokenizer.json`."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,9 +26,15 @@ class Tokenizer(Protocol):
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
+    definition: bytes | None
+    """Its tokenizer.json; None if it is built in."""
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Token ids of `text`, integers [n], without bos and eos."""
+        ...
+
+    def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
+        """Token ids of each text; None for one that is not UTF-8 though it would have to be."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -44,6 +50,7 @@ class ByteTokenizer:
     bos_id: int | None = 256
     eos_id: int | None = 257
     pad_id: int | None = 258
+    definition: bytes | None = None
     digest = hashlib.sha256(b"tttscale bytes: 0..255, bos 256, eos 257, pad 258").hexdigest()
 
     def encode(self, text: str | bytes) -> np.ndarray:
@@ -51,32 +58,39 @@ class ByteTokenizer:
         data = text.encode() if isinstance(text, str) else text
         return np.frombuffer(data, np.uint8).astype(np.uint16)
 
+    def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
+        """Bytes of each text as uint16; never None."""
+        return [self.encode(text) for text in texts]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special ids are left out, torn characters become U+FFFD."""
         return bytes(i for i in map(int, ids) if i < 256).decode(errors="replace")
 
 
 class JsonTokenizer:
-    """A `tokenizer.json`, through the `tokenizers` library.
+    """A `tokenizer.json`, through the `tokenizers` library; can be sent to other processes.
 
     Args:
-        path: The file.
+        definition: The file's bytes.
         name: How the user named it; goes into the store's manifest.
 
     Raises:
-        DataError: The file is not a tokenizer.
+        DataError: They are not a tokenizer.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
-        data = path.read_bytes()
+    def __init__(self, definition: bytes, name: str) -> None:
         self.name = name
-        self.digest = hashlib.sha256(data).hexdigest()
-        self._tokenizer = _parse(data, path)
+        self.definition: bytes | None = definition
+        self.digest = hashlib.sha256(definition).hexdigest()
+        self._tokenizer = _parse(definition, name)
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values(), default=-1) + 1  # ids may have holes
         self.bos_id = _first_known(vocab, BOS_NAMES)
         self.eos_id = _first_known(vocab, EOS_NAMES)
         self.pad_id = _first_known(vocab, PAD_NAMES)
+
+    def __reduce__(self) -> tuple[type["JsonTokenizer"], tuple[bytes | None, str]]:
+        return JsonTokenizer, (self.definition, self.name)
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Token ids of `text`, int64 [n].
@@ -86,6 +100,14 @@ class JsonTokenizer:
         """
         decoded = text.decode() if isinstance(text, bytes) else text
         return np.array(self._tokenizer.encode(decoded, add_special_tokens=False).ids, np.int64)
+
+    def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
+        """Token ids of each text, int64; None for one that is not UTF-8."""
+        decoded = [_decode(text) for text in texts]
+        good = [text for text in decoded if text is not None]
+        # The fast variant leaves out the offsets of the tokens, which is half of the work.
+        found = iter(self._tokenizer.encode_batch_fast(good, add_special_tokens=False))
+        return [None if text is None else np.array(next(found).ids, np.int64) for text in decoded]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special tokens are left out."""
@@ -110,17 +132,24 @@ def load_tokenizer(spec: str) -> Tokenizer:
             f"--tokenizer {spec}: no such file. Give `bytes`, or the path of a tokenizer.json "
             "(or of a folder that holds one)."
         )
-    return JsonTokenizer(path, name=spec)
+    return JsonTokenizer(path.read_bytes(), name=spec)
 
 
-def _parse(data: bytes, path: Path) -> "FastTokenizer":
+def _decode(text: bytes) -> str | None:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _parse(data: bytes, name: str) -> "FastTokenizer":
     from tokenizers import Tokenizer as FastTokenizer
 
     try:
         tokenizer = FastTokenizer.from_buffer(data)
     except Exception as error:  # the library raises bare ValueError and Exception
         raise DataError(
-            f"--tokenizer {path}: not a tokenizer.json ({error}). Give a file that "
+            f"--tokenizer {name}: not a tokenizer.json ({error}). Give a file that "
             "`tokenizers.Tokenizer.from_file` can read, or `bytes`."
         ) from error
     # A tokenizer.json may ask for truncation or padding; both would silently change the corpus.

@@ -1,0 +1,189 @@
+"""Who does the work of a build: this process, processes on this host, hosts under mpirun."""
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+from tttscale.cluster import Ranks
+from tttscale.errors import DataError, LaunchError, TTTScaleError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+POLL_SECONDS = 0.2
+COUNTERS = 3
+
+
+class Counters:
+    """How many documents, bytes of text and tokens went by; shared by the workers of one host."""
+
+    def __init__(self, context: Any = None) -> None:
+        self._values: Any = context.Array("q", COUNTERS) if context else [0] * COUNTERS
+        self._stop = context.Event() if context else threading.Event()
+        self._lock: AbstractContextManager = self._values.get_lock() if context else nullcontext()
+
+    def add(self, documents: int, text_bytes: int, tokens: int) -> None:
+        """Counts work done.
+
+        Raises:
+            KeyboardInterrupt: The build was given up.
+        """
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        with self._lock:
+            for i, value in enumerate((documents, text_bytes, tokens)):
+                self._values[i] += value
+
+    def stop(self) -> None:
+        """Gives the build up: every worker stops at its next `add`."""
+        self._stop.set()
+
+    def read(self) -> tuple[int, int, int]:
+        """Documents, bytes of text and tokens so far."""
+        documents, text_bytes, tokens = self._values
+        return documents, text_bytes, tokens
+
+
+class Crew:
+    """The processes that build one store.
+
+    Rank r of R takes the jobs r, r + R, ...; on its host it shares them among its workers.
+
+    Args:
+        ranks: This process's place under mpirun; alone it is rank 0 of 1.
+        workers: Worker processes on this rank; 1 works in this process.
+
+    Raises:
+        LaunchError: The launcher started several processes, but MPI sees one.
+    """
+
+    def __init__(self, ranks: Ranks, workers: int) -> None:
+        self.workers, self.rank, self.size = workers, ranks.rank, ranks.world_size
+        self._world = _mpi_world(ranks) if ranks.world_size > 1 else None
+        self.counters = Counters()
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether this is the rank that plans and publishes."""
+        return self.rank == 0
+
+    def lead(self, work: Callable[[], Result]) -> Result:
+        """Lets the lead do `work`, while the others wait for what it returns."""
+        if self._world is None:
+            return work()
+        return self._world.bcast(work() if self.is_lead else None)
+
+    def share(
+        self,
+        function: Callable[..., Result],
+        jobs: Sequence[Job],
+        *common: Any,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Result]:
+        """Runs `function(job, *common, counters)` for every job; returns at the same time on all.
+
+        Args:
+            function: At the top of a module, so that a process can be told of it.
+            jobs: The jobs of all ranks.
+            common: Arguments that all jobs get, sent to each worker once.
+            progress: Called on this rank with the number of its jobs that are done.
+
+        Returns:
+            On the lead, the results in the order of `jobs`; elsewhere an empty list.
+
+        Raises:
+            DataError: A job failed, or a worker died.
+        """
+        mine = jobs[self.rank :: self.size]
+        done = self._here(function, mine, common, progress or (lambda count: None))
+        if self._world is None:
+            return done
+        parts = self._world.gather(done)
+        if parts is None:
+            return []
+        return [parts[i % self.size][i // self.size] for i in range(len(jobs))]
+
+    def abort(self, error: BaseException) -> None:
+        """Ends the other ranks, which would wait for this one for ever."""
+        if self._world is not None:
+            code = error.exit_code if isinstance(error, TTTScaleError) else 1
+            print(f"[rank {self.rank}] error: {error}", file=sys.stderr, flush=True)
+            self._world.Abort(code)
+
+    def _here(
+        self,
+        function: Callable[..., Result],
+        jobs: Sequence[Job],
+        common: tuple,
+        progress: Callable[[int], None],
+    ) -> list[Result]:
+        workers = min(self.workers, len(jobs))
+        if workers <= 1:
+            results = []
+            for count, job in enumerate(jobs, start=1):
+                results.append(function(job, *common, self.counters))
+                progress(count)
+            return results
+        context = multiprocessing.get_context("spawn")  # forked copies of threads' locks hang
+        before = self.counters.read()
+        self.counters = Counters(context)
+        self.counters.add(*before)
+        pool = ProcessPoolExecutor(workers, context, _enlist, (self.counters, function, common))
+        try:
+            return _collect([pool.submit(_work, job) for job in jobs], progress)
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"a worker process died, most likely out of memory (--workers {self.workers}). "
+                "Rerun the same command with fewer workers: it goes on from what is done."
+            ) from error
+        finally:
+            self.counters.stop()
+            pool.shutdown(cancel_futures=True)
+
+
+def _collect(futures: Sequence[Future], progress: Callable[[int], None]) -> list:
+    while True:
+        done, waiting = wait(futures, POLL_SECONDS, FIRST_EXCEPTION)
+        progress(len(done))
+        for future in done:
+            future.result()  # raises what the job raised
+        if not waiting:
+            return [future.result() for future in futures]
+
+
+def _mpi_world(ranks: Ranks) -> Any:
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.size != ranks.world_size:
+        raise LaunchError(
+            f"{ranks.source} started {ranks.world_size} processes, but MPI sees "
+            f"{MPI.COMM_WORLD.size}. Build on several hosts with mpirun (or srun --mpi=pmix), or "
+            "start one process with --workers N."
+        )
+    return MPI.COMM_WORLD
+
+
+_assignment: tuple[Counters, Callable[..., Any], tuple] | None = None
+
+
+def _enlist(counters: Counters, function: Callable[..., Any], common: tuple) -> None:
+    """In a new worker: remember the work, and never outlive the process that gave it."""
+    import signal
+
+    global _assignment
+    _assignment = counters, function, common
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _work(job: Any) -> Any:
+    assert _assignment is not None
+    counters, function, common = _assignment
+    return function(job, *common, counters)

@@ -1,0 +1,106 @@
+"""Writing the shards of a store: each once, whole, by one worker, with a receipt."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from tttscale.data.layout import ARRAYS, SPLITS, ShardJob, StoreLayout
+from tttscale.data.manifest import FileInfo
+from tttscale.data.runs import LENGTH, Run
+from tttscale.data.staging import digest, remove, replaced, sync
+
+INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
+"""A shard ends with the offset and the size of each of its chunks, and a crc32c of these."""
+
+
+def prepare_arrays(store: Path, receipts: Path, layout: StoreLayout) -> None:
+    """Makes the empty arrays of `layout` at `store`, unless that was done before."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    marker = receipts / "prepared"
+    if marker.is_file():
+        return
+    remove(store)
+    receipts.mkdir(exist_ok=True)
+    root = zarr.create_group(store, attributes={"complete": False})
+    for split in SPLITS:
+        group = root.create_group(split)
+        for array in ARRAYS:
+            group.create_array(
+                array,
+                shape=(layout.length(split, array),),
+                dtype=layout.dtype if array == "tokens" else "uint64",
+                chunks=(layout.chunk,),
+                shards=(layout.shard_values(split, array),),
+                # Without the checksum, a flipped bit gives other tokens in 254 of 256 cases.
+                compressors=ZstdCodec(level=1, checksum=True),
+            )
+    with replaced(marker):
+        pass
+
+
+def write_shard(
+    job: ShardJob, store: Path, receipts: Path, runs: Path, layout: StoreLayout
+) -> FileInfo:
+    """Writes one shard, unless its receipt says that this was done before."""
+    import zarr
+
+    receipt = receipts / f"{job.split}-{job.array}-{job.index}.json"
+    if receipt.is_file():
+        return FileInfo.model_validate_json(receipt.read_bytes())
+    values = shard_values(job, runs, layout)
+    # A shard of zeros must be a file like any other, or it would look lost.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.open_array(store, path=f"{job.split}/{job.array}", mode="r+")
+        array[job.begin : job.end] = values
+    info = describe(store / job.key, layout.shard_values(job.split, job.array) // layout.chunk)
+    sync((store / job.key).parent)
+    with replaced(receipt) as file:
+        file.write(info.model_dump_json().encode())
+    return info
+
+
+def shard_values(job: ShardJob, runs: Path, layout: StoreLayout) -> np.ndarray:
+    """What belongs into the shard: tokens, or the places where documents begin."""
+    found = []
+    for part in job.parts:
+        run = Run(runs, part.run, layout.dtype)
+        table = run.table()
+        mask = layout.holdout.mask(table, job.split)
+        lengths = table[:, LENGTH].astype(np.int64)
+        if job.array == "tokens":
+            column = run.tokens()
+            column = column if mask.all() else column[np.repeat(mask, lengths)]
+        else:
+            column = part.first_token + np.cumsum(lengths[mask]) - lengths[mask]
+        found.append(column[max(job.begin - part.first, 0) : job.end - part.first])
+    return np.concatenate(found)
+
+
+def describe(path: Path, index_entries: int = 0) -> FileInfo:
+    """Size and digests of a file, which is put on disk too.
+
+    Args:
+        path: The file.
+        index_entries: Chunks of a shard, whose index at the end gets a digest of its own; 0: none.
+    """
+    sync(path)
+    size = path.stat().st_size
+    index = None
+    if index_entries:
+        with path.open("rb") as file:
+            file.seek(-index_bytes(index_entries), 2)
+            index = index_digest(file.read())
+    return FileInfo(bytes=size, blake2b=digest(path), index=index)
+
+
+def index_bytes(entries: int) -> int:
+    """Size of the index of a shard of `entries` chunks."""
+    return entries * INDEX_ENTRY_BYTES + INDEX_CHECKSUM_BYTES
+
+
+def index_digest(index: bytes) -> str:
+    """8-byte blake2b of a shard's index, hexadecimal."""
+    return hashlib.blake2b(index, digest_size=8).hexdigest()
