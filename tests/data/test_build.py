@@ -1,3 +1,5 @@
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 
 from tttscale.data import ByteTokenizer, TokenStore, render_info
-from tttscale.data.build import is_held_out
-from tttscale.data.staging import staging
+from tttscale.data.layout import Holdout
+from tttscale.data.runs import content_hash
+from tttscale.data.staging import Staging, locked
 from tttscale.errors import DataError
 
 from .conftest import build
@@ -22,6 +25,11 @@ def documents_of(store: TokenStore, name: str) -> list[str]:
     return [tokenizer.decode(split.read(a, b)) for a, b in pairwise(bounds)]
 
 
+def held_out(texts: list[str], fraction: float) -> list[bool]:
+    table = np.array([(1, 1, content_hash(text.encode())) for text in texts], np.uint64)
+    return Holdout.choose(fraction, 0, [table]).mask(table, "heldout").tolist()
+
+
 def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
@@ -29,7 +37,7 @@ def tree(path: Path) -> dict[str, bytes]:
 def test_every_document_is_in_one_split_in_order(tmp_path, corpus, texts):
     info = build(tmp_path / "out", corpus, holdout_fraction=0.2)
     store = TokenStore.open(tmp_path / "out")
-    held = [is_held_out(i, 0.2, 0) for i in range(len(texts))]
+    held = held_out(texts, 0.2)
     assert 2 <= sum(held) <= 20
     assert documents_of(store, "heldout") == [t for t, h in zip(texts, held, strict=True) if h]
     assert documents_of(store, "train") == [t for t, h in zip(texts, held, strict=True) if not h]
@@ -47,7 +55,9 @@ def test_python_sources(tmp_path):
     files = sorted(folder.glob("*.py"))
     store = TokenStore.open(tmp_path / "out")
     assert sum(s.text_bytes for s in info.splits.values()) == sum(p.stat().st_size for p in files)
-    expected = [p.read_text() for i, p in enumerate(files) if not is_held_out(i, 0.01, 0)]
+    texts = [path.read_text() for path in files]
+    held = held_out(texts, 0.01)
+    expected = [text for text, h in zip(texts, held, strict=True) if not h]
     assert documents_of(store, "train") == expected
     assert "heldout" in render_info(info)
     assert info.fingerprint in render_info(info)
@@ -100,6 +110,9 @@ class Decoding(ByteTokenizer):
         assert isinstance(text, bytes)
         return super().encode(text.decode()).astype(np.int64) + self.shift
 
+    def encode_batch(self, texts):
+        return [self.encode(t) if t.isascii() or t.find(b"\xff") < 0 else None for t in texts]
+
 
 def test_wide_vocabularies_and_ids_outside(tmp_path, corpus):
     codec = Decoding()
@@ -110,7 +123,7 @@ def test_wide_vocabularies_and_ids_outside(tmp_path, corpus):
     assert tokens[0] == ord("d") + 69_000
     for shift, found in ((-200, -100), (70_000, 70_100)):
         codec.shift = shift
-        with pytest.raises(DataError, match=rf"jsonl:1: .* gave id {found} at token 0, outside"):
+        with pytest.raises(DataError, match=rf"at byte 0: .* gave id {found} at token 0, outside"):
             build(tmp_path / "out", corpus, tokenizer=codec)
         assert not list(tmp_path.glob("out*"))
 
@@ -145,31 +158,131 @@ def test_sources_without_text_are_refused(tmp_path):
 
 
 def test_two_builders_do_not_share_a_folder(tmp_path, corpus):
-    with staging(tmp_path / "out") as building:
-        (building / "mine").touch()
-        with pytest.raises(DataError, match=r"another process is building it"):
-            build(tmp_path / "out", corpus)
-        assert (building / "mine").exists()
+    staging = Staging(tmp_path / "out")
+    staging.prepare()
+    with locked(staging), pytest.raises(DataError, match=r"another process is building it"):
+        build(tmp_path / "out", corpus)
+    build(tmp_path / "out", corpus)
+
+
+def write_lines(path: Path, count: int) -> None:
+    """About 70 bytes a line; enough of them make several pieces of a megabyte."""
+    lines = (json.dumps({"text": f"line {i}: " + "abc " * (i % 20)}) for i in range(count))
+    path.write_text("\n".join(lines))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A corpus of several pieces, and its store."""
+    folder = tmp_path_factory.mktemp("large")
+    write_lines(folder / "corpus.jsonl", 60_000)
+    build(folder / "store", folder / "corpus.jsonl", **LARGE)
+    return folder
+
+
+LARGE = {"chunk_tokens": 4096, "shard_tokens": 1 << 20, "holdout_fraction": 0.1}
+
+
+def test_workers_do_not_change_a_byte(large, tmp_path):
+    seen = []
+    build(tmp_path / "out", large / "corpus.jsonl", workers=2, progress=seen.append, **LARGE)
+    assert tree(tmp_path / "out") == tree(large / "store")
+    assert seen[-1].phase == "write"
+    info = TokenStore.open(tmp_path / "out").info
+    counted = [state for state in seen if state.phase == "tokenize"][-1]
+    assert counted.tokens == sum(split.tokens for split in info.splits.values())
+    assert counted.documents == 60_000
 
 
 KILLED = """
 import os, signal, sys
 from tttscale.data import build_store
-def progress(documents, text_bytes):
-    if documents == 30:
+out, corpus, phase, count = sys.argv[1:]
+seen = 0
+def progress(state):
+    global seen
+    seen += state.phase == phase
+    if seen > int(count):
         os.kill(os.getpid(), signal.SIGKILL)
-build_store(sys.argv[1], [sys.argv[2]], chunk_tokens=64, shard_tokens=256, progress=progress)
+build_store(out, [corpus], chunk_tokens=4096, shard_tokens=1 << 20, holdout_fraction=0.1,
+            progress=progress)
 """
 
 
-def test_a_killed_build_leaves_no_store_and_no_obstacle(tmp_path, corpus):
-    out = tmp_path / "out"
-    run = subprocess.run([sys.executable, "-c", KILLED, out, corpus], check=False)
+@pytest.mark.parametrize(("phase", "count"), [("tokenize", 0), ("tokenize", 2), ("write", 3)])
+def test_a_killed_build_is_gone_on_with(large, tmp_path, phase, count):
+    out, corpus = tmp_path / "out", large / "corpus.jsonl"
+    command = [sys.executable, "-c", KILLED, out, corpus, phase, str(count)]
+    run = subprocess.run(command, check=False)
     assert run.returncode == -signal.SIGKILL
     assert not out.exists()
-    with pytest.raises(DataError, match=r"incomplete, its build was interrupted"):
-        TokenStore.open(tmp_path / "out.building")
-    build(out, corpus)
-    build(tmp_path / "fresh", corpus)
-    assert tree(out) == tree(tmp_path / "fresh")
+    for store in (tmp_path / "out.building").glob("store-*"):
+        with pytest.raises(DataError, match=r"incomplete, its build was interrupted"):
+            TokenStore.open(store)
+    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.building/runs").iterdir()}
+    assert len([path for path in runs if path.suffix == ".npz"]) >= min(count, 1)
+    states = []
+    build(out, corpus, progress=states.append, **LARGE)
+    if phase == "write":  # nothing was tokenized again
+        assert not any(state.documents for state in states)
+    assert tree(out) == tree(large / "store")
     assert not (tmp_path / "out.building").exists()
+
+
+def test_changed_sources_are_read_anew(large, tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_bytes((large / "corpus.jsonl").read_bytes() + b'\n{"text": 7}')
+    with pytest.raises(DataError, match=r"corpus\.jsonl:60001: bad JSON line"):
+        build(tmp_path / "out", corpus, **LARGE)
+    assert any((tmp_path / "out.building/runs").glob("*.npz"))  # work that was done is kept
+    corpus.write_bytes((large / "corpus.jsonl").read_bytes())
+    build(tmp_path / "out", corpus, **LARGE)
+    stores = [TokenStore.open(path).info for path in (tmp_path / "out", large / "store")]
+    assert stores[0].files == stores[1].files
+
+
+def test_a_dead_worker_is_reported(large, tmp_path, monkeypatch):
+    monkeypatch.setattr("tttscale.data.build.tokenize_piece", die)
+    with pytest.raises(DataError, match=r"a worker process died.*--workers 2"):
+        build(tmp_path / "out", large / "corpus.jsonl", workers=2, **LARGE)
+    assert not list(tmp_path.iterdir())
+
+
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_equal_documents_never_part(tmp_path):
+    texts = [f"text {i % 10}" for i in range(200)]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    build(tmp_path / "out", corpus, holdout_fraction=0.3)
+    store = TokenStore.open(tmp_path / "out")
+    train, held = (set(documents_of(store, name)) for name in ("train", "heldout"))
+    assert train
+    assert held
+    assert not train & held
+
+
+def test_a_store_keeps_its_tokenizer(tmp_path, corpus):
+    definition = tokenizer_json()
+    (tmp_path / "tokenizer.json").write_bytes(definition)
+    info = build(tmp_path / "out", corpus, tokenizer=str(tmp_path / "tokenizer.json"), workers=2)
+    store = TokenStore.open(tmp_path / "out")
+    codec = store.tokenizer()
+    assert codec.digest == info.tokenizer.digest
+    start, end = store.split("train").document_starts[:2].tolist()
+    assert codec.decode(store.split("train").read(start, end)).startswith("document 0: größer")
+    (tmp_path / "out/tokenizer.json").write_bytes(definition + b" ")
+    with pytest.raises(DataError, match=r"tokenizer\.json has \d+ bytes"):
+        TokenStore.open(tmp_path / "out")
+
+
+def tokenizer_json() -> bytes:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore
+    return tokenizer.to_str().encode()

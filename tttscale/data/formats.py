@@ -1,13 +1,12 @@
 """Documents out of one span of a file: text, JSON lines, Parquet, plain or compressed."""
 
 import gzip
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 from tttscale.errors import DataError
 
@@ -95,24 +94,15 @@ def parquet_file(path: str | Path) -> "ParquetFile":
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[IO[bytes] | gzip.GzipFile]:
-    suffix = Path(path).suffix
-    try:
-        with Path(path).open("rb") as raw:
-            if suffix == ".gz":
-                yield gzip.GzipFile(fileobj=raw)
-            elif suffix == ".zst":
-                import zstandard
+def _opened(path: str) -> Iterator[BinaryIO]:
+    # backports.zstd notices a file that was cut short; zstandard's reader takes it for whole.
+    from backports import zstd
 
-                reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-                yield io.BufferedReader(reader)  # type: ignore[arg-type]
-            else:
-                yield raw
-    except (OSError, EOFError) as error:
-        raise DataError(f"source {path}: {error}. Fetch it again, or leave it out.") from error
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":
-            raise
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstd.open}
+    try:
+        with openers.get(Path(path).suffix, open)(path, "rb") as file:
+            yield file
+    except (OSError, EOFError, zstd.ZstdError) as error:
         raise DataError(f"source {path}: {error}. Fetch it again, or leave it out.") from error
 
 

@@ -71,6 +71,8 @@ class FileInfo(_Record):
     """16-byte digest, hexadecimal."""
     index: str | None = None
     """Of a shard: 8-byte blake2b of the index at its end, hexadecimal, checked at every reading."""
+    index_bytes: int = Field(ge=0, default=0)
+    """Size of that index."""
 
 
 class StoreInfo(_Record):

@@ -88,17 +88,13 @@ def describe(path: Path, index_entries: int = 0) -> FileInfo:
     """
     sync(path)
     size = path.stat().st_size
-    index = None
-    if index_entries:
-        with path.open("rb") as file:
-            file.seek(-index_bytes(index_entries), 2)
-            index = index_digest(file.read())
-    return FileInfo(bytes=size, blake2b=digest(path), index=index)
-
-
-def index_bytes(entries: int) -> int:
-    """Size of the index of a shard of `entries` chunks."""
-    return entries * INDEX_ENTRY_BYTES + INDEX_CHECKSUM_BYTES
+    if not index_entries:
+        return FileInfo(bytes=size, blake2b=digest(path))
+    index_bytes = index_entries * INDEX_ENTRY_BYTES + INDEX_CHECKSUM_BYTES
+    with path.open("rb") as file:
+        file.seek(-index_bytes, 2)
+        index = index_digest(file.read())
+    return FileInfo(bytes=size, blake2b=digest(path), index=index, index_bytes=index_bytes)
 
 
 def index_digest(index: bytes) -> str:

@@ -130,6 +130,11 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def digest_of(data: bytes) -> str:
+    """16-byte blake2b of `data`, hexadecimal."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def remove(path: Path) -> None:
     """Removes a file, a link or a whole folder."""
     if path.is_dir() and not path.is_symlink():

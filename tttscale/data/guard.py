@@ -1,0 +1,87 @@
+"""What stands between Zarr and the files: no lost shard reads as zeros, no index is fetched twice."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from zarr.abc.store import SuffixByteRequest
+from zarr.storage import WrapperStore
+
+from tttscale.data.shards import index_digest
+from tttscale.errors import DataError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest, Store
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from tttscale.data.manifest import FileInfo
+
+MEND = (
+    "Look at the whole store with `tttscale data verify`, then fetch or build it again, or set "
+    "what is damaged apart with `--quarantine`."
+)
+CACHED_INDEXES = 1024
+"""Of about 4 KiB each."""
+
+
+class GuardedStore(WrapperStore):
+    """A read-only Zarr store that knows from the manifest what must be in it.
+
+    A shard is read as its index (the last bytes of the file) and then the chunks that are wanted.
+    The index is compared with its digest, so a shard that was cut, emptied or swapped is noticed
+    before a chunk of it is used; then it is kept. Chunks carry checksums of their own.
+
+    Args:
+        store: The store.
+        files: The manifest's files.
+        location: What to call the store in errors.
+    """
+
+    def __init__(self, store: "Store", files: "Mapping[str, FileInfo]", location: str) -> None:
+        super().__init__(store)
+        self._files, self._location = files, location
+        self._indexes: dict[str, bytes] = {}
+
+    def _with_store(self, store: "Store") -> "GuardedStore":
+        return GuardedStore(store, self._files, self._location)
+
+    async def get(
+        self,
+        key: str,
+        prototype: "BufferPrototype",
+        byte_range: "ByteRequest | None" = None,
+    ) -> "Buffer | None":
+        """The bytes of a file that Zarr asks for.
+
+        Raises:
+            DataError: It is lost, or its index is not the one that was built.
+        """
+        if not isinstance(byte_range, SuffixByteRequest):
+            value = self._present(key, await self._store.get(key, prototype, byte_range))
+            info = self._files.get(key)
+            if byte_range is None and info is not None and info.index_bytes:  # a whole shard
+                self._check_index(key, value.to_bytes()[-info.index_bytes :])
+            return value
+        index = self._indexes.get(key)
+        if index is None:
+            value = self._present(key, await self._store.get(key, prototype, byte_range))
+            if value is None:
+                return None
+            index = value.to_bytes()
+            self._check_index(key, index)
+            if len(self._indexes) >= CACHED_INDEXES:
+                self._indexes.pop(next(iter(self._indexes)))
+            self._indexes[key] = index
+        return prototype.buffer.from_bytes(index)
+
+    def _present(self, key: str, value: Any) -> Any:
+        if value is None and key in self._files:
+            raise DataError(f"{self._location}: {key} is missing. {MEND}")
+        return value
+
+    def _check_index(self, key: str, index: bytes) -> None:
+        expected = self._files.get(key)
+        if expected is None or expected.index != index_digest(index):
+            raise DataError(
+                f"{self._location}: {key} is damaged at its end, or is not the shard that was "
+                f"built. {MEND}"
+            )

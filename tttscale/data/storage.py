@@ -1,0 +1,136 @@
+"""Where the files of a store lie: a folder, or an object store by URL."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from tttscale.errors import DataError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+HINT = "Build it with `tttscale data build`, or correct the path."
+
+
+class Storage(Protocol):
+    """The files of one store, read-only; keys are paths inside it."""
+
+    location: str
+    """As people know it."""
+
+    def read(self, key: str) -> bytes | None:
+        """Bytes of a file; None if there is none."""
+        ...
+
+    def sizes(self) -> dict[str, int] | None:
+        """Bytes of every file; None where that would take a request per file."""
+        ...
+
+    def zarr_store(self) -> "Store":
+        """The same, as Zarr wants it."""
+        ...
+
+
+class Folder:
+    """A store in the file system.
+
+    Args:
+        path: Its folder.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise DataError(f"data.store {path}: no such folder. {HINT}")
+        self.path, self.location = path, str(path)
+
+    def read(self, key: str) -> bytes | None:
+        """Bytes of a file; None if there is none."""
+        path = self.path / key
+        return path.read_bytes() if path.is_file() else None
+
+    def sizes(self) -> dict[str, int] | None:
+        """Bytes of every file."""
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
+
+    def zarr_store(self) -> "Store":
+        """A LocalStore."""
+        from zarr.storage import LocalStore
+
+        return LocalStore(self.path, read_only=True)
+
+
+class Remote:
+    """A store behind a URL: s3://, gs://, az://, http:// or https://, through obstore.
+
+    Credentials and endpoints come from the environment (AWS_ENDPOINT, AWS_ACCESS_KEY_ID, ...);
+    failed requests are repeated by obstore.
+
+    Args:
+        url: Of the store's root.
+
+    Raises:
+        DataError: obstore is not installed, or the URL is of an unknown kind.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            import obstore
+        except ImportError as error:
+            raise DataError(
+                f"data.store {url}: reading from a URL needs obstore. Run "
+                "`pip install 'tttscale[remote]'`."
+            ) from error
+        self.location = url
+        self._obstore: Any = obstore
+        options = {"allow_http": True} if url.startswith("http://") else None
+        try:
+            self._store = obstore.store.from_url(url, client_options=options)  # type: ignore[arg-type]
+        except Exception as error:  # obstore has a kind of its own for every back end
+            raise DataError(f"data.store {url}: {_first_line(error)}. {HINT}") from error
+
+    def read(self, key: str) -> bytes | None:
+        """Bytes of an object; None if there is none.
+
+        Raises:
+            DataError: The server does not answer, or refuses.
+        """
+        try:
+            return bytes(self._obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise DataError(
+                f"data.store {self.location}: {key}: {_first_line(error)}. Check the URL, the "
+                "network and the credentials in the environment."
+            ) from error
+
+    def sizes(self) -> dict[str, int] | None:
+        """Bytes of every object from one listing; None for plain HTTP, which has none."""
+        if urlsplit(self.location).scheme in ("http", "https"):
+            return None
+        listing = self._obstore.list(self._store)
+        return {entry["path"]: entry["size"] for batch in listing for entry in batch}
+
+    def zarr_store(self) -> "Store":
+        """An ObjectStore."""
+        from zarr.storage import ObjectStore
+
+        return ObjectStore(self._store, read_only=True)
+
+
+def open_storage(location: str | Path) -> Storage:
+    """The folder or URL `location`.
+
+    Raises:
+        DataError: There is no such folder, or the URL cannot be used.
+    """
+    text = str(location)
+    return Remote(text.rstrip("/")) if "://" in text else Folder(Path(location))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
