@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tttscale.data import ByteTokenizer, TokenStore, render_info
+from tttscale.data import ByteTokenizer, TokenStore, build_store, render_info
 from tttscale.data.layout import Holdout
 from tttscale.data.runs import content_hash
 from tttscale.data.staging import Staging, locked
@@ -177,6 +178,7 @@ def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     write_lines(folder / "corpus.jsonl", 60_000)
     build(folder / "store", folder / "corpus.jsonl", **LARGE)
+    build_store(folder / "again", [str(folder / "corpus.jsonl")], holdout_fraction=0.1)
     return folder
 
 
@@ -250,6 +252,46 @@ def test_a_dead_worker_is_reported(large, tmp_path, monkeypatch):
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+MPIRUN = shutil.which(
+    "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+)
+MPI = [MPIRUN, "--allow-run-as-root", "--oversubscribe", "-n", "3"]
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="no mpirun; the extra `dev` brings one")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ranks_under_mpirun_do_not_change_a_byte(large, tmp_path, workers):
+    done = mpi_build(tmp_path / "out", large / "corpus.jsonl", workers)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("60,000 documents") == 1  # one rank speaks
+    assert tree(tmp_path / "out") == tree(large / "again")
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="no mpirun; the extra `dev` brings one")
+def test_one_rank_that_fails_ends_all(tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    write_lines(corpus, 60_000)
+    with corpus.open("a") as file:
+        file.write('\n{"text": 7}')
+    done = mpi_build(tmp_path / "out", corpus)
+    assert done.returncode == DataError.exit_code
+    assert "corpus.jsonl:60001: bad JSON line" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def mpi_build(out, corpus, workers=1):
+    command = [*MPI, sys.executable, "-m", "tttscale", "data", "build", out, corpus]
+    command += ["--workers", str(workers), "--heldout", "0.1"]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
 
 
 def test_equal_documents_never_part(tmp_path):

@@ -1,5 +1,6 @@
 """`tttscale data ...`: token stores from texts, and looks into them."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from tttscale.cluster import discover
 from tttscale.data.progress import build_progress
+from tttscale.errors import DataError
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
 
@@ -77,7 +79,7 @@ def data_build(
 
 
 @app.command("info")
-def data_info(store: Annotated[Path, typer.Argument(help="A token store.")]) -> None:
+def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> None:
     """Say what a token store holds.
 
     Example: `tttscale data info stores/code`
@@ -85,3 +87,41 @@ def data_info(store: Annotated[Path, typer.Argument(help="A token store.")]) -> 
     from tttscale.data import TokenStore, render_info
 
     typer.echo(render_info(TokenStore.open(store).info))
+
+
+@app.command("verify")
+def data_verify(
+    store: Annotated[str, typer.Argument(help="A token store: a folder or a URL.")],
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on this host; default: its cores.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the findings to this JSON file, too.")
+    ] = None,
+    set_apart: Annotated[
+        bool,
+        typer.Option(
+            "--quarantine",
+            help="Note damaged ranges in the store; data.damaged=pad reads them as padding.",
+        ),
+    ] = False,
+) -> None:
+    """Read every byte of a store and say what is damaged where.
+
+    Example: `tttscale data verify stores/code --workers 8`
+    """
+    from tttscale.data.verify import quarantine, verify_store
+
+    found = verify_store(store, workers=workers or len(os.sched_getaffinity(0)))
+    typer.echo(found.render())
+    if report:
+        report.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+    if set_apart:
+        ranges = quarantine(Path(store), found).ranges
+        tokens = sum(r.end - r.begin for r in ranges)
+        typer.echo(f"quarantined: {tokens:,} tokens in {len(ranges)} ranges")
+    elif found.damages:
+        raise DataError(
+            f"{store} is damaged. Fetch or build it again, or run this with --quarantine and train "
+            "with data.damaged=pad."
+        )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tttscale.data.integrity import REBUILD, check_files, parse_manifest
-from tttscale.data.manifest import SplitInfo, StoreInfo
+from tttscale.data.manifest import SplitInfo, SplitName, StoreInfo
+from tttscale.data.quarantine import Damaged, Quarantine, read_quarantine
 from tttscale.data.storage import Storage, open_storage
 from tttscale.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 from tttscale.errors import DataError
@@ -24,7 +25,7 @@ class Split:
     Use `TokenStore.split`. Attributes are sizes from the manifest.
     """
 
-    def __init__(self, store: "TokenStore", name: str, info: SplitInfo) -> None:
+    def __init__(self, store: "TokenStore", name: SplitName, info: SplitInfo) -> None:
         self.name = name
         self.num_tokens = info.tokens
         self.text_bytes = info.text_bytes
@@ -32,6 +33,13 @@ class Split:
         self._store = store
         self._array = store.array(f"{name}/tokens", info.tokens)
         self._num_documents = info.documents
+        self.damaged = store.quarantine.of(name) if store.quarantine else []
+        """Ranges of tokens that are quarantined; `read` gives the filler there."""
+
+    def damaged_between(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """The quarantined ranges inside [begin, end), ascending."""
+        clipped = ((max(a, begin), min(b, end)) for a, b in self.damaged)
+        return [(a, b) for a, b in clipped if a < b]
 
     @property
     def document_starts(self) -> np.ndarray:
@@ -47,6 +55,17 @@ class Split:
             DataError: A shard is damaged, or holds an id that the tokenizer does not have.
         """
         assert 0 <= begin <= end <= self.num_tokens, (begin, end, self.num_tokens)
+        damaged = self.damaged_between(begin, end)
+        if not damaged:
+            return self._read(begin, end)
+        tokens = np.full(end - begin, self.filler, self._array.dtype)
+        borders = [begin, *(edge for pair in damaged for edge in pair), end]
+        for a, b in zip(borders[::2], borders[1::2], strict=True):
+            if a < b:
+                tokens[a - begin : b - begin] = self._read(a, b)
+        return tokens
+
+    def _read(self, begin: int, end: int) -> np.ndarray:
         tokens = self._store.read(self._array, f"{self.name}/tokens", begin, end)
         vocab_size = self._store.info.tokenizer.vocab_size
         if len(tokens) and tokens.max() >= vocab_size:
@@ -64,31 +83,37 @@ class TokenStore:
         path: Its folder or URL.
         info: Its manifest.
         storage: Its files.
+        quarantine: What is set apart and read as padding; None if damage is refused.
     """
 
-    def __init__(self, storage: Storage, info: StoreInfo) -> None:
+    def __init__(
+        self, storage: Storage, info: StoreInfo, quarantine: Quarantine | None = None
+    ) -> None:
         import zarr
 
         from tttscale.data.guard import GuardedStore
 
         self.path, self.info, self.storage = storage.location, info, storage
+        self.quarantine = quarantine
         guarded = GuardedStore(storage.zarr_store(), info.files, storage.location)
         self._root = zarr.open_group(guarded, mode="r", zarr_format=3, use_consolidated=False)
 
     @classmethod
-    def open(cls, location: str | Path) -> "TokenStore":
+    def open(cls, location: str | Path, damaged: Damaged = "refuse") -> "TokenStore":
         """Opens a store and checks that every file is there with its size.
 
         Args:
             location: A folder, or a URL such as s3://bucket/store.
+            damaged: "pad" reads as padding what `data verify --quarantine` set apart.
 
         Raises:
             DataError: It is missing, incomplete, damaged, or not a store of this version.
         """
         storage = open_storage(location)
-        info = parse_manifest(_root_attributes(storage), storage.location)
-        check_files(storage, info)
-        return cls(storage, info)
+        info = parse_manifest(root_attributes(storage), storage.location)
+        quarantine = read_quarantine(storage, info) if damaged == "pad" else None
+        check_files(storage, info, {r.file for r in quarantine.ranges} if quarantine else ())
+        return cls(storage, info, quarantine)
 
     @property
     def fingerprint(self) -> str:
@@ -173,7 +198,12 @@ def first_damaged(array: "zarr.Array", begin: int, end: int) -> int:
     return begin
 
 
-def _root_attributes(storage: Storage) -> dict[str, Any]:
+def root_attributes(storage: Storage) -> dict[str, Any]:
+    """Attributes of the root group, from its file.
+
+    Raises:
+        DataError: There is no Zarr v3 group.
+    """
     data = storage.read("zarr.json")
     try:
         root = json.loads(data or b"")

@@ -1,0 +1,224 @@
+"""A store is never silently wrong."""
+
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+import zarr
+
+from tttscale.data import TokenStore
+from tttscale.data.quarantine import QUARANTINE_FILE
+from tttscale.data.verify import quarantine, verify_store
+from tttscale.errors import DataError
+
+from .conftest import build
+
+FLIPS = 256
+
+
+def read_everything(path):
+    """All that a store holds; raises DataError if anything is wrong on the way."""
+    store = TokenStore.open(path)
+    found = [store.tokenizer().vocab_size]
+    for name in ("train", "heldout"):
+        split = store.split(name)
+        found += [split.read(0, split.num_tokens), split.document_starts]
+    return found
+
+
+def same(left, right):
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def files_of(store):
+    return sorted(path for path in store.rglob("*") if path.is_file())
+
+
+def flip(path, chooser):
+    good = path.read_bytes()
+    bad = bytearray(good)
+    bad[chooser.randrange(len(bad))] ^= 1 << chooser.randrange(8)
+    path.write_bytes(bad)
+    return good
+
+
+def verdict(store):
+    """What `data verify` says: the damaged files, or the error that it stops with."""
+    try:
+        return {damage.file for damage in verify_store(store).damages}
+    except DataError as error:
+        return str(error)
+
+
+def test_every_flipped_bit_is_noticed(store):
+    expected = read_everything(store)
+    chooser, noticed, harmless = random.Random(0), 0, 0
+    for number in range(FLIPS):
+        path = chooser.choice(files_of(store))
+        good = flip(path, chooser)
+        try:
+            harmless += same(read_everything(store), expected)
+        except DataError:
+            noticed += 1
+        if number % 16 == 0:
+            key = path.relative_to(store).as_posix()
+            said = verdict(store)
+            assert key in said or key == "zarr.json", (key, said)
+        path.write_bytes(good)
+    # A few bits of a frame's header mean nothing: then what is read is what was built.
+    assert noticed + harmless == FLIPS
+    assert noticed > 0.9 * FLIPS
+    assert verdict(store) == set()
+
+
+def test_two_good_shards_that_changed_places(store):
+    folder = store / "train/tokens/c"
+    first, second = (folder / name for name in ("0", "1"))
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+    with pytest.raises(DataError, match=r"train/tokens/c/\d (has \d+ bytes|is damaged at its end)"):
+        read_everything(store)
+    assert verdict(store) == {"train/tokens/c/0", "train/tokens/c/1"}
+
+
+EDITS = [
+    ("train/tokens/zarr.json", r'"uint16"', '"int16"'),
+    ("train/tokens/zarr.json", r'"uint16"', '"uint32"'),
+    ("train/tokens/zarr.json", r'"shape": \[\s*\d+', '"shape": [7'),
+    ("train/tokens/zarr.json", r'"fill_value": 0', '"fill_value": 1'),
+    ("train/tokens/zarr.json", r'"zstd"', '"gzip"'),
+    ("heldout/document_starts/zarr.json", r'"uint64"', '"int64"'),
+    ("heldout/zarr.json", r'"group"', '"array"'),
+    ("zarr.json", r'"vocab_size": 259', '"vocab_size": 260'),
+    ("zarr.json", r'"tokens": \d+', '"tokens": 9'),
+    ("zarr.json", r'"seed": 0', '"seed": 1'),
+    ("zarr.json", r'"complete": true', '"complete": false'),
+    ("zarr.json", r'"eos_id": 257', '"eos_id": 0'),
+    ("zarr.json", r'"zarr_format": 3', '"zarr_format": 2'),
+    ("zarr.json", r'"index_bytes": \d+', '"index_bytes": 21'),
+]
+
+
+@pytest.mark.parametrize(("file", "pattern", "replacement"), EDITS)
+def test_edited_metadata_is_refused(store, file, pattern, replacement):
+    text, count = re.subn(pattern, replacement, (store / file).read_text(), count=1)
+    assert count == 1
+    (store / file).write_text(text)
+    with pytest.raises(DataError):
+        read_everything(store)
+    said = verdict(store)
+    assert file in said or isinstance(said, str)
+
+
+def test_consolidated_metadata_cannot_speak_for_the_arrays(store):
+    """Zarr would believe a copy of the arrays' metadata in the root before the arrays' own."""
+    path = store / "train/tokens/zarr.json"
+    lie = json.loads(path.read_text()) | {"fill_value": 3, "shape": [64]}
+    root = json.loads((store / "zarr.json").read_text())
+    root["consolidated_metadata"] = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": {"train/tokens": lie},
+    }
+    expected = read_everything(store)
+    (store / "zarr.json").write_text(json.dumps(root))
+    assert same(read_everything(store), expected)
+
+
+def test_a_whole_store_is_whole(store):
+    (store / "notes.txt").write_text("mine")
+    report = verify_store(store, workers=2)
+    assert report.damages == ()
+    assert report.strangers == ("notes.txt",)
+    assert report.render().endswith("whole")
+    assert report.size_bytes == sum(f.bytes for f in TokenStore.open(store).info.files.values())
+
+
+def damage_one_chunk(store, key, chunk):
+    """Flips a bit in the data of inner chunk `chunk` of a shard of four."""
+    path = store / key
+    data = bytearray(path.read_bytes())
+    offset, size = np.frombuffer(data[-4 * 16 - 4 : -4], "<u8").reshape(4, 2)[chunk].tolist()
+    data[offset + size // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_damage_is_located_and_reported(store):
+    damage_one_chunk(store, "train/tokens/c/1", 2)
+    (store / "train/tokens/c/2").unlink()
+    (store / "heldout/tokens/c/0").write_bytes(b"")
+    report = verify_store(store)
+    assert [(d.file, d.begin, d.end) for d in report.damages[-2:]] == [
+        ("train/tokens/c/1", 384, 448),
+        ("train/tokens/c/2", 512, 768),
+    ]
+    assert report.damages[0].file == "heldout/tokens/c/0"
+    assert report.damages[0].begin == 0
+    assert "DAMAGED  train/tokens/c/1 [384, 448): does not decode" in report.render()
+    assert "3 of" in report.render()
+    json.dumps(report.to_json())
+
+
+def test_wrong_ids_under_good_digests_are_found(tmp_path, corpus):
+    """As if the builder itself had been wrong: everything agrees, but an id does not exist."""
+    from tests.data.test_store import edit_manifest
+
+    build(tmp_path / "out", corpus)
+    tokenizer = TokenStore.open(tmp_path / "out").info.tokenizer.model_dump()
+    edit_manifest(tmp_path / "out", tokenizer=tokenizer | {"vocab_size": 200})
+    reasons = {damage.reason for damage in verify_store(tmp_path / "out").damages}
+    assert any("allowed is up to 199" in reason for reason in reasons)
+
+
+def test_quarantined_ranges_read_as_padding(store):
+    whole = TokenStore.open(store).split("train")
+    expected = whole.read(0, whole.num_tokens)
+    damage_one_chunk(store, "train/tokens/c/1", 2)
+    (store / "train/tokens/c/2").unlink()
+    with pytest.raises(DataError, match=r"train/tokens/c/2 is missing"):
+        TokenStore.open(store, damaged="pad")  # nothing is set apart by itself
+    found = quarantine(store, verify_store(store))
+    assert found.of("train") == [(384, 448), (512, 768)]
+    with pytest.raises(DataError, match=r"train/tokens/c/2 is missing"):
+        TokenStore.open(store)
+    split = TokenStore.open(store, damaged="pad").split("train")
+    expected[384:448] = expected[512:768] = split.filler
+    np.testing.assert_array_equal(split.read(0, split.num_tokens), expected)
+    np.testing.assert_array_equal(split.read(400, 600), expected[400:600])
+    assert split.damaged_between(400, 600) == [(400, 448), (512, 600)]
+    assert split.damaged_between(448, 512) == []
+
+
+def test_a_mended_store_leaves_quarantine(store):
+    shard = store / "train/tokens/c/1"
+    good = shard.read_bytes()
+    shard.unlink()
+    quarantine(store, verify_store(store))
+    assert (store / QUARANTINE_FILE).is_file()
+    shard.write_bytes(good)
+    assert quarantine(store, verify_store(store)).ranges == ()
+    assert not (store / QUARANTINE_FILE).exists()
+
+
+def test_quarantine_is_for_tokens_of_this_store_only(store, tmp_path, corpus):
+    (store / "train/document_starts/c/0").unlink()
+    with pytest.raises(DataError, match=r"document_starts/c/0 is damaged, and only ranges"):
+        quarantine(store, verify_store(store))
+    build(tmp_path / "other", corpus, holdout_fraction=0.5)
+    (tmp_path / "other/train/tokens/c/0").unlink()
+    quarantine(tmp_path / "other", verify_store(tmp_path / "other"))
+    build(tmp_path / "third", corpus)
+    text = (tmp_path / "other" / QUARANTINE_FILE).read_text()
+    (tmp_path / "third" / QUARANTINE_FILE).write_text(text)
+    with pytest.raises(DataError, match=r"is about another store"):
+        TokenStore.open(tmp_path / "third", damaged="pad")
+
+
+def test_plain_zarr_reads_a_store(store):
+    """The format is plain Zarr v3: no tttscale is needed to read the tokens."""
+    tokens = zarr.open_array(store, path="train/tokens", mode="r")
+    split = TokenStore.open(store).split("train")
+    np.testing.assert_array_equal(np.asarray(tokens[:]), split.read(0, split.num_tokens))

@@ -1,0 +1,73 @@
+"""Damaged ranges of a store, set apart by name, so that the rest can still be trained on."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tttscale.data.manifest import SplitName, StoreInfo
+from tttscale.data.staging import replaced
+from tttscale.data.storage import Storage
+from tttscale.errors import DataError
+
+QUARANTINE_FILE = "quarantine.json"
+Damaged = Literal["refuse", "pad"]
+"""What a reader does with damage: refuse the store, or read what is quarantined as padding."""
+
+
+class DamagedRange(BaseModel):
+    """Tokens [begin, end) of a split that cannot be trusted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    split: SplitName
+    begin: int = Field(ge=0)
+    end: int = Field(gt=0)
+    file: str
+    reason: str
+
+
+class Quarantine(BaseModel):
+    """What `data verify --quarantine` found; also the log of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fingerprint: str
+    """Of the store it is about."""
+    found: str
+    """When, ISO 8601."""
+    ranges: tuple[DamagedRange, ...] = ()
+
+    def of(self, split: str) -> list[tuple[int, int]]:
+        """Damaged ranges of a split, ascending."""
+        return sorted((r.begin, r.end) for r in self.ranges if r.split == split)
+
+    def write(self, folder: Path) -> None:
+        """Writes the store's quarantine file, whole or not at all."""
+        with replaced(folder / QUARANTINE_FILE) as file:
+            file.write((json.dumps(self.model_dump(), indent=1) + "\n").encode())
+
+
+def read_quarantine(storage: Storage, info: StoreInfo) -> Quarantine | None:
+    """The quarantine file of a store; None if there is none.
+
+    Raises:
+        DataError: It is not one, or is about another store.
+    """
+    data = storage.read(QUARANTINE_FILE)
+    if data is None:
+        return None
+    try:
+        found = Quarantine.model_validate_json(data)
+    except ValidationError as error:
+        raise DataError(
+            f"{storage.location}: {QUARANTINE_FILE} is not what `tttscale data verify "
+            f"--quarantine` writes ({error.errors()[0]['msg']}). Remove it and verify again."
+        ) from error
+    if found.fingerprint != info.fingerprint:
+        raise DataError(
+            f"{storage.location}: {QUARANTINE_FILE} is about another store (fingerprint "
+            f"{found.fingerprint}, this one has {info.fingerprint}). Remove it and verify again."
+        )
+    return found
