@@ -19,6 +19,8 @@ def parse_manifest(attributes: dict[str, Any], location: str) -> StoreInfo:
     Raises:
         DataError: The build did not end, or it is no token store, or of another version.
     """
+    if not attributes:
+        raise DataError(f"data.store {location}: not a Zarr v3 group of tokens. {REBUILD}")
     if attributes == {"complete": False}:
         raise DataError(f"data.store {location}: incomplete, its build was interrupted. {REBUILD}")
     if attributes.get("format") != FORMAT:

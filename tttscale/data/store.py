@@ -99,18 +99,29 @@ class TokenStore:
         self._root = zarr.open_group(guarded, mode="r", zarr_format=3, use_consolidated=False)
 
     @classmethod
-    def open(cls, location: str | Path, damaged: Damaged = "refuse") -> "TokenStore":
+    def open(
+        cls,
+        location: str | Path,
+        damaged: Damaged = "refuse",
+        vocab_size: int | None = None,
+    ) -> "TokenStore":
         """Opens a store and checks that every file is there with its size.
 
         Args:
             location: A folder, or a URL such as s3://bucket/store.
             damaged: "pad" reads as padding what `data verify --quarantine` set apart.
+            vocab_size: For plain arrays without a manifest, which do not know their own.
 
         Raises:
             DataError: It is missing, incomplete, damaged, or not a store of this version.
         """
+        from tttscale.data import plain
+
         storage = open_storage(location)
-        info = parse_manifest(root_attributes(storage), storage.location)
+        attributes = root_attributes(storage)
+        if not attributes and plain.is_plain(storage):
+            return plain.PlainStore(storage, vocab_size)
+        info = parse_manifest(attributes, storage.location)
         quarantine = read_quarantine(storage, info) if damaged == "pad" else None
         check_files(storage, info, {r.file for r in quarantine.ranges} if quarantine else ())
         return cls(storage, info, quarantine)
@@ -199,16 +210,16 @@ def first_damaged(array: "zarr.Array", begin: int, end: int) -> int:
 
 
 def root_attributes(storage: Storage) -> dict[str, Any]:
-    """Attributes of the root group, from its file.
+    """Attributes of the root group, from its file; empty if there is none.
 
     Raises:
-        DataError: There is no Zarr v3 group.
+        DataError: There is something, but no Zarr v3 group.
     """
     data = storage.read("zarr.json")
     try:
-        root = json.loads(data or b"")
-        if (root["zarr_format"], root["node_type"]) != (3, "group"):
+        root = json.loads(data or b"{}")
+        if data is not None and (root["zarr_format"], root["node_type"]) != (3, "group"):
             raise ValueError("not a group")
-        return root["attributes"]
-    except (ValueError, KeyError, TypeError) as error:
+        return root.get("attributes", {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"data.store {storage.location}: not a Zarr v3 group. {REBUILD}") from error

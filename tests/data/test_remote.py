@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from tttscale.data import TokenStore
+from tttscale.data.verify import verify_store
+from tttscale.errors import DataError
+
+from .object_server import serving
+
+
+@pytest.fixture
+def server(store, monkeypatch):
+    with serving(store.parent) as server:
+        for name, value in {
+            "AWS_ENDPOINT": server.url,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_SKIP_SIGNATURE": "true",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(params=["http", "s3"])
+def url(request, server, store):
+    return f"{server.url}/{store.name}" if request.param == "http" else f"s3://bucket/{store.name}"
+
+
+def test_a_remote_store_reads_as_the_local_one(store, url):
+    local, remote = TokenStore.open(store), TokenStore.open(url)
+    assert remote.info == local.info
+    assert remote.tokenizer().digest == local.tokenizer().digest
+    for name in ("train", "heldout"):
+        a, b = local.split(name), remote.split(name)
+        np.testing.assert_array_equal(a.read(0, a.num_tokens), b.read(0, b.num_tokens))
+        np.testing.assert_array_equal(a.document_starts, b.document_starts)
+    assert verify_store(url).damages == ()
+
+
+def test_an_index_is_fetched_once_and_chunks_by_range(server, store, url):
+    split = TokenStore.open(url).split("train")
+    server.requests.clear()
+    split.read(300, 310)
+    split.read(310, 320)
+    split.read(400, 410)
+    shard = [r.range for r in server.requests if r.path.endswith("train/tokens/c/1")]
+    assert len(shard) == 4  # one index, and a chunk each time
+    assert shard[0] == "bytes=-68"
+    assert all(shard)
+    assert {r.path.rsplit("/", 1)[-1] for r in server.requests} == {"1"}
+
+
+def test_lost_cut_and_swapped_shards(store, url):
+    shards = store / "train/tokens/c"
+    (shards / "1").unlink()
+    (shards / "2").write_bytes((shards / "3").read_bytes())
+    with pytest.raises(DataError, match=r"train/tokens/c/1 is missing|c/2 has \d+ bytes"):
+        TokenStore.open(url).split("train").read(256, 300)
+    if url.startswith("http:"):  # a listing would already have told
+        with pytest.raises(DataError, match=r"train/tokens/c/2 is damaged at its end"):
+            TokenStore.open(url).split("train").read(512, 520)
+    assert {d.file for d in verify_store(url).damages} == {"train/tokens/c/1", "train/tokens/c/2"}
+
+
+def test_what_is_not_there(server, url):
+    with pytest.raises(DataError, match=r"not a Zarr v3 group"):
+        TokenStore.open(url + "-not")
+    with pytest.raises(DataError, match=r"data\.store .*nowhere"):
+        TokenStore.open("nowhere://bucket/store")
