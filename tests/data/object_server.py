@@ -31,6 +31,7 @@ def serving(root: Path) -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # header and body in one packet
 
         def do_HEAD(self):
             self.do_GET()
