@@ -75,6 +75,10 @@ def _expectation(detail: dict[str, Any]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "expected a section, that is keys below it"
+    if detail["type"] in ("tuple_type", "list_type"):
+        return "expected a list"
+    if detail["type"] == "too_short":
+        return f"expected a list of at least {detail['ctx']['min_length']}"
     if detail["type"] == "string_pattern_mismatch":
         return f"expected text that matches {detail['ctx']['pattern']}"
     if detail["type"] == "string_type":
