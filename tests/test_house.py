@@ -23,6 +23,7 @@ FLOORS = [
 ]
 SIDEWAYS = {
     ("config", "model"),
+    ("data", "config"),
     ("evaluate", "train"),
     ("bench", "train"),
     ("cluster", "errors"),

@@ -16,12 +16,39 @@ from tttscale.errors import ConfigError
             "train.sequences_per_step=4 or a smaller parallel.batch",
         ),
         (["train.lr=1e-6"], "train.lr_final=1e-08"),
+        (["data.store=null"], r"data\.store is missing; set data\.store=PATH .* or data\.blend="),
+        (
+            ["data.blend=[{store: a}]"],
+            "data.blend=null to train on the one store, or data.store=null",
+        ),
+        (
+            ["data.store=null", "data.blend=[{store: a}, {store: b}, {store: ./a}]"],
+            r"data\.blend\[0\]\.store and data\.blend\[2\]\.store are the same store ./a",
+        ),
+        (
+            ["data.store=null", "data.blend=[{store: a, weight: 1Ki}, {store: b, weight: 0.1}]"],
+            r"data\.blend\[1\]\.weight = 0\.1 .* b would get no sequence out of 4096",
+        ),
         (["checkpoint.every=5"], "checkpoints are not available yet; set checkpoint.every=0"),
     ],
 )
 def test_keys_that_do_not_fit_together(write, overrides, expected):
     with pytest.raises(ConfigError, match=expected):
         load_config(write(), overrides)
+
+
+@pytest.mark.parametrize("weights", [(1, 1e-5), (1e-9, 3, 0.7), (2, 1e4, 1e4)])
+def test_the_weight_proposed_works(write, weights):
+    def blend(weights):
+        parts = (f"{{store: s{i}, weight: {w}}}" for i, w in enumerate(weights))
+        return ["data.store=null", f"data.blend=[{', '.join(parts)}]"]
+
+    with pytest.raises(ConfigError, match="too small") as caught:
+        load_config(write(), blend(weights))
+    words = str(caught.value)
+    idle = int(words.split("[")[1].split("]")[0])
+    proposed = float(words.split("Set it to ")[1].split()[0])
+    load_config(write(), blend([proposed if i == idle else w for i, w in enumerate(weights)]))
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5, 8, 9, 100])

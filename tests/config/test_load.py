@@ -119,6 +119,19 @@ def test_all_problems_are_reported_at_once(write):
         ("train=5", "expected a section"),
         ("model.hidden_size=100", "hidden_size 100 is not a multiple of num_attention_heads 12"),
         ("model.hidden_size=true", "expected a whole number"),
+        ("data.blend=[{store: a, weight: 0}]", "data.blend[0].weight = 0: expected greater than 0"),
+        ("data.blend=[{store: a}, {weight: 2}]", "data.blend[1].store is missing; set it in the"),
+        ("data.blend=[{store: a, wait: 2}]", "data.blend[0].wait is not a known key; did you mean"),
+        ("data.blend=[]", "data.blend = []: expected a list of at least 1"),
+        ("data.blend={store: a}", "data.blend = {'store': 'a'}: expected a list"),
+        ("data.skip_steps=3", "data.skip_steps = 3: expected a list of steps and ranges"),
+        ("data.skip_steps=[0]", "data.skip_steps = [0]: expected steps from 1 on"),
+        ("data.skip_steps=[9-8]", "after their first step, found '9-8'"),
+        ("data.skip_steps=[7, 1200-]", "ranges such as 1200-1210, found '1200-'"),
+        ("data.skip_steps=[1-2-3]", "found '1-2-3'"),
+        ("data.skip_steps=[-5]", "found -5"),
+        ("data.skip_steps=[1.5]", "found 1.5"),
+        ("data.skip_steps=[[1]]", "found [1]"),
         ("zero.stage=4", "expected less than or equal to 3"),
         ("checkpoint.resume=sometimes", "expected auto or never, or a whole number"),
         ("train.lr={a: ", "not valid YAML"),
@@ -127,6 +140,36 @@ def test_all_problems_are_reported_at_once(write):
 )
 def test_wrong_values_say_what_is_expected(write, override, expected):
     assert expected in refused(write(), override)
+
+
+def test_an_error_in_a_list_names_its_line(write):
+    text = "data:\n  blend:\n  - {store: a, weight: fast}\n  - {store: b, weight: 2}\n"
+    path = write("base: base.yaml\n" + text)
+    write(name="base.yaml")
+    assert refused(path).startswith(f"{path}:4: data.blend[0].weight = 'fast': expected a finite")
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "ranges"),
+    [
+        ("[1200-1210,1300]", ("1200-1210", 1300), ((1200, 1210), (1300, 1300))),
+        ("[1k-2k, 5, 1_500 - 3000]", (5, "1000-3000"), ((5, 5), (1000, 3000))),
+        ("[4, 3, 3-3, 5-6]", ("3-6",), ((3, 6),)),
+        ("[]", (), ()),
+    ],
+)
+def test_skipped_steps(write, given, steps, ranges):
+    config = load_config(write(), [f"data.skip_steps={given}"])
+    assert (config.data.skip_steps, config.data.skipped) == (steps, ranges)
+    assert load_config(write(dump_config(config), "again.yaml")) == config
+
+
+def test_a_blend_reads_back_equal(write):
+    blend = "data.blend=[{store: a, weight: 2.5}, {store: b}]"
+    config = load_config(write(), ["data.store=null", blend])
+    assert [(part.store, part.weight) for part in config.data.parts] == [("a", 2.5), ("b", 1.0)]
+    assert load_config(write(dump_config(config), "again.yaml")) == config
+    assert [part.store for part in load_config(write()).data.parts] == ["stores/text"]
 
 
 @pytest.mark.parametrize("text", ["- a\n", "5", "a: [", "\x00", "run: !!python/name:os.system {}"])

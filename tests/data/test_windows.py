@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tttscale.data import ArraySplit, TokenStore, Windows
+from tttscale.data.documents import PaddedLayout, running_places, whole_places
 from tttscale.errors import DataError
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
@@ -79,12 +80,80 @@ def test_resetting_windows_hold_the_documents_in_order(lengths, length, block):
         assert (chunk.padded is None) == (not padding(chunk).any())
 
 
+@settings(max_examples=200, deadline=None)
+@given(lengths=LENGTHS, length=st.integers(1, 50), block=st.integers(1, 12))
+def test_whole_documents_lose_nothing_and_are_not_cut(lengths, length, block):
+    split = numbered(lengths)
+    windows = windows_of(split, length, block, "whole")
+    assert windows is not None  # one token is enough
+    chunks = [whole(windows, i) for i in range(windows.count)]
+    tokens = [chunk.ids[~padding(chunk)] for chunk in chunks]
+    np.testing.assert_array_equal(np.concatenate(tokens), np.arange(split.num_tokens))
+    assert windows.fill == split.num_tokens / (windows.count * length)
+    ends = np.cumsum(lengths)
+    for chunk, held in zip(chunks, tokens, strict=True):
+        is_padded = padding(chunk)
+        assert not is_padded[0]
+        expected = np.where(is_padded | np.isin(chunk.ids, ends - 1), -100, chunk.ids + 1)
+        np.testing.assert_array_equal(chunk.labels, expected)
+        first, last = np.searchsorted(ends, held[[0, -1]], "right")
+        for document in range(first, last + 1):
+            inside = np.flatnonzero(
+                ~is_padded & (ends.searchsorted(chunk.ids, "right") == document)
+            )
+            assert len(inside) == lengths[document] or lengths[document] > length
+            assert inside[0] % block == 0
+            assert inside[-1] - inside[0] + 1 == len(inside)  # no gap
+            assert inside[0] in chunk.starts or document == first
+
+
+@settings(max_examples=200, deadline=None)
+@given(lengths=LENGTHS, length=st.integers(1, 50), block=st.integers(1, 12))
+def test_whole_documents_go_where_next_fit_puts_them(lengths, length, block):
+    """The same rule, one document at a time."""
+    places, window, offset = [], 0, 0
+    for tokens in lengths:
+        if offset and offset + tokens > length:
+            window, offset = window + 1, 0
+        places.append(window * length + offset)
+        crossed, offset = divmod(offset + tokens, length)
+        window, offset = window + crossed, -(-offset // block) * block
+    found = whole_places(np.array(lengths), length, block)
+    np.testing.assert_array_equal(found, places)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     lengths=LENGTHS,
     length=st.integers(1, 50),
     block=st.integers(1, 12),
-    mode=st.sampled_from(["ignore", "reset"]),
+    place=st.sampled_from([running_places, whole_places]),
+    data=st.data(),
+)
+def test_what_a_layout_locates(lengths, length, block, place, data):
+    split = numbered(lengths)
+    padded = place(np.array(lengths), length, block)
+    layout = PaddedLayout(split.document_starts, split.num_tokens, padded)
+    assert (np.diff(padded) >= lengths[:-1]).all()
+    position_of = np.arange(split.num_tokens) + np.repeat(padded - layout.raw[:-1], lengths)
+    begin = data.draw(st.integers(0, layout.num_positions - 1))
+    end = data.draw(st.integers(begin + 1, layout.num_positions + length))
+    inside = np.flatnonzero((position_of >= begin) & (position_of < end))
+    first, places, is_last = layout.locate(begin, end)
+    np.testing.assert_array_equal(first + np.arange(len(places)), inside)
+    np.testing.assert_array_equal(places, position_of[inside] - begin)
+    np.testing.assert_array_equal(is_last, np.isin(inside + 1, np.cumsum(lengths)))
+    starts = padded[(padded >= begin) & (padded < end)]
+    np.testing.assert_array_equal(layout.starts_between(begin, end), starts - begin)
+    assert layout.tokens_before(end) == (position_of < end).sum()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=LENGTHS,
+    length=st.integers(1, 50),
+    block=st.integers(1, 12),
+    mode=st.sampled_from(["ignore", "reset", "whole"]),
     cuts=st.lists(st.integers(1, 49), max_size=5),
 )
 def test_any_cut_into_chunks_equals_the_window(lengths, length, block, mode, cuts):
@@ -132,6 +201,7 @@ def test_document_modes_on_a_store(store):
     tokens = [c.ids[~padding(c)] for c in (whole(windows, i) for i in range(windows.count))]
     read = np.concatenate(tokens)
     np.testing.assert_array_equal(read, split.read(0, len(read)))
+    assert windows.fill == len(read) / (500 * windows.count)
 
 
 @pytest.mark.parametrize(("mode", "longest"), [("ignore", 29), ("reset", 34)])
@@ -141,6 +211,20 @@ def test_a_split_shorter_than_a_window(mode, longest):
     with pytest.raises(DataError, match=message):
         Windows(split, 99, 0, 4, mode)
     Windows(split, longest, 0, 4, mode)
+
+
+def test_whole_documents_of_an_empty_split():
+    empty = ArraySplit([[0]])
+    empty.num_tokens, empty.document_starts = 0, np.array([], np.uint64)
+    with pytest.raises(DataError, match="the split has 0 tokens, too few for one window"):
+        Windows(empty, 8, 0, 4, "whole")
+
+
+def test_fill():
+    split = numbered([10, 10, 10])
+    assert Windows(split, 7, 0, 4).fill == 1
+    assert Windows(split, 17, 0, 4, "reset").fill == (10 + 5 + 5 + 9) / 34
+    assert Windows(split, 17, 0, 4, "whole").fill == 30 / 51
 
 
 def test_importing_loads_neither_torch_nor_zarr():

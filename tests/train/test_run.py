@@ -114,6 +114,35 @@ def check_folder(folder, heldout_loss):
         assert (folder / name).stat().st_size > 100
 
 
+def test_a_blend_of_whole_documents(folder):
+    store, other = folder / "store", folder / "other"
+    (folder / "code").mkdir()
+    for i in range(8):
+        (folder / "code" / f"{i}.py").write_text(f"x{i} = 1\n" * (5 + 9 * i))
+    build_store(other, [str(folder / "code")], holdout_fraction=0.3)
+    blend = f"data.blend=[{{store: {store}, weight: 2}}, {{store: {other}}}]"
+    overrides = ("data.store=null", blend, "data.documents=whole", "data.skip_steps=[2-3]")
+    alone = run(folder, "run.name=whole", *overrides)
+    assert alone.returncode == 0, alone.stderr
+    assert f"{other}: " in alone.stdout.replace("\n", "")
+    split = run(folder, "run.name=whole-split", "parallel.sequence=2", *overrides, ranks=2)
+    assert split.returncode == 0, split.stderr
+    names = ("whole", "whole-split")
+    first, second = (read_metrics(folder / "runs" / name / "metrics.jsonl") for name in names)
+    assert first[0]["loss"] == second[0]["loss"]
+    assert [r["loss"] for r in first] == pytest.approx([r["loss"] for r in second], rel=1e-6)
+    records = [json.loads((folder / "runs" / name / "data.json").read_text()) for name in names]
+    assert records[0] == records[1]
+    assert [r["store"] for r in records[0]["stores"]] == [str(store), str(other)]
+    refused = subprocess.run(
+        [sys.executable, "-m", "tttscale", "baseline", str(folder / "runs" / "whole")],
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 65
+    assert "data.blend, a blend of 2 stores" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "code", "words"),
     [
@@ -122,6 +151,7 @@ def check_folder(folder, heldout_loss):
         (["parallel.chunk_length=30"], 64, ["parallel.chunk_length", "30", "mini_batch_size"]),
         (["parallel.sequence=2"], 64, ["parallel.sequence", "2", "a single process"]),
         (["data.store=/nowhere/at/all"], 65, ["/nowhere/at/all"]),
+        (["data.blend=[{store: elsewhere}]"], 64, ["data.store=null", "data.blend=null"]),
         (["data.sequence_length=1Mi"], 65, ["1048576", "data.sequence_length"]),
         (["model.vocab_size=100"], 65, ["model.vocab_size=259"]),
         (["evaluate.sequences=1000"], 64, ["evaluate.sequences"]),

@@ -1,12 +1,18 @@
 """Checks that look at several keys at once."""
 
+import os
+
 from tttscale.config.schema import Config
+from tttscale.config.shares import SLOTS, slot_counts
 from tttscale.errors import ConfigError
 
 
 def problems_of(config: Config) -> list[str]:
     """What does not fit together, whatever the number of processes; one line per problem."""
-    checks = (_chunk_multiple, _enough_chunks, _whole_batches, _falling_lr, _no_checkpoints_yet)
+    checks = (
+        *(_one_source, _no_store_twice, _no_idle_store),
+        *(_chunk_multiple, _enough_chunks, _whole_batches, _falling_lr, _no_checkpoints_yet),
+    )
     return [problem for check in checks if (problem := check(config))]
 
 
@@ -42,6 +48,47 @@ def check_world(config: Config, world_size: int) -> int:
             "start fewer processes."
         )
     return replicas
+
+
+def _one_source(config: Config) -> str | None:
+    data = config.data
+    if data.store is None and data.blend is None:
+        return (
+            "data.store is missing; set data.store=PATH to a token store, or "
+            "data.blend=[{store: PATH, weight: 2}, ...] to several"
+        )
+    if data.store is None or data.blend is None:
+        return None
+    return (
+        f"data.store = {data.store} and data.blend (of {len(data.blend)} stores) are both given; "
+        "set data.blend=null to train on the one store, or data.store=null to train on the blend"
+    )
+
+
+def _no_store_twice(config: Config) -> str | None:
+    seen: dict[str, int] = {}
+    for i, part in enumerate(config.data.blend or ()):
+        first = seen.setdefault(os.path.realpath(part.store), i)
+        if first != i:
+            return (
+                f"data.blend[{first}].store and data.blend[{i}].store are the same store "
+                f"{part.store}; name it once, with the sum of both weights"
+            )
+    return None
+
+
+def _no_idle_store(config: Config) -> str | None:
+    parts = config.data.blend or ()
+    counts = slot_counts([part.weight for part in parts])
+    if all(counts):
+        return None
+    idle = counts.index(0)
+    total = sum(part.weight for part in parts)
+    return (
+        f"data.blend[{idle}].weight = {parts[idle].weight} of {total} in all is too small: "
+        f"{parts[idle].store} would get no sequence out of {SLOTS}. Set it to "
+        f"{total / SLOTS:.3g} or more, or leave the store out"
+    )
 
 
 def _chunk_multiple(config: Config) -> str | None:

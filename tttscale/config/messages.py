@@ -36,33 +36,49 @@ def _line(detail: dict[str, Any], places: dict[KeyPath, str]) -> str:
     if detail["type"] == "extra_forbidden":
         return _placed(location, places) + _unknown(location)
     key = _known_part(location)
-    name = ".".join(key) + "".join(f"[{n}]" for n in location[len(key) :] if n.isdigit())
+    name = _written(key)
     if detail["type"] == "missing":
-        advice = f"set it in the file or on the command line: {'.'.join(key)}=..."
-        return f"{name} is missing; {advice}"
+        whole = name.split("[")[0]  # an override replaces a list as a whole
+        return f"{name} is missing; set it in the file or on the command line: {whole}=..."
     return _placed(key, places) + f"{name} = {_shown(detail['input'])}: {_expectation(detail)}"
 
 
 def _known_part(location: KeyPath) -> KeyPath:
-    # Pydantic adds list indices and names of union members behind the key.
+    # Pydantic adds names of union members behind the key.
     keys = known_keys()
-    return next((location[:n] for n in range(len(location), 0, -1) if location[:n] in keys), ())
+    fitting = (n for n in range(len(location), 0, -1) if _names(location[:n]) in keys)
+    return location[: next(fitting, 0)]
 
 
-def _unknown(key: KeyPath) -> str:
+def _names(location: KeyPath) -> KeyPath:
+    """Without the indices of lists."""
+    return tuple(part for part in location if not part.isdigit())
+
+
+def _written(location: KeyPath) -> str:
+    """Such as data.blend[0].weight."""
+    return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in location)[1:]
+
+
+def _unknown(location: KeyPath) -> str:
     keys = known_keys()
-    nearest = nearest_key(key, keys)
+    section, last = location[:-1], location[-1]
+    name, inside = ".".join(filter(None, (_written(section), last))), _names(section)
+    nearest = nearest_key((*inside, last), keys)
     if nearest is not None:
-        return f"{'.'.join(key)} is not a known key; did you mean {'.'.join(nearest)}?"
-    siblings = ", ".join(sorted(k[-1] for k in keys if k[:-1] == key[:-1]))
-    inside = ".".join(key[:-1]) or "a configuration"
-    return f"{'.'.join(key)} is not a known key; {inside} has {siblings}"
+        return f"{name} is not a known key; did you mean {'.'.join(nearest)}?"
+    siblings = ", ".join(sorted(k[-1] for k in keys if k[:-1] == inside))
+    return f"{name} is not a known key; {_written(section) or 'a configuration'} has {siblings}"
 
 
 def _expectation(detail: dict[str, Any]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "expected a section, that is keys below it"
+    if detail["type"] in ("tuple_type", "list_type"):
+        return "expected a list"
+    if detail["type"] == "too_short":
+        return f"expected a list of at least {detail['ctx']['min_length']}"
     if detail["type"] == "string_pattern_mismatch":
         return f"expected text that matches {detail['ctx']['pattern']}"
     if detail["type"] == "string_type":

@@ -1,9 +1,11 @@
 """Every key of a run's configuration, with its default."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from tttscale.config.data_section import DataSection
 from tttscale.config.model_section import ModelSection
 from tttscale.config.numbers import (
     Count,
@@ -15,13 +17,8 @@ from tttscale.config.numbers import (
     Text,
     count_or,
 )
+from tttscale.config.section import Section
 from tttscale.model.architecture import TTTConfig
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values cannot change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RunSection(Section):
@@ -33,21 +30,6 @@ class RunSection(Section):
     """Folder that holds all runs, relative to the working directory."""
     seed: Count = 0
     """Seed of the initial weights."""
-
-
-class DataSection(Section):
-    """What the run trains on."""
-
-    store: Text
-    """Path of a token store, relative to the working directory."""
-    split: Text = "train"
-    """The store's split to train on."""
-    heldout_split: Text = "heldout"
-    """The store's split for held-out losses."""
-    sequence_length: Positive
-    """Tokens per training sequence."""
-    documents: Literal["ignore", "reset"] = "ignore"
-    """At a document's start inside a sequence: carry the state on, or reset it."""
 
 
 class ParallelSection(Section):
@@ -171,10 +153,17 @@ class Config(Section):
 
 
 def known_keys(section: type[BaseModel] = Config, prefix: tuple[str, ...] = ()) -> set[tuple]:
-    """Paths of all keys and sections, such as ("train", "lr")."""
+    """Paths of all keys and sections, such as ("train", "lr"); of lists, without the index."""
     keys: set[tuple] = set()
     for name, field in section.model_fields.items():
         keys.add((*prefix, name))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys |= known_keys(field.annotation, (*prefix, name))
+        for inner in _sections_in(field.annotation):
+            keys |= known_keys(inner, (*prefix, name))
     return keys
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)

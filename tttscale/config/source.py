@@ -114,7 +114,8 @@ def _parse(text: str, name: str, layer: Layer) -> Any:
 
 def _build(loader: Loader, node: yaml.Node, path: KeyPath, name: str, layer: Layer) -> Any:
     if isinstance(node, yaml.SequenceNode):
-        return [_build(loader, item, path, name, layer) for item in node.value]
+        items = enumerate(node.value)
+        return [_build(loader, item, (*path, str(i)), name, layer) for i, item in items]
     if not isinstance(node, yaml.MappingNode):
         return loader.construct_object(node)
     result: dict[str, Any] = {}

@@ -125,3 +125,32 @@ def data_verify(
             f"{store} is damaged. Fetch or build it again, or run this with --quarantine and train "
             "with data.damaged=pad."
         )
+
+
+@app.command("show")
+def data_show(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_CONFIG", help="A run's folder, or a run's YAML file.")
+    ],
+    step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="The training step, from 1.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as data.store=PATH.")
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens of each document to decode; 0 shows no text.")
+    ] = 32,
+    documents: Annotated[int, typer.Option(min=0, help="Documents of each sequence to show.")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a training step reads: windows, documents, and how they begin.
+
+    Example: `tttscale data show runs/quickstart 12 --tokens 64`
+    """
+    import json
+
+    from tttscale.data.show import open_run, show_step
+    from tttscale.data.shown import render_step
+
+    config, opened = open_run(run, overrides or [])
+    shown = show_step(config, opened, step, excerpt_tokens=tokens, most_documents=documents)
+    typer.echo(json.dumps(shown.as_json(), indent=2) if as_json else render_step(shown))

@@ -1,5 +1,6 @@
 """Which window a training step reads: a pure function of seed and sequence index."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 ROUNDS = 8
@@ -10,6 +11,40 @@ def stable_hash(*values: int) -> int:
     """A hash in [0, 2**64) that is the same in every process, version and machine."""
     text = ",".join(str(value) for value in values)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def data_step(step: int, skipped: Sequence[tuple[int, int]]) -> int:
+    """The step number whose windows training step `step` reads: the `step`-th that is not skipped.
+
+    Args:
+        step: 1, 2, ...
+        skipped: First and last number of each range to leave out, ascending and disjoint.
+    """
+    assert step > 0, step
+    for first, last in skipped:
+        if step < first:
+            break
+        step += last - first + 1
+    return step
+
+
+def sequence_groups(
+    step: int, sequences_per_step: int, replicas: int, replica: int, batch: int
+) -> list[list[int]]:
+    """Indices of the sequences that a replica takes of a step, `batch` side by side.
+
+    All replicas together take the same `sequences_per_step` in the same order however many they are.
+
+    Args:
+        step: A step number of the data, 1, 2, ...
+        sequences_per_step: Of the whole job, a multiple of `replicas` * `batch`.
+        replicas: Their number.
+        replica: Which one of them.
+        batch: Sequences that go through a sweep side by side.
+    """
+    share = sequences_per_step // replicas
+    first = (step - 1) * sequences_per_step + replica * share
+    return [list(range(first + i, first + i + batch)) for i in range(0, share, batch)]
 
 
 class WindowOrder:

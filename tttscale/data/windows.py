@@ -1,16 +1,16 @@
 """Windows of a split, cut into the chunks that ranks own: each reads its own tokens and no more."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
-from tttscale.data.documents import PaddedLayout, TokenSplit
+from tttscale.data.documents import PaddedLayout, TokenSplit, running_places, whole_places
 from tttscale.data.order import WindowOrder
 from tttscale.errors import DataError
 
 IGNORED_LABEL = -100
-DocumentMode = Literal["ignore", "reset"]
+DocumentMode = Literal["ignore", "reset", "whole"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,21 @@ class ChunkTokens:
     padded: np.ndarray | None = None
 
 
+class WindowSource(Protocol):
+    """What a run asks of its tokens: `Windows` of one store, or a `Blend` of several."""
+
+    sequence_tokens: int
+    count: int
+
+    def sequence(self, index: int) -> "Sequence":
+        """The `index`-th sequence of the run, index = step * sequences_per_step + i."""
+        ...
+
+    def window(self, number: int) -> "Sequence":
+        """Window `number` of `count`, for held-out losses."""
+        ...
+
+
 class Windows:
     """A split as windows of `sequence_tokens` positions, in a shuffled order per epoch.
 
@@ -40,17 +55,18 @@ class Windows:
     token of the stream, whatever document it belongs to. With "reset" the documents are laid out
     with padding so that each begins on a mini-batch border, where the inner state starts afresh; a
     document that runs over the window's end goes on in the next window. What is left behind the
-    last whole window is not used.
+    last whole window is not used. With "whole" a document that does not fit in the rest of a window
+    begins the next one, so only documents longer than a window are cut; all of the text is used.
 
     Args:
         split: The tokens.
         sequence_tokens: Positions per window, at least 1.
         seed: Seed of the order.
         mini_batch_tokens: Positions per inner mini-batch.
-        documents: "ignore" or "reset".
+        documents: "ignore", "reset" or "whole".
 
     Raises:
-        DataError: The split is shorter than one window.
+        DataError: The split is shorter than one window; with "whole", it is empty.
     """
 
     def __init__(
@@ -66,12 +82,16 @@ class Windows:
         self.sequence_tokens = sequence_tokens
         self.layout: PaddedLayout | None = None
         usable = split.num_tokens - 1  # the last token is only a label
-        if documents == "reset":
-            self.layout = PaddedLayout(
-                split.document_starts, split.num_tokens, sequence_tokens, mini_batch_tokens
-            )
+        if documents != "ignore":
+            place = whole_places if documents == "whole" else running_places
+            starts = split.document_starts.astype(np.int64)
+            lengths = np.diff(np.append(starts, split.num_tokens))
+            padded = place(lengths, sequence_tokens, mini_batch_tokens)
+            self.layout = PaddedLayout(starts, split.num_tokens, padded)
             usable = self.layout.num_positions
         self.count = usable // sequence_tokens
+        if documents == "whole":
+            self.count = -(-usable // sequence_tokens)  # the rest of the last one is padding
         if self.count < 1:
             raise DataError(
                 f"data.sequence_length {sequence_tokens}: the split has {split.num_tokens} tokens, "
@@ -79,6 +99,12 @@ class Windows:
                 "data.sequence_length, or build a store of more text."
             )
         self._order = WindowOrder(self.count, seed)
+
+    @property
+    def fill(self) -> float:
+        """Share of the positions of all windows that hold a token, in (0, 1]; the rest is padding."""
+        positions = self.count * self.sequence_tokens
+        return 1.0 if self.layout is None else self.layout.tokens_before(positions) / positions
 
     def sequence(self, index: int) -> "Sequence":
         """The `index`-th sequence of the run, index = step * sequences_per_step + i."""

@@ -63,6 +63,11 @@ def compare(run: Path) -> Comparison:
         raise DataError(
             f"{run}/metrics.jsonl has no held-out losses. Train with evaluate.sequences=1 or more."
         )
+    if config.data.store is None:
+        raise DataError(
+            f"{run} trained on data.blend, a blend of {len(config.data.parts)} stores, but a bigram "
+            "table is of one store's text. Give a run with data.store."
+        )
     store = TokenStore.open(config.data.store)
     log_probabilities = bigram_table(
         store.split(config.data.split), store.info.tokenizer.vocab_size

@@ -4,6 +4,7 @@ from typing import Any
 
 from tttscale.cluster.ranks import Ranks
 from tttscale.config import Config
+from tttscale.data.components import Tokens, open_tokens
 from tttscale.train import setup
 from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent, check_folder
@@ -18,13 +19,14 @@ def train(config: Config, ranks: Ranks) -> int:
     """
     if ranks.rank == 0:
         check_folder(config)
-    tokens = setup.open_tokens(config)
+    tokens = open_tokens(config)
     device = setup.choose_device(config, ranks)
     if device.type == "cpu":
         setup.set_threads(config, ranks)
         tune_allocator()
     mesh = setup.connect(config, ranks, device)
-    recorder = Recorder(config) if ranks.rank == 0 else Silent()
+    setup.check_same_stores(mesh, tokens)
+    recorder = Recorder(config, tokens) if ranks.rank == 0 else Silent()
     try:
         job = _Job(config, ranks, mesh, tokens, device, recorder)
         job.run()
@@ -36,7 +38,7 @@ def train(config: Config, ranks: Ranks) -> int:
 
 class _Job:
     def __init__(
-        self, config: Config, ranks: Ranks, mesh: Any, tokens: Any, device: Any, recorder: Silent
+        self, config: Config, ranks: Ranks, mesh: Any, tokens: Tokens, device: Any, recorder: Silent
     ) -> None:
         self._config, self._tokens, self._recorder = config, tokens, recorder
         self.model = setup.build_model(config, device)
@@ -67,6 +69,11 @@ class _Job:
             f"rank(s), {parallel.layout}, ZeRO {self._config.zero.stage}, "
             f"{self._config.train.precision} on {sweeps.device}"
         )
+        for component in self._tokens.components:
+            self._recorder.note(
+                f"{component.path}: {component.train.count:,} windows an epoch, "
+                f"{component.train.fill:.1%} of their positions are tokens"
+            )
 
     def run(self) -> None:
         """All steps, held-out losses on the way, the final weights."""

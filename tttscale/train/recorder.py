@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tttscale.config import Config, dump_config
+from tttscale.data.components import Tokens
+from tttscale.data.record import write_data_record
 from tttscale.errors import ConfigError
 from tttscale.observe import Console, MetricsLog, WandbSink
 from tttscale.observe.plots import plot_run
@@ -28,9 +30,9 @@ class Silent:
 
 
 class Recorder(Silent):
-    """Writes RUNDIR/NAME: config.yaml, metrics.jsonl, plots, positions.json, final/."""
+    """Writes RUNDIR/NAME: config.yaml, data.json, metrics.jsonl, plots, positions.json, final/."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, tokens: Tokens) -> None:
         """Create the run's folder.
 
         Raises:
@@ -40,6 +42,7 @@ class Recorder(Silent):
         check_folder(config)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        write_data_record(self.folder, tokens)
         self._every = config.logging.every
         self._steps = config.train.steps
         self._metrics = MetricsLog(self.folder / "metrics.jsonl")

@@ -1,7 +1,6 @@
-"""From a configuration to the parts of a run: tokens, mesh, model, sweeps, optimizer."""
+"""From a configuration to the parts of a run: mesh, model, sweeps, optimizer."""
 
 import os
-from dataclasses import dataclass
 
 import psutil
 import torch
@@ -10,8 +9,8 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.comm import mesh as meshes
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
-from tttscale.data import TokenStore, Windows
-from tttscale.errors import ConfigError, DataError, LaunchError
+from tttscale.data.components import Tokens
+from tttscale.errors import DataError, LaunchError
 from tttscale.model import TTTForCausalLM
 from tttscale.model.pretrained import load_weights
 from tttscale.scan.carry import CarryLayout
@@ -25,51 +24,28 @@ _MEMORY_SHARE = 0.5
 """Part of the free memory that kept activations may take."""
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """The windows that a run trains on and is measured by."""
-
-    train: Windows
-    heldout: Windows | None
-    store: TokenStore
+_FINGERPRINT_DIGITS = 12
+"""48 bits, which a float carries exactly from rank to rank."""
 
 
-def open_tokens(config: Config) -> Tokens:
-    """Open the store and check that it fits the run.
+def check_same_stores(mesh: Mesh, tokens: Tokens) -> None:
+    """Compare the stores' fingerprints over all ranks; every rank calls this.
 
     Raises:
-        DataError: no such store, another vocabulary than the model's, too few tokens.
+        DataError: a rank opened another store than rank 0; all ranks raise it.
     """
-    store = TokenStore.open(config.data.store)
-    vocabulary = store.info.tokenizer.vocab_size
-    if vocabulary > config.model.vocab_size:
+    own = [int(c.store.fingerprint[:_FINGERPRINT_DIGITS], 16) for c in tokens.components]
+    rows = mesh.gather([float(number) for number in own])
+    different = (rows != rows[0]).nonzero()
+    if len(different):
+        rank, number = different[0].tolist()
+        found, expected = (f"{int(row[number]):012x}" for row in (rows[rank], rows[0]))
+        component = tokens.components[number]
         raise DataError(
-            f"data.store = {config.data.store} has token ids up to {vocabulary - 1}, but "
-            f"model.vocab_size = {config.model.vocab_size}. Set model.vocab_size={vocabulary}."
+            f"{component.key} = {component.path}: rank {rank} has another store there "
+            f"(fingerprint {found}...) than rank 0 ({expected}...). Give all hosts the same store, "
+            "and compare with `tttscale data info`."
         )
-
-    def windows(split: str) -> Windows:
-        data, size = config.data, config.model.mini_batch_size
-        tokens = store.split(split)
-        return Windows(tokens, data.sequence_length, config.run.seed, size, data.documents)
-
-    train = windows(config.data.split)
-    if config.evaluate.sequences == 0:
-        return Tokens(train, None, store)
-    try:
-        heldout = windows(config.data.heldout_split)
-    except DataError as error:
-        raise DataError(
-            f"data.heldout_split = {config.data.heldout_split}: {error} "
-            "Or set evaluate.sequences=0 to train without held-out losses."
-        ) from None
-    if heldout.count < config.evaluate.sequences:
-        raise ConfigError(
-            f"evaluate.sequences = {config.evaluate.sequences}, but the held-out split has "
-            f"{heldout.count} windows of {config.data.sequence_length} tokens. "
-            f"Set evaluate.sequences={heldout.count} or less."
-        )
-    return Tokens(train, heldout, store)
 
 
 def choose_device(config: Config, ranks: Ranks) -> torch.device:

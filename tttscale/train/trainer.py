@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
-from tttscale.data import Windows
+from tttscale.data.order import data_step, sequence_groups
+from tttscale.data.windows import WindowSource
 from tttscale.errors import NumericsError
 from tttscale.model import TTTForCausalLM
 from tttscale.scan.batch import TokenSequence
@@ -41,8 +42,9 @@ class Trainer:
     ) -> None:
         self._config, self._mesh = config, mesh
         self._model, self._sweeps, self._engine = model, sweeps, engine
+        self._skipped = config.data.skipped
 
-    def step(self, step: int, windows: Windows) -> dict[str, Any]:
+    def step(self, step: int, windows: WindowSource) -> dict[str, Any]:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
 
         Raises:
@@ -80,7 +82,7 @@ class Trainer:
             "peak_memory_bytes": int(waits[:, 2].max()),
         }
 
-    def evaluate(self, windows: Windows, sweeps: Sweeps | None, sequences: int) -> Evaluation:
+    def evaluate(self, windows: WindowSource, sweeps: Sweeps | None, sequences: int) -> Evaluation:
         """Held-out loss of the first windows in text order; every replica takes its share."""
         mine = range(self._mesh.replica, sequences, self._mesh.replicas)
         edges, flat = Losses.empty(1, 1, 1, windows.sequence_tokens).edges, None
@@ -97,13 +99,16 @@ class Trainer:
         positions = {"edges": edges, "loss": means, "count": counts.tolist()}
         return Evaluation(float(sums.sum() / counts.sum().clamp(min=1)), positions)
 
-    def _groups(self, step: int, windows: Windows) -> list[list[TokenSequence]]:
+    def _groups(self, step: int, windows: WindowSource) -> list[list[TokenSequence]]:
         """This replica's sequences of a step, `parallel.batch` side by side."""
-        total, batch = self._config.train.sequences_per_step, self._config.parallel.batch
-        share = total // self._mesh.replicas
-        first = (step - 1) * total + self._mesh.replica * share
-        sequences = [windows.sequence(first + i) for i in range(share)]
-        return [list(sequences[i : i + batch]) for i in range(0, share, batch)]
+        groups = sequence_groups(
+            data_step(step, self._skipped),
+            self._config.train.sequences_per_step,
+            self._mesh.replicas,
+            self._mesh.replica,
+            self._config.parallel.batch,
+        )
+        return [[windows.sequence(index) for index in group] for group in groups]
 
     def _total(self, value: float) -> float:
         return float(self._mesh.sum_on_cpu(torch.tensor([value], dtype=torch.float64)))

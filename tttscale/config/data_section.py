@@ -1,0 +1,81 @@
+"""The `data` section: one token store or a blend of several, and how its text is cut."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from tttscale.config.numbers import HumanFloat, Positive, Text, parse_int
+from tttscale.config.section import Section
+
+StepRange = tuple[int, int]
+"""First and last step number."""
+
+
+class BlendPart(Section):
+    """One store of a blend."""
+
+    store: Text
+    """Path of a token store, relative to the working directory."""
+    weight: Annotated[HumanFloat, Field(gt=0)] = 1.0
+    """Its share of the sequences is weight / sum of all weights."""
+
+
+def _normalised_steps(value: Any) -> tuple[int | str, ...]:
+    """Turn [1300, "1200-1k", ...] into disjoint ascending steps and ranges, written the same way."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of steps and ranges, such as [1200-1210, 1300]")
+    merged: list[StepRange] = []
+    for first, last in sorted(map(_step_range, value)):
+        if merged and first <= merged[-1][1] + 1:
+            first, last = merged[-1][0], max(last, merged.pop()[1])
+        merged.append((first, last))
+    return tuple(first if first == last else f"{first}-{last}" for first, last in merged)
+
+
+def _step_range(item: Any) -> StepRange:
+    bounds = item.split("-", 1) if isinstance(item, str) else [item]
+    try:
+        first, last = parse_int(bounds[0]), parse_int(bounds[-1])
+    except ValueError:
+        raise ValueError(
+            f"expected steps such as 1300 and ranges such as 1200-1210, found {item!r:.40}"
+        ) from None
+    if not 1 <= first <= last:
+        raise ValueError(
+            f"expected steps from 1 on, and ranges that end at or after their first step, "
+            f"found {item!r:.40}"
+        )
+    return first, last
+
+
+class DataSection(Section):
+    """What the run trains on."""
+
+    store: Text | None = None
+    """Path of a token store, relative to the working directory; this or blend."""
+    blend: Annotated[tuple[BlendPart, ...], Field(min_length=1)] | None = None
+    """Several stores and their weights: [{store: path, weight: 2}, ...]; this or store."""
+    split: Text = "train"
+    """The store's split to train on."""
+    heldout_split: Text = "heldout"
+    """The store's split for held-out losses."""
+    sequence_length: Positive
+    """Tokens per training sequence."""
+    documents: Literal["ignore", "reset", "whole"] = "ignore"
+    """At a document's start inside a sequence: carry the state on, or reset it; whole resets it and
+    cuts no document that fits into a sequence."""
+    skip_steps: Annotated[tuple[int | str, ...], BeforeValidator(_normalised_steps)] = ()
+    """Steps whose data is left out, such as [1200-1210, 1300]; later data moves up."""
+
+    @property
+    def parts(self) -> tuple[BlendPart, ...]:
+        """The stores with their weights, whichever way they are given."""
+        if self.blend is not None:
+            return self.blend
+        assert self.store is not None
+        return (BlendPart(store=self.store),)
+
+    @property
+    def skipped(self) -> tuple[StepRange, ...]:
+        """`skip_steps` as first and last number of each range, ascending and disjoint."""
+        return tuple(map(_step_range, self.skip_steps))
