@@ -3,12 +3,13 @@
 import json
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
 import zarr
 
-from tttscale.data import TokenStore
+from tttscale.data import TokenStore, Windows
 from tttscale.data.quarantine import QUARANTINE_FILE
 from tttscale.data.verify import quarantine, verify_store
 from tttscale.errors import DataError
@@ -222,3 +223,31 @@ def test_plain_zarr_reads_a_store(store):
     tokens = zarr.open_array(store, path="train/tokens", mode="r")
     split = TokenStore.open(store).split("train")
     np.testing.assert_array_equal(np.asarray(tokens[:]), split.read(0, split.num_tokens))
+
+
+@pytest.mark.parametrize("mode", ["ignore", "reset", "whole"])
+def test_windows_keep_damage_out_of_the_loss(store, tmp_path, mode):
+    shutil.copytree(store, tmp_path / "whole")
+    whole = TokenStore.open(tmp_path / "whole").split("train")
+    damage_one_chunk(store, "train/tokens/c/1", 2)  # tokens 384 to 448
+    quarantine(store, verify_store(store))
+    split = TokenStore.open(store, damaged="pad").split("train")
+    good, bad = (Windows(s, 200, 0, 8, mode) for s in (whole, split))
+    assert good.count == bad.count
+    hit = 0
+    for number in range(good.count):
+        for begin, end in ((0, 96), (96, 200)):
+            a, b = (w.window(number).chunk(begin, end) for w in (good, bad))
+            assert a.starts == b.starts
+            before, after = (
+                np.zeros(end - begin, bool) if c.padded is None else c.padded for c in (a, b)
+            )
+            new = after & ~before
+            hit += int(new.sum())
+            np.testing.assert_array_equal(a.ids[~new], b.ids[~new])
+            assert (b.ids[new] == split.filler).all()
+            assert (b.labels[new] == -100).all()
+            lost = (a.labels != b.labels) & ~new
+            assert lost.sum() <= 1  # the token whose label is damaged
+            assert (b.labels[lost] == -100).all()
+    assert hit == 64

@@ -9,18 +9,13 @@ from typer.testing import CliRunner
 from tests.data.conftest import build
 from tests.data.test_blend import config_of, stores  # noqa: F401 (a fixture)
 from tttscale.config import dump_config
-from tttscale.data import ByteTokenizer, TokenStore
+from tttscale.data import ByteTokenizer
 from tttscale.data.cli import app
 from tttscale.data.components import open_tokens
 from tttscale.data.record import write_data_record
 from tttscale.data.show import open_run, show_step
 from tttscale.data.shown import escaped, render_step
 from tttscale.errors import DataError
-
-
-@pytest.fixture(autouse=True)
-def _tokenizer(monkeypatch):
-    monkeypatch.setattr(TokenStore, "tokenizer", lambda self: ByteTokenizer(), raising=False)
 
 
 @pytest.fixture

@@ -64,6 +64,8 @@ class DataSection(Section):
     documents: Literal["ignore", "reset", "whole"] = "ignore"
     """At a document's start inside a sequence: carry the state on, or reset it; whole resets it and
     cuts no document that fits into a sequence."""
+    damaged: Literal["refuse", "pad"] = "refuse"
+    """At damage in a store: stop, or read as padding what `data verify --quarantine` set apart."""
     skip_steps: Annotated[tuple[int | str, ...], BeforeValidator(_normalised_steps)] = ()
     """Steps whose data is left out, such as [1200-1210, 1300]; later data moves up."""
 

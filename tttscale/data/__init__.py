@@ -1,5 +1,6 @@
 """Token stores on Zarr: build them, read them, and cut them into windows. No torch here."""
 
+from tttscale.data.blend import Blend
 from tttscale.data.build import Progress, build_store
 from tttscale.data.documents import ArraySplit, TokenSplit
 from tttscale.data.manifest import SplitInfo, StoreInfo, TokenizerInfo, render_info
@@ -10,6 +11,7 @@ from tttscale.data.windows import ChunkTokens, Sequence, Windows
 
 __all__ = [
     "ArraySplit",
+    "Blend",
     "ByteTokenizer",
     "ChunkTokens",
     "Progress",

@@ -82,7 +82,7 @@ def open_tokens(config: Config) -> Tokens:
 
 
 def _component(config: Config, key: str, part: BlendPart) -> Component:
-    store = TokenStore.open(part.store)
+    store = TokenStore.open(part.store, config.data.damaged, config.model.vocab_size)
     vocabulary = store.info.tokenizer.vocab_size
     if vocabulary > config.model.vocab_size:
         raise DataError(

@@ -20,7 +20,11 @@ class TokenSplit(Protocol):
         ...
 
     def read(self, begin: int, end: int) -> np.ndarray:
-        """Tokens [begin, end)."""
+        """Tokens [begin, end); the filler where they are quarantined."""
+        ...
+
+    def damaged_between(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """The quarantined ranges inside [begin, end), ascending."""
         ...
 
 
@@ -47,6 +51,10 @@ class ArraySplit:
     def read(self, begin: int, end: int) -> np.ndarray:
         """Tokens [begin, end)."""
         return self._tokens[begin:end].copy()
+
+    def damaged_between(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """None: memory is trusted."""
+        return []
 
 
 class Pieces(NamedTuple):

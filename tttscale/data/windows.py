@@ -23,8 +23,8 @@ class ChunkTokens:
         starts: Positions where a document begins and the inner state starts afresh, ascending;
             multiples of the mini-batch if the chunk's own begin is one. The begin of the window is
             never listed: the state is fresh there anyway.
-        padded: True where the loader put padding, bool [n], to be kept out of the loss and of the
-            inner gradient; None where there is no padding.
+        padded: True where the loader put padding or where the store is quarantined, bool [n], to be
+            kept out of the loss and of the inner gradient; None where there is neither.
     """
 
     ids: np.ndarray
@@ -138,9 +138,18 @@ class Sequence:
         assert 0 <= begin < end <= length, (begin, end, length)
         offset = self.window * length
         if self.windows.layout is None:
-            tokens = self.windows.split.read(offset + begin, offset + end + 1).astype(np.int64)
-            return ChunkTokens(ids=tokens[:-1], labels=tokens[1:])
+            return self._running_chunk(offset + begin, offset + end)
         return self._padded_chunk(self.windows.layout, offset + begin, offset + end)
+
+    def _running_chunk(self, begin: int, end: int) -> ChunkTokens:
+        split = self.windows.split
+        tokens = split.read(begin, end + 1).astype(np.int64)
+        damaged = _damage(split, begin, end + 1)
+        if damaged is None:
+            return ChunkTokens(ids=tokens[:-1], labels=tokens[1:])
+        labels = np.where(damaged[:-1] | damaged[1:], IGNORED_LABEL, tokens[1:])
+        padded = damaged[:-1]
+        return ChunkTokens(tokens[:-1], labels, padded=padded if padded.any() else None)
 
     def _padded_chunk(self, layout: PaddedLayout, begin: int, end: int) -> ChunkTokens:
         split = self.windows.split
@@ -155,6 +164,22 @@ class Sequence:
             followed = places[~is_last]
             labels[followed] = tokens[1:][~is_last[: len(tokens) - 1]]
             padded[places] = False
+            damaged = _damage(split, first, first + len(tokens))
+            if damaged is not None:
+                padded[places] = damaged[: len(places)]
+                bad = (damaged[:-1] | damaged[1:])[~is_last[: len(tokens) - 1]]
+                labels[followed[bad]] = IGNORED_LABEL
         at_window = begin == self.window * self.windows.sequence_tokens
         starts = (int(s) for s in layout.starts_between(begin, end) if s or not at_window)
         return ChunkTokens(ids, labels, tuple(starts), padded if padded.any() else None)
+
+
+def _damage(split: TokenSplit, begin: int, end: int) -> np.ndarray | None:
+    """Which of the tokens [begin, end) are quarantined, bool [n]; None if none is, as is usual."""
+    ranges = split.damaged_between(begin, end)
+    if not ranges:
+        return None
+    damaged = np.zeros(end - begin, bool)
+    for a, b in ranges:
+        damaged[a - begin : b - begin] = True
+    return damaged

@@ -74,6 +74,13 @@ class _Job:
                 f"{component.path}: {component.train.count:,} windows an epoch, "
                 f"{component.train.fill:.1%} of their positions are tokens"
             )
+            for split in component.splits.values():
+                if split.damaged:
+                    tokens = sum(end - begin for begin, end in split.damaged)
+                    self._recorder.note(
+                        f"{component.path}: {tokens:,} tokens of {split.name} in "
+                        f"{len(split.damaged)} ranges are quarantined and read as padding"
+                    )
 
     def run(self) -> None:
         """All steps, held-out losses on the way, the final weights."""
