@@ -1,9 +1,17 @@
 """Chunked sweeps in one process equal one whole pass."""
 
+import threading
+import time
+
 import pytest
 import torch
 
 from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model, whole_pass
+from tttscale.scan.carry import CarryLayout
+from tttscale.scan.layout import Layout
+from tttscale.scan.memory import KeepPolicy
+from tttscale.scan.schedule import Schedule
+from tttscale.scan.sweep import Sweeps
 
 
 def check(config, groups, tolerance=1e-12, **options):
@@ -41,3 +49,43 @@ def test_last_chunk_shorter_than_the_convolution():
 def test_batches_and_several_sequences():
     groups = [[random_tokens(30, seed=10 * m + b) for b in range(3)] for m in range(2)]
     check(tiny_config("mlp"), groups, chunk=8)
+
+
+class Watched:
+    """A sequence that notes which chunks are read, and by which thread."""
+
+    def __init__(self, tokens, log):
+        self.tokens, self.log = tokens, log
+
+    def chunk(self, begin, end):
+        self.log.append((begin, threading.current_thread().name))
+        return self.tokens.chunk(begin, end)
+
+
+def test_chunks_are_read_ahead_by_one_thread_also_across_sweeps_and_steps():
+    log = []
+    tokens = [[Watched(random_tokens(32), log)]]
+    config = tiny_config()
+    parts = tuple(CarryLayout.of(config, 1, torch.float64).parts)
+    schedule = Schedule(Layout("striped", 32, 8, 1, 1), config.num_hidden_layers, parts)
+    sweeps = Sweeps(tiny_model(config), schedule, keep=KeepPolicy(1))
+    sweeps.prepare(tokens)
+    assert wait_for(lambda: len(log) == 1)
+    sweeps.forward(tokens)
+    # Chunk 3 keeps its graph; that of 2, to be recomputed first, is read behind the forward sweep.
+    assert wait_for(lambda: [begin for begin, _ in log] == [0, 8, 16, 24, 16])
+    sweeps.backward(1.0)
+    assert [begin for begin, _ in log] == [0, 8, 16, 24, 16, 8, 0]
+    assert {thread for _, thread in log} == {"read-chunk_0"}
+    sweeps.prepare(tokens)
+    again = [[random_tokens(32)]]
+    sweeps.forward(again)  # other sequences than were prepared: these are read, not those
+    sweeps.backward(1.0)
+    assert [begin for begin, _ in log[7:]] == [0]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return condition()

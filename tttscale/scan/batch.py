@@ -1,7 +1,7 @@
 """Chunks of tokens as tensors, read one ahead by a thread, exactly when the sweeps need them."""
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,6 +45,9 @@ class TokenSequence(Protocol):
         ...
 
 
+Groups = Sequence[Sequence[TokenSequence]]
+
+
 @dataclass(frozen=True)
 class Batch:
     """One chunk of B sequences on the device."""
@@ -74,28 +77,41 @@ def assemble(parts: Sequence[TokenChunk], begin: int, device: torch.device) -> B
 class Reader:
     """Reads chunks in a known order, one ahead, in a thread of its own."""
 
-    def __init__(self, groups: Sequence[Sequence[TokenSequence]], device: torch.device) -> None:
-        """groups[m] are the B sequences that go through the sweeps side by side as sequence m."""
-        self._groups, self._device = groups, device
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-chunk")
         self.wait_seconds = 0.0
+        """Time that `read`'s user waited for a chunk that was not there yet."""
 
-    def _read(self, group: int, begin: int, end: int) -> Batch:
-        parts = [sequence.chunk(begin, end) for sequence in self._groups[group]]
+    def read(
+        self, groups: Groups, ranges: Iterable[tuple[int, int, int]]
+    ) -> Generator[Batch, None, None]:
+        """The batch of every (m, begin, end); the first is being read when this returns.
+
+        Args:
+            groups: groups[m] are the B sequences that go through the sweeps side by side as
+                sequence m.
+            ranges: what to read, asked for one ahead of its use.
+        """
+        upcoming = iter(ranges)
+        return self._batches(groups, upcoming, self._submit(groups, next(upcoming, None)))
+
+    def _batches(
+        self,
+        groups: Groups,
+        upcoming: Iterator[tuple[int, int, int]],
+        future: Future[Batch] | None,
+    ) -> Generator[Batch, None, None]:
+        while future is not None:
+            began = time.perf_counter()
+            batch = future.result()
+            self.wait_seconds += time.perf_counter() - began
+            future = self._submit(groups, next(upcoming, None))
+            yield batch
+
+    def _submit(self, groups: Groups, wanted: tuple[int, int, int] | None) -> Future[Batch] | None:
+        return None if wanted is None else self._thread.submit(self._read, groups, *wanted)
+
+    def _read(self, groups: Groups, group: int, begin: int, end: int) -> Batch:
+        parts = [sequence.chunk(begin, end) for sequence in groups[group]]
         return assemble(parts, begin, self._device)
-
-    def read(self, ranges: Iterable[tuple[int, int, int]]) -> Generator[Batch, None, None]:
-        """Yield the batch of every (m, begin, end); while one is used the next is read."""
-        with ThreadPoolExecutor(1, thread_name_prefix="read-chunk") as pool:
-            upcoming = iter(ranges)
-            future = self._submit(pool, next(upcoming, None))
-            while future is not None:
-                began = time.perf_counter()
-                batch = future.result()
-                self.wait_seconds += time.perf_counter() - began
-                future = self._submit(pool, next(upcoming, None))
-                yield batch
-
-    def _submit(
-        self, pool: ThreadPoolExecutor, wanted: tuple[int, int, int] | None
-    ) -> Future[Batch] | None:
-        return None if wanted is None else pool.submit(self._read, *wanted)

@@ -5,7 +5,7 @@ order each chunk is recomputed from its stored carry and backpropagated, while t
 from the chunk after it and goes to the chunk before it. The last own chunks may keep their graphs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.model.language_model import TTTForCausalLM
-from tttscale.scan.batch import Batch, Reader, TokenSequence
+from tttscale.scan.batch import Batch, Groups, Reader
 from tttscale.scan.carry import CarryLayout, CarryStore
 from tttscale.scan.edges import ChunkEdges, Post
 from tttscale.scan.losses import Losses
@@ -67,6 +67,9 @@ class Sweeps:
         self.carry = CarryLayout.of(model.config, batch, parameter.dtype)
         assert schedule.parts == tuple(self.carry.parts)
         self._carries: tuple[tuple[tuple[int, int], ...], CarryStore] | None = None
+        self._reader = Reader(self.device)
+        self._upcoming: tuple[Groups, bool, Generator[Batch, None, None]] | None = None
+        self._anew: list[Work] = []
         self.wait_seconds = 0.0
         """Time that the last step's receives were waited for (the host's view)."""
         self.data_seconds = 0.0
@@ -76,25 +79,33 @@ class Sweeps:
 
     # ---- the two sweeps ------------------------------------------------------------------------
 
-    def forward(self, groups: Sequence[Sequence[TokenSequence]], *, train: bool = True) -> Losses:
+    def prepare(self, groups: Groups, *, train: bool = True) -> None:
+        """Begin to read the first chunk for the next `forward`, behind whatever is done meanwhile."""
+        ranges = self._ranges_of_step(train)
+        self._upcoming = groups, train, self._reader.read(groups, ranges)
+
+    def forward(self, groups: Groups, *, train: bool = True) -> Losses:
         """Run all own chunks; groups[m] are the B sequences of the m-th place.
 
         With train=False the losses are complete afterwards and nothing is kept. With train=True they
         are complete only after `backward`, since recomputed chunks enter theirs there.
         """
         layout = self.schedule.layout
-        self._reader, self._train = Reader(groups, self.device), train
+        self._train = train
         self.wait_seconds, self.data_seconds, self.tokens = 0.0, 0.0, 0
         self.losses = Losses.empty(
             layout.sequences, layout.chunks, self.batch, layout.length_tokens
         )
         works = self.schedule.works(self.transport.rank, Phase.FORWARD)
         kept = self._kept(works) if train else set()
+        self._anew = [work for work in reversed(works) if work not in kept]
+        self._batches = self._open_batches(groups, train)
         self._post = Post(self.schedule, self.transport, {}, self._room(works, kept, train))
         self._open(Phase.FORWARD)
         self._inputs: dict[tuple[int, int, int], Tensor] = {}
         self._graphs: dict[Work, Run] = {}
-        for work, batch in zip(works, self._reader.read(self._ranges(works)), strict=True):
+        for work in works:
+            batch = next(self._batches)
             if work.layers.stop == self.schedule.layers:
                 self.tokens += int((batch.labels != IGNORED).sum())
             edges = ChunkEdges(self._post, work, replay=False, keep=not train or work in kept)
@@ -115,15 +126,12 @@ class Sweeps:
         self._gradients: dict[tuple[int, int, int], Tensor] = {}
         works = self.schedule.works(self.transport.rank, Phase.BACKWARD)
         forward_of = {w: Work(Phase.FORWARD, w.sequence, w.chunk, w.layers) for w in works}
-        anew = [w for w in works if forward_of[w] not in self._graphs]
-        batches = self._reader.read(self._ranges(anew))
         for work in works:
             run = self._graphs.pop(forward_of[work], None)
             if run is None:
-                run = self._recompute(forward_of[work], next(batches))
+                run = self._recompute(forward_of[work], next(self._batches))
             self._backpropagate(work, run, scale)
             self._inputs.pop((work.sequence, work.chunk, work.layers.start), None)
-        batches.close()
         self._close(Phase.BACKWARD)
         assert self._post.empty, "carries or gradients were left over"
         return self.losses
@@ -198,8 +206,20 @@ class Sweeps:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    def _ranges(self, works: list[Work]) -> list[tuple[int, int, int]]:
-        return [(w.sequence, *self.schedule.layout.bounds(w.chunk)) for w in works]
+    def _ranges_of_step(self, train: bool) -> Iterator[tuple[int, int, int]]:
+        """What to read: the forward sweep's chunks, then those that the backward one recomputes."""
+        layout = self.schedule.layout
+        for work in self.schedule.works(self.transport.rank, Phase.FORWARD):
+            yield work.sequence, *layout.bounds(work.chunk)
+        if train:  # known by now: the last forward chunk is about to be used
+            for work in self._anew:
+                yield work.sequence, *layout.bounds(work.chunk)
+
+    def _open_batches(self, groups: Groups, train: bool) -> Generator[Batch, None, None]:
+        upcoming, self._upcoming = self._upcoming, None
+        if upcoming is not None and upcoming[:2] == (groups, train):
+            return upcoming[2]
+        return self._reader.read(groups, self._ranges_of_step(train))
 
     def _kept(self, works: list[Work]) -> set[Work]:
         """The last pieces of the forward sweep, as many as the kept chunks have."""

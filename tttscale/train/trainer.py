@@ -58,6 +58,8 @@ class Trainer:
         tokens = self._total(self._sweeps.tokens)
         losses = self._sweeps.backward(1.0 / max(tokens, 1.0))
         loss = self._mean_loss(losses, step)
+        if step < self._config.train.steps:
+            self._sweeps.prepare(self._groups(step + 1, windows))
         reducing = time.perf_counter()
         grad_norm = self._engine.step()
         reduce_seconds = time.perf_counter() - reducing
