@@ -3,8 +3,10 @@
 import json
 
 from tttscale.bench import gpu_check
+from tttscale.bench.build import bench_build
 from tttscale.bench.scan import bench_scan
 from tttscale.bench.step import bench_step
+from tttscale.data.training import train_tokenizer
 
 
 def test_scan_report(tmp_path):
@@ -23,6 +25,19 @@ def test_step_report(tmp_path):
     assert [(d["tokens"], d["ranks"]) for d in data] == [(512, 1), (512, 2)]
     assert data[0]["loss"] == data[1]["loss"]
     assert data[0]["carry_bytes"] > 0
+
+
+def test_build_report(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text("print('hello, world')\n" * 200)
+    (tmp_path / "c.py").write_bytes(b"\xff")
+    train_tokenizer(tmp_path / "t.json", [str(tmp_path)], vocab_size=300, suffixes=[".py"])
+    bench_build(
+        tmp_path / "build", [str(tmp_path)], str(tmp_path / "t.json"), [".py"], 1, [1, 2], 1
+    )
+    data = json.loads((tmp_path / "build.json").read_text())["data"]
+    assert [row["what"] for row in data][-2:] == ["build, 1 worker(s)", "build, 2 worker(s)"]
+    assert all(row["bytes"] == 8800 for row in data)
 
 
 def test_gpu_check_without_a_gpu(tmp_path):

@@ -1,3 +1,4 @@
+import json
 import sys
 from types import ModuleType
 
@@ -57,8 +58,15 @@ def test_version(run):
     assert run("--version") == (0, f"tttscale {__version__}\n", "")
 
 
+VERBS = ["train", "plot", "baseline"]
+DATA_VERBS = ["build", "info", "show", "tokenizer", "verify"]
+BENCH_VERBS = ["build", "kernels", "scan", "step"]
+
+
 @pytest.mark.parametrize(
-    "verb", [["train"], ["plot"], ["baseline"], ["data", "build"], ["data", "info"]]
+    "verb",
+    [[v] for v in VERBS] + [["data", v] for v in DATA_VERBS] + [["bench", v] for v in BENCH_VERBS],
+    ids=" ".join,
 )
 def test_every_verb_has_help_with_an_example(run, verb):
     code, out, _ = run(*verb, "--help")
@@ -192,6 +200,43 @@ def test_data_build_shows_progress_on_a_terminal(run, tmp_path, monkeypatch):
     code, said, err = run("data", "build", str(tmp_path / "store"), str(tmp_path / "a.txt"))
     assert (code, said.count("\n")) == (0, 1)
     assert "1 documents" in err
+
+
+def test_data_verify_names_damage_and_sets_it_apart(run, tmp_path):
+    (tmp_path / "a.txt").write_text("some text " * 100)
+    store = str(tmp_path / "store")
+    assert run("data", "build", store, str(tmp_path / "a.txt"))[0] == 0
+    code, said, _ = run("data", "verify", store, "--workers", "1")
+    assert code == 0
+    assert said.endswith("\nwhole\n")
+    (tmp_path / "store/train/tokens/c/0").unlink()
+    report = tmp_path / "report.json"
+    code, said, err = run("data", "verify", store, "--workers", "1", "--report", str(report))
+    assert code == 65
+    assert "DAMAGED  train/tokens/c/0 [0, 1,002): is missing" in said
+    assert "--quarantine" in err
+    assert json.loads(report.read_text())["damages"][0]["end"] == 1002
+    code, said, _ = run("data", "verify", store, "--workers", "1", "--quarantine")
+    assert code == 0
+    assert "quarantined: 1,002 tokens in 1 ranges" in said
+
+
+def test_data_tokenizer_serves_a_build(run, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat " * 50)
+    tokenizer, source = str(tmp_path / "t.json"), str(tmp_path / "a.txt")
+    code, said, _ = run("data", "tokenizer", tokenizer, source, "--vocab", "300")
+    assert (code, said.startswith(f"{tokenizer}: ")) == (0, True)
+    code, _, err = run("data", "tokenizer", tokenizer, source)
+    assert code == 65
+    assert "already exists" in err
+    code, _, err = run("data", "tokenizer", str(tmp_path / "u.json"), source, "--vocab", "99")
+    assert code == 65
+    assert "--vocab 99" in err
+    out = str(tmp_path / "store")
+    code, said, _ = run("data", "build", out, source, "--tokenizer", tokenizer)
+    assert code == 0
+    tokens = int(said.split("documents, ")[1].split(" tokens")[0].replace(",", ""))
+    assert tokens < 1150 / 3  # merges were learned
 
 
 def test_plot(run, tmp_path):

@@ -74,3 +74,23 @@ def kernels(
     if fla is not None and not (fla / "fla").is_dir():
         raise ConfigError(f"--fla {fla}: no folder fla in it; unpack the wheel of fla-core there")
     typer.echo(bench_kernels(out, capability, everything, fla))
+
+
+@app.command("build")
+def build(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders, globs of text.")],
+    tokenizer: Annotated[str, typer.Option(help="A tokenizer.json.")],
+    out: Out = Path("benchmarks/build_cpu"),
+    suffix: Annotated[list[str] | None, typer.Option(help="Take only such files.")] = None,
+    megabytes: Annotated[int, typer.Option(min=1, help="About how much text.")] = 64,
+    workers: Annotated[str, typer.Option(help="Numbers of workers, such as 1,2.")] = "1,2",
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each.")] = 2,
+) -> None:
+    """Building a token store, beside the speed of the tokenizer alone.
+
+    Example: `tttscale bench build src/ --suffix .py --tokenizer tokenizer.json`
+    """
+    from tttscale.bench.build import bench_build
+
+    counts = [parse_int(word) for word in workers.split(",")]
+    typer.echo(bench_build(out, sources, tokenizer, suffix or None, megabytes, counts, rounds))

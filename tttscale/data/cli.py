@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tttscale.cluster import discover
+from tttscale.config.numbers import parse_int
 from tttscale.data.progress import build_progress
 from tttscale.errors import DataError
 
@@ -76,6 +77,40 @@ def data_build(
             f"{out}: {sum(s.documents for s in splits):,} documents{skipped}, {tokens:,} tokens of "
             f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s)"
         )
+
+
+@app.command("tokenizer")
+def data_tokenizer(
+    out: Annotated[Path, typer.Argument(help="The tokenizer.json to write.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Text, JSONL and Parquet files, folders, globs.")
+    ],
+    vocab: Annotated[str, typer.Option(help="Ids in all, such as 32k.")] = "32k",
+    sample: Annotated[str, typer.Option(help="Bytes of text to train on.")] = "64Mi",
+    text_key: Annotated[str, typer.Option(help="The text's key in JSONL and Parquet.")] = "text",
+    suffix: Annotated[
+        list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out such folders or files; may be repeated.")
+    ] = None,
+) -> None:
+    """Train a byte-level BPE tokenizer on a sample of the sources.
+
+    Example: `tttscale data tokenizer stores/code.json src/ --suffix .py --vocab 32k`
+    """
+    from tttscale.data.training import train_tokenizer
+
+    found = train_tokenizer(
+        out,
+        sources,
+        vocab_size=parse_int(vocab),
+        sample_bytes=parse_int(sample),
+        text_key=text_key,
+        suffixes=suffix or None,
+        exclude=exclude or (),
+    )
+    typer.echo(f"{out}: {found:,} ids")
 
 
 @app.command("info")

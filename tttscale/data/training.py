@@ -1,0 +1,78 @@
+"""A tokenizer of one's own: byte-level BPE, trained on a sample of the sources."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tttscale.data.formats import read_span
+from tttscale.data.pieces import cut
+from tttscale.data.runs import content_hash
+from tttscale.data.sources import list_files
+from tttscale.data.staging import disk_errors, refuse_existing, replaced
+from tttscale.errors import DataError
+
+SAMPLE_BYTES = 1 << 26
+END, PAD = "<|endoftext|>", "<pad>"
+SMALLEST_VOCABULARY = 256 + 2
+
+
+def train_tokenizer(
+    out: str | Path,
+    sources: Sequence[str],
+    *,
+    vocab_size: int = 32_000,
+    sample_bytes: int = SAMPLE_BYTES,
+    text_key: str = "text",
+    suffixes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> int:
+    """Writes a `tokenizer.json`: 256 bytes, merges, end of text and padding.
+
+    Documents are taken into the sample by their content, evenly over all sources; those that are not
+    UTF-8 are left out.
+
+    Args:
+        out: The file to write.
+        sources: As for `build_store`.
+        vocab_size: Ids in all, special ones included.
+        sample_bytes: About how much text to train on.
+        text_key: Key of the text in a JSON line, or its column in Parquet.
+        suffixes: Endings of the file names to take from folders; None takes all.
+        exclude: Names of folders and files to leave out wherever they stand.
+
+    Returns:
+        The number of ids: fewer than asked for where the text is too short for so many merges.
+
+    Raises:
+        DataError: A source or an argument does not allow it, or `out` exists.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    refuse_existing(Path(out))
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise DataError(f"--vocab {vocab_size}: give {SMALLEST_VOCABULARY} or more.")
+    # The library's stubs leave out constructors and setters that it has.
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,  # type: ignore
+        special_tokens=[END, PAD],  # type: ignore
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # type: ignore
+        show_progress=False,  # type: ignore
+    )
+    files = list_files(sources, suffixes, exclude)
+    tokenizer.train_from_iterator(_sample(files, text_key, sample_bytes), trainer)
+    with disk_errors(Path(out)), replaced(Path(out)) as file:
+        file.write(tokenizer.to_str().encode())
+    return tokenizer.get_vocab_size(with_added_tokens=True)
+
+
+def _sample(files: Sequence[Path], text_key: str, sample_bytes: int) -> Iterator[str]:
+    pieces = cut(files, ())
+    total = sum(piece.size_bytes for piece in pieces)
+    threshold = int(min(1.0, sample_bytes / max(total, 1)) * 2**64)
+    for piece in pieces:
+        for span in piece.spans:
+            for document in read_span(span, text_key):
+                if content_hash(document.data) < threshold:
+                    yield document.data.decode(errors="ignore")
