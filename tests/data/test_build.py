@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -248,6 +249,31 @@ def test_a_dead_worker_is_reported(large, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"a worker process died.*--workers 2"):
         build(tmp_path / "out", large / "corpus.jsonl", workers=2, **LARGE)
     assert not list(tmp_path.iterdir())
+
+
+FULL = """
+import resource, sys
+from tttscale.data import build_store
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    build_store(sys.argv[1], [sys.argv[2]], workers=int(sys.argv[4]), chunk_tokens=4096,
+                shard_tokens=1 << 20, holdout_fraction=0.1)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(("most_bytes", "workers"), [(1_000_000, 1), (1_000_000, 2), (4096, 1)])
+def test_a_full_disk_is_said_and_gone_on_from(large, tmp_path, most_bytes, workers):
+    """The limit on a file's size stands in for the disk's."""
+    out, corpus = tmp_path / "out", large / "corpus.jsonl"
+    command = [sys.executable, "-c", FULL, out, corpus, str(most_bytes), str(workers)]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    assert re.match(r"DataError building in .*out\.building: .*File too large.*rerun", done.stdout)
+    assert not out.exists()
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+    build(out, corpus, **LARGE)
+    assert tree(out) == tree(large / "store")
 
 
 def die(*arguments):
