@@ -42,6 +42,11 @@ class Split:
         return [(a, b) for a, b in clipped if a < b]
 
     @property
+    def array_path(self) -> str:
+        """Where in the store the array of the tokens is."""
+        return self._array.path
+
+    @property
     def document_starts(self) -> np.ndarray:
         """Offset of each document's first token, uint64 [documents]; read anew at every call."""
         path = f"{self.name}/document_starts"
