@@ -46,10 +46,10 @@ def test_report(store, tmp_path, monkeypatch):
     assert rows == [(case, reader) for case in CASES for reader in READERS]
     tokens = {row["case"]: row["tokens"] for row in found["data"]["cases"]}
     assert list(tokens.values()) == [500, 480, 500, 192]
-    assert [c["tokens"] for c in found["data"]["simulated"]] == [1000, 1000]
+    assert [c["tokens"] for c in found["data"]["simulated"]] == [500] * 6
     assert "| all |  | Some Peer | not installed |" in text
     assert "page cache is warm" in text
-    assert text.count("simulated, s") == 2
+    assert text.count("simulated, s") == 6
     assert found["data"]["bytes_per_token"][MEMMAP] == 2
 
 

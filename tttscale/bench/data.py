@@ -20,7 +20,7 @@ from tttscale.errors import ConfigError, DataError
 from tttscale.scan.layout import Layout
 
 _MOST_TOKENS = 1 << 25
-_PACED_WINDOWS = 2
+_PACED_WINDOWS, _PACED_RUNS = 1, 3
 
 Ranges = list[tuple[int, int]]
 
@@ -122,7 +122,7 @@ def bench_data(
     count = min(_PACED_WINDOWS, windows.count)
     consumers = [
         paced(windows, chunk_tokens, CONSUMED_TOKENS_PER_SECOND, count, spin)
-        for spin in (False, True)
+        for spin in (False, True) * _PACED_RUNS
     ]
     data = {
         "plan": dataclasses.asdict(plan),

@@ -25,9 +25,10 @@ def tables(data: dict[str, Any]) -> list[tuple[str, str]]:
         {"reader": name, "bytes/token": f"{size:.2f}"}
         for name, size in data["bytes_per_token"].items()
     ]
+    runs = sorted(data["simulated"], key=lambda run: run["consumer"])
     return [
         ("Result", report.table(rows)),
-        ("Simulated consumer", report.table([_paced_row(c) for c in data["simulated"]])),
+        ("Simulated consumer", report.table([_paced_row(c) for c in runs])),
         ("On disk", report.table(sizes)),
     ]
 
@@ -53,8 +54,9 @@ def note(
         f"in a step that takes a window at {rate} tokens/s, a rate assumed for a 1.3B run on all "
         "its ranks together, if nothing were read ahead. *Simulated consumer*: the sweeps' "
         f"read-ahead thread, one rank; between chunks the consumer does nothing for as long as "
-        f"they would take at {rate} tokens/s, asleep or spinning in Python, which keeps Python's "
-        "lock from the reader as no training step does. No model runs. *waits* includes the first "
+        f"they would take at {rate} tokens/s, asleep (as a host that waits for its "
+        "GPU) or spinning in Python (which always wants Python's lock: a bound for a step that the "
+        "host holds up). No model runs; every run is shown, since they differ. *waits* includes the first "
         "chunk of all, which nothing hides; *longer in all by* compares with the same idling and "
         "nothing to read, so it also holds what the reader takes of processor and lock."
     )
