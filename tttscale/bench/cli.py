@@ -94,3 +94,38 @@ def build(
 
     counts = [parse_int(word) for word in workers.split(",")]
     typer.echo(bench_build(out, sources, tokenizer, suffix or None, megabytes, counts, rounds))
+
+
+@app.command("data")
+def data(
+    store: Annotated[str, typer.Argument(help="A token store: a folder or a URL.")],
+    split: Annotated[str, typer.Option(help="Its split.")] = "train",
+    sequence: Annotated[str, typer.Option(help="Tokens per window.")] = "1Mi",
+    chunk: Annotated[str, typer.Option(help="Tokens per chunk.")] = "8Ki",
+    ranks: Annotated[str, typer.Option(help="Numbers of sequence ranks, such as 1,8.")] = "1,8,64",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = 9,
+    peers: Annotated[
+        bool,
+        typer.Option("--peers", help="Also MosaicML streaming and Megatron Core, if installed."),
+    ] = False,
+    out: Out = Path("benchmarks/data_cpu"),
+) -> None:
+    """Reading windows and chunks of a token store, beside other ways to read the same tokens.
+
+    Example: `tttscale bench data stores/code --ranks 1,8,64 --peers`
+    """
+    from tttscale.bench.data import bench_data
+
+    window, piece = _positive("--sequence", sequence), _positive("--chunk", chunk)
+    counts = [_positive("--ranks", word) for word in ranks.split(",")]
+    typer.echo(bench_data(out, store, split, window, piece, counts, repeats, peers))
+
+
+def _positive(flag: str, word: str) -> int:
+    try:
+        number = parse_int(word)
+    except ValueError as error:
+        raise ConfigError(f"{flag} {word!r}: {error}") from None
+    if number < 1:
+        raise ConfigError(f"{flag} {word!r}: expected at least 1")
+    return number

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from tttscale.errors import DataError
 
 if TYPE_CHECKING:
+    import zarr
     from zarr.abc.store import Store
 
 HINT = "Build it with `tttscale data build`, or correct the path."
@@ -130,6 +131,13 @@ def open_storage(location: str | Path) -> Storage:
     """
     text = str(location)
     return Remote(text.rstrip("/")) if "://" in text else Folder(Path(location))
+
+
+def open_array(location: str | Path, path: str) -> "zarr.Array":
+    """The array at `path` in a store as zarr-python alone reads it, without any of our checks."""
+    import zarr
+
+    return zarr.open_array(open_storage(location).zarr_store(), path=path, mode="r")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Reading a token store, with every doubt about its wholeness raised as a DataError."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import zarr
 
 TOKENIZER_FILE = "tokenizer.json"
+KEPT_BLOCKS, KEPT_PER_READ = 64, 4
+"""Decoded chunks that a split remembers (8 MiB), and up to how many of them a read asks for."""
 
 
 class Split:
@@ -33,6 +36,8 @@ class Split:
         self._store = store
         self._array = store.array(f"{name}/tokens", info.tokens)
         self._num_documents = info.documents
+        self._nothing = np.empty(0, self._array.dtype)
+        self._block = lru_cache(KEPT_BLOCKS)(self._decode_block)
         self.damaged = store.quarantine.of(name) if store.quarantine else []
         """Ranges of tokens that are quarantined; `read` gives the filler there."""
 
@@ -40,6 +45,11 @@ class Split:
         """The quarantined ranges inside [begin, end), ascending."""
         clipped = ((max(a, begin), min(b, end)) for a, b in self.damaged)
         return [(a, b) for a, b in clipped if a < b]
+
+    @property
+    def array_path(self) -> str:
+        """Where in the store the array of the tokens is."""
+        return self._array.path
 
     @property
     def document_starts(self) -> np.ndarray:
@@ -66,6 +76,22 @@ class Split:
         return tokens
 
     def _read(self, begin: int, end: int) -> np.ndarray:
+        """Short ranges out of decoded chunks: the next range is likely to lie in the same ones."""
+        size = self._array.chunks[0]
+        first, last = begin // size, -(-end // size)
+        if last - first > KEPT_PER_READ:
+            return self._decode(begin, end)
+        kept = [self._block(block) for block in range(first, last)]
+        found = kept[0] if len(kept) == 1 else np.concatenate([*kept, self._nothing])
+        return found[begin - first * size : end - first * size]
+
+    def _decode_block(self, block: int) -> np.ndarray:
+        size = self._array.chunks[0]
+        tokens = self._decode(block * size, min((block + 1) * size, self.num_tokens))
+        tokens.flags.writeable = False
+        return tokens
+
+    def _decode(self, begin: int, end: int) -> np.ndarray:
         tokens = self._store.read(self._array, f"{self.name}/tokens", begin, end)
         vocab_size = self._store.info.tokenizer.vocab_size
         if len(tokens) and tokens.max() >= vocab_size:
