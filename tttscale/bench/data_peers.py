@@ -29,16 +29,19 @@ class TokenReader:
         name: As the report calls it.
         read: Tokens [begin, end) as an array of its own, never a view of a file.
         bytes_per_token: What they take on disk.
+        forget: Called before every timing, untimed: nothing read in an earlier one may help.
     """
 
     name: str
     read: Read
     bytes_per_token: float
+    forget: Callable[[], None] = lambda: None
 
 
 def own_readers(store: TokenStore, split: Split, sequence_tokens: int) -> list[TokenReader]:
     """Our two paths and zarr-python alone, all on the files of the store."""
-    windows = Windows(split, sequence_tokens, _SEED, _MINI_BATCH_TOKENS)
+    other = store.split(split.name)
+    windows = Windows(other, sequence_tokens, _SEED, _MINI_BATCH_TOKENS)
 
     def by_windows(begin: int, end: int) -> np.ndarray:
         parts, at = [], begin
@@ -54,8 +57,8 @@ def own_readers(store: TokenStore, split: Split, sequence_tokens: int) -> list[T
     prefix = f"{split.array_path}/"
     size = sum(n for key, n in sizes.items() if key.startswith(prefix)) / split.num_tokens
     return [
-        TokenReader(OURS[0], split.read, size),
-        TokenReader(OURS[1], by_windows, size),
+        TokenReader(OURS[0], split.read, size, split.forget),
+        TokenReader(OURS[1], by_windows, size, other.forget),
         TokenReader("zarr-python", lambda a, b: np.asarray(array[a:b]), size),
     ]
 

@@ -41,6 +41,10 @@ class Split:
         self.damaged = store.quarantine.of(name) if store.quarantine else []
         """Ranges of tokens that are quarantined; `read` gives the filler there."""
 
+    def forget(self) -> None:
+        """Drops the decoded chunks: what is read next is read from disk."""
+        self._block.cache_clear()
+
     def damaged_between(self, begin: int, end: int) -> list[tuple[int, int]]:
         """The quarantined ranges inside [begin, end), ascending."""
         clipped = ((max(a, begin), min(b, end)) for a, b in self.damaged)
