@@ -8,8 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import zarr
+from zarr.abc.store import SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
 
 from tttscale.data import TokenStore, Windows
+from tttscale.data.guard import GuardedStore
 from tttscale.data.quarantine import QUARANTINE_FILE
 from tttscale.data.verify import quarantine, verify_store
 from tttscale.errors import DataError
@@ -251,3 +254,37 @@ def test_windows_keep_damage_out_of_the_loss(store, tmp_path, mode):
             assert lost.sum() <= 1  # the token whose label is damaged
             assert (b.labels[lost] == -100).all()
     assert hit == 64
+
+
+class Synchronous:
+    """A store as zarr 3.3 and later read it where nobody waits."""
+
+    def __init__(self, files):
+        self.files, self.asked = files, []
+
+    def get_sync(self, key, *, prototype=None, byte_range=None):
+        self.asked.append((key, byte_range))
+        data = self.files.get(key)
+        if data is None:
+            return None
+        suffix = isinstance(byte_range, SuffixByteRequest)
+        data = data[-byte_range.suffix :] if suffix else data
+        return default_buffer_prototype().buffer.from_bytes(data)
+
+
+def test_the_synchronous_way_is_guarded_too(store):
+    manifest = TokenStore.open(store).info.files
+    keys = ["train/tokens/c/0", "train/tokens/c/1"]
+    fake = Synchronous({keys[0]: (store / keys[0]).read_bytes()})
+    guard = GuardedStore(fake, manifest, "here")  # type: ignore[arg-type]
+    index = SuffixByteRequest(manifest[keys[0]].index_bytes)
+    first = guard.get_sync(keys[0], byte_range=index)
+    assert guard.get_sync(keys[0], byte_range=index).to_bytes() == first.to_bytes()
+    assert len(fake.asked) == 1
+    assert guard.get_sync(keys[0]).to_bytes() == fake.files[keys[0]]
+    with pytest.raises(DataError, match=r"here: train/tokens/c/1 is missing"):
+        guard.get_sync(keys[1], byte_range=index)
+    fake.files[keys[1]] = fake.files[keys[0]]
+    for wanted in (index, None):
+        with pytest.raises(DataError, match=r"here: train/tokens/c/1 is damaged at its end"):
+            guard.get_sync(keys[1], byte_range=wanted)

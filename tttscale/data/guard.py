@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import WrapperStore
 
 from tttscale.data.shards import index_digest
@@ -55,27 +56,43 @@ class GuardedStore(WrapperStore):
         Raises:
             DataError: It is lost, or its index is not the one that was built.
         """
-        if not isinstance(byte_range, SuffixByteRequest):
-            value = self._present(key, await self._store.get(key, prototype, byte_range))
-            info = self._files.get(key)
-            if byte_range is None and info is not None and info.index_bytes:  # a whole shard
-                self._check_index(key, value.to_bytes()[-info.index_bytes :])
+        index = self._remembered(key, byte_range)
+        if index is not None:
+            return prototype.buffer.from_bytes(index)
+        return self._admit(key, byte_range, await self._store.get(key, prototype, byte_range))
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: "BufferPrototype | None" = None,
+        byte_range: "ByteRequest | None" = None,
+    ) -> "Buffer | None":
+        """The same for the readers of zarr 3.3 and later that wait for nobody."""
+        index = self._remembered(key, byte_range)
+        if index is not None:
+            return (prototype or default_buffer_prototype()).buffer.from_bytes(index)
+        store: Any = self._store
+        return self._admit(
+            key, byte_range, store.get_sync(key, prototype=prototype, byte_range=byte_range)
+        )
+
+    def _remembered(self, key: str, byte_range: "ByteRequest | None") -> bytes | None:
+        return self._indexes.get(key) if isinstance(byte_range, SuffixByteRequest) else None
+
+    def _admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
+        info = self._files.get(key)
+        if value is None and info is not None:
+            raise DataError(f"{self._location}: {key} is missing. {MEND}")
+        if value is None or info is None or not info.index_bytes:
             return value
-        index = self._indexes.get(key)
-        if index is None:
-            value = self._present(key, await self._store.get(key, prototype, byte_range))
-            if value is None:
-                return None
-            index = value.to_bytes()
-            self._check_index(key, index)
+        if byte_range is None:  # a whole shard
+            self._check_index(key, value.to_bytes()[-info.index_bytes :])
+        elif isinstance(byte_range, SuffixByteRequest):
+            self._check_index(key, value.to_bytes())
             if len(self._indexes) >= CACHED_INDEXES:
                 self._indexes.pop(next(iter(self._indexes)))
-            self._indexes[key] = index
-        return prototype.buffer.from_bytes(index)
-
-    def _present(self, key: str, value: Any) -> Any:
-        if value is None and key in self._files:
-            raise DataError(f"{self._location}: {key} is missing. {MEND}")
+            self._indexes[key] = value.to_bytes()
         return value
 
     def _check_index(self, key: str, index: bytes) -> None:

@@ -133,7 +133,19 @@ class _NoLostChunks(WrapperStore):
         prototype: "BufferPrototype",
         byte_range: "ByteRequest | None" = None,
     ) -> "Buffer | None":
-        value = await self._store.get(key, prototype, byte_range)
+        return self._admit(key, await self._store.get(key, prototype, byte_range))
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: "BufferPrototype | None" = None,
+        byte_range: "ByteRequest | None" = None,
+    ) -> "Buffer | None":
+        store: Any = self._store
+        return self._admit(key, store.get_sync(key, prototype=prototype, byte_range=byte_range))
+
+    def _admit(self, key: str, value: Any) -> Any:
         if value is None and key.rsplit("/", 1)[-1].isdigit():
             raise DataError(f"{self._store}: {key} is missing. Fetch the arrays again.")
         return value
