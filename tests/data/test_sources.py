@@ -35,9 +35,11 @@ def test_missing_empty_and_unsupported_sources(tmp_path):
         list_files([str(tmp_path)], suffixes=[".py"])
     with pytest.raises(DataError, match=r"found no file"):
         list_files([str(tmp_path / "*.txt")])
-    (tmp_path / "a.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"a\.zip: \.zip files are not supported"):
-        list_files([str(tmp_path)])
+    for name, suffix in (("a.zip", ".zip"), ("b.tar.gz", ".tar")):
+        (tmp_path / name).write_bytes(b"PK")
+        with pytest.raises(DataError, match=rf"{name}: {suffix} files are not supported"):
+            list_files([str(tmp_path)])
+        (tmp_path / name).unlink()
 
 
 def test_excluded_names_are_left_out(tmp_path):

@@ -34,9 +34,10 @@ def list_files(
             "or change --suffix."
         )
     for file in files:
-        if file.suffix in UNSUPPORTED:
+        odd = next((suffix for suffix in file.suffixes[-2:] if suffix in UNSUPPORTED), None)
+        if odd:
             raise DataError(
-                f"source {file}: {file.suffix} files are not supported. Convert it to text or "
+                f"source {file}: {odd} files are not supported. Convert it to text or "
                 ".jsonl, or leave it out with --suffix."
             )
     return files
