@@ -40,6 +40,8 @@ def test_missing_empty_and_unsupported_sources(tmp_path):
         with pytest.raises(DataError, match=rf"{name}: {suffix} files are not supported"):
             list_files([str(tmp_path)])
         (tmp_path / name).unlink()
+    (tmp_path / "fn.zip.html").touch()
+    assert len(list_files([str(tmp_path)])) == 1
 
 
 def test_excluded_names_are_left_out(tmp_path):

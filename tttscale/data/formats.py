@@ -49,10 +49,14 @@ class Span:
 
 def kind_of(path: str | Path) -> Kind:
     """How the file is read, by its name."""
-    stem = Path(path)
-    stem = stem.with_suffix("") if stem.suffix in (".gz", ".zst") else stem
     kinds: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-    return kinds.get(stem.suffix, "text")
+    return kinds.get(bare_suffix(path), "text")
+
+
+def bare_suffix(path: str | Path) -> str:
+    """The ending of the name, without that of the compression."""
+    path = Path(path)
+    return Path(path.stem).suffix if is_compressed(path) else path.suffix
 
 
 def is_compressed(path: str | Path) -> bool:

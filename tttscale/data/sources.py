@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tttscale.data.formats import bare_suffix
 from tttscale.errors import DataError
 
 # Read as text these would give noise, and with the byte tokenizer without any complaint.
@@ -34,8 +35,8 @@ def list_files(
             "or change --suffix."
         )
     for file in files:
-        odd = next((suffix for suffix in file.suffixes[-2:] if suffix in UNSUPPORTED), None)
-        if odd:
+        odd = bare_suffix(file)
+        if odd in UNSUPPORTED:
             raise DataError(
                 f"source {file}: {odd} files are not supported. Convert it to text or "
                 ".jsonl, or leave it out with --suffix."
