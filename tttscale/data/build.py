@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from tttscale.cluster import Ranks, discover
@@ -11,6 +10,7 @@ from tttscale.data.crew import Crew
 from tttscale.data.layout import Holdout, ShardJob, StoreLayout, lay_out
 from tttscale.data.manifest import FileInfo, StoreInfo, TokenizerInfo
 from tttscale.data.pieces import Piece, cut
+from tttscale.data.progress import Progress
 from tttscale.data.runs import Meter, Recipe, Run, make_run
 from tttscale.data.shards import describe, prepare_arrays, write_shard
 from tttscale.data.sources import list_files
@@ -28,27 +28,6 @@ from tttscale.errors import DataError
 SHARD_TOKENS = 1 << 24
 CHUNK_TOKENS = 1 << 16
 TOKENIZER_FILE = "tokenizer.json"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far this host is.
-
-    Attributes:
-        phase: "tokenize" or "write".
-        done_bytes: Bytes of the sources behind the pieces that are done, on this host.
-        total_bytes: Bytes of the sources that are this host's.
-        documents: Documents read by this run of the command.
-        text_bytes: Their text.
-        tokens: Their tokens.
-    """
-
-    phase: str
-    done_bytes: int
-    total_bytes: int
-    documents: int = 0
-    text_bytes: int = 0
-    tokens: int = 0
 
 
 def build_store(
@@ -102,7 +81,12 @@ def build_store(
     staging = Staging(Path(out))
     build = _Build(staging, crew, recipe, progress or (lambda state: None))
     try:
-        with disk_errors(staging.root), _one_builder(staging, crew), _one_core_each():
+        with (
+            crew.together(),
+            disk_errors(staging.root),
+            _one_builder(staging, crew),
+            _one_core_each(),
+        ):
             pieces = crew.lead(lambda: cut(list_files(sources, suffixes, exclude), recipe.identity))
             build.tokenize(pieces)
             layout = crew.lead(
@@ -111,11 +95,9 @@ def build_store(
             _refuse_nothing(layout, sources)
             files = build.write(layout)
             return crew.lead(lambda: build.publish(layout, pieces, files, [*map(str, sources)]))
-    except BaseException as error:
-        crew.abort(error)
+    finally:
         if crew.is_lead:
             staging.discard_if_empty()
-        raise
 
 
 class _Build:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tttscale.cluster import discover
+from tttscale.cluster import Ranks, discover
 from tttscale.config.numbers import parse_int
-from tttscale.data.progress import build_progress
+from tttscale.data.progress import shown_progress
 from tttscale.errors import DataError
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
@@ -54,7 +54,7 @@ def data_build(
 
     began = time.perf_counter()
     ranks = discover(os.environ)
-    with build_progress(ranks.rank == 0) as progress:
+    with shown_progress(ranks.rank == 0) as progress:
         info = build_store(
             out,
             sources,
@@ -64,7 +64,7 @@ def data_build(
             suffixes=suffix or None,
             exclude=exclude or (),
             skip_undecodable=skip_undecodable,
-            workers=workers or max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size),
+            workers=workers or _share_of_cores(ranks),
             ranks=ranks,
             progress=progress,
         )
@@ -147,7 +147,12 @@ def data_verify(
     """
     from tttscale.data.verify import quarantine, verify_store
 
-    found = verify_store(store, workers=workers or len(os.sched_getaffinity(0)))
+    ranks = discover(os.environ)
+    own = workers or _share_of_cores(ranks)
+    with shown_progress(ranks.rank == 0) as progress:
+        found = verify_store(store, workers=own, ranks=ranks, progress=progress)
+    if ranks.rank:
+        return
     typer.echo(found.render())
     if report:
         report.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -189,3 +194,7 @@ def data_show(
     config, opened = open_run(run, overrides or [])
     shown = show_step(config, opened, step, excerpt_tokens=tokens, most_documents=documents)
     typer.echo(json.dumps(shown.as_json(), indent=2) if as_json else render_step(shown))
+
+
+def _share_of_cores(ranks: Ranks) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size)

@@ -4,10 +4,10 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from tttscale.cluster import Ranks
@@ -108,12 +108,17 @@ class Crew:
             return []
         return [parts[i % self.size][i // self.size] for i in range(len(jobs))]
 
-    def abort(self, error: BaseException) -> None:
-        """Ends the other ranks, which would wait for this one for ever."""
-        if self._world is not None:
-            code = error.exit_code if isinstance(error, TTTScaleError) else 1
-            print(f"[rank {self.rank}] error: {error}", file=sys.stderr, flush=True)
-            self._world.Abort(code)
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Ends the other ranks with this one: they would wait for it for ever."""
+        try:
+            yield
+        except BaseException as error:
+            if self._world is not None:
+                code = error.exit_code if isinstance(error, TTTScaleError) else 1
+                print(f"[rank {self.rank}] error: {error}", file=sys.stderr, flush=True)
+                self._world.Abort(code)
+            raise
 
     def _here(
         self,

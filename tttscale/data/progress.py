@@ -1,21 +1,39 @@
-"""How far a build is: a bar on a terminal, a line now and then in a log."""
+"""How far a build or a verification is: a bar on a terminal, a line now and then in a log."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tttscale.data.build import Progress
+from dataclasses import dataclass
 
 LOG_SECONDS = 30.0
-VERBS = {"tokenize": "tokenizing", "write": "writing shards"}
+VERBS = {"tokenize": "tokenizing", "write": "writing shards", "verify": "verifying"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far this host is.
+
+    Attributes:
+        phase: "tokenize", "write" or "verify".
+        done: What is done: bytes of the sources behind finished pieces; shards; files.
+        total: All that is this host's.
+        documents: Documents read by this run of the command.
+        text_bytes: Their text.
+        tokens: Their tokens.
+    """
+
+    phase: str
+    done: int
+    total: int
+    documents: int = 0
+    text_bytes: int = 0
+    tokens: int = 0
 
 
 @contextmanager
-def build_progress(shown: bool = True) -> Iterator[Callable[["Progress"], None]]:
-    """Gives what `build_store` calls now and then.
+def shown_progress(shown: bool = True) -> Iterator[Callable[[Progress], None]]:
+    """Gives what `build_store` and `verify_store` call now and then.
 
     Args:
         shown: Whether this rank shows anything.
@@ -33,16 +51,16 @@ class _Log:
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
 
-    def show(self, state: "Progress") -> None:
+    def show(self, state: Progress) -> None:
         now = time.monotonic()
         if now - self._last >= LOG_SECONDS:
             self._last = now
-            share = state.done_bytes / max(state.total_bytes, 1)
-            text = f"{VERBS[state.phase]}: {share:.1%}, {_rate(state, now - self._began)}"
-            print(text, file=sys.stderr, flush=True)
+            share = state.done / max(state.total, 1)
+            rate = f", {_rate(state, now - self._began)}" if state.tokens else ""
+            print(f"{VERBS[state.phase]}: {share:.1%}{rate}", file=sys.stderr, flush=True)
 
 
-def _rate(state: "Progress", seconds: float) -> str:
+def _rate(state: Progress, seconds: float) -> str:
     return (
         f"{state.documents:,} documents, {state.tokens:,} tokens, "
         f"{state.text_bytes / 1e6 / max(seconds, 1e-9):,.1f} MB/s"
@@ -50,34 +68,26 @@ def _rate(state: "Progress", seconds: float) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[["Progress"], None]]:
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>5.1f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.TextColumn("{task.percentage:>5.1f}%"),
+        rich.TextColumn("{task.fields[rate]}"),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
     )
     began = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks = {}
 
-        def show(state: "Progress") -> None:
+        def show(state: Progress) -> None:
             if state.phase not in tasks:
                 tasks[state.phase] = bar.add_task(VERBS[state.phase], rate="")
             rate = _rate(state, time.monotonic() - began) if state.tokens else ""
-            bar.update(
-                tasks[state.phase], total=state.total_bytes, completed=state.done_bytes, rate=rate
-            )
+            bar.update(tasks[state.phase], total=state.total, completed=state.done, rate=rate)
 
         yield show

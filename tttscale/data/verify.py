@@ -14,6 +14,7 @@ from tttscale.cluster import Ranks, discover
 from tttscale.data.crew import Crew
 from tttscale.data.integrity import parse_manifest
 from tttscale.data.manifest import StoreInfo
+from tttscale.data.progress import Progress
 from tttscale.data.quarantine import QUARANTINE_FILE, DamagedRange, Quarantine
 from tttscale.data.runs import Meter
 from tttscale.data.staging import digest_of
@@ -86,7 +87,7 @@ def verify_store(
     *,
     workers: int = 1,
     ranks: Ranks | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Reads every file, compares it with its digest, decodes every chunk, checks every id.
 
@@ -94,7 +95,10 @@ def verify_store(
         location: Folder or URL of a store.
         workers: Processes of this host.
         ranks: This process's place under mpirun; None verifies alone.
-        progress: Called with the number of files that are done on this rank.
+        progress: Called now and then on every rank.
+
+    Returns:
+        All that was found; on other ranks than the first, nothing of it.
 
     Raises:
         DataError: It is no store, or its manifest itself cannot be trusted.
@@ -104,7 +108,14 @@ def verify_store(
     info = parse_manifest(root_attributes(storage), storage.location)
     crew = Crew(ranks or discover({}), workers)
     keys = list(info.files)
-    found = crew.share(check_file, keys, str(location), time.time_ns(), progress=progress)
+    mine = len(keys[crew.rank :: crew.size])
+
+    def report(count: int) -> None:
+        if progress:
+            progress(Progress("verify", count, mine))
+
+    with crew.together():
+        found = crew.share(check_file, keys, str(location), time.time_ns(), progress=report)
     present = storage.sizes()
     known = {*info.files, "zarr.json", QUARANTINE_FILE}
     return Report(
