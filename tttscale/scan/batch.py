@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.model.chunk import Chunk
 
 
@@ -56,12 +57,15 @@ class Batch:
     labels: Tensor
     chunk: Chunk
     begin: int
+    tokens: int
+    """Labels that count, known without asking the device."""
 
 
 def assemble(parts: Sequence[TokenChunk], begin: int, device: torch.device) -> Batch:
     """Stack the same range of B sequences."""
     ids = torch.from_numpy(np.stack([part.ids for part in parts])).to(device)
-    labels = torch.from_numpy(np.stack([part.labels for part in parts])).to(device)
+    targets = np.stack([part.labels for part in parts])
+    labels = torch.from_numpy(targets).to(device)
     positions = sorted({start for part in parts for start in part.starts})
     starts = {
         at: torch.tensor([at in part.starts for part in parts], device=device) for at in positions
@@ -71,7 +75,8 @@ def assemble(parts: Sequence[TokenChunk], begin: int, device: torch.device) -> B
         nothing = np.zeros(ids.shape[1], dtype=bool)
         rows = [nothing if part.padded is None else part.padded for part in parts]
         padded = torch.from_numpy(np.stack(rows)).to(device)
-    return Batch(ids, labels, Chunk(starts, padded), begin)
+    tokens = int(np.count_nonzero(targets != IGNORED))
+    return Batch(ids, labels, Chunk(starts, padded), begin, tokens)
 
 
 class Reader:

@@ -1,6 +1,6 @@
 """Losses of a step, chunk by chunk, in a form that adds up alike for every number of ranks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Losses:
     position_counts: Tensor
     """fp64 [P]."""
     edges: list[int]
+    _noted: list[tuple[int, int, int, Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, sequences: int, chunks: int, batch: int, length_tokens: int) -> "Losses":
@@ -49,8 +50,22 @@ class Losses:
         return cls(zeros(shape), zeros(shape), zeros(buckets), zeros(buckets), edges)
 
     def add(self, sequence: int, chunk: int, begin: int, losses: Tensor, labels: Tensor) -> None:
-        """Enter one chunk: losses and labels [B, C], `begin` its first position."""
-        losses = losses.detach().to("cpu", torch.float64)
+        """Enter one chunk: losses and labels [B, C], `begin` its first position.
+
+        On a GPU it is only noted, since looking at it would wait for the GPU; see `settle`.
+        """
+        self._noted.append((sequence, chunk, begin, losses.detach(), labels))
+        if losses.device.type == "cpu":
+            self.settle()
+
+    def settle(self) -> None:
+        """Enter what was noted; to be called before the fields are read."""
+        for noted in self._noted:
+            self._enter(*noted)
+        self._noted.clear()
+
+    def _enter(self, sequence: int, chunk: int, begin: int, losses: Tensor, labels: Tensor) -> None:
+        losses = losses.to("cpu", torch.float64)
         valid = (labels != IGNORED).to("cpu", torch.float64)
         self.sums[sequence, chunk] = losses.sum(1)
         self.counts[sequence, chunk] = valid.sum(1)
@@ -61,15 +76,15 @@ class Losses:
 
     def flat(self) -> Tensor:
         """Everything in one vector, to be summed over ranks."""
-        fields = (self.sums, self.counts, self.position_sums, self.position_counts)
-        return torch.cat([field.flatten() for field in fields])
+        parts = (self.sums, self.counts, self.position_sums, self.position_counts)
+        return torch.cat([part.flatten() for part in parts])
 
     def load(self, flat: Tensor) -> None:
         """Take back what `flat` gave, summed over ranks."""
         at = 0
-        for field in (self.sums, self.counts, self.position_sums, self.position_counts):
-            field.copy_(flat[at : at + field.numel()].view_as(field))
-            at += field.numel()
+        for part in (self.sums, self.counts, self.position_sums, self.position_counts):
+            part.copy_(flat[at : at + part.numel()].view_as(part))
+            at += part.numel()
 
     @property
     def sequence_sums(self) -> Tensor:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.batch import Batch, Groups, Reader
 from tttscale.scan.carry import CarryLayout, CarryStore
@@ -107,13 +106,14 @@ class Sweeps:
         for work in works:
             batch = next(self._batches)
             if work.layers.stop == self.schedule.layers:
-                self.tokens += int((batch.labels != IGNORED).sum())
+                self.tokens += batch.tokens
             edges = ChunkEdges(self._post, work, replay=False, keep=not train or work in kept)
             if work in kept:
                 self._graphs[work] = self._run(work, batch, edges)
             else:
                 self._forward_only(work, batch, edges)
         self._close(Phase.FORWARD)
+        self.losses.settle()
         return self.losses
 
     def backward(self, scale: float) -> Losses:
@@ -134,6 +134,7 @@ class Sweeps:
             self._inputs.pop((work.sequence, work.chunk, work.layers.start), None)
         self._close(Phase.BACKWARD)
         assert self._post.empty, "carries or gradients were left over"
+        self.losses.settle()
         return self.losses
 
     # ---- one piece of work ---------------------------------------------------------------------
