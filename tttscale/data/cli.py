@@ -24,7 +24,7 @@ def data_build(
     ],
     tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json.")] = "bytes",
     workers: Annotated[
-        int | None, typer.Option(help="Processes on this host; default: its cores.")
+        int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
     ] = None,
     text_key: Annotated[str, typer.Option(help="The text's key in JSONL and Parquet.")] = "text",
     suffix: Annotated[
@@ -128,7 +128,7 @@ def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> N
 def data_verify(
     store: Annotated[str, typer.Argument(help="A token store: a folder or a URL.")],
     workers: Annotated[
-        int | None, typer.Option(help="Processes on this host; default: its cores.")
+        int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write the findings to this JSON file, too.")
