@@ -162,8 +162,10 @@ def test_sources_without_text_are_refused(tmp_path):
 def test_two_builders_do_not_share_a_folder(tmp_path, corpus):
     staging = Staging(tmp_path / "out")
     staging.prepare()
-    with locked(staging), pytest.raises(DataError, match=r"another process is building it"):
-        build(tmp_path / "out", corpus)
+    with locked(staging):
+        with pytest.raises(DataError, match=r"another process is building it"):
+            build(tmp_path / "out", corpus)
+        assert staging.runs.is_dir()  # the loser touches nothing of the winner's
     build(tmp_path / "out", corpus)
 
 

@@ -30,7 +30,7 @@ def run(tmp_path):
     text = tmp_path / "text"
     text.mkdir()
     for i in range(4):
-        (text / f"{i}.txt").write_text("ab" * 200)
+        (text / f"{i}.txt").write_text("ab" * (200 + i))
     build_store(tmp_path / "store", [str(text)], holdout_fraction=0.3)
     config = small_config().model_dump(mode="json")
     config["data"] |= {"store": str(tmp_path / "store"), "sequence_length": 44}

@@ -80,24 +80,20 @@ def build_store(
     crew = Crew(ranks or discover({}), workers)
     staging = Staging(Path(out))
     build = _Build(staging, crew, recipe, progress or (lambda state: None))
-    try:
-        with (
-            crew.together(),
-            disk_errors(staging.root),
-            _one_builder(staging, crew),
-            _one_core_each(),
-        ):
-            pieces = crew.lead(lambda: cut(list_files(sources, suffixes, exclude), recipe.identity))
-            build.tokenize(pieces)
-            layout = crew.lead(
-                lambda: build.lay_out(pieces, holdout_fraction, seed, chunk_tokens, shard_tokens)
-            )
-            _refuse_nothing(layout, sources)
-            files = build.write(layout)
-            return crew.lead(lambda: build.publish(layout, pieces, files, [*map(str, sources)]))
-    finally:
-        if crew.is_lead:
-            staging.discard_if_empty()
+    with (
+        crew.together(),
+        disk_errors(staging.root),
+        _one_builder(staging, crew),
+        _one_core_each(),
+    ):
+        pieces = crew.lead(lambda: cut(list_files(sources, suffixes, exclude), recipe.identity))
+        build.tokenize(pieces)
+        layout = crew.lead(
+            lambda: build.lay_out(pieces, holdout_fraction, seed, chunk_tokens, shard_tokens)
+        )
+        _refuse_nothing(layout, sources)
+        files = build.write(layout)
+        return crew.lead(lambda: build.publish(layout, pieces, files, [*map(str, sources)]))
 
 
 class _Build:
@@ -220,7 +216,10 @@ def _one_builder(staging: Staging, crew: Crew) -> Iterator[None]:
     staging.prepare()
     with locked(staging):
         refuse_existing(staging.out)
-        yield
+        try:
+            yield
+        finally:  # with the lock, or it could be another builder's folder
+            staging.discard_if_empty()
 
 
 @contextmanager

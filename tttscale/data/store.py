@@ -198,7 +198,8 @@ class TokenStore:
         """
         import zarr
 
-        array = self._root[name]
+        with zarr.config.set(_fast_pipeline()):
+            array = self._root[name]
         assert isinstance(array, zarr.Array)
         dtype = "uint64" if name.endswith("document_starts") else self.info.tokenizer.dtype
         if array.shape != (length,) or array.dtype != dtype or array.shards is None:
@@ -226,6 +227,17 @@ class TokenStore:
                 f"{self.path}: {name}/c/{where // shard} is damaged at value {where % shard} of "
                 f"the shard ({where} of the split): {error}. {REBUILD}"
             ) from error
+
+
+def _fast_pipeline() -> dict[str, str]:
+    """zarr 3.3 and later have one that is nearly twice as fast; a user's own choice comes first."""
+    import zarr
+    from zarr.core import codec_pipeline
+
+    key, default = "codec_pipeline.path", "zarr.core.codec_pipeline.BatchedCodecPipeline"
+    if zarr.config.get(key) != default or not hasattr(codec_pipeline, "FusedCodecPipeline"):
+        return {}
+    return {key: "zarr.core.codec_pipeline.FusedCodecPipeline"}
 
 
 def first_damaged(array: "zarr.Array", begin: int, end: int) -> int:
