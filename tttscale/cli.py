@@ -12,7 +12,7 @@ import typer
 
 from tttscale import __version__
 from tttscale.bench.cli import app as bench_app
-from tttscale.cluster import discover
+from tttscale.cluster import discover, discover_place
 from tttscale.cluster.interrupts import Interrupted, Interrupts
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
@@ -151,7 +151,7 @@ def _without_local_rank(arguments: Sequence[str]) -> list[str]:
 
 def _is_first_rank() -> bool:
     try:
-        return discover(os.environ).rank == 0
+        return discover_place(os.environ).rank == 0
     except LaunchError:
         return True
 
@@ -163,6 +163,6 @@ def _report(error: TTTScaleError) -> None:
     """
     if not _is_first_rank():
         time.sleep(_OTHER_RANKS_WAIT_SECONDS)
-        typer.echo(f"[rank {discover(os.environ).rank}] error: {error}", err=True)
+        typer.echo(f"[rank {discover_place(os.environ).rank}] error: {error}", err=True)
     else:
         typer.echo(f"error: {error}", err=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tttscale.cluster import Ranks, discover
+from tttscale.cluster import Ranks, discover, discover_place
 from tttscale.errors import LaunchError
 
 TORCHRUN = {
@@ -88,6 +88,12 @@ RECORDED = [
 @pytest.mark.parametrize(("environ", "expected"), RECORDED)
 def test_recorded_environments(environ, expected):
     assert discover(environ) == expected
+
+
+def test_without_a_meeting_several_hosts_need_no_address():
+    environ = {**OPENMPI, "OMPI_COMM_WORLD_SIZE": "8"}
+    assert discover_place(environ) == Ranks(3, 8, 3, 4, "127.0.0.1", 29500, "openmpi")
+    assert discover_place({**environ, "MASTER_ADDR": "me"}).master_addr == "me"
 
 
 @pytest.mark.parametrize(

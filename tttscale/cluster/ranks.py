@@ -45,6 +45,15 @@ def discover(environ: Mapping[str, str]) -> Ranks:
     return Ranks(0, 1, 0, 1, _LOOPBACK, _port(environ, _DEFAULT_PORT), "single")
 
 
+def discover_place(environ: Mapping[str, str]) -> Ranks:
+    """The same for work whose processes meet through MPI, or not at all: no MASTER_ADDR is needed.
+
+    Raises:
+        LaunchError: the variables contradict each other or are incomplete.
+    """
+    return discover({"MASTER_ADDR": _LOOPBACK, **environ})
+
+
 def _environment(environ: Mapping[str, str]) -> Ranks | None:
     names = ("RANK", "WORLD_SIZE")
     present = [name for name in names if environ.get(name)]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tttscale.cluster import Ranks, discover
+from tttscale.cluster import Ranks, discover_place
 from tttscale.data.crew import Crew
 from tttscale.data.layout import Holdout, ShardJob, StoreLayout, lay_out
 from tttscale.data.manifest import FileInfo, StoreInfo, TokenizerInfo
@@ -77,7 +77,7 @@ def build_store(
     _check_sizes(holdout_fraction, shard_tokens, chunk_tokens, workers)
     codec = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     recipe = Recipe(codec, text_key, skip_undecodable)
-    crew = Crew(ranks or discover({}), workers)
+    crew = Crew(ranks or discover_place({}), workers)
     staging = Staging(Path(out))
     build = _Build(staging, crew, recipe, progress or (lambda state: None))
     with (

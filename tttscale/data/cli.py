@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tttscale.cluster import Ranks, discover
+from tttscale.cluster import Ranks, discover_place
 from tttscale.config.numbers import parse_int
 from tttscale.data.progress import shown_progress
 from tttscale.errors import DataError
@@ -53,7 +53,7 @@ def data_build(
     from tttscale.data import build_store
 
     began = time.perf_counter()
-    ranks = discover(os.environ)
+    ranks = discover_place(os.environ)
     with shown_progress(ranks.rank == 0) as progress:
         info = build_store(
             out,
@@ -147,7 +147,7 @@ def data_verify(
     """
     from tttscale.data.verify import quarantine, verify_store
 
-    ranks = discover(os.environ)
+    ranks = discover_place(os.environ)
     own = workers or _share_of_cores(ranks)
     with shown_progress(ranks.rank == 0) as progress:
         found = verify_store(store, workers=own, ranks=ranks, progress=progress)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tttscale.cluster import Ranks, discover
+from tttscale.cluster import Ranks, discover_place
 from tttscale.data.crew import Crew
 from tttscale.data.integrity import parse_manifest
 from tttscale.data.manifest import StoreInfo
@@ -106,7 +106,7 @@ def verify_store(
     began = time.perf_counter()
     storage = open_storage(location)
     info = parse_manifest(root_attributes(storage), storage.location)
-    crew = Crew(ranks or discover({}), workers)
+    crew = Crew(ranks or discover_place({}), workers)
     keys = list(info.files)
     mine = len(keys[crew.rank :: crew.size])
 
