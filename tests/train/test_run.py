@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tttscale.data import build_store
+from tttscale.data.verify import quarantine, verify_store
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import read_metrics
 
@@ -141,6 +142,28 @@ def test_a_blend_of_whole_documents(folder):
     )
     assert refused.returncode == 65
     assert "data.blend, a blend of 2 stores" in refused.stderr
+
+
+def test_a_damaged_store_is_refused_or_read_around(folder):
+    store = folder / "damaged"
+    build_store(
+        store, [str(folder / "text")], holdout_fraction=0.3, chunk_tokens=64, shard_tokens=256
+    )
+    (store / "train/tokens/c/2").unlink()
+    damaged = f"data.store={store}"
+    refused = run(folder, "run.name=refused", damaged)
+    assert refused.returncode == 65
+    assert "train/tokens/c/2 is missing" in refused.stderr.replace("\n", "")
+    quarantine(store, verify_store(store))
+    records = []
+    for name, ranks in (("padded", 1), ("padded-split", 2)):
+        overrides = (f"run.name={name}", f"parallel.sequence={ranks}", "train.steps=2")
+        done = run(folder, *overrides, damaged, "data.damaged=pad", ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        assert "256 tokens of train in 1 ranges are quarantined" in done.stdout.replace("\n", " ")
+        records.append(read_metrics(folder / "runs" / name / "metrics.jsonl"))
+    assert records[0][0]["loss"] == records[1][0]["loss"]
+    assert math.isfinite(records[0][1]["loss"])
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ class PlainStore(TokenStore):
     def tokenizer(self) -> Tokenizer:
         """Raises DataError: nobody knows it."""
         raise DataError(
-            f"data.store {self.path}: plain arrays do not say which tokenizer made them."
+            f"data.store {self.path}: plain arrays do not say which tokenizer made them. What needs "
+            "no text works: `tttscale data show --tokens 0`, for one."
         )
 
     def split(self, name: str) -> Split:
