@@ -87,7 +87,8 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         def show(state: Progress) -> None:
             if state.phase not in tasks:
                 tasks[state.phase] = bar.add_task(VERBS[state.phase], rate="")
-            rate = _rate(state, time.monotonic() - began) if state.tokens else ""
+            speed = state.text_bytes / 1e6 / max(time.monotonic() - began, 1e-9)
+            rate = f"{state.tokens / 1e6:,.1f}M tokens, {speed:,.1f} MB/s" if state.tokens else ""
             bar.update(tasks[state.phase], total=state.total, completed=state.done, rate=rate)
 
         yield show
