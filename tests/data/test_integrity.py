@@ -288,3 +288,21 @@ def test_the_synchronous_way_is_guarded_too(store):
     for wanted in (index, None):
         with pytest.raises(DataError, match=r"here: train/tokens/c/1 is damaged at its end"):
             guard.get_sync(keys[1], byte_range=wanted)
+
+
+def test_a_store_built_anew_under_a_reader_is_refused(store, corpus):
+    split = TokenStore.open(store).split("train")
+    expected = split.read(0, split.num_tokens)
+    split.read(10, 20)  # its shard's index is known from here on
+    shutil.rmtree(store)
+    build(store, corpus, holdout_fraction=0.4, seed=1)
+    np.testing.assert_array_equal(split.read(12, 22), expected[12:22])  # remembered
+    refused = 0
+    for begin in range(64, split.num_tokens - 64, 64):
+        try:
+            found = split.read(begin, begin + 64)
+        except DataError:
+            refused += 1
+        else:  # the same text stood there again
+            np.testing.assert_array_equal(found, expected[begin : begin + 64])
+    assert refused > 10
