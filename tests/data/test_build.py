@@ -234,6 +234,21 @@ def test_a_killed_build_is_gone_on_with(large, tmp_path, phase, count):
     assert not (tmp_path / "out.building").exists()
 
 
+def test_torn_shards_are_written_anew(large, tmp_path, monkeypatch):
+    """As a machine that lost its power may leave them: there, but not what was written."""
+    monkeypatch.setattr("tttscale.data.build._Build.publish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(tmp_path / "out", large / "corpus.jsonl", **LARGE)
+    monkeypatch.undo()
+    (receipts,) = (tmp_path / "out.building").glob("receipts-*")
+    for receipt in receipts.glob("*.json"):
+        receipt.unlink()
+    for shard in (tmp_path / "out.building").glob("store-*/*/*/c/*"):
+        shard.write_bytes(shard.read_bytes()[:-7] + b"garbage")
+    build(tmp_path / "out", large / "corpus.jsonl", **LARGE)
+    assert tree(tmp_path / "out") == tree(large / "store")
+
+
 def test_changed_sources_are_read_anew(large, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_bytes((large / "corpus.jsonl").read_bytes() + b'\n{"text": 7}')

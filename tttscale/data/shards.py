@@ -37,8 +37,11 @@ def prepare_arrays(store: Path, receipts: Path, layout: StoreLayout) -> None:
                 # Without the checksum, a flipped bit gives other tokens in 254 of 256 cases.
                 compressors=ZstdCodec(level=1, checksum=True),
             )
+    for path in [store, *store.rglob("*")]:
+        sync(path)
     with replaced(marker):
         pass
+    sync(receipts)
 
 
 def write_shard(
@@ -50,6 +53,8 @@ def write_shard(
     receipt = receipts / f"{job.split}-{job.array}-{job.index}.json"
     if receipt.is_file():
         return FileInfo.model_validate_json(receipt.read_bytes())
+    # A shard without a receipt may be torn, and Zarr would read what is there to fill up the last one.
+    (store / job.key).unlink(missing_ok=True)
     values = shard_values(job, runs, layout)
     # A shard of zeros must be a file like any other, or it would look lost.
     with zarr.config.set({"array.write_empty_chunks": True}):
