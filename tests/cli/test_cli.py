@@ -232,6 +232,9 @@ def test_data_tokenizer_serves_a_build(run, tmp_path):
     code, _, err = run("data", "tokenizer", str(tmp_path / "u.json"), source, "--vocab", "99")
     assert code == 65
     assert "--vocab 99" in err
+    code, _, err = run("data", "tokenizer", str(tmp_path / "u.json"), source, "--vocab", "many")
+    assert code == 64
+    assert "--vocab 'many'" in err
     out = str(tmp_path / "store")
     code, said, _ = run("data", "build", out, source, "--tokenizer", tokenizer)
     assert code == 0

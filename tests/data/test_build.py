@@ -324,8 +324,17 @@ def test_one_rank_that_fails_ends_all(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def mpi_build(out, corpus, workers=1):
-    command = [*MPI, sys.executable, "-m", "tttscale", "data", "build", out, corpus]
+@pytest.mark.skipif(MPIRUN is None, reason="no mpirun; the extra `dev` brings one")
+def test_ranks_that_believe_to_be_on_hosts_of_their_own(large, tmp_path):
+    """Simulated: each rank is told that it is alone on its host; nothing else is several hosts'."""
+    alone = ("env", "OMPI_COMM_WORLD_LOCAL_SIZE=1", "OMPI_COMM_WORLD_LOCAL_RANK=0")
+    done = mpi_build(tmp_path / "out", large / "corpus.jsonl", before=alone)
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "out") == tree(large / "again")
+
+
+def mpi_build(out, corpus, workers=1, before=()):
+    command = [*MPI, *before, sys.executable, "-m", "tttscale", "data", "build", out, corpus]
     command += ["--workers", str(workers), "--heldout", "0.1"]
     return subprocess.run(
         command,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tttscale.config.numbers import parse_int
+from tttscale.config.numbers import parse_flag
 from tttscale.errors import ConfigError
 
 app = typer.Typer(help="Measure, and write reports with their circumstances.", no_args_is_help=True)
@@ -48,8 +48,9 @@ def step(
     """
     from tttscale.bench.step import bench_step
 
-    sizes, counts = ([parse_int(word) for word in text.split(",")] for text in (lengths, ranks))
-    typer.echo(bench_step(out, sizes, counts, parse_int(chunk), keep, steps))
+    sizes = [parse_flag("--lengths", word) for word in lengths.split(",")]
+    counts = [parse_flag("--ranks", word) for word in ranks.split(",")]
+    typer.echo(bench_step(out, sizes, counts, parse_flag("--chunk", chunk), keep, steps))
 
 
 @app.command("kernels")
@@ -92,7 +93,7 @@ def build(
     """
     from tttscale.bench.build import bench_build
 
-    counts = [parse_int(word) for word in workers.split(",")]
+    counts = [parse_flag("--workers", word) for word in workers.split(",")]
     typer.echo(bench_build(out, sources, tokenizer, suffix or None, megabytes, counts, rounds))
 
 
@@ -116,16 +117,6 @@ def data(
     """
     from tttscale.bench.data import bench_data
 
-    window, piece = _positive("--sequence", sequence), _positive("--chunk", chunk)
-    counts = [_positive("--ranks", word) for word in ranks.split(",")]
+    window, piece = parse_flag("--sequence", sequence), parse_flag("--chunk", chunk)
+    counts = [parse_flag("--ranks", word) for word in ranks.split(",")]
     typer.echo(bench_data(out, store, split, window, piece, counts, repeats, peers))
-
-
-def _positive(flag: str, word: str) -> int:
-    try:
-        number = parse_int(word)
-    except ValueError as error:
-        raise ConfigError(f"{flag} {word!r}: {error}") from None
-    if number < 1:
-        raise ConfigError(f"{flag} {word!r}: expected at least 1")
-    return number

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from tttscale.errors import ConfigError
+
 UNITS = {
     "": 1,
     **{"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
@@ -57,6 +59,21 @@ def _read(text: str, expected: str) -> int | float:
         return (int(digits) if digits.lstrip("+-").isdecimal() else float(digits)) * UNITS[unit]
     except ValueError:
         raise ValueError(expected) from None
+
+
+def parse_flag(flag: str, word: str) -> int:
+    """A positive number from the command line, such as 64Ki.
+
+    Raises:
+        ConfigError: it is none; the message names the flag.
+    """
+    try:
+        number = parse_int(word)
+    except ValueError as error:
+        raise ConfigError(f"{flag} {word!r}: {error}") from None
+    if number < 1:
+        raise ConfigError(f"{flag} {word!r}: expected at least 1")
+    return number
 
 
 HumanInt = Annotated[int, BeforeValidator(parse_int)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tttscale.cluster import Ranks, discover_place
 from tttscale.data.crew import Crew
 from tttscale.data.layout import Holdout, ShardJob, StoreLayout, lay_out
-from tttscale.data.manifest import FileInfo, StoreInfo, TokenizerInfo
+from tttscale.data.manifest import TOKENIZER_FILE, FileInfo, StoreInfo, TokenizerInfo
 from tttscale.data.pieces import Piece, cut
 from tttscale.data.progress import Progress
 from tttscale.data.runs import Meter, Recipe, Run, make_run
@@ -27,7 +27,6 @@ from tttscale.errors import DataError
 
 SHARD_TOKENS = 1 << 24
 CHUNK_TOKENS = 1 << 16
-TOKENIZER_FILE = "tokenizer.json"
 
 
 def build_store(

@@ -9,30 +9,36 @@ from typing import Annotated
 import typer
 
 from tttscale.cluster import Ranks, discover_place
-from tttscale.config.numbers import parse_int
+from tttscale.config.numbers import parse_flag
 from tttscale.data.progress import shown_progress
 from tttscale.errors import DataError
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
 
+Sources = Annotated[
+    list[str], typer.Argument(help="Text, JSONL and Parquet files, folders, globs.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
+]
+TextKey = Annotated[str, typer.Option(help="The text's key in JSONL and Parquet.")]
+Suffixes = Annotated[
+    list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
+]
+Excluded = Annotated[
+    list[str] | None, typer.Option(help="Leave out such folders or files; may be repeated.")
+]
+
 
 @app.command("build")
 def data_build(
     out: Annotated[Path, typer.Argument(help="The token store to write.")],
-    sources: Annotated[
-        list[str], typer.Argument(help="Text, JSONL and Parquet files, folders, globs.")
-    ],
+    sources: Sources,
     tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json.")] = "bytes",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
-    ] = None,
-    text_key: Annotated[str, typer.Option(help="The text's key in JSONL and Parquet.")] = "text",
-    suffix: Annotated[
-        list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave out such folders or files; may be repeated.")
-    ] = None,
+    workers: Workers = None,
+    text_key: TextKey = "text",
+    suffix: Suffixes = None,
+    exclude: Excluded = None,
     heldout: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Fraction of documents held out.")
     ] = 0.01,
@@ -82,18 +88,12 @@ def data_build(
 @app.command("tokenizer")
 def data_tokenizer(
     out: Annotated[Path, typer.Argument(help="The tokenizer.json to write.")],
-    sources: Annotated[
-        list[str], typer.Argument(help="Text, JSONL and Parquet files, folders, globs.")
-    ],
+    sources: Sources,
     vocab: Annotated[str, typer.Option(help="Ids in all, such as 32k.")] = "32k",
     sample: Annotated[str, typer.Option(help="Bytes of text to train on.")] = "64Mi",
-    text_key: Annotated[str, typer.Option(help="The text's key in JSONL and Parquet.")] = "text",
-    suffix: Annotated[
-        list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave out such folders or files; may be repeated.")
-    ] = None,
+    text_key: TextKey = "text",
+    suffix: Suffixes = None,
+    exclude: Excluded = None,
 ) -> None:
     """Train a byte-level BPE tokenizer on a sample of the sources.
 
@@ -104,8 +104,8 @@ def data_tokenizer(
     found = train_tokenizer(
         out,
         sources,
-        vocab_size=parse_int(vocab),
-        sample_bytes=parse_int(sample),
+        vocab_size=parse_flag("--vocab", vocab),
+        sample_bytes=parse_flag("--sample", sample),
         text_key=text_key,
         suffixes=suffix or None,
         exclude=exclude or (),
@@ -127,9 +127,7 @@ def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> N
 @app.command("verify")
 def data_verify(
     store: Annotated[str, typer.Argument(help="A token store: a folder or a URL.")],
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
-    ] = None,
+    workers: Workers = None,
     report: Annotated[
         Path | None, typer.Option(help="Write the findings to this JSON file, too.")
     ] = None,
@@ -155,7 +153,12 @@ def data_verify(
         return
     typer.echo(found.render())
     if report:
-        report.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+        try:
+            report.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise DataError(
+                f"--report {report}: {error.strerror}. Name a file there is room for."
+            ) from error
     if set_apart:
         ranges = quarantine(Path(store), found).ranges
         tokens = sum(r.end - r.begin for r in ranges)
@@ -186,8 +189,6 @@ def data_show(
 
     Example: `tttscale data show runs/quickstart 12 --tokens 64`
     """
-    import json
-
     from tttscale.data.show import open_run, show_step
     from tttscale.data.shown import render_step
 

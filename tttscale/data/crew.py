@@ -85,7 +85,7 @@ class Crew:
         *common: Any,
         progress: Callable[[int], None] | None = None,
     ) -> list[Result]:
-        """Runs `function(job, *common, counters)` for every job; returns at the same time on all.
+        """Runs `function(job, *common, counters)` for every job; the lead has waited for all when it returns.
 
         Args:
             function: At the top of a module, so that a process can be told of it.

@@ -89,7 +89,7 @@ def parquet_file(path: str | Path) -> "ParquetFile":
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise DataError(
-            f"source {path}: reading Parquet needs pyarrow. Run `pip install 'tttscale[parquet]'`."
+            f"source {path}: reading Parquet needs pyarrow. Run `pip install pyarrow`."
         ) from error
     try:
         return ParquetFile(path)

@@ -24,7 +24,51 @@ CACHED_INDEXES = 1024
 """Of about 4 KiB each."""
 
 
-class GuardedStore(WrapperStore):
+class CheckedStore(WrapperStore):
+    """A read-only Zarr store that looks at everything before Zarr gets it, on both ways in."""
+
+    async def get(
+        self,
+        key: str,
+        prototype: "BufferPrototype",
+        byte_range: "ByteRequest | None" = None,
+    ) -> "Buffer | None":
+        """The bytes of a file that Zarr asks for.
+
+        Raises:
+            DataError: They cannot be trusted.
+        """
+        known = self.remembered(key, byte_range)
+        if known is not None:
+            return prototype.buffer.from_bytes(known)
+        return self.admit(key, byte_range, await self._store.get(key, prototype, byte_range))
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: "BufferPrototype | None" = None,
+        byte_range: "ByteRequest | None" = None,
+    ) -> "Buffer | None":
+        """The same for the readers of zarr 3.3 and later that wait for nobody."""
+        known = self.remembered(key, byte_range)
+        if known is not None:
+            return (prototype or default_buffer_prototype()).buffer.from_bytes(known)
+        store: Any = self._store
+        return self.admit(
+            key, byte_range, store.get_sync(key, prototype=prototype, byte_range=byte_range)
+        )
+
+    def remembered(self, key: str, byte_range: "ByteRequest | None") -> bytes | None:
+        """Bytes that need not be fetched again."""
+        return None
+
+    def admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
+        """Looks at what was fetched, and gives it on; None if there is no such file."""
+        raise NotImplementedError
+
+
+class GuardedStore(CheckedStore):
     """A read-only Zarr store that knows from the manifest what must be in it.
 
     A shard is read as its index (the last bytes of the file) and then the chunks that are wanted.
@@ -45,42 +89,12 @@ class GuardedStore(WrapperStore):
     def _with_store(self, store: "Store") -> "GuardedStore":
         return GuardedStore(store, self._files, self._location)
 
-    async def get(
-        self,
-        key: str,
-        prototype: "BufferPrototype",
-        byte_range: "ByteRequest | None" = None,
-    ) -> "Buffer | None":
-        """The bytes of a file that Zarr asks for.
-
-        Raises:
-            DataError: It is lost, or its index is not the one that was built.
-        """
-        index = self._remembered(key, byte_range)
-        if index is not None:
-            return prototype.buffer.from_bytes(index)
-        return self._admit(key, byte_range, await self._store.get(key, prototype, byte_range))
-
-    def get_sync(
-        self,
-        key: str,
-        *,
-        prototype: "BufferPrototype | None" = None,
-        byte_range: "ByteRequest | None" = None,
-    ) -> "Buffer | None":
-        """The same for the readers of zarr 3.3 and later that wait for nobody."""
-        index = self._remembered(key, byte_range)
-        if index is not None:
-            return (prototype or default_buffer_prototype()).buffer.from_bytes(index)
-        store: Any = self._store
-        return self._admit(
-            key, byte_range, store.get_sync(key, prototype=prototype, byte_range=byte_range)
-        )
-
-    def _remembered(self, key: str, byte_range: "ByteRequest | None") -> bytes | None:
+    def remembered(self, key: str, byte_range: "ByteRequest | None") -> bytes | None:
+        """The index of a shard that was read from before."""
         return self._indexes.get(key) if isinstance(byte_range, SuffixByteRequest) else None
 
-    def _admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
+    def admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
+        """Refuses what is lost, and an index that is not the one that was built."""
         info = self._files.get(key)
         if value is None and info is not None:
             raise DataError(f"{self._location}: {key} is missing. {MEND}")

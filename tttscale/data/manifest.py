@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tttscale.data.tokenizer import Tokenizer
 
 FORMAT = "tttscale-tokens"
+TOKENIZER_FILE = "tokenizer.json"
 FORMAT_VERSION = 2
 SplitName = Literal["train", "heldout"]
 FILE_PATTERN = (
@@ -18,13 +19,15 @@ FILE_PATTERN = (
 DTypeName = Literal["uint16", "uint32"]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Base of what is written down beside tokens: unknown keys are refused, values cannot change."""
+
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
     )
 
 
-class TokenizerInfo(_Record):
+class TokenizerInfo(Record):
     """The tokenizer that made the ids."""
 
     name: str
@@ -53,7 +56,7 @@ class TokenizerInfo(_Record):
         return next(i for i in (self.pad_id, self.eos_id, 0) if i is not None)
 
 
-class SplitInfo(_Record):
+class SplitInfo(Record):
     """Sizes of one split."""
 
     documents: int = Field(ge=0)
@@ -63,7 +66,7 @@ class SplitInfo(_Record):
     """Bytes of UTF-8 text before tokenization."""
 
 
-class FileInfo(_Record):
+class FileInfo(Record):
     """One file of the store."""
 
     bytes: int = Field(ge=0)
@@ -75,7 +78,7 @@ class FileInfo(_Record):
     """Size of that index."""
 
 
-class StoreInfo(_Record):
+class StoreInfo(Record):
     """The manifest of a token store."""
 
     format: Literal["tttscale-tokens"] = FORMAT

@@ -10,8 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from zarr.storage import WrapperStore
 
+from tttscale.data.guard import CheckedStore
 from tttscale.data.manifest import SplitInfo, StoreInfo, TokenizerInfo
 from tttscale.data.storage import Storage
 from tttscale.data.store import Split, TokenStore
@@ -21,7 +21,6 @@ from tttscale.errors import DataError
 if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
 
 SPLIT_NAMES = ("train", "val", "valid", "validation", "heldout", "test")
 METADATA = ("zarr.json", ".zarray")
@@ -125,28 +124,10 @@ class _PlainSplit(Split):
         return tokens
 
 
-class _NoLostChunks(WrapperStore):
+class _NoLostChunks(CheckedStore):
     """Zarr reads a chunk that is not there as zeros; here that is an error."""
 
-    async def get(
-        self,
-        key: str,
-        prototype: "BufferPrototype",
-        byte_range: "ByteRequest | None" = None,
-    ) -> "Buffer | None":
-        return self._admit(key, await self._store.get(key, prototype, byte_range))
-
-    def get_sync(
-        self,
-        key: str,
-        *,
-        prototype: "BufferPrototype | None" = None,
-        byte_range: "ByteRequest | None" = None,
-    ) -> "Buffer | None":
-        store: Any = self._store
-        return self._admit(key, store.get_sync(key, prototype=prototype, byte_range=byte_range))
-
-    def _admit(self, key: str, value: Any) -> Any:
+    def admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
         if value is None and key.rsplit("/", 1)[-1].isdigit():
             raise DataError(f"{self._store}: {key} is missing. Fetch the arrays again.")
         return value

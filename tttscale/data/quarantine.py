@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from tttscale.data.manifest import SplitName, StoreInfo
+from tttscale.data.manifest import Record, SplitName, StoreInfo
 from tttscale.data.staging import replaced
 from tttscale.data.storage import Storage
 from tttscale.errors import DataError
@@ -16,10 +16,8 @@ Damaged = Literal["refuse", "pad"]
 """What a reader does with damage: refuse the store, or read what is quarantined as padding."""
 
 
-class DamagedRange(BaseModel):
+class DamagedRange(Record):
     """Tokens [begin, end) of a split that cannot be trusted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     split: SplitName
     begin: int = Field(ge=0)
@@ -28,10 +26,8 @@ class DamagedRange(BaseModel):
     reason: str
 
 
-class Quarantine(BaseModel):
+class Quarantine(Record):
     """What `data verify --quarantine` found; also the log of it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     fingerprint: str
     """Of the store it is about."""

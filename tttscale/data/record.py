@@ -3,22 +3,16 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from tttscale.data.components import Component, Tokens
-from tttscale.data.manifest import SplitName
+from tttscale.data.manifest import Record, SplitName
 from tttscale.errors import DataError
 
 RECORD_NAME = "data.json"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
-
-
-class SplitRecord(_Record):
+class SplitRecord(Record):
     """One split that the run uses."""
 
     name: str
@@ -26,7 +20,7 @@ class SplitRecord(_Record):
     """All tokens of the split."""
 
 
-class StoreRecord(_Record):
+class StoreRecord(Record):
     """One store of a run."""
 
     store: str
@@ -40,7 +34,7 @@ class StoreRecord(_Record):
     """By use; no heldout for a run without held-out losses."""
 
 
-class DataRecord(_Record):
+class DataRecord(Record):
     """What a run trains on."""
 
     format_version: Literal[1] = 1

@@ -35,7 +35,7 @@ class Staging:
         return self.root / f"receipts-{layout}"
 
     def prepare(self) -> None:
-        """Makes the folder, and clears it of what no builder can use.
+        """Makes the folder.
 
         Raises:
             DataError: `out` exists, or the disk refuses.

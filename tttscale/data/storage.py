@@ -82,8 +82,7 @@ class Remote:
             import obstore
         except ImportError as error:
             raise DataError(
-                f"data.store {url}: reading from a URL needs obstore. Run "
-                "`pip install 'tttscale[remote]'`."
+                f"data.store {url}: reading from a URL needs obstore. Run `pip install obstore`."
             ) from error
         self.location = url
         self._obstore: Any = obstore

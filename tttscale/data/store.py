@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tttscale.data.integrity import REBUILD, check_files, parse_manifest
-from tttscale.data.manifest import SplitInfo, SplitName, StoreInfo
+from tttscale.data.manifest import TOKENIZER_FILE, SplitInfo, SplitName, StoreInfo
 from tttscale.data.quarantine import Damaged, Quarantine, read_quarantine
-from tttscale.data.storage import Storage, open_storage
+from tttscale.data.storage import Folder, Storage, open_storage
 from tttscale.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 from tttscale.errors import DataError
 
 if TYPE_CHECKING:
     import zarr
 
-TOKENIZER_FILE = "tokenizer.json"
+SERVER = "Check network and credentials; `tttscale data verify` tells whether it is damaged."
 KEPT_BLOCKS, KEPT_PER_READ = 64, 4
 """Decoded chunks that a split remembers (8 MiB), and up to how many of them a read asks for."""
 
@@ -223,9 +223,12 @@ class TokenStore:
             raise
         except Exception as error:  # every codec has its own kinds
             where = first_damaged(array, begin, end)
+            # A server may also have failed to answer, which says nothing about the shard.
+            local = isinstance(self.storage, Folder)
             raise DataError(
-                f"{self.path}: {name}/c/{where // shard} is damaged at value {where % shard} of "
-                f"the shard ({where} of the split): {error}. {REBUILD}"
+                f"{self.path}: {name}/c/{where // shard} {'is damaged' if local else 'failed'} at "
+                f"value {where % shard} of the shard ({where} of the split): {error}. "
+                f"{REBUILD if local else SERVER}"
             ) from error
 
 

@@ -211,8 +211,7 @@ class _Shard:
         try:
             values = np.asarray(self.array[self.begin : self.end])
         except DataError as error:  # the index: no chunk of this shard can be found
-            reason = str(error).split(": ", 1)[-1].split(". ")[0]
-            yield Damage(self.key, reason, self.begin, self.end)
+            yield Damage(self.key, f"cannot be opened: {error}", self.begin, self.end)
             return
         except Exception:  # every codec has its own kinds
             yield from self._check_chunks()
