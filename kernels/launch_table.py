@@ -22,7 +22,9 @@ class Launch:
     block: int = 4
     """Mini-batches per block."""
     inner_columns: int = 32
-    """Columns of the hidden layer that a parallel kernel takes at a time."""
+    """Hidden features that a program takes at a time."""
+    resident: bool = False
+    """TTT-MLP's chains: whether the state stays in registers."""
 
 
 @cache
@@ -32,17 +34,17 @@ def launch_of(kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype) -
     Args:
         kind: "linear" or "mlp".
         kernel: "advance", "readout", "readout_backward", "advance_backward", "gradients", ...
-        dim: features per head, up to 128 (mlp: 64).
+        dim: features per head, up to 128.
         size: K, 16, 32 or 64.
         dtype: of the tokens.
     """
-    block = max(1, BLOCK_TOKENS // size)
-    if kernel in ("advance", "advance_backward"):
-        if kind == "linear":
-            return Launch(4 if dim <= 64 else 8, 2, block)
-        # A second stage of loads has room beside the matrices only where tiles are small.
-        small = size == 16 and dtype == torch.bfloat16
-        return Launch(16, 2 if small else 1, block)
-    if kind == "linear" and kernel != "gradients":
-        return Launch(4 if dim <= 64 else 8, 1, block)
-    return Launch(8, 1, block, 32)
+    # Exact fp32 products take many registers: smaller blocks, and half the columns.
+    narrow = dtype == torch.bfloat16
+    block = max(1, (BLOCK_TOKENS if narrow else BLOCK_TOKENS // 2) // size)
+    if kind == "mlp" and kernel in ("advance", "advance_backward"):
+        if narrow and dim <= 64 and size == 16:
+            return Launch(8, 1, block, 128, resident=True)
+        return Launch(8, 1, block, 64 if narrow else 32)
+    few = narrow and dim <= 64 and kind == "linear" and kernel != "gradients"
+    stages = 2 if kernel in ("advance", "advance_backward") else 1
+    return Launch(4 if few else 8, stages, block, 32 if narrow else 16)

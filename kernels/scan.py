@@ -22,8 +22,7 @@ State = tuple[Tensor, ...]
 
 _SCANS: dict[str, Any] = {"linear": LinearScan, "mlp": MLPScan}
 _TRITON_SIZES = (16, 32, 64)
-_TRITON_LARGEST_DIM = {"linear": 128, "mlp": 64}
-"""TTT-MLP's two matrices of a head have to fit into one multiprocessor."""
+_TRITON_LARGEST_DIM = 128
 
 
 class Handoff(Protocol):
@@ -81,7 +80,7 @@ def ttt_scan(
         state: (W1, b1) or (W1, b1, W2, b2), [B, H, ...], fp32 (fp64 for fp64 inputs).
         mini_batch_size: K; T may be any length, a last short mini-batch is exact.
         backend: "torch", "triton" or "auto", which is Triton on GPUs wherever it has a kernel
-            (fp32 and bf16; f up to 128, for mlp 64; K of 16, 32 or 64).
+            (fp32 and bf16; f up to 128; K of 16, 32 or 64).
         handoff: told of the state and its gradient between the phases; see `Handoff`.
 
     Returns:
@@ -114,7 +113,7 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     """The class that runs the phases."""
     if backend == "torch":
         return _SCANS[kind]
-    missing = _why_not_triton(kind, q, size)
+    missing = _why_not_triton(q, size)
     if missing and backend == "triton":
         raise ValueError(f"ttt_scan: backend 'triton' {missing}; use 'auto' or 'torch'")
     if missing or (backend == "auto" and not q.is_cuda):
@@ -129,11 +128,11 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     return TritonMLPScan
 
 
-def _why_not_triton(kind: str, q: Tensor, size: int) -> str | None:
+def _why_not_triton(q: Tensor, size: int) -> str | None:
     if q.dtype not in (torch.float32, torch.bfloat16):
         return f"takes fp32 and bf16, not {str(q.dtype).removeprefix('torch.')}"
-    if q.shape[3] > (largest := _TRITON_LARGEST_DIM[kind]):
-        return f"takes head dims up to {largest} for {kind}, not {q.shape[3]}"
+    if q.shape[3] > _TRITON_LARGEST_DIM:
+        return f"takes head dims up to {_TRITON_LARGEST_DIM}, not {q.shape[3]}"
     if size not in _TRITON_SIZES:
         return f"takes mini-batches of 16, 32 or 64 tokens, not {size}"
     if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":

@@ -8,19 +8,31 @@ import triton
 import triton.language as tl
 
 from tttscale.kernels.triton_inner_loss import store_norm_sums
-from tttscale.kernels.triton_ops import block_of, load, mma, norm_backward, rates_of, store
+from tttscale.kernels.triton_ops import (
+    block_of,
+    load,
+    mma,
+    norm_backward,
+    rates_of,
+    store,
+    turned_weights,
+)
 
 
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
 def token_gradients_kernel(
     q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, d_out_ptr,
-    g1_ptr, dz1_ptr, dz1q_ptr, w1_saved_ptr, dw1_saved_ptr, p_ptr, normed_ptr, plane_ptr,
-    asked_ptr, future_ptr, dq_ptr, dk_ptr, dv_ptr, dlr_ptr, dnorm_ptr,
+    g1_ptr, dz1_ptr, dz1q_ptr, w1_saved_ptr, dw1_saved_ptr, db1_saved_ptr, p_ptr, normed_ptr,
+    plane_ptr, asked_ptr, future2_ptr, future_ptr, dq_ptr, dk_ptr, dv_ptr, dlr_ptr, dnorm_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, I: tl.constexpr, IB: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """dq, dk, dv, dlr of one block; IB columns of the inner width I at a time."""
+    """dq, dk, dv, dlr of one block; IB columns of the inner width I at a time.
+
+    future_ptr receives the inner gradients times what later blocks and keys ask of them (of the state);
+    future2_ptr holds TTT-MLP's second layer's part of it (None for TTT-Linear).
+    """
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
     )
@@ -29,10 +41,10 @@ def token_gradients_kernel(
     tile = rows[:, None] * F + cols[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
     lam, tau, weights, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
-    i, j = rows[:, None], rows[None, :]
     # The same weights with rows as sources and columns as readers.
-    turned_earlier = -(i // K < j // K).to(tl.float32) * tl.load(tau_ptr + K - 1) * lam[:, None]
-    turned_same = ((i // K == j // K) & (i <= j)).to(tl.float32) * tau[None, :] * lam[:, None]
+    tau_last = tl.load(tau_ptr + K - 1)
+    turned = -turned_weights(rows, tau, tau_last, K) * lam[:, None]
+    turned_keys = tl.where(rows[:, None] // K < rows[None, :] // K, -tau_last * lam[:, None], 0.0)
     left = T - tl.program_id(0) * BLOCK * K
     last = tl.minimum(left - (rows // K) * K, K) - 1  # of the token's mini-batch
     last_tau = tl.load(tau_ptr + tl.maximum(last, 0))
@@ -41,6 +53,7 @@ def token_gradients_kernel(
     read, moved, turned_read, turned_moved = square0, square0, square0, square0
     dq = tl.zeros([BLOCK * K, FP], tl.float32)
     dk, ahead = dq, dq
+    future = tl.zeros([BLOCK * K], tl.float32)
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         inner_ok = inner[None, :] < I
@@ -60,9 +73,11 @@ def token_gradients_kernel(
         dq = mma(dz1q, W1, dq, BF16)
         dk = mma(dz1, W1, dk, BF16)
         ahead = mma(g1, dW1, ahead, BF16)
+        db1 = load(db1_saved_ptr + saved * I + inner, inner < I)
+        future += tl.sum(g1 * db1[None, :], 1)
     dq = mma(-read * weights, k, dq, BF16)
-    dk = mma(moved * key_weights + turned_moved * turned_earlier, k, dk, BF16)
-    dk = mma(turned_read * (turned_earlier - turned_same), q, dk, BF16)
+    dk = mma(moved * key_weights + turned_moved * turned_keys, k, dk, BF16)
+    dk = mma(turned_read * turned, q, dk, BF16)
     dk -= (last_tau * lam)[:, None] * ahead
 
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
@@ -77,5 +92,11 @@ def token_gradients_kernel(
     miss = tl.where(here, beta - load(v_ptr + tokens + token, here) + k, 0.0)
     store_norm_sums(dnorm_ptr, saved, cols, dy * (miss + 2 * gamma * normed), dy * gamma, F)
     asked = load(asked_ptr + before + rows, rows_ok)
-    future = load(future_ptr + before + rows, rows_ok)
+    future += tl.sum(ahead * k, 1)
+    key_scores = mma(k, tl.trans(k), square0, BF16) + 1
+    later = rows[:, None] // K < rows[None, :] // K
+    future += tl.sum(tl.where(later, turned_moved * key_scores, 0.0), 1)
+    if future2_ptr is not None:
+        future += load(future2_ptr + before + rows, rows_ok)
+    tl.store(future_ptr + before + rows, future, mask=rows_ok)
     tl.store(dlr_ptr + before + rows, -asked - last_tau * future, mask=rows_ok)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from tttscale.kernels.triton_ops import normalised, row_sums5, row_sums6, store
+from tttscale.kernels.triton_ops import normalised, row_sums5, store
 
 
 @triton.jit
@@ -30,11 +30,11 @@ def load_jacobian(plane_ptr, plane, row, row_ok):
 
 @triton.jit
 def inner_gradient_backward(
-    p, g, normed, rstd, m, y_mean, a1, a2, gamma2, kappa, here, F: tl.constexpr
+    p, g, normed, rstd, m, y_mean, a1, a2, gamma2, here, F: tl.constexpr
 ):  # fmt: skip
-    """dz for p = dg, and the row sums of kappa g, which ride in the same round."""
-    sum_p, sum_px, sum_gp, sum_gpx, sum_pg, kappa_g = row_sums6(
-        p, p * normed, gamma2 * p, gamma2 * p * normed, p * g, kappa * g
+    """dz for p = dg."""
+    sum_p, sum_px, sum_gp, sum_gpx, sum_pg = row_sums5(
+        p, p * normed, gamma2 * p, gamma2 * p * normed, p * g
     )
     p_mean, px = sum_p / F, sum_px / F
     dy = rstd * (p - p_mean - normed * px)
@@ -45,7 +45,7 @@ def inner_gradient_backward(
     dx_mean = rstd * (sum_gp / F - p_mean * (gamma2_mean + m) - px * (a1 + y_mean))
     dx_along = rstd * (sum_gpx / F - p_mean * a1 - px * (a2 + 2 * m))
     dz = rstd * (dx - dx_mean - normed * (dx_along + sum_pg / F))
-    return tl.where(here, dz, 0.0), kappa_g
+    return tl.where(here, dz, 0.0)
 
 
 @triton.jit

@@ -55,11 +55,6 @@ def _add5(a0, a1, a2, a3, a4, b0, b1, b2, b3, b4):
 
 
 @triton.jit
-def _add6(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5):
-    return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5
-
-
-@triton.jit
 def row_sums5(a, b, c, d, e):
     """Five sums over the columns in one round of exchanges; [rows, 1] each."""
     if INTERPRETED:  # a custom combine function is a slow Python loop there
@@ -67,17 +62,6 @@ def row_sums5(a, b, c, d, e):
     else:
         a, b, c, d, e = tl.reduce((a, b, c, d, e), 1, _add5)
     return a[:, None], b[:, None], c[:, None], d[:, None], e[:, None]
-
-
-@triton.jit
-def row_sums6(a, b, c, d, e, f):
-    """Six sums over the columns in one round of exchanges; [rows, 1] each."""
-    if INTERPRETED:
-        a, b, c = tl.sum(a, 1), tl.sum(b, 1), tl.sum(c, 1)
-        d, e, f = tl.sum(d, 1), tl.sum(e, 1), tl.sum(f, 1)
-    else:
-        a, b, c, d, e, f = tl.reduce((a, b, c, d, e, f), 1, _add6)
-    return a[:, None], b[:, None], c[:, None], d[:, None], e[:, None], f[:, None]
 
 
 @triton.jit
@@ -141,6 +125,29 @@ def weights_of_pairs(rows, tau, tau_last, lam, K: tl.constexpr):
     earlier = (j // K < i // K).to(tl.float32) * tau_last
     same = ((j // K == i // K) & (j <= i)).to(tl.float32) * tau[:, None]
     return (same + earlier) * lam[None, :], -earlier * lam[None, :]
+
+
+@triton.jit
+def turned_weights(rows, tau, tau_last, K: tl.constexpr):
+    """The same seen from the sources (rows) to their readers (columns), without the sources' lam."""
+    i, j = rows[:, None], rows[None, :]
+    later = (i // K < j // K).to(tl.float32) * tau_last
+    return ((i // K == j // K) & (i <= j)).to(tl.float32) * tau[None, :] + later
+
+
+@triton.jit
+def store_tau_sums(
+    dtau_ptr, dlast_ptr, before, block, rows, rows_ok, pairs, scores, lam, K: tl.constexpr
+):  # fmt: skip
+    """Gradients of the readers' factors, and of the last ones, which earlier mini-batches are read with.
+
+    pairs, scores: [readers, sources], products of gradients dZq G^T and of inputs.
+    """
+    i, j = rows[:, None], rows[None, :]
+    terms = pairs * scores * lam[None, :]
+    dtau = -tl.sum(tl.where((i // K == j // K) & (j <= i), terms, 0.0), 1)
+    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
+    tl.store(dlast_ptr + block, -tl.sum(tl.where(j // K < i // K, terms, 0.0)))
 
 
 @triton.jit

@@ -30,7 +30,7 @@ class Planes:
     dz1q: Tensor
     """[N, T, I]: gradients at the readers' first pre-activation."""
     p: Tensor
-    """[N, T, f]: the readers' share of dG at the output; the chain makes it the whole."""
+    """[N, T, f]: the share of dG at the output that the block's readers have; the chain makes it the whole."""
     normed: Tensor
     """[N, T, f]: x^ of the keys."""
     jacobian: Tensor
@@ -38,6 +38,8 @@ class Planes:
     asked: Tensor
     """Inner gradients times what readers ask of them."""
     d_tau: Tensor
+    d_last: Tensor
+    """[N, blocks]: gradients of the last factor, with which a block reads its earlier mini-batches."""
     d_norm: Tensor
     """[N, blocks, 2, f]: parts of the gradients of the norm's weight and bias."""
     chain: tuple[Tensor, ...] = ()
@@ -45,7 +47,10 @@ class Planes:
     dz1: Tensor | None = None
     dw1: Tensor | None = None
     """[N, blocks, f, I]: gradient of the state behind each block."""
+    db1: Tensor | None = None
+    """[N, blocks, I]."""
     future: Tensor | None = None
+    """[N, T]: TTT-MLP's second layer's inner gradients times what the state asks of them."""
 
 
 class TritonScan(ABC):
@@ -109,21 +114,22 @@ class TritonScan(ABC):
         planes, d_out = works[0]
         dq, dk, dv = (self._like_tokens() for _ in range(3))
         d_lr, d_norm = torch.empty_like(self.lr), torch.empty_like(planes.d_norm)
+        future = self.new(self.scans, self.length, wide=True)
         launch = self._launch("gradients")
         token_gradients_kernel[(self.blocks, self.scans)](
             *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, d_out),
-            *(g1, planes.dz1, planes.dz1q, w1, planes.dw1, planes.p, planes.normed),
-            *(planes.jacobian, planes.asked, planes.future, dq, dk, dv, d_lr, d_norm),
+            *(g1, planes.dz1, planes.dz1q, w1, planes.dw1, planes.db1, planes.p, planes.normed),
+            *(planes.jacobian, planes.asked, planes.future, future, dq, dk, dv, d_lr, d_norm),
             *(*self.strides, self.length, self.heads, self.scans),
             I=self.inner,
             IB=self.columns("gradients"),
             **self._shape(launch),
         )
-        assert planes.future is not None
         parts = (planes.d_norm + d_norm).view(self.batch, self.heads, self.blocks, 2, self.dim)
         d_gamma, d_beta = parts.sum((0, 2)).unbind(1)
         works[0] = None
-        d_tau = self._grad_token_idx(planes.d_tau, -(self.lr.flatten(0, 1) * planes.future))
+        d_tau = self._grad_token_idx(planes.d_tau, -(self.lr.flatten(0, 1) * future))
+        d_tau[-1] += planes.d_last.sum()
         return [dq, dk, dv, d_lr, d_tau, d_gamma, d_beta]
 
     def _grad_token_idx(self, rows: Tensor, last: Tensor) -> Tensor:
@@ -154,6 +160,7 @@ class TritonScan(ABC):
             jacobian=self.new(PLANES, n, t, wide=True),
             asked=self.new(n, t, wide=True),
             d_tau=self.new(n, t, wide=True),
+            d_last=self.new(n, self.blocks, wide=True),
             d_norm=self.new(n, self.blocks, 2, f, wide=True),
         )
 
@@ -201,15 +208,21 @@ class TritonScan(ABC):
         """Hidden columns that a program of a parallel kernel takes at a time."""
         return min(self._launch(kernel).inner_columns, padded(self.inner))
 
-    def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
-        """Launch a kernel of this learner; the arguments that all have in common are added."""
-        trailing = (*self.strides, self.length, self.heads)
-        trailing += (self.scans,) if "scans" in kernel.arg_names else ()
+    def options(self, kernel: Any, name: str) -> dict[str, Any]:
+        """All compile-time arguments of a kernel of this learner."""
         launch = self._launch(name)
         options = self._shape(launch)
         if "IB" in kernel.arg_names:
             options["IB"] = self.columns(name)
-        kernel[grid](*arguments, *trailing, **options)
+        if "RESIDENT" in kernel.arg_names:
+            options["RESIDENT"] = launch.resident
+        return options
+
+    def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
+        """Launch a kernel of this learner; the arguments that all have in common are added."""
+        trailing = (*self.strides, self.length, self.heads)
+        trailing += (self.scans,) if "scans" in kernel.arg_names else ()
+        kernel[grid](*arguments, *trailing, **self.options(kernel, name))
 
 
 def padded(dim: int) -> int:

@@ -71,13 +71,14 @@ def advance_kernel(
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
 def advance_backward_kernel(
     k_ptr, q_ptr, lr_ptr, tau_ptr, gamma_ptr, g_ptr, normed_ptr, dzq_ptr, p_ptr, plane_ptr,
-    dw_ptr, db_ptr, dz_ptr, future_ptr, dw_saved_ptr, dw_first_ptr, db_first_ptr,
+    dw_ptr, db_ptr, dz_ptr, dw_saved_ptr, db_saved_ptr, dw_first_ptr, db_first_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """p += step kappa, dz = J(p), dW += k^T dz + q^T dzq, last mini-batch first.
+    """p += step kappa, dz = J(p), dW += k^T dz, last mini-batch first; a block's readers all at once.
 
-    p_ptr holds the readers' share and receives the whole; plane_ptr: see `Planes` in triton_scan.py.
+    p_ptr holds the share of the readers of a token's own block and receives the whole; plane_ptr: see
+    `Planes` in triton_scan.py.
     """
     n = tl.program_id(0).to(tl.int64)
     head = n % heads
@@ -95,7 +96,8 @@ def advance_backward_kernel(
     tokens, before = (n // heads) * stride_b + head * stride_h + first * stride_t, n * T + first
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
     saved = (n + 1) * tl.cdiv(T, BLOCK * K)
-    ones = tl.full([K, K], 1.0, tl.float32)
+    ones, block_ones = tl.full([K, K], 1.0, tl.float32), tl.full([K, BLOCK * K], 1.0, tl.float32)
+    block_rows = tl.arange(0, BLOCK * K)[:, None]
     plane = scans.to(tl.int64) * T
     tau_full, tau_short = tl.load(tau_ptr + K - 1), tl.load(tau_ptr + (T - 1) % K)
     for back in range(0, count):
@@ -103,28 +105,30 @@ def advance_backward_kernel(
         if (back == 0) | (i % BLOCK == BLOCK - 1):
             saved -= 1
             store(dw_saved_ptr + saved * F * F + square, dW, square_ok)
+            db_now = tl.sum(tl.where(rows[:, None] == 0, dB, 0.0), 0)
+            tl.store(db_saved_ptr + saved * F + cols, db_now, mask=cols < F)
         left = T - i * K
         row_ok = rows < left
         here = row_ok[:, None] & cols_ok
         at = before * F
-        k, q = load(k_ptr + tokens + token, here), load(q_ptr + tokens + token, here)
+        k, local = load(k_ptr + tokens + token, here), load(p_ptr + at + tile, here)
         g, normed = load(g_ptr + at + tile, here), load(normed_ptr + at + tile, here)
-        dzq, local = load(dzq_ptr + at + tile, here), load(p_ptr + at + tile, here)
         lam = load(lr_ptr + before + rows, row_ok)[:, None]
         step = -tl.where(left < K, tau_short, tau_full) * lam
         rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr + before, plane, rows, row_ok)
 
-        kappa = mma(k, dW, dB, BF16)
-        p = local + step * kappa
-        dz, future = inner_gradient_backward(
-            p, g, normed, rstd, m, y_mean, a1, a2, gamma2, kappa, here, F
-        )
+        p = local + step * mma(k, dW, dB, BF16)
+        dz = inner_gradient_backward(p, g, normed, rstd, m, y_mean, a1, a2, gamma2, here, F)
         store(p_ptr + at + tile, p, here)
         store(dz_ptr + at + tile, dz, here)
-        tl.store(future_ptr + before + rows, tl.sum(future, 1), mask=row_ok)
-        dW = mma(tl.trans(q), dzq, dW, BF16)
         dW = mma(tl.trans(k), dz, dW, BF16)
-        dB = mma(ones, dz + dzq, dB, BF16)
+        dB = mma(ones, dz, dB, BF16)
+        if i % BLOCK == 0:
+            block_ok = (block_rows < left) & cols_ok
+            q = load(q_ptr + tokens + block_rows * stride_t + cols[None, :], block_ok)
+            dzq = load(dzq_ptr + at + block_rows * F + cols[None, :], block_ok)
+            dW = mma(tl.trans(q), dzq, dW, BF16)
+            dB = mma(block_ones, dzq, dB, BF16)
         tokens -= K * stride_t
         before -= K
     tl.store(dw_first_ptr + n * F * F + square, dW, mask=square_ok)

@@ -17,6 +17,8 @@ from tttscale.kernels.triton_ops import (
     normalised,
     rates_of,
     store,
+    store_tau_sums,
+    turned_weights,
 )
 
 
@@ -83,11 +85,11 @@ def jacobian_kernel(
 @triton.jit(do_not_specialize=["T", "heads"])
 def readout_backward_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, g_ptr, w_saved_ptr, b_saved_ptr, d_out_ptr,
-    dzq_ptr, local_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+    dzq_ptr, local_ptr, asked_ptr, dtau_ptr, dlast_ptr, dnorm_ptr,
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """dzq, and the readers' share of dG."""
+    """dzq, and the share of dG that this block's readers have."""
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
     )
@@ -112,16 +114,12 @@ def readout_backward_kernel(
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     dzq = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dzq_ptr + before * F + tile, dzq, here)
-    i, j = rows[:, None], rows[None, :]
-    same = (i // K == j // K) & (j <= i)
     pairs = mma(dzq, tl.trans(g), square0, BF16)
-    dtau = -tl.sum(tl.where(same, pairs * scores * lam[None, :], 0.0), 1)
-    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
+    store_tau_sums(dtau_ptr, dlast_ptr, before, saved, rows, rows_ok, pairs, scores, lam, K)
 
-    # Sources: rows are now the tokens j that are read, columns the readers i of their mini-batch.
-    turned = (i // K == j // K) & (i <= j)
-    turned_scores = mma(k, tl.trans(q), square0, BF16) + 1
-    asked = tl.where(turned, turned_scores * tau[None, :], 0.0)
+    # Sources: rows are now the tokens that are read, columns their readers.
+    asked = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K)
+    asked *= mma(k, tl.trans(q), square0, BF16) + 1
     asked = mma(asked, dzq, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
     store(local_ptr + before * F + tile, -lam[:, None] * asked, here)
     tl.store(asked_ptr + before + rows, tl.sum(asked * g, 1), mask=rows_ok)

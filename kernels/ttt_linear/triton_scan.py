@@ -47,7 +47,7 @@ class TritonLinearScan(TritonScan):
             "readout_backward",
             grid,
             *(self.q, self.k, self.lr, self.tau, self.gamma, *saved[0], d_out),
-            *(planes.dz1q, planes.p, planes.asked, planes.d_tau, planes.d_norm),
+            *(planes.dz1q, planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
         )
         return [(planes, d_out)]
 
@@ -56,8 +56,8 @@ class TritonLinearScan(TritonScan):
         planes, n, f = works[0][0], self.scans, self.dim
         dW, db = self.wide_states(d_state)
         planes.dz1 = self.new(n, self.length, f)
-        planes.future = self.new(n, self.length, wide=True)
         planes.dw1 = self.new(n, self.blocks, f, f)
+        planes.db1 = self.new(n, self.blocks, f, wide=True)
         first = [dW.new_empty(dW.shape), db.new_empty(db.shape)]
         self.run(
             advance_backward_kernel,
@@ -65,6 +65,6 @@ class TritonLinearScan(TritonScan):
             (n,),
             *(self.k, self.q, self.lr, self.tau, self.gamma, saved[0][0]),
             *(planes.normed, planes.dz1q, planes.p, planes.jacobian, dW, db),
-            *(planes.dz1, planes.future, planes.dw1, *first),
+            *(planes.dz1, planes.dw1, planes.db1, *first),
         )
         return self.narrow_states(first)

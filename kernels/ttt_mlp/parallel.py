@@ -1,4 +1,4 @@
-"""The parallel kernels of TTT-MLP: outputs, the keys' Jacobian, and what the readers ask.
+"""The parallel kernels of TTT-MLP: targets, outputs, the keys' Jacobian, and what the readers ask.
 
 One program per block of mini-batches and (sequence, head). As in ../ttt_linear/parallel.py, known inner
 gradients turn both layers into attention with known values; the hidden layer is taken IB columns at a time.
@@ -19,6 +19,8 @@ from tttscale.kernels.triton_ops import (
     normalised,
     rates_of,
     store,
+    store_tau_sums,
+    turned_weights,
 )
 
 
@@ -37,6 +39,29 @@ def _matrix2(w2_ptr, inner, cols, F: tl.constexpr):
     """Rows `inner` of W2, [IB, FP]."""
     ok = (inner[:, None] < 4 * F) & (cols[None, :] < F)
     return load(w2_ptr + inner[:, None] * F + cols[None, :], ok)
+
+
+@triton.jit(do_not_specialize=["T", "heads"])
+def targets_kernel(
+    k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, moved_ptr, u_ptr, step_ptr,
+    stride_b, stride_h, stride_t, T, heads,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """What the chain needs of keys, values and rates: step, step k, and u = gamma (beta - v + k)."""
+    head, rows, cols, rows_ok, tokens, token, before, _ = block_of(
+        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
+    )
+    here = rows_ok[:, None] & (cols[None, :] < F)
+    tile = rows[:, None] * F + cols[None, :]
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
+    left = T - tl.program_id(0) * BLOCK * K - (rows // K) * K
+    last = tl.load(tau_ptr + tl.minimum(tl.maximum(left, 1), K) - 1)  # of the token's mini-batch
+    step = -last * load(lr_ptr + before + rows, rows_ok)
+    k, v = load(k_ptr + tokens + token, here), load(v_ptr + tokens + token, here)
+    store(moved_ptr + before * F + tile, k * step[:, None], here)
+    tl.store(u_ptr + before * F + tile, gamma * (beta - v + k), mask=here)
+    tl.store(step_ptr + before + rows, step, mask=rows_ok)
 
 
 @triton.jit(do_not_specialize=["T", "heads"])
@@ -132,12 +157,12 @@ def keys_kernel(
 def readout_backward_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, g1_ptr, g2_ptr,
     w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr, x2_ptr, d_out_ptr,
-    xq_ptr, dz2q_ptr, p_ptr, asked_ptr, dtau_ptr, dnorm_ptr,
+    xq_ptr, dz2q_ptr, p_ptr, asked_ptr, dtau_ptr, dlast_ptr, dnorm_ptr,
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Output layer: the readers' forward again (Xq), dz2q, and their share of dG2."""
+    """Output layer: the readers' forward again (Xq), dz2q, and the share of dG2 that the block's have."""
     I: tl.constexpr = 4 * F
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
@@ -171,12 +196,9 @@ def readout_backward_kernel(
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     dz2q = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dz2q_ptr + before * F + tile, dz2q, here)
-    i, j = rows[:, None], rows[None, :]
-    same, turned = (i // K == j // K) & (j <= i), (i // K == j // K) & (i <= j)
     pairs = mma(dz2q, tl.trans(g2), square0, BF16)
-    dtau = -tl.sum(tl.where(same, pairs * (scores + 1) * lam[None, :], 0.0), 1)
-    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
-    asked = tl.where(turned, (turned_scores + 1) * tau[None, :], 0.0)
+    store_tau_sums(dtau_ptr, dlast_ptr, before, saved, rows, rows_ok, pairs, scores + 1, lam, K)
+    asked = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K) * (turned_scores + 1)
     asked = mma(asked, dz2q, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
     store(p_ptr + before * F + tile, -lam[:, None] * asked, here)
     tl.store(asked_ptr + before + rows, tl.sum(asked * g2, 1), mask=rows_ok)
@@ -185,14 +207,14 @@ def readout_backward_kernel(
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
 def hidden_backward_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr,
-    x2_ptr, dz2q_ptr, dz1q_ptr, local_ptr, share_ptr, asked_ptr, dtau_ptr,
+    x2_ptr, dz2q_ptr, dz1q_ptr, local_ptr, share_ptr, asked_ptr, dtau_ptr, dlast_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Hidden layer, IB columns per program: dz1q, and the readers' shares of dG1 and dX2.
+    """Hidden layer, IB columns per program: dz1q, and the shares of dG1 and dX2 that the block's readers have.
 
-    asked_ptr and dtau_ptr receive this program's part of sums over the hidden columns.
+    asked_ptr, dtau_ptr and dlast_ptr receive this program's part of sums over the hidden columns.
     """
     I: tl.constexpr = 4 * F
     _, rows, cols, rows_ok, tokens, token, before, saved = block_of(
@@ -203,8 +225,6 @@ def hidden_backward_kernel(
     wide_ok = rows_ok[:, None] & (inner[None, :] < I)
     tile, wide = rows[:, None] * F + cols[None, :], rows[:, None] * I + inner[None, :]
     lam, tau, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
-    i, j = rows[:, None], rows[None, :]
-    same, turned = (i // K == j // K) & (j <= i), (i // K == j // K) & (i <= j)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     wide0 = tl.zeros([BLOCK * K, IB], tl.float32)
     w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
@@ -226,15 +246,15 @@ def hidden_backward_kernel(
     dz1q = mma(pairs, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope
     store(dz1q_ptr + before * I + wide, dz1q, wide_ok)
     pairs = mma(dz1q, tl.trans(g1), square0, BF16)
-    dtau = -tl.sum(tl.where(same, pairs * scores * lam[None, :], 0.0), 1)
     part = tl.program_id(2) * (scans.to(tl.int64) * T) + before
-    tl.store(dtau_ptr + part + rows, dtau, mask=rows_ok)
+    block = tl.program_id(2) * scans * tl.num_programs(0) + saved
+    store_tau_sums(dtau_ptr, dlast_ptr, part, block, rows, rows_ok, pairs, scores, lam, K)
 
-    # Sources: rows are now the tokens that are read, columns the readers of their mini-batch.
-    pairs = mma(g2, tl.trans(dz2q), square0, BF16)
-    pairs = tl.where(turned, -pairs * tau[None, :] * lam[:, None], 0.0)
+    # Sources: rows are now the tokens that are read, columns their readers.
+    turned = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K)
+    pairs = -mma(g2, tl.trans(dz2q), square0, BF16) * turned * lam[:, None]
     store(share_ptr + before * I + wide, mma(pairs, xq, wide0, BF16), wide_ok)
     scores = mma(k, tl.trans(q), square0, BF16) + 1
-    asked = mma(tl.where(turned, scores * tau[None, :], 0.0), dz1q, wide0, BF16)
+    asked = mma(turned * scores, dz1q, wide0, BF16)
     store(local_ptr + before * I + wide, -lam[:, None] * asked, wide_ok)
     tl.store(asked_ptr + part + rows, tl.sum(asked * g1, 1), mask=rows_ok)

@@ -189,8 +189,7 @@ def test_a_layer_with_documents_inside(kind, monkeypatch):
     ("kind", "size", "dim", "dtype", "words"),
     [
         ("linear", 16, 16, torch.float64, "takes fp32 and bf16, not float64"),
-        ("linear", 16, 160, torch.float32, "head dims up to 128 for linear, not 160"),
-        ("mlp", 16, 96, torch.float32, "head dims up to 64 for mlp, not 96"),
+        ("linear", 16, 160, torch.float32, "head dims up to 128, not 160"),
         ("linear", 8, 16, torch.float32, "16, 32 or 64 tokens, not 8"),
     ],
 )

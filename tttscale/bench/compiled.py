@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from tttscale.bench.latency import cycles_per_step
+from tttscale.bench.latency import cycles_per_step, in_loops
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
@@ -92,8 +92,10 @@ def launches(kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2
     return recorder
 
 
-def resources(source: ASTSource, launch: dict[str, int], capability: int) -> dict[str, Any]:
-    """Compile one kernel and read what it needs from the binary."""
+def resources(
+    source: ASTSource, launch: dict[str, int], capability: int, block: int = 1
+) -> dict[str, Any]:
+    """Compile one kernel and read what it needs from the binary; block: see `cycles_per_step`."""
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -112,8 +114,9 @@ def resources(source: ASTSource, launch: dict[str, int], capability: int) -> dic
         "local_accesses": operations.count("LDL") + operations.count("STL"),
         "barriers": operations.count("BAR"),
         "instructions": len(operations),
-        "cycles_per_step": cycles_per_step(code),
-        "cycles_per_step_loads_exposed": cycles_per_step(code, exposed_loads=True),
+        "local_accesses_in_loops": in_loops(code, ("LDL", "STL")),
+        "cycles_per_step": cycles_per_step(code, block=block),
+        "cycles_per_step_loads_exposed": cycles_per_step(code, exposed_loads=True, block=block),
     }
 
 
@@ -127,7 +130,8 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
     for name, (source, launch) in launches(kind, dim, size, dtype).sources.items():
         row = {"inner": kind, "dim": dim, "K": size, "dtype": _NAMES[dtype], "kernel": name}
         print(f"compiling {name}", file=sys.stderr)
-        rows.append({**row, **resources(source, launch, capability)})
+        block = source.constants[(source.fn.arg_names.index("BLOCK"),)]
+        rows.append({**row, **resources(source, launch, capability, block)})
     print(json.dumps(rows))
 
 

@@ -69,10 +69,8 @@ def loop_of(code: list[Instruction]) -> tuple[int, int] | None:
     index = {instruction.address: i for i, instruction in enumerate(code)}
     best, most = None, 0
     for i, instruction in enumerate(code):
-        target = re.search(r"0x([0-9a-f]+)", instruction.text)
-        if instruction.kind != "BRA" or target is None:
-            continue
-        begin = index.get(int(target.group(1), 16))
+        target = _target(instruction)
+        begin = index.get(target) if target is not None else None
         if begin is None or begin >= i:
             continue
         work = sum(x.kind in ("HGMMA", "HMMA") for x in code[begin : i + 1])
@@ -81,12 +79,13 @@ def loop_of(code: list[Instruction]) -> tuple[int, int] | None:
     return best
 
 
-def cycles_per_step(code: str, exposed_loads: bool = False) -> float | None:
+def cycles_per_step(code: str, exposed_loads: bool = False, block: int = 1) -> float | None:
     """Predicted cycles of one turn of the main loop.
 
     Args:
         code: the output of `cuobjdump -sass`.
         exposed_loads: count loads from memory in full (650 cycles) instead of as prefetched.
+        block: every how many turns the conditional parts of the loop are entered.
 
     Returns:
         None if there is no loop with products.
@@ -96,6 +95,42 @@ def cycles_per_step(code: str, exposed_loads: bool = False) -> float | None:
     if loop is None:
         return None
     body = instructions[loop[0] : loop[1] + 1]
+    entered, passed = _cycles(body, exposed_loads), _cycles(_unconditional(body), exposed_loads)
+    return entered / block + passed * (1 - 1 / block)
+
+
+def in_loops(code: str, kinds: tuple[str, ...]) -> int:
+    """How many instructions of these kinds stand in any loop."""
+    instructions = parse(code)
+    index = {x.address: i for i, x in enumerate(instructions)}
+    inside: set[int] = set()
+    for i, x in enumerate(instructions):
+        begin = index.get(target) if (target := _target(x)) is not None else None
+        if begin is not None and begin < i:
+            inside.update(range(begin, i + 1))
+    return sum(instructions[i].kind in kinds for i in inside)
+
+
+def _target(x: Instruction) -> int | None:
+    """Where a branch goes."""
+    found = re.search(r"0x([0-9a-f]+)", x.text) if x.kind == "BRA" else None
+    return int(found.group(1), 16) if found else None
+
+
+def _unconditional(body: list[Instruction]) -> list[Instruction]:
+    """The body without what its conditional forward branches pass over."""
+    kept, until = [], -1
+    for x in body:
+        if x.address < until:
+            continue
+        kept.append(x)
+        target = _target(x)
+        if target is not None and x.text.startswith("@") and x.address < target <= body[-1].address:
+            until = target
+    return kept
+
+
+def _cycles(body: list[Instruction], exposed_loads: bool) -> float:
     ready, now, starts = [0.0] * _SCOREBOARDS, 0.0, []
     products_done = tensor_free = 0.0
     for _ in range(_ROUNDS):
