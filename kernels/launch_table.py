@@ -24,7 +24,7 @@ class Launch:
     inner_columns: int = 32
     """Hidden features that a program takes at a time."""
     resident: bool = False
-    """TTT-MLP's chains: whether the state stays in registers."""
+    """TTT-MLP's forward chain: whether the state stays in registers."""
 
 
 @cache
@@ -42,9 +42,11 @@ def launch_of(kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype) -
     narrow = dtype == torch.bfloat16
     block = max(1, (BLOCK_TOKENS if narrow else BLOCK_TOKENS // 2) // size)
     if kind == "mlp" and kernel in ("advance", "advance_backward"):
-        if narrow and dim <= 64 and size == 16:
+        if kernel == "advance" and narrow and dim <= 64 and size == 16:
             return Launch(8, 1, block, 128, resident=True)
-        return Launch(8, 1, block, 64 if narrow else 32)
+        if narrow:
+            return Launch(8, 2, block, 128 if dim <= 64 and size == 16 else 64)
+        return Launch(8, 1, block, 32)
     few = narrow and dim <= 64 and kind == "linear" and kernel != "gradients"
     stages = 2 if kernel in ("advance", "advance_backward") else 1
     return Launch(4 if few else 8, stages, block, 32 if narrow else 16)

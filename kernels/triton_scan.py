@@ -30,7 +30,7 @@ class Planes:
     dz1q: Tensor
     """[N, T, I]: gradients at the readers' first pre-activation."""
     p: Tensor
-    """[N, T, f]: the share of dG at the output that the block's readers have; the chain makes it the whole."""
+    """[N, T, f]: what the block's readers have of dG at the output; the chain makes it the whole."""
     normed: Tensor
     """[N, T, f]: x^ of the keys."""
     jacobian: Tensor
@@ -115,7 +115,7 @@ class TritonScan(ABC):
         dq, dk, dv = (self._like_tokens() for _ in range(3))
         d_lr, d_norm = torch.empty_like(self.lr), torch.empty_like(planes.d_norm)
         future = self.new(self.scans, self.length, wide=True)
-        launch = self._launch("gradients")
+        launch = self.launch("gradients")
         token_gradients_kernel[(self.blocks, self.scans)](
             *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, d_out),
             *(g1, planes.dz1, planes.dz1q, w1, planes.dw1, planes.db1, planes.p, planes.normed),
@@ -189,7 +189,8 @@ class TritonScan(ABC):
         copy = torch.empty_strided(x.shape, (*self.strides, 1), dtype=self.compute, device=x.device)
         return copy.copy_(x)
 
-    def _launch(self, kernel: str) -> Launch:
+    def launch(self, kernel: str) -> Launch:
+        """How a kernel of this learner is launched."""
         return launch_of(self.kind, kernel, self.dim, self.size, self.compute)
 
     def _shape(self, launch: Launch) -> dict[str, Any]:
@@ -206,16 +207,14 @@ class TritonScan(ABC):
 
     def columns(self, kernel: str) -> int:
         """Hidden columns that a program of a parallel kernel takes at a time."""
-        return min(self._launch(kernel).inner_columns, padded(self.inner))
+        return min(self.launch(kernel).inner_columns, padded(self.inner))
 
     def options(self, kernel: Any, name: str) -> dict[str, Any]:
         """All compile-time arguments of a kernel of this learner."""
-        launch = self._launch(name)
+        launch = self.launch(name)
         options = self._shape(launch)
         if "IB" in kernel.arg_names:
             options["IB"] = self.columns(name)
-        if "RESIDENT" in kernel.arg_names:
-            options["RESIDENT"] = launch.resident
         return options
 
     def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:

@@ -121,7 +121,8 @@ def advance_backward_kernel(
         dz = inner_gradient_backward(p, g, normed, rstd, m, y_mean, a1, a2, gamma2, here, F)
         store(p_ptr + at + tile, p, here)
         store(dz_ptr + at + tile, dz, here)
-        dW = mma(tl.trans(k), dz, dW, BF16)
+        # A load that is an operand twice, each time laid out differently, would not be fetched ahead.
+        dW = mma(tl.trans(tl.where(here, k, 0.0)), dz, dW, BF16)
         dB = mma(ones, dz, dB, BF16)
         if i % BLOCK == 0:
             block_ok = (block_rows < left) & cols_ok

@@ -1,10 +1,10 @@
-"""The serial kernel of TTT-MLP: (W1, W2)(t) -> (t+1). Backwards: chain_backward.py.
+"""The serial kernels of TTT-MLP: (W1, W2)(t) -> (t+1). Backwards: chain_backward.py.
 
-One program per (sequence, head) goes through the mini-batches, and for each through the hidden layer in tiles
-of IB features. A tile lies with its features as rows, W1 transposed, so that its matrices are the left
-operands of all products but one and need not change their layout. Between mini-batches the tiles stay in
-registers (RESIDENT) or, where they do not fit, in memory. What does not stand on the chain is in parallel.py;
-formulas and layout of the saved tensors in README.md.
+One program per (sequence, head). The hidden layer is taken in tiles of IB features, which are a tile's rows
+(W1 transposed): so its matrices are the left operands of all products but one, and need not change their
+layout. Between mini-batches the tiles stay in registers (`advance_kernel`) or, where they do not fit, in
+memory (`advance_streamed_kernel`); the state is changed in place. What does not stand on the chain is in
+parallel.py; formulas and layout of the saved tensors in README.md.
 """
 
 import triton
@@ -33,26 +33,23 @@ def store_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, W1, b1, W2, F: tl.constexpr)
 
 
 @triton.jit
-def load_tiles(
-    w1_ptr, b1_ptr, w2_ptr, cols, F: tl.constexpr, IB: tl.constexpr, RESIDENT: tl.constexpr
-):  # fmt: skip
-    """All tiles one after the other as (W1, b1, W2, W1, ...); nothing that counts if not RESIDENT."""
-    tiles = (0,)
-    for part in tl.static_range((4 * F + IB - 1) // IB if RESIDENT else 0):
-        inner = part * IB + tl.arange(0, IB)
-        tiles = tiles + load_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, F)
-    return tiles
+def _hidden(W1, b1, k, K: tl.constexpr, BF16: tl.constexpr):
+    """Z1^T of a tile, [IB, K]."""
+    return mma(W1, tl.trans(k), tl.zeros([W1.shape[0], K], tl.float32), BF16) + b1[:, None]
 
 
 @triton.jit
-def store_tiles(
-    w1_ptr, b1_ptr, w2_ptr, cols, tiles, F: tl.constexpr, IB: tl.constexpr, RESIDENT: tl.constexpr
+def _update(
+    W1, b1, W2, k, moved, step, g2, g1_ptr, inner, updated, K: tl.constexpr, BF16: tl.constexpr,
+    F: tl.constexpr,
 ):  # fmt: skip
-    """The inverse of `load_tiles`."""
-    for part in tl.static_range((4 * F + IB - 1) // IB if RESIDENT else 0):
-        inner = part * IB + tl.arange(0, IB)
-        W1, b1, W2 = tiles[3 * part + 1], tiles[3 * part + 2], tiles[3 * part + 3]
-        store_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, W1, b1, W2, F)
+    """G1 of a mini-batch into memory, and the tile after it. `moved` is step k."""
+    x2, slope = gelu_and_slope(_hidden(W1, b1, k, K, BF16))
+    g1 = mma(W2, tl.trans(g2), tl.zeros(x2.shape, tl.float32), BF16) * slope
+    wide_ok = updated[None, :] & (inner[:, None] < 4 * F)
+    store(g1_ptr + tl.arange(0, K)[None, :] * (4 * F) + inner[:, None], g1, wide_ok)
+    W1, W2 = mma(g1, moved, W1, BF16), mma(x2, g2 * step[:, None], W2, BF16)
+    return W1, b1 + tl.sum(g1 * step[None, :], 1), W2
 
 
 @triton.jit(do_not_specialize=["T", "heads"])
@@ -61,12 +58,12 @@ def advance_kernel(
     g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr,
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
-    IB: tl.constexpr, RESIDENT: tl.constexpr,
+    IB: tl.constexpr,
 ):  # fmt: skip
     """Z1 = k W1, X2 = gelu(Z1), G2 = g(X2 W2), G1 = (G2 W2^T) gelu'(Z1), then both updates.
 
-    The state is changed in place; W2 and b2 come centred over the output dim. Round i of the loop updates
-    a tile with mini-batch i and reads it at once for mini-batch i + 1, so that each tile is visited once.
+    W2 and b2 come centred over the output dim. Round i of the loop updates a tile with mini-batch i and
+    reads it at once for mini-batch i + 1: nothing of one mini-batch waits in registers for the other tiles.
     """
     I: tl.constexpr = 4 * F
     TILES: tl.constexpr = (I + IB - 1) // IB
@@ -77,59 +74,108 @@ def advance_kernel(
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     gamma2 = gamma * gamma
     w1_ptr, w2_ptr, b1_ptr = w1_ptr + n * F * I, w2_ptr + n * F * I, b1_ptr + n * I
-    tiles = load_tiles(w1_ptr, b1_ptr, w2_ptr, cols, F, IB, RESIDENT)
-    b2 = load(b2_ptr + n * F + cols, cols < F)[None, :]
+    tiles = ()
+    for part in tl.static_range(TILES):
+        tiles = tiles + load_tile(w1_ptr, b1_ptr, w2_ptr, part * IB + tl.arange(0, IB), cols, F)
+    b2_ptr += n * F
+    b2 = load(b2_ptr + cols, cols < F)[None, :]
 
     tokens, before = (n // heads) * stride_b + head * stride_h, n * T
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
     count, saved = tl.cdiv(T, K), n * tl.cdiv(T, BLOCK * K)
-    wide0, narrow0 = tl.zeros([IB, K], tl.float32), tl.zeros([K, FP], tl.float32)
-    k, moved, g2, step = narrow0, narrow0, narrow0, tl.zeros([K], tl.float32)  # of mini-batch -1
-    for i in range(-1, count):
-        if not RESIDENT:
-            tl.debug_barrier()  # the tiles in memory were written by other threads
+    nothing = tl.zeros([K, FP], tl.float32)
+    k, g2, step = nothing, nothing, tl.zeros([K], tl.float32)  # of mini-batch -1
+    for i in tl.range(-1, count, disable_licm=True):
         left = T - (i + 1) * K
         row_ok, updated = rows < left, (rows < left + K) & (i >= 0)
         here = row_ok[:, None] & cols_ok
+        moved = load(moved_ptr + (before - K) * F + tile, updated[:, None] & cols_ok)
         next_k = load(k_ptr + tokens + token, here)
         u = load(u_ptr + before * F + tile, here)
-        step_g2, z2, after = g2 * step[:, None], narrow0, (0,)
         starts_block = ((i + 1) % BLOCK == 0) & (i + 1 < count)
+        z2, after = nothing, ()
         for part in tl.static_range(TILES):
             inner = part * IB + tl.arange(0, IB)
-            if RESIDENT:
-                W1, b1, W2 = tiles[3 * part + 1], tiles[3 * part + 2], tiles[3 * part + 3]
-            else:
-                W1, b1, W2 = load_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, F)
-            x2, slope = gelu_and_slope(mma(W1, tl.trans(k), wide0, BF16) + b1[:, None])
-            g1 = mma(W2, tl.trans(g2), wide0, BF16) * slope
-            wide = rows[None, :] * I + inner[:, None]
-            wide_ok = updated[None, :] & (inner[:, None] < I)
-            store(g1_ptr + (before - K) * I + wide, g1, wide_ok)
-            W1, W2 = mma(g1, moved, W1, BF16), mma(x2, step_g2, W2, BF16)
-            b1 += tl.sum(g1 * step[None, :], 1)
+            W1, b1, W2 = _update(
+                tiles[3 * part], tiles[3 * part + 1], tiles[3 * part + 2], k, moved, step, g2,
+                g1_ptr + (before - K) * I, inner, updated, K, BF16, F,
+            )  # fmt: skip
             if starts_block:
                 at = saved * F * I
                 store_tile(
                     w1_saved_ptr + at, b1_saved_ptr + saved * I, w2_saved_ptr + at,
                     inner, cols, W1, b1, W2, F,
                 )  # fmt: skip
-            x2 = gelu(mma(W1, tl.trans(next_k), wide0, BF16) + b1[:, None])
-            z2 = mma(tl.trans(x2), W2, z2, BF16)
-            if RESIDENT:
-                after = after + (W1, b1, W2)
-            else:
-                store_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, W1, b1, W2, F)
+            z2 = mma(tl.trans(gelu(_hidden(W1, b1, next_k, K, BF16))), W2, z2, BF16)
+            after = after + (W1, b1, W2)  # noqa: RUF005 - Triton knows no *
         tiles = after
-        b2 += tl.sum(step_g2, 0)[None, :]
+        b2 += tl.sum(g2 * step[:, None], 0)[None, :]
         if starts_block:
             tl.store(b2_saved_ptr + saved * F + cols[None, :], b2, mask=cols_ok)
             saved += 1
         g2 = tl.where(here, inner_gradient(z2 + b2, u, gamma2, cols_ok, F), 0.0)
         store(g2_ptr + before * F + tile, g2, here)
-        k, moved = next_k, load(moved_ptr + before * F + tile, here)
-        step = load(step_ptr + before + rows, row_ok)
+        k, step = next_k, load(step_ptr + before + rows, row_ok)
         tokens += K * stride_t
         before += K
-    store_tiles(w1_ptr, b1_ptr, w2_ptr, cols, tiles, F, IB, RESIDENT)
+    tl.store(b2_ptr + cols[None, :], b2, mask=cols_ok)
+    for part in tl.static_range(TILES):
+        store_tile(
+            w1_ptr, b1_ptr, w2_ptr, part * IB + tl.arange(0, IB), cols,
+            tiles[3 * part], tiles[3 * part + 1], tiles[3 * part + 2], F,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T", "heads"])
+def advance_streamed_kernel(
+    k_ptr, moved_ptr, u_ptr, step_ptr, gamma_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr,
+    g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr,
+    stride_b, stride_h, stride_t, T, heads,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+    IB: tl.constexpr,
+):  # fmt: skip
+    """The same with a state in memory, through whose tiles each mini-batch goes twice."""
+    I: tl.constexpr = 4 * F
+    n = tl.program_id(0).to(tl.int64)
+    head = n % heads
+    rows, cols, tile_rows = tl.arange(0, K), tl.arange(0, FP), tl.arange(0, IB)
+    cols_ok = cols[None, :] < F
+    w1_ptr, w2_ptr, b1_ptr = w1_ptr + n * F * I, w2_ptr + n * F * I, b1_ptr + n * I
+    b2 = load(b2_ptr + n * F + cols, cols < F)[None, :]
+    token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
+    tokens, before = (n // heads) * stride_b + head * stride_h, n * T
+    for i in tl.range(0, tl.cdiv(T, K), disable_licm=True):
+        row_ok = rows < T - i * K
+        here = row_ok[:, None] & cols_ok
+        k, u = load(k_ptr + tokens + token, here), load(u_ptr + before * F + tile, here)
+        starts_block, saved = i % BLOCK == 0, n * tl.cdiv(T, BLOCK * K) + i // BLOCK
+        z2 = tl.zeros([K, FP], tl.float32) + b2
+        tl.debug_barrier()  # the tiles were written by other threads
+        for at in tl.range(0, I, IB, disable_licm=True):
+            inner = at + tile_rows
+            W1, b1, W2 = load_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, F)
+            if starts_block:
+                store_tile(
+                    w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I,
+                    w2_saved_ptr + saved * F * I, inner, cols, W1, b1, W2, F,
+                )  # fmt: skip
+            z2 = mma(tl.trans(gelu(_hidden(W1, b1, k, K, BF16))), W2, z2, BF16)
+        if starts_block:
+            tl.store(b2_saved_ptr + saved * F + cols[None, :], b2, mask=cols_ok)
+        gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+        g2 = tl.where(here, inner_gradient(z2, u, gamma * gamma, cols_ok, F), 0.0)
+        store(g2_ptr + before * F + tile, g2, here)
+        moved = load(moved_ptr + before * F + tile, here)
+        step = load(step_ptr + before + rows, row_ok)
+        b2 += tl.sum(g2 * step[:, None], 0)[None, :]
+        tl.debug_barrier()  # all have read the tiles
+        for at in tl.range(0, I, IB, disable_licm=True):
+            inner = at + tile_rows
+            W1, b1, W2 = load_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, F)
+            W1, b1, W2 = _update(
+                W1, b1, W2, k, moved, step, g2, g1_ptr + before * I, inner, row_ok, K, BF16, F
+            )
+            store_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, W1, b1, W2, F)
+        tokens += K * stride_t
+        before += K
     tl.store(b2_ptr + n * F + cols[None, :], b2, mask=cols_ok)

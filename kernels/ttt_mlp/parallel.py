@@ -212,7 +212,7 @@ def hidden_backward_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Hidden layer, IB columns per program: dz1q, and the shares of dG1 and dX2 that the block's readers have.
+    """Hidden layer, IB columns per program: dz1q, and what the block's readers have of dG1 and dX2.
 
     asked_ptr, dtau_ptr and dlast_ptr receive this program's part of sums over the hidden columns.
     """

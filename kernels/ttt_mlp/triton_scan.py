@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from tttscale.kernels.triton_scan import Kept, State, TritonScan, padded
-from tttscale.kernels.ttt_mlp.chain import advance_kernel
+from tttscale.kernels.ttt_mlp.chain import advance_kernel, advance_streamed_kernel
 from tttscale.kernels.ttt_mlp.chain_backward import advance_backward_kernel, replay_kernel
 from tttscale.kernels.ttt_mlp.parallel import (
     hidden_backward_kernel,
@@ -40,7 +40,9 @@ class TritonMLPScan(TritonScan):
         tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
         self.run(targets_kernel, "targets", (blocks, n), *tokens, moved, u, step)
         targets = (self.k, moved, u, step, self.gamma)
-        self.run(advance_kernel, "advance", (n,), *targets, *last, G1, G2, *saved)
+        resident = self.launch("advance").resident
+        chain = advance_kernel if resident else advance_streamed_kernel
+        self.run(chain, "advance", (n,), *targets, *last, G1, G2, *saved)
         last[2] += W2_mean
         last[3] += b2_mean
         return [[G1, W1_saved, G2, b1_saved, W2_saved, b2_saved, step]], self.narrow_states(last)
@@ -105,6 +107,7 @@ class TritonMLPScan(TritonScan):
         planes.future = self.new(n, self.length, wide=True)
         planes.dw1 = self.new(n, self.blocks, f, i)
         planes.db1 = self.new(n, self.blocks, i, wide=True)
+        planes.dw1[:, -1], planes.db1[:, -1] = running[0], running[1][:, 0]
         count, segment = -(-self.length // self.size), max(self.block, SEGMENT_TOKENS // self.size)
         inside = self.new(n, min(segment, count), i, f)
         for begin in reversed(range(0, count, segment)):
@@ -122,7 +125,7 @@ class TritonMLPScan(TritonScan):
         replay_kernel[(blocks, n, padded(self.inner) // columns)](
             *(step, x2, G2, W2_saved, inside),
             *(begin, end, self.length, self.heads),
-            **self._shape(self._launch("replay")),
+            **self.options(replay_kernel, "replay"),
         )
         advance_backward_kernel[(n,)](
             *(self.k, self.q, step, self.gamma, G2, x2, xq, planes.dz1q, dz2q),

@@ -13,8 +13,9 @@ from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
 from tttscale.model.initialise import initialise
 from tttscale.model.ttt_layer import TTTLayer
 
-# fp32 products are exact there; bf16 operands are rounded to nearest by hand.
-LARGEST_ERROR = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+# fp32 products are exact there; bf16 operands are rounded to nearest by hand. The gradient of one token's rate
+# is a single, cancelling sum: 3e-6 (the torch backend in fp32: 5e-6); everything else stays below 1e-6.
+LARGEST_ERROR = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
 
 CASES = [  # inner learner, mini-batch, tokens, head dim, dtype
     ("linear", 16, 75, 16, torch.float32),
@@ -32,6 +33,10 @@ CASES = [  # inner learner, mini-batch, tokens, head dim, dtype
     ("mlp", 32, 75, 32, torch.float32),
     ("mlp", 64, 150, 16, torch.float32),
     ("mlp", 16, 20, 64, torch.float32),
+    ("mlp", 16, 20, 64, torch.bfloat16),
+    ("mlp", 32, 40, 32, torch.bfloat16),
+    ("mlp", 16, 20, 96, torch.bfloat16),
+    ("mlp", 16, 20, 128, torch.float32),
 ]
 
 

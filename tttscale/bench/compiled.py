@@ -42,7 +42,7 @@ class Recorder:
         signature, constants, attributes = {}, {}, {}
         for index, (name, parameter) in enumerate(zip(names, kernel.params, strict=True)):
             value = values[name]
-            if parameter.is_constexpr:
+            if parameter.is_constexpr or value is None:
                 signature[name], constants[(index,)] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 signature[name] = "*" + _NAMES[value.dtype]
@@ -93,9 +93,9 @@ def launches(kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2
 
 
 def resources(
-    source: ASTSource, launch: dict[str, int], capability: int, block: int = 1
+    source: ASTSource, launch: dict[str, int], capability: int, block: int = 1, tiles: int = 1
 ) -> dict[str, Any]:
-    """Compile one kernel and read what it needs from the binary; block: see `cycles_per_step`."""
+    """Compile one kernel and read what it needs from the binary; block, tiles: see `cycles_per_step`."""
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -115,8 +115,10 @@ def resources(
         "barriers": operations.count("BAR"),
         "instructions": len(operations),
         "local_accesses_in_loops": in_loops(code, ("LDL", "STL")),
-        "cycles_per_step": cycles_per_step(code, block=block),
-        "cycles_per_step_loads_exposed": cycles_per_step(code, exposed_loads=True, block=block),
+        "cycles_per_step": cycles_per_step(code, block=block, tiles=tiles),
+        "cycles_per_step_loads_exposed": cycles_per_step(
+            code, exposed_loads=True, block=block, tiles=tiles
+        ),
     }
 
 
@@ -130,8 +132,13 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
     for name, (source, launch) in launches(kind, dim, size, dtype).sources.items():
         row = {"inner": kind, "dim": dim, "K": size, "dtype": _NAMES[dtype], "kernel": name}
         print(f"compiling {name}", file=sys.stderr)
-        block = source.constants[(source.fn.arg_names.index("BLOCK"),)]
-        rows.append({**row, **resources(source, launch, capability, block)})
+        known = {
+            key: source.constants[(i,)]
+            for i, key in enumerate(source.fn.arg_names)
+            if key.isupper() and (i,) in source.constants
+        }
+        tiles = -(-4 * dim // known["IB"]) if "IB" in known else 1
+        rows.append({**row, **resources(source, launch, capability, known["BLOCK"], tiles)})
     print(json.dumps(rows))
 
 

@@ -79,13 +79,16 @@ def loop_of(code: list[Instruction]) -> tuple[int, int] | None:
     return best
 
 
-def cycles_per_step(code: str, exposed_loads: bool = False, block: int = 1) -> float | None:
+def cycles_per_step(
+    code: str, exposed_loads: bool = False, block: int = 1, tiles: int = 1
+) -> float | None:
     """Predicted cycles of one turn of the main loop.
 
     Args:
         code: the output of `cuobjdump -sass`.
         exposed_loads: count loads from memory in full (650 cycles) instead of as prefetched.
         block: every how many turns the conditional parts of the loop are entered.
+        tiles: how many turns the loops inside it take.
 
     Returns:
         None if there is no loop with products.
@@ -95,7 +98,9 @@ def cycles_per_step(code: str, exposed_loads: bool = False, block: int = 1) -> f
     if loop is None:
         return None
     body = instructions[loop[0] : loop[1] + 1]
-    entered, passed = _cycles(body, exposed_loads), _cycles(_unconditional(body), exposed_loads)
+    entered, passed = (
+        _cycles(_repeated(part, tiles), exposed_loads) for part in (body, _unconditional(body))
+    )
     return entered / block + passed * (1 - 1 / block)
 
 
@@ -128,6 +133,18 @@ def _unconditional(body: list[Instruction]) -> list[Instruction]:
         if target is not None and x.text.startswith("@") and x.address < target <= body[-1].address:
             until = target
     return kept
+
+
+def _repeated(body: list[Instruction], turns: int) -> list[Instruction]:
+    """The body with each loop inside it written out."""
+    out: list[Instruction] = []
+    for x in body[:-1]:
+        out.append(x)
+        target = _target(x)
+        if target is not None and body[0].address <= target < x.address:
+            inside = [y for y in body if target <= y.address <= x.address]
+            out += inside * (turns - 1)
+    return out + body[-1:]
 
 
 def _cycles(body: list[Instruction], exposed_loads: bool) -> float:
