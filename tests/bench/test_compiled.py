@@ -22,7 +22,7 @@ def run(*words):
 
 @pytest.mark.parametrize(
     ("kind", "dim", "size", "dtype", "capability"),
-    [("linear", 64, 16, "fp32", 90), ("linear", 64, 16, "bf16", 80), ("mlp", 64, 16, "bf16", 80)],
+    [("linear", 64, 16, "bf16", 80), ("mlp", 64, 16, "bf16", 80), ("mlp", 128, 16, "bf16", 90)],
 )
 def test_compiles_and_fits(kind, dim, size, dtype, capability):
     words = map(str, (kind, dim, size, dtype, capability))
@@ -36,10 +36,13 @@ def test_the_papers_shape_does_not_spill_on_hopper(tmp_path):
     rows = json.loads((tmp_path / "kernels.json").read_text())["data"]["kernels"]
     assert {row["inner"] for row in rows} == {"linear", "mlp"}
     assert all(row["fits"] for row in rows)
-    spilling = {(r["inner"], r["kernel"]) for r in rows if r["local_accesses"]}
-    # Both of TTT-MLP's matrices fill half of a register file; its two chains spill a little.
-    assert spilling <= {("mlp", "advance_kernel"), ("mlp", "advance_backward_kernel")}
-    chains = [row for row in rows if row["kernel"].startswith("advance")]
+    assert {row["dtype"] for row in rows} == {"bf16", "fp32"}
+    assert not [row for row in rows if row["local_accesses_in_loops"]]
+    # TTT-MLP's matrices fill half of a register file: a few numbers wait in memory for the end of the loop.
+    outside = {(r["inner"], r["kernel"], r["dtype"]) for r in rows if r["local_accesses"]}
+    assert outside <= {("mlp", "advance_kernel", "bf16")}
+    assert all(row["stack_bytes"] <= 32 for row in rows)
+    chains = [r for r in rows if r["kernel"].startswith("advance") and r["dtype"] == "bf16"]
     assert len(chains) == 4
     for row in chains:
         assert 200 < row["cycles_per_step"] <= row["cycles_per_step_loads_exposed"] < 50_000

@@ -13,8 +13,8 @@ from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
 from tttscale.model.initialise import initialise
 from tttscale.model.ttt_layer import TTTLayer
 
-# fp32 products are exact there; bf16 operands are rounded to nearest by hand. The gradient of one token's rate
-# is a single, cancelling sum: 3e-6 (the torch backend in fp32: 5e-6); everything else stays below 1e-6.
+# fp32 products are exact there; bf16 operands are rounded to nearest by hand. The gradient of one token's
+# rate is a single, cancelling sum: 3e-6 (torch backend in fp32: 5e-6); everything else stays below 1e-6.
 LARGEST_ERROR = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
 
 CASES = [  # inner learner, mini-batch, tokens, head dim, dtype
