@@ -25,6 +25,8 @@ class Launch:
     """Hidden features that a program takes at a time."""
     resident: bool = False
     """TTT-MLP's forward chain: whether the state stays in registers."""
+    max_registers: int | None = None
+    """Per thread, where not all fits: left alone the compiler goes down to 32 and spills the rest."""
 
 
 @cache
@@ -38,15 +40,24 @@ def launch_of(kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype) -
         size: K, 16, 32 or 64.
         dtype: of the tokens.
     """
-    # Exact fp32 products take many registers: smaller blocks, and half the columns.
-    narrow = dtype == torch.bfloat16
-    block = max(1, (BLOCK_TOKENS if narrow else BLOCK_TOKENS // 2) // size)
-    if kind == "mlp" and kernel in ("advance", "advance_backward"):
-        if kernel == "advance" and narrow and dim <= 64 and size == 16:
+    chain, small = kernel in ("advance", "advance_backward"), dim <= 64 and size == 16
+    if dtype == torch.float32:
+        return _exact(kind, chain, dim, size)
+    block = max(1, BLOCK_TOKENS // size)
+    if kind == "mlp" and chain:
+        if kernel == "advance" and small:
             return Launch(8, 1, block, 128, resident=True)
-        if narrow:
-            return Launch(8, 2, block, 128 if dim <= 64 and size == 16 else 64)
-        return Launch(8, 1, block, 32)
-    few = narrow and dim <= 64 and kind == "linear" and kernel != "gradients"
-    stages = 2 if kernel in ("advance", "advance_backward") else 1
-    return Launch(4 if few else 8, stages, block, 32 if narrow else 16)
+        return Launch(8, 2, block, 128 if small else 64)
+    few = dim <= 64 and kind == "linear" and kernel != "gradients"
+    return Launch(4 if few else 8, 2 if chain else 1, block)
+
+
+def _exact(kind: str, chain: bool, dim: int, size: int) -> Launch:
+    """fp32 products run on the plain units and take many registers: smaller blocks, fewer columns."""
+    block = max(1, BLOCK_TOKENS // 2 // size)
+    large = dim > 64 or size > 16
+    if kind == "mlp" and chain:
+        return Launch(8, 1, block, 32, max_registers=255 if large else None)
+    if large:
+        return Launch(16, 1, block, 16, max_registers=128)
+    return Launch(8, 2 if chain else 1, block, 16)

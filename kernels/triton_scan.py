@@ -203,6 +203,7 @@ class TritonScan(ABC):
             "BF16": self.compute == torch.bfloat16,
             "num_warps": launch.num_warps,
             "num_stages": launch.num_stages,
+            "maxnreg": launch.max_registers,
         }
 
     def columns(self, kernel: str) -> int:

@@ -36,7 +36,7 @@ class Recorder:
 
     def record(self, kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Derive the signature that Triton's launcher would."""
-        launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
+        launch = {name: options.pop(name) for name in ("num_warps", "num_stages", "maxnreg")}
         names = kernel.arg_names
         values = {**dict(zip(names, arguments, strict=False)), **options}
         signature, constants, attributes = {}, {}, {}

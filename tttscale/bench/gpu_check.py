@@ -21,7 +21,7 @@ import torch
 from tttscale.bench import report
 
 _GIB = 2**30
-_DIMS = {"mlp": (64, 32, 16), "linear": (64, 128, 96, 32, 16)}
+_DIMS = {"mlp": (128, 96, 64, 32, 16), "linear": (128, 96, 64, 32, 16)}
 """Head dims that have kernels, those that compile longest first."""
 _TAIL_LINES = 3
 _PEERS = [(who, "linear") for who in ("fla-chunk", "gated-delta", "compiled", "fla-fused")]

@@ -9,8 +9,10 @@ from tttscale.bench import report
 
 _MAIN = [(64, 16, "bf16"), (64, 16, "fp32")]
 _ALL = [
-    *((dim, size, "bf16") for dim in (16, 32, 64, 96, 128) for size in (16, 32, 64)),
-    *((dim, 16, "fp32") for dim in (16, 32, 64, 96, 128)),
+    (dim, size, dtype)
+    for dtype in ("bf16", "fp32")
+    for dim in (16, 32, 64, 96, 128)
+    for size in (16, 32, 64)
 ]
 
 
