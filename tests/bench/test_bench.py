@@ -43,3 +43,6 @@ def test_build_report(tmp_path):
 def test_gpu_check_without_a_gpu(tmp_path):
     assert gpu_check.main(tmp_path / "gpu") == 0
     assert "Against fp64" in (tmp_path / "gpu.md").read_text()
+    around = json.loads((tmp_path / "gpu.json").read_text())["data"]["around"]
+    assert {row["operator"] for row in around} == {"rms_norm", "swiglu", "cross_entropy"}
+    assert all(row["error"] < 1e-5 for row in around)

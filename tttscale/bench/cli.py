@@ -53,6 +53,17 @@ def step(
     typer.echo(bench_step(out, sizes, counts, parse_flag("--chunk", chunk), keep, steps))
 
 
+@app.command("around")
+def around(out: Out = Path("benchmarks/around_cpu")) -> None:
+    """RMSNorm, SwiGLU and cross-entropy: ours beside torch.compile and, on a GPU, liger-kernel.
+
+    Example: `tttscale bench around`
+    """
+    from tttscale.bench.around import bench_around
+
+    typer.echo(bench_around(out))
+
+
 @app.command("kernels")
 def kernels(
     out: Out = Path("benchmarks/kernels_sm90"),

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tttscale.bench import report
+from tttscale.bench.around import around_table, note
 
 _GIB = 2**30
 _DIMS = {"mlp": (128, 96, 64, 32, 16), "linear": (128, 96, 64, 32, 16)}
@@ -120,6 +121,13 @@ def time_steps(work: Round, preset: str) -> list[dict[str, Any]]:
     return work.worker("gpu_step", preset, work.device, chunk, *lengths) or []
 
 
+def time_surroundings(work: Round) -> list[dict[str, Any]]:
+    """RMSNorm, SwiGLU and cross-entropy: ours, compiled, and a library's."""
+    whose = ("ours", "compiled", "liger") if work.device == "cuda" else ("ours",)
+    found = [work.worker("around_worker", who, work.device) for who in whose]
+    return [row for rows in found for row in rows or []]
+
+
 def main(out: Path, seconds: float = 540.0) -> int:
     """Check, measure, write the report; exit code 1 if a result is wrong or a check did not run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -132,6 +140,7 @@ def main(out: Path, seconds: float = 540.0) -> int:
     steps = time_steps(work, "ttt-linear-1.3b")
     scans += time_scans(work, [("ours-torch", "linear")] if device == "cpu" else _PEERS)
     steps += time_steps(work, "ttt-mlp-1.3b")
+    around = time_surroundings(work)
     sanitizer = check_memory_accesses(work)
     name = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
     if device == "cuda":
@@ -142,9 +151,17 @@ def main(out: Path, seconds: float = 540.0) -> int:
         ("compute-sanitizer", sanitizer),
         ("Time of a scan", _time_table(scans) + _TIME_NOTE),
         ("Time of an optimizer step", _step_table(steps)),
+        ("Time of what surrounds it", f"{around_table(around)}\n\n{note(device)}"),
         ("Not measured", "\n".join(f"- {line}" for line in work.missing) or "nothing"),
     ]
-    data = {"device": name, "errors": errors, "scans": scans, "steps": steps, "not": work.missing}
+    data = {
+        "device": name,
+        "errors": errors,
+        "scans": scans,
+        "steps": steps,
+        "around": around,
+        "not": work.missing,
+    }
     report.write(out, "GPU check", sections, data, command="bash launch/gpu_check.sh")
     print(out.with_suffix(".md").read_text())
     return int(bool(wrong or unchecked or not errors))
