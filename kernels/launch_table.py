@@ -48,8 +48,10 @@ def launch_of(kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype) -
         if kernel == "advance" and small:
             return Launch(8, 1, block, 128, resident=True)
         return Launch(8, 2, block, 128 if small else 64)
+    if chain:
+        return Launch(4 if dim * size <= 64 * 16 else 8, 1 if dim > 64 and size > 16 else 2, block)
     few = dim <= 64 and kind == "linear" and kernel != "gradients"
-    return Launch(4 if few else 8, 2 if chain else 1, block)
+    return Launch(4 if few else 8, 1, block)
 
 
 def _exact(kind: str, chain: bool, dim: int, size: int) -> Launch:
