@@ -1,0 +1,44 @@
+"""The static model counts what it says: made-up code, one cycle per instruction."""
+
+from tttscale.bench.latency import cycles_per_step, in_loops
+
+PLAIN = (1 | 7 << 5 | 7 << 8) << 41  # stall for one cycle, no scoreboards
+
+
+def assembled(*texts):
+    """As cuobjdump prints it; a text may name the index that it branches to as {n}."""
+    lines = []
+    for i, text in enumerate(texts):
+        target = text.replace("{", "0x{").format(*(f"{16 * n:x}" for n in range(len(texts))))
+        lines.append(f"        /*{16 * i:04x}*/                   {target} ;   /* 0x{0:016x} */")
+        lines.append(f"                                            /* 0x{PLAIN:016x} */")
+    return "\n".join([*lines, ""])
+
+
+CODE = assembled(
+    "MOV R1, R2",
+    "HMMA.16816.F32 R4, R8, R12, R4",  # the main loop begins: 1
+    "@P0 BRA {6}",
+    "LDL R3, [R1]",
+    "FADD R3, R3, R3",
+    "STL [R1], R3",
+    "FMUL R3, R3, R3",  # a loop inside it: 6, 7
+    "@P1 BRA {6}",
+    "@P2 BRA {1}",
+    "LDL R3, [R1]",
+    "EXIT",
+)
+
+
+def test_a_turn_of_the_main_loop():
+    assert cycles_per_step(CODE) == 8
+    assert cycles_per_step(CODE, tiles=3) == 8 + 2 * 2
+
+
+def test_conditional_parts_count_by_their_share():
+    assert cycles_per_step(CODE, block=4) == 8 / 4 + 5 * 3 / 4
+
+
+def test_local_memory_inside_and_outside_loops():
+    assert in_loops(CODE, ("LDL", "STL")) == 2
+    assert cycles_per_step(assembled("MOV R1, R2", "EXIT")) is None
