@@ -150,6 +150,7 @@ def main(out: Path, seconds: float = 540.0) -> int:
         ("Against fp64", f"{len(errors)} checked, {len(wrong)} wrong.\n\n{_error_table(errors)}"),
         ("compute-sanitizer", sanitizer),
         ("Time of a scan", _time_table(scans) + _TIME_NOTE),
+        ("Time of its kernels", _kernel_table(scans)),
         ("Time of an optimizer step", _step_table(steps)),
         ("Time of what surrounds it", f"{around_table(around)}\n\n{note(device)}"),
         ("Not measured", "\n".join(f"- {line}" for line in work.missing) or "nothing"),
@@ -213,6 +214,22 @@ def _time_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return report.table(lines) if lines else "nothing ran"
+
+
+def _kernel_table(rows: list[dict[str, Any]]) -> str:
+    """Every kernel of ours beside the others of its launch; the serial ones have predictions."""
+    lines = [
+        {
+            "inner": row["inner"],
+            "batch": row["batch"],
+            "tokens": f"{row['tokens']:,}",
+            "kernel": name.removesuffix("_kernel"),
+            "us/step": f"{taken:.2f}",
+        }
+        for row in rows
+        for name, taken in sorted(row["kernels"].items(), key=lambda item: -item[1])
+    ]
+    return report.table(lines) if lines else "no GPU: no times of kernels"
 
 
 def _own(row: dict[str, Any], rows: list[dict[str, Any]]) -> float:

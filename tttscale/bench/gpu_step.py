@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tttscale.bench.problems import device_microseconds
 from tttscale.model.architecture import TTTConfig, preset_fields
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.carry import CarryLayout
@@ -108,11 +109,7 @@ class Steps:
         """Part of the device's time that the serial kernels of the scans take."""
         if self.device != "cuda":
             return None
-        activity = torch.profiler.ProfilerActivity.CUDA
-        with torch.profiler.profile(activities=[activity]) as profile:
-            self.step(sweeps, tokens)
-            torch.cuda.synchronize()
-        times = {e.key: e.self_device_time_total for e in profile.key_averages()}
+        times = device_microseconds(lambda: self.step(sweeps, tokens))
         serial = sum(t for name, t in times.items() if name.startswith("advance"))
         return serial / max(sum(times.values()), 1e-9)
 

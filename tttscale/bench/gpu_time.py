@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tttscale.bench.problems import milliseconds, on, problem, scan
+from tttscale.bench.problems import device_microseconds, milliseconds, on, problem, scan
 
 HEADS, DIM, SIZE = 32, 64, 16
 
@@ -128,7 +128,14 @@ def measure(who: str, kind: str, batch: int, tokens: int, device: str) -> dict[s
         "both_us_per_step": whole * 1e3 / steps,
         "peak_bytes": peak,
         "first_call_seconds": first_seconds,
+        "kernels": _kernels(both, steps) if who == "ours" and device == "cuda" else {},
     }
+
+
+def _kernels(both: Callable[[], None], steps: float) -> dict[str, float]:
+    """Microseconds per mini-batch step of every kernel of ours."""
+    times = device_microseconds(both)
+    return {name: t / steps for name, t in times.items() if name.endswith("_kernel")}
 
 
 def measure_all(who: str, kind: str, device: str, shapes: list[str]) -> list[dict[str, Any]]:

@@ -89,6 +89,15 @@ def errors(kind: str, ours: Sequence[Tensor], exact: Sequence[Tensor]) -> dict[s
     }
 
 
+def device_microseconds(call: Callable[[], Any]) -> dict[str, float]:
+    """Time on the GPU of each kernel that a call launches, by name."""
+    activity = torch.profiler.ProfilerActivity.CUDA
+    with torch.profiler.profile(activities=[activity]) as profile:
+        call()
+        torch.cuda.synchronize()
+    return {e.key: e.self_device_time_total for e in profile.key_averages()}
+
+
 def milliseconds(call: Callable[[], Any], device: str, repeats: int = 7) -> float:
     """Median over repeats, after two untimed calls."""
     import time
