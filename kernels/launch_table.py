@@ -1,4 +1,4 @@
-"""How each Triton kernel is launched: warps, pipeline stages, mini-batches per block.
+"""How each Triton kernel is launched: warps, pipeline stages, mini-batches per block, by GPU generation.
 
 A fixed table instead of a race at run time: the same launch always does the same sums in the same order,
 so that losses stay equal to the last bit over any number of ranks.
@@ -10,7 +10,8 @@ from functools import cache
 import torch
 
 BLOCK_TOKENS = 64
-"""Tokens of a block of the parallel kernels, between two saved states."""
+"""Most tokens of a block of the parallel kernels, between two saved states."""
+SIZES, LARGEST_DIM = (16, 32, 64), 128
 
 
 @dataclass(frozen=True)
@@ -29,29 +30,68 @@ class Launch:
     """Per thread, where not all fits: left alone the compiler goes down to 32 and spills the rest."""
 
 
+def architecture_of(device: torch.device) -> int:
+    """The part of the table for a device: 80 (Ampere, Ada) or 90 (Hopper and later)."""
+    if device.type != "cuda":
+        return 90
+    return 80 if torch.cuda.get_device_capability(device)[0] < 9 else 90
+
+
+def why_no_launch(
+    architecture: int, kind: str, dim: int, size: int, dtype: torch.dtype
+) -> str | None:
+    """Why the table has nothing for a scan, as the rest of a sentence; None if it has."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        return f"takes fp32 and bf16, not {str(dtype).removeprefix('torch.')}"
+    if dim > LARGEST_DIM:
+        return f"takes head dims up to {LARGEST_DIM}, not {dim}"
+    if size not in SIZES:
+        return f"takes mini-batches of 16, 32 or 64 tokens, not {size}"
+    if (architecture, kind, dtype, size) == (80, "mlp", torch.float32, 64) and dim > 64:
+        # 168 KiB of shared memory, of 163.
+        return "takes mini-batches of 16 or 32 tokens in fp32 at head dims above 64 on this GPU"
+    return None
+
+
 @cache
-def launch_of(kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype) -> Launch:
+def launch_of(
+    architecture: int, kind: str, kernel: str, dim: int, size: int, dtype: torch.dtype
+) -> Launch:
     """The launch of a kernel.
 
     Args:
+        architecture: 80 or 90, see `architecture_of`.
         kind: "linear" or "mlp".
         kernel: "advance", "readout", "readout_backward", "advance_backward", "gradients", ...
-        dim: features per head, up to 128.
-        size: K, 16, 32 or 64.
+        dim: features per head.
+        size: K.
         dtype: of the tokens.
     """
-    chain, small = kernel in ("advance", "advance_backward"), dim <= 64 and size == 16
+    chain = kernel in ("advance", "advance_backward")
     if dtype == torch.float32:
         return _exact(kind, chain, dim, size)
-    block = max(1, BLOCK_TOKENS // size)
+    few = kind == "linear" and dim <= 64 and kernel != "gradients"
+    if architecture == 80:
+        return _ampere(kind, kernel, dim, size, 4 if few else 8)
+    block, small = BLOCK_TOKENS // size, dim <= 64 and size == 16
     if kind == "mlp" and chain:
         if kernel == "advance" and small:
             return Launch(8, 1, block, 128, resident=True)
         return Launch(8, 2, block, 128 if small else 64)
     if chain:
         return Launch(4 if dim * size <= 64 * 16 else 8, 1 if dim > 64 and size > 16 else 2, block)
-    few = dim <= 64 and kind == "linear" and kernel != "gradients"
     return Launch(4 if few else 8, 1, block)
+
+
+def _ampere(kind: str, kernel: str, dim: int, size: int, warps: int) -> Launch:
+    """Its tensor cores take both operands from registers: half the block, half the columns."""
+    block = max(1, BLOCK_TOKENS // 2 // size)
+    if kind == "mlp" and kernel in ("advance", "advance_backward"):
+        columns = 128 if dim <= 64 and size == 16 else 64
+        return Launch(8, 2 if kernel == "advance" else 1, block, columns)
+    stages = 2 if kernel in ("advance", "advance_backward") and dim * size <= 64 * 32 else 1
+    most = 255 if size > 32 else None
+    return Launch(8 if dim * size > 64 * 16 else warps, stages, block, 16, max_registers=most)
 
 
 def _exact(kind: str, chain: bool, dim: int, size: int) -> Launch:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tttscale.kernels.group_scan import flatten, unflatten
+from tttscale.kernels.launch_table import architecture_of, why_no_launch
 from tttscale.kernels.ttt_linear.reference import LinearScan
 from tttscale.kernels.ttt_mlp.reference import MLPScan
 
@@ -21,8 +22,6 @@ State = tuple[Tensor, ...]
 """(W1, b1) or (W1, b1, W2, b2): [B, H, f, f], [B, H, 1, f], or [B, H, f, 4f], [B, H, 1, 4f], ..."""
 
 _SCANS: dict[str, Any] = {"linear": LinearScan, "mlp": MLPScan}
-_TRITON_SIZES = (16, 32, 64)
-_TRITON_LARGEST_DIM = 128
 
 
 class Handoff(Protocol):
@@ -113,7 +112,7 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     """The class that runs the phases."""
     if backend == "torch":
         return _SCANS[kind]
-    missing = _why_not_triton(q, size)
+    missing = _why_not_triton(kind, q, size)
     if missing and backend == "triton":
         raise ValueError(f"ttt_scan: backend 'triton' {missing}; use 'auto' or 'torch'")
     if missing or (backend == "auto" and not q.is_cuda):
@@ -128,13 +127,9 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     return TritonMLPScan
 
 
-def _why_not_triton(q: Tensor, size: int) -> str | None:
-    if q.dtype not in (torch.float32, torch.bfloat16):
-        return f"takes fp32 and bf16, not {str(q.dtype).removeprefix('torch.')}"
-    if q.shape[3] > _TRITON_LARGEST_DIM:
-        return f"takes head dims up to {_TRITON_LARGEST_DIM}, not {q.shape[3]}"
-    if size not in _TRITON_SIZES:
-        return f"takes mini-batches of 16, 32 or 64 tokens, not {size}"
+def _why_not_triton(kind: str, q: Tensor, size: int) -> str | None:
+    if missing := why_no_launch(architecture_of(q.device), kind, q.shape[3], size, q.dtype):
+        return missing
     if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return "needs a GPU, or TRITON_INTERPRET=1 in the environment to be interpreted on a CPU"
     return None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tttscale.kernels.launch_table import Launch, launch_of
+from tttscale.kernels.launch_table import Launch, architecture_of, launch_of
 from tttscale.kernels.token_gradients import token_gradients_kernel
 
 State = tuple[Tensor, ...]
@@ -71,7 +71,8 @@ class TritonScan(ABC):
         self.tau, self.gamma, self.beta = (
             x.to(dtype).contiguous() for x in (token_idx, weight, bias)
         )
-        self.block = launch_of(self.kind, "block", self.dim, size, self.compute).block
+        self.architecture = architecture_of(q.device)
+        self.block = self.launch("block").block
         self.blocks = -(-self.length // (self.block * size))
         self.inner = self.dim if self.kind == "linear" else 4 * self.dim
 
@@ -191,7 +192,8 @@ class TritonScan(ABC):
 
     def launch(self, kernel: str) -> Launch:
         """How a kernel of this learner is launched."""
-        return launch_of(self.kind, kernel, self.dim, self.size, self.compute)
+        launch = (self.architecture, self.kind, kernel, self.dim, self.size, self.compute)
+        return launch_of(*launch)
 
     def _shape(self, launch: Launch) -> dict[str, Any]:
         """The compile-time arguments that every kernel takes, and how to launch it."""

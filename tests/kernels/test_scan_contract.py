@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.kernels.problem import KINDS, NAMES, Recorder, assert_close, problem
+from tttscale.kernels.launch_table import architecture_of, why_no_launch
 from tttscale.kernels.scan import ttt_scan
 from tttscale.kernels.ttt_linear.reference import LinearScan
 from tttscale.kernels.ttt_mlp.reference import MLPScan
@@ -195,3 +196,10 @@ def test_states_and_norms_of_another_shape_are_refused(kind):
         call(p, {"norm_weight": p.inputs[5][:1]})
     with pytest.raises(ValueError, match="norm_bias"):
         call(p, {"norm_bias": p.inputs[6][:, :2]})
+
+
+def test_what_no_gpu_generation_has_a_launch_for():
+    assert why_no_launch(90, "mlp", 128, 64, torch.float32) is None
+    assert "on this GPU" in (why_no_launch(80, "mlp", 128, 64, torch.float32) or "")
+    assert why_no_launch(80, "mlp", 128, 64, torch.bfloat16) is None
+    assert architecture_of(torch.device("cpu")) == 90

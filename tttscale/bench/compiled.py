@@ -72,8 +72,10 @@ def recording() -> Iterator[Recorder]:
         JITFunction.run = run
 
 
-def launches(kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2048) -> Recorder:
-    """Everything that a forward and a backward of `tokens` tokens launch."""
+def launches(
+    kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2048, capability: int = 90
+) -> Recorder:
+    """Everything that a forward and a backward of `tokens` tokens launch on such a GPU."""
     from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
     from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
 
@@ -87,6 +89,9 @@ def launches(kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2
         (q, q.clone(), q.clone(), lr, tau, norm, norm), size, torch.float32
     )
     with recording() as recorder:
+        scan.architecture = capability
+        scan.block = scan.launch("block").block
+        scan.blocks = -(-tokens // (scan.block * size))
         _, saved, last = scan.forward(state)
         scan.backward(saved, torch.zeros_like(q), last)
     return recorder
@@ -129,7 +134,9 @@ def _output(*command: str | Path) -> str:
 def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) -> None:
     """Compile all kernels of one configuration and print what they need."""
     rows = []
-    for name, (source, launch) in launches(kind, dim, size, dtype).sources.items():
+    for name, (source, launch) in launches(
+        kind, dim, size, dtype, capability=capability
+    ).sources.items():
         row = {"inner": kind, "dim": dim, "K": size, "dtype": _NAMES[dtype], "kernel": name}
         print(f"compiling {name}", file=sys.stderr)
         known = {

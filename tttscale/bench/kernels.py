@@ -5,8 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tttscale.bench import report
+import torch
 
+from tttscale.bench import report
+from tttscale.kernels.launch_table import why_no_launch
+
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _MAIN = [(64, 16, "bf16"), (64, 16, "fp32")]
 _ALL = [
     (dim, size, dtype)
@@ -29,7 +33,12 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
         The table.
     """
     shapes = _ALL if everything else _MAIN
-    wanted = [(kind, *shape) for kind in ("mlp", "linear") for shape in shapes]
+    wanted = [
+        (kind, dim, size, dtype)
+        for kind in ("mlp", "linear")
+        for dim, size, dtype in shapes
+        if why_no_launch(capability, kind, dim, size, _DTYPES[dtype]) is None
+    ]
     # Interpreted kernels cannot be compiled.
     env = {"TRITON_INTERPRET": "0"}
 
