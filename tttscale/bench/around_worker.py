@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tttscale.bench.problems import milliseconds
 from tttscale.kernels.cross_entropy import cross_entropy_sum
-from tttscale.model.layers import RMSNorm
+from tttscale.model.layers import gated, rms_normalised
 
 SIZES = {  # tokens, width, feed-forward, vocabulary: those of 1.3B on a GPU
     "cuda": (8192, 2048, 5504, 32_000),
@@ -29,12 +29,7 @@ Operator = Callable[..., Tensor]
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """As the model has it."""
-    return torch.func.functional_call(RMSNorm(x.shape[-1], EPS), {"weight": weight}, (x,))
-
-
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """The activation between the matrices of a feed-forward."""
-    return F.silu(gate) * up
+    return rms_normalised(x, weight, EPS)
 
 
 def plain_loss(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -50,9 +45,9 @@ def sliced_loss(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 def operators(who: str) -> dict[str, Operator]:
     """Name -> what is measured."""
     if who == "ours":
-        return {"rms_norm": rms_norm, "swiglu": swiglu, "cross_entropy": sliced_loss}
+        return {"rms_norm": rms_norm, "swiglu": gated, "cross_entropy": sliced_loss}
     if who == "compiled":
-        plain = {"rms_norm": rms_norm, "swiglu": swiglu, "cross_entropy": plain_loss}
+        plain = {"rms_norm": rms_norm, "swiglu": gated, "cross_entropy": plain_loss}
         return {name: torch.compile(function) for name, function in plain.items()}
     from liger_kernel.transformers import functional  # type: ignore
 
@@ -90,7 +85,7 @@ def problems(device: str) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
 
 _EXACT: dict[str, Operator] = {
     "rms_norm": lambda x, w: w * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS),
-    "swiglu": swiglu,
+    "swiglu": gated,
     "cross_entropy": lambda x, w, labels: F.cross_entropy(x @ w.t(), labels, reduction="sum"),
 }
 

@@ -116,7 +116,8 @@ def time_steps(work: Round, preset: str) -> list[dict[str, Any]]:
     """A 1.3B model through the chunked sweeps, at three (TTT-MLP: two) lengths."""
     if work.device == "cpu":
         return work.worker("gpu_step", preset, work.device, "64", "256") or []
-    lengths = ("32768", "131072", "1048576")[: 2 if "mlp" in preset else 3]
+    most = 1 if preset.endswith("+compile") else 2 if "mlp" in preset else 3
+    lengths = ("32768", "131072", "1048576")[:most]
     chunk = "4096" if "mlp" in preset else "8192"
     return work.worker("gpu_step", preset, work.device, chunk, *lengths) or []
 
@@ -140,6 +141,8 @@ def main(out: Path, seconds: float = 540.0) -> int:
     steps = time_steps(work, "ttt-linear-1.3b")
     scans += time_scans(work, [("ours-torch", "linear")] if device == "cpu" else _PEERS)
     steps += time_steps(work, "ttt-mlp-1.3b")
+    if device == "cuda":
+        steps += time_steps(work, "ttt-linear-1.3b+compile")
     around = time_surroundings(work)
     sanitizer = check_memory_accesses(work)
     name = "no GPU found: the CPU, interpreted, small shapes; times say nothing"

@@ -1,7 +1,7 @@
 """Optimizer steps of a preset through the chunked sweeps, in a process of its own; one JSON list.
 
-Run as `python -m tttscale.bench.gpu_step PRESET DEVICE CHUNK TOKENS ...`. bf16, random tokens, one sequence,
-one rank, torch's AdamW without DeepSpeed. On a CPU: a tiny model in fp32.
+Run as `python -m tttscale.bench.gpu_step PRESET[+compile] DEVICE CHUNK TOKENS ...`. bf16, random tokens, one
+sequence, one rank, torch's AdamW without DeepSpeed. On a CPU: a tiny model in fp32.
 """
 
 import json
@@ -16,11 +16,15 @@ import torch
 from tttscale.bench.problems import device_microseconds
 from tttscale.model.architecture import TTTConfig, preset_fields
 from tttscale.model.language_model import TTTForCausalLM
+from tttscale.model.layers import compile_operators
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.layout import Layout
 from tttscale.scan.memory import KeepPolicy
 from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
+
+_COMPILED = "+compile"
+"""Ending of a preset's name: with train.compile."""
 
 
 @dataclass
@@ -57,8 +61,10 @@ class Steps:
 
     def __init__(self, name: str, device: str, chunk: int) -> None:
         self.name, self.device, self.chunk = name, device, chunk
-        self.config = architecture(name, device)
+        self.config = architecture(name.removesuffix(_COMPILED), device)
         self.model = TTTForCausalLM(self.config).to(device)
+        if name.endswith(_COMPILED):
+            compile_operators(self.model)
         fused = device == "cuda"
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=fused)
         self.step(self._sweeps(2 * chunk), 2 * chunk)

@@ -1,12 +1,27 @@
 """Token-local layers: RMSNorm, SwiGLU, rotary positions."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class RMSNorm(nn.Module):
+def rms_normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """w * cast(x / rms(x)): normalised in fp32 or wider, cast back, then scaled (ttt-lm-pytorch)."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(wide, (x.shape[-1],), eps=eps).to(x.dtype) * weight
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    return F.silu(gate) * up
+
+
+class RMSNorm(nn.Module):
+    """`rms_normalised` with its weight."""
+
+    operator: Callable[[Tensor, Tensor, float], Tensor] = staticmethod(rms_normalised)
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -15,13 +30,13 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D], same dtype."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        normed = F.rms_norm(wide, (x.shape[-1],), eps=self.eps)
-        return normed.to(x.dtype) * self.weight
+        return self.operator(x, self.weight, self.eps)
 
 
 class SwiGLU(nn.Module):
     """W_down(silu(W_gate x) * W_up x), no biases."""
+
+    operator: Callable[[Tensor, Tensor], Tensor] = staticmethod(gated)
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -31,7 +46,20 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.operator(self.gate_proj(x), self.up_proj(x)))
+
+
+def compile_operators(model: nn.Module) -> None:
+    """Run the model's RMSNorm and the activation of SwiGLU through torch.compile.
+
+    One function each for all layers and lengths. Results change by rounding.
+    """
+    norm, gate = torch.compile(rms_normalised, dynamic=True), torch.compile(gated, dynamic=True)
+    for module in model.modules():
+        if isinstance(module, RMSNorm):
+            module.operator = norm
+        elif isinstance(module, SwiGLU):
+            module.operator = gate
 
 
 class Rotary:

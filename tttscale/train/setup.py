@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run: mesh, model, sweeps, optimizer."""
 
 import os
+import shutil
 
 import psutil
 import torch
@@ -12,6 +13,7 @@ from tttscale.config import Config
 from tttscale.data.components import Tokens
 from tttscale.errors import DataError, LaunchError
 from tttscale.model import TTTForCausalLM
+from tttscale.model.layers import compile_operators
 from tttscale.model.pretrained import load_weights
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.layout import Layout
@@ -73,10 +75,22 @@ def set_threads(config: Config, ranks: Ranks) -> None:
 
 
 def build_model(config: Config, device: torch.device) -> TTTForCausalLM:
-    """The model in fp32, equal on all ranks."""
+    """The model in fp32, equal on all ranks.
+
+    Raises:
+        LaunchError: train.compile without a C++ compiler.
+    """
     model = TTTForCausalLM(config.architecture(), config.model.init, config.run.seed)
     if config.model.initial_weights is not None:
         load_weights(model, config.model.initial_weights)
+    if config.train.compile:
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise LaunchError(
+                f"train.compile = true: torch.compile needs a C++ compiler, and there is no {compiler} "
+                "on this host. Install one, name it in CXX, or set train.compile=false."
+            )
+        compile_operators(model)
     return model.to(device)
 
 
