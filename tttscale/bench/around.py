@@ -6,8 +6,11 @@ from typing import Any
 import torch
 
 from tttscale.bench import report
-from tttscale.bench.around_worker import SIZES
 
+SIZES = {  # tokens, width, feed-forward, vocabulary: those of 1.3B on a GPU
+    "cuda": (8192, 2048, 5504, 32_000),
+    "cpu": (512, 512, 1408, 8_000),
+}
 _MIB = 2**20
 
 

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tttscale.bench.around import SIZES
 from tttscale.bench.problems import milliseconds
 from tttscale.kernels.cross_entropy import cross_entropy_sum
 from tttscale.model.layers import gated, rms_normalised
 
-SIZES = {  # tokens, width, feed-forward, vocabulary: those of 1.3B on a GPU
-    "cuda": (8192, 2048, 5504, 32_000),
-    "cpu": (512, 512, 1408, 8_000),
-}
 EPS = 1e-6
 
 Operator = Callable[..., Tensor]
