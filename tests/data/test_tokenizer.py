@@ -58,3 +58,14 @@ def test_unknown_and_broken_tokenizers(tmp_path):
     broken.write_text(json.dumps({"model": 1}))
     with pytest.raises(DataError, match=r"not a tokenizer\.json"):
         load_tokenizer(str(broken))
+
+
+def test_a_store_does_not_tell_where_its_tokenizer_lay(json_file, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved = json_file.rename(elsewhere / json_file.name)
+    assert load_tokenizer(str(moved)).name == "tokenizer.json"
+    assert load_tokenizer(str(elsewhere)).name == "elsewhere"
+    moved.write_text("{}")
+    with pytest.raises(DataError, match=r"elsewhere/tokenizer\.json: not a tokenizer"):
+        load_tokenizer(str(moved))

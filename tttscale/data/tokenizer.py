@@ -72,7 +72,7 @@ class JsonTokenizer:
 
     Args:
         definition: The file's bytes.
-        name: How the user named it; goes into the store's manifest.
+        name: How to call it in errors and in the store's manifest.
 
     Raises:
         DataError: They are not a tokenizer.
@@ -132,7 +132,9 @@ def load_tokenizer(spec: str) -> Tokenizer:
             f"--tokenizer {spec}: no such file. Give `bytes`, or the path of a tokenizer.json "
             "(or of a folder that holds one)."
         )
-    return JsonTokenizer(path.read_bytes(), name=spec)
+    tokenizer = JsonTokenizer(path.read_bytes(), name=spec)
+    tokenizer.name = Path(spec).name or path.name  # a store is the same wherever its tokenizer lay
+    return tokenizer
 
 
 def _decode(text: bytes) -> str | None:
