@@ -24,6 +24,7 @@ def causal_conv(padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """[B, c - 1 + T, D] -> [B, T, D], tap by tap."""
         ctx.save_for_backward(padded, weight)
         taps, length = _taps(weight, padded.dtype), padded.shape[1] - weight.shape[-1] + 1
         out = torch.addcmul(bias.to(padded.dtype), padded[:, :length], taps[0])
@@ -34,6 +35,7 @@ class _CausalConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of padded, weight and bias."""
         padded, weight = ctx.saved_tensors
         taps, length = _taps(weight, padded.dtype), d_out.shape[1]
         d_padded, d_weight = torch.zeros_like(padded), []

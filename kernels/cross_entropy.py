@@ -35,6 +35,7 @@ class _CrossEntropySum(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, slice_tokens: int, with_grad: bool
     ) -> tuple[Tensor, Tensor]:
+        """Losses, and the gradients for a sum of weight 1 where they will be needed."""
         wide = torch.promote_types(x.dtype, torch.float32)
         matrix = weight.to(x.dtype)
         wants_x, wants_weight = (with_grad and needed for needed in ctx.needs_input_grad[:2])
@@ -64,6 +65,7 @@ class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_sum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """The kept gradients times that of the sum."""
         d_x, d_weight = ctx.grads
         ctx.grads = None
         return (

@@ -31,7 +31,11 @@ class Launch:
 
 
 def architecture_of(device: torch.device) -> int:
-    """The part of the table for a device: 80 (Ampere, Ada) or 90 (Hopper and later)."""
+    """The part of the table for a device: 80 (before Hopper) or 90.
+
+    Launches are checked for the shared memory of an A100 and an H100; GPUs of these generations that have
+    less of it (consumer cards) may be refused by Triton at the first launch.
+    """
     if device.type != "cuda":
         return 90
     return 80 if torch.cuda.get_device_capability(device)[0] < 9 else 90

@@ -155,6 +155,7 @@ class _Scan(torch.autograd.Function):
     def forward(
         ctx: Any, scan_type: Any, size: int, handoff: Handoff | None, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
+        """Seven inputs and the state -> outputs and the final state; tells the handoff in between."""
         inputs, state = tensors[:7], tensors[7:]
         dtype = torch.promote_types(inputs[0].dtype, torch.float32)
         ctx.meta = (scan_type, size, dtype, handoff)
@@ -174,6 +175,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs and of the state; asks and tells the handoff in between."""
         scan_type, size, dtype, handoff = ctx.meta
         inputs, kept = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
         scan = scan_type(inputs, size, dtype)

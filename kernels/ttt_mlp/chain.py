@@ -15,12 +15,25 @@ from tttscale.kernels.triton_ops import gelu, gelu_and_slope, load, mma, store
 
 
 @triton.jit
+def load_matrix2(w2_ptr, inner, cols, F: tl.constexpr):
+    """Rows `inner` of W2, [IB, FP]."""
+    ok = (inner[:, None] < 4 * F) & (cols[None, :] < F)
+    return load(w2_ptr + inner[:, None] * F + cols[None, :], ok)
+
+
+@triton.jit
+def tokens_of_tile(inner, rows_ok, F: tl.constexpr, TOKENS: tl.constexpr):
+    """Offsets of a tile's hidden features (rows) at TOKENS tokens (columns), and which of them count."""
+    wide = tl.arange(0, TOKENS)[None, :] * (4 * F) + inner[:, None]
+    return wide, rows_ok[None, :] & (inner[:, None] < 4 * F)
+
+
+@triton.jit
 def load_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, F: tl.constexpr):
     """W1^T and W2 of the hidden features `inner`, [IB, FP] each, and b1 [IB]."""
     ok = (inner[:, None] < 4 * F) & (cols[None, :] < F)
     W1 = load(w1_ptr + cols[None, :] * (4 * F) + inner[:, None], ok)
-    W2 = load(w2_ptr + inner[:, None] * F + cols[None, :], ok)
-    return W1, load(b1_ptr + inner, inner < 4 * F), W2
+    return W1, load(b1_ptr + inner, inner < 4 * F), load_matrix2(w2_ptr, inner, cols, F)
 
 
 @triton.jit
@@ -46,8 +59,8 @@ def _update(
     """G1 of a mini-batch into memory, and the tile after it. `moved` is step k."""
     x2, slope = gelu_and_slope(_hidden(W1, b1, k, K, BF16))
     g1 = mma(W2, tl.trans(g2), tl.zeros(x2.shape, tl.float32), BF16) * slope
-    wide_ok = updated[None, :] & (inner[:, None] < 4 * F)
-    store(g1_ptr + tl.arange(0, K)[None, :] * (4 * F) + inner[:, None], g1, wide_ok)
+    wide, wide_ok = tokens_of_tile(inner, updated, F, K)
+    store(g1_ptr + wide, g1, wide_ok)
     W1, W2 = mma(g1, moved, W1, BF16), mma(x2, g2 * step[:, None], W2, BF16)
     return W1, b1 + tl.sum(g1 * step[None, :], 1), W2
 

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from tttscale.kernels.triton_inner_loss import inner_gradient_backward, load_jacobian
 from tttscale.kernels.triton_ops import load, mma, store
-from tttscale.kernels.ttt_mlp.chain import load_tile, store_tile
+from tttscale.kernels.ttt_mlp.chain import load_matrix2, load_tile, store_tile, tokens_of_tile
 
 
 @triton.jit(do_not_specialize=["T", "heads", "begin", "end"])
@@ -48,17 +48,13 @@ def _asked(
     F: tl.constexpr, K: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
     """What a tile asks of a mini-batch: all of dG1, into memory, and its parts of kappa2 and dG2."""
-    I: tl.constexpr = 4 * F
     dW1, db1, dW2 = load_tile(dw1_ptr, db1_ptr, dw2_ptr, inner, cols, F)
-    wide = tl.arange(0, K)[None, :] * I + inner[:, None]
-    wide_ok = row_ok[None, :] & (inner[:, None] < I)
+    wide, wide_ok = tokens_of_tile(inner, row_ok, F, K)
     kappa1 = mma(dW1, tl.trans(k), tl.zeros(wide.shape, tl.float32), BF16) + db1[:, None]
     dg1 = load(dg1_ptr + wide, wide_ok) + step[None, :] * kappa1
     store(dg1_ptr + wide, dg1, wide_ok)
     kappa2 = mma(tl.trans(load(x2_ptr + wide, wide_ok)), dW2, kappa2, BF16)
-    W2 = load(
-        w2_ptr + inner[:, None] * F + cols[None, :], (inner[:, None] < I) & (cols[None, :] < F)
-    )
+    W2 = load_matrix2(w2_ptr, inner, cols, F)
     slope = load(slope_ptr + wide, wide_ok)
     return kappa2, mma(tl.trans(dg1 * slope), W2, from_g1, BF16)
 
@@ -70,13 +66,9 @@ def _passed(
     F: tl.constexpr, K: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
     """A tile's gradient through a mini-batch; dZ1 on the way."""
-    I: tl.constexpr = 4 * F
     dW1, db1, dW2 = load_tile(dw1_ptr, db1_ptr, dw2_ptr, inner, cols, F)
-    wide = tl.arange(0, K)[None, :] * I + inner[:, None]
-    wide_ok = row_ok[None, :] & (inner[:, None] < I)
-    W2 = load(
-        w2_ptr + inner[:, None] * F + cols[None, :], (inner[:, None] < I) & (cols[None, :] < F)
-    )
+    wide, wide_ok = tokens_of_tile(inner, row_ok, F, K)
+    W2 = load_matrix2(w2_ptr, inner, cols, F)
     dx2 = mma(dW2, tl.trans(g2), tl.zeros(wide.shape, tl.float32), BF16) * step[None, :]
     dx2 = mma(W2, tl.trans(dz2), dx2, BF16) + load(share_ptr + wide, wide_ok)
     dg1, slope = load(dg1_ptr + wide, wide_ok), load(slope_ptr + wide, wide_ok)
@@ -97,8 +89,7 @@ def _read(
     """What a block's readers add to a tile's gradient, which is then that behind the block before it."""
     I: tl.constexpr = 4 * F
     dW1, db1, dW2 = load_tile(dw1_ptr, db1_ptr, dw2_ptr, inner, cols, F)
-    wide = tl.arange(0, TOKENS)[None, :] * I + inner[:, None]
-    wide_ok = rows_ok[None, :] & (inner[:, None] < I)
+    wide, wide_ok = tokens_of_tile(inner, rows_ok, F, TOKENS)
     dz1q, xq = load(dz1q_ptr + wide, wide_ok), load(xq_ptr + wide, wide_ok)
     dW1, db1, dW2 = mma(dz1q, q, dW1, BF16), db1 + tl.sum(dz1q, 1), mma(xq, dz2q, dW2, BF16)
     store_tile(dw1_ptr, db1_ptr, dw2_ptr, inner, cols, dW1, db1, dW2, F)

@@ -22,6 +22,7 @@ from tttscale.kernels.triton_ops import (
     store_tau_sums,
     turned_weights,
 )
+from tttscale.kernels.ttt_mlp.chain import load_matrix2
 
 
 @triton.jit
@@ -32,13 +33,6 @@ def _layer1(x, pair_weights, w1_ptr, b1_ptr, g1, inner, cols, F: tl.constexpr, B
     W1 = load(w1_ptr + cols[:, None] * I + inner[None, :], ok)
     b1 = load(b1_ptr + inner, inner < I)[None, :]
     return mma(pair_weights, g1, mma(x, W1, tl.zeros_like(g1) + b1, BF16), BF16)
-
-
-@triton.jit
-def _matrix2(w2_ptr, inner, cols, F: tl.constexpr):
-    """Rows `inner` of W2, [IB, FP]."""
-    ok = (inner[:, None] < 4 * F) & (cols[None, :] < F)
-    return load(w2_ptr + inner[:, None] * F + cols[None, :], ok)
 
 
 @triton.jit(do_not_specialize=["T", "heads"])
@@ -94,7 +88,7 @@ def readout_kernel(
         g1 = load(g1_ptr + before * I + rows[:, None] * I + inner[None, :], wide_ok)
         xq = gelu(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
         x2 = gelu(_layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16))
-        zq = mma(xq, _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
+        zq = mma(xq, load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
         scores2 = mma(xq, tl.trans(x2), scores2, BF16)
     g2 = load(g2_ptr + before * F + rows[:, None] * F + cols[None, :], here)
     zq = mma(-(scores2 + 1) * weights, g2, zq, BF16)
@@ -137,7 +131,7 @@ def keys_kernel(
         x2, slope, curvature = gelu_slope_curvature(z1)
         store(x2_ptr + before * I + wide, x2, wide_ok)
         store(slope_ptr + before * I + wide, slope, wide_ok)
-        W2 = _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F)
+        W2 = load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F)
         back = mma(g2, tl.trans(W2), tl.zeros([BLOCK * K, IB], tl.float32), BF16)
         back = mma(moved2, x2, back, BF16)
         store(curved_ptr + before * I + wide, back * curvature, wide_ok)
@@ -184,7 +178,7 @@ def readout_backward_kernel(
         w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
         xq = gelu(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
         store(xq_ptr + before * I + wide, xq, wide_ok)
-        zq = mma(xq, _matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
+        zq = mma(xq, load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
         x2 = load(x2_ptr + before * I + wide, wide_ok)
         scores = mma(xq, tl.trans(x2), scores, BF16)
         turned_scores = mma(x2, tl.trans(xq), turned_scores, BF16)
@@ -228,7 +222,7 @@ def hidden_backward_kernel(
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     wide0 = tl.zeros([BLOCK * K, IB], tl.float32)
     w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
-    W2 = tl.trans(_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F))
+    W2 = tl.trans(load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F))
     g1 = load(g1_ptr + before * I + wide, wide_ok)
     g2 = load(g2_ptr + before * F + tile, here)
     dz2q = load(dz2q_ptr + before * F + tile, here)

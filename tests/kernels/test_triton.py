@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.kernels.problem import KINDS, Recorder, problem
+from tttscale.kernels import triton_scan as triton_base
 from tttscale.kernels.launch_table import BLOCK_TOKENS
 from tttscale.kernels.scan import ttt_scan
 from tttscale.kernels.ttt_mlp import triton_scan
@@ -14,9 +15,10 @@ from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
 from tttscale.model.initialise import initialise
 from tttscale.model.ttt_layer import TTTLayer
 
-# fp32 products are exact there; bf16 operands are rounded to nearest by hand. The gradient of one token's
-# rate is a single, cancelling sum: 3e-6 (torch backend in fp32: 5e-6); everything else stays below 1e-6.
-LARGEST_ERROR = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
+# fp32 products are exact there; bf16 operands are rounded to nearest by hand.
+LARGEST_ERROR = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+# The gradient of one token's rate is a single, cancelling sum: 3e-6 (torch backend in fp32: 5e-6).
+LARGEST_ERROR_OF_ONE_TOKEN = 5e-6
 
 CASES = [  # inner learner, mini-batch, tokens, head dim, dtype
     ("linear", 16, 75, 16, torch.float32),
@@ -72,7 +74,19 @@ def test_equals_the_reference(kind, size, length, dim, dtype):
     ours = everything(p, leaves, backend="triton")
     assert ours[0].dtype == dtype
     assert {s.dtype for s in ours[1 : len(p.state) + 1]} == {torch.float32}
-    assert_relatively_close(ours, everything(p, exact), LARGEST_ERROR[dtype])
+    limit = LARGEST_ERROR_OF_ONE_TOKEN if length == 1 else LARGEST_ERROR[dtype]
+    assert_relatively_close(ours, everything(p, exact), limit)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_launches_of_an_older_gpu(kind, monkeypatch):
+    """Half the block, other tiles, and TTT-MLP's state in memory: the same results."""
+    monkeypatch.setattr(triton_base, "architecture_of", lambda device: 80)
+    p = problem(kind, 16, 75, 16, batch=1)
+    leaves = narrow(p, torch.bfloat16)
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    ours = everything(p, leaves, backend="triton")
+    assert_relatively_close(ours, everything(p, exact), LARGEST_ERROR[torch.bfloat16])
 
 
 @pytest.mark.parametrize("kind", KINDS)

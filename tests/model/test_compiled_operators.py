@@ -9,7 +9,13 @@ import torch
 from tttscale.config.load import load_config
 from tttscale.errors import LaunchError
 from tttscale.model import TTTConfig, TTTForCausalLM
-from tttscale.model.layers import compile_operators
+from tttscale.model.layers import (
+    RMSNorm,
+    SwiGLU,
+    compile_operators,
+    gated,
+    rms_normalised,
+)
 from tttscale.train.setup import build_model
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -20,6 +26,9 @@ def test_equals_what_is_not_compiled():
     config = TTTConfig(**SHAPE, intermediate_size=48)
     plain, compiled = (TTTForCausalLM(config, seed=0) for _ in range(2))
     compile_operators(compiled)
+    changed = [m for m in compiled.modules() if isinstance(m, RMSNorm | SwiGLU)]
+    assert len(changed) == 4
+    assert not [m for m in changed if m.operator in (rms_normalised, gated)]
     for tokens in (48, 80):
         ids = torch.arange(tokens).unsqueeze(0) % 50
         for model in (plain, compiled):

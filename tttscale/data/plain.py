@@ -128,6 +128,7 @@ class _NoLostChunks(CheckedStore):
     """Zarr reads a chunk that is not there as zeros; here that is an error."""
 
     def admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
+        """Refuses a chunk that is not there."""
         if value is None and key.rsplit("/", 1)[-1].isdigit():
             raise DataError(f"{self._store}: {key} is missing. Fetch the arrays again.")
         return value

@@ -52,6 +52,7 @@ class _Log:
         self._began = self._last = time.monotonic()
 
     def show(self, state: Progress) -> None:
+        """A line, if the last one is old enough."""
         now = time.monotonic()
         if now - self._last >= LOG_SECONDS:
             self._last = now

@@ -54,6 +54,7 @@ class _Leave(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, reach: int, edge: Edge) -> Tensor:
+        """Sends the last `reach` inputs."""
         ctx.reach, ctx.edge = reach, edge
         wide = torch.promote_types(padded.dtype, torch.float32)
         edge.send((padded[:, -reach:].to(wide, copy=True),))
@@ -61,6 +62,7 @@ class _Leave(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Adds what the neighbour asks of them."""
         outside = ctx.edge.receive_grad()
         if outside is not None:
             grad = grad.clone()

@@ -141,20 +141,25 @@ class _SpanHandoff:
 
     @property
     def state_awaited(self) -> bool:
+        """Only the last span of a chunk has a neighbour behind it."""
         return self.last and self.edge.state_awaited
 
     @property
     def grad_awaited(self) -> bool:
+        """The first and the last span have neighbours."""
         return (self.first or self.last) and self.edge.grad_awaited
 
     def state_ready(self, state: Part) -> None:
+        """Sends the last span's state."""
         if self.last:
             self.edge.send(state)
 
     def grad_wanted(self) -> Part | None:
+        """The gradient of the last span's state."""
         return self.edge.receive_grad() if self.last else None
 
     def grad_ready(self, grad: Part) -> None:
+        """Sends that of the first span's state."""
         if self.first:
             # Rows that began anew here did not use what came in.
             fresh = self.span.fresh

@@ -144,10 +144,13 @@ class _Bar:
         self._progress.start()
 
     def advance_to(self, step: int, eta: str) -> None:
+        """Move the bar."""
         self._progress.update(self._task, completed=step, eta=eta)
 
     def print(self, text: str) -> None:
+        """A line above the bar."""
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
+        """Take the bar away."""
         self._progress.stop()
