@@ -1,235 +1,164 @@
-"""The host's side of the Triton scans: layout, scratch and launches, shared by both inner learners.
+"""A Triton scan in segments: the order of its phases, and how much of their scratch exists at once.
 
-Tokens stay where they are, [B, H, T, f] with any strides of B, H and T. Scratch is [N, T, .] for N = B H
-scans, in the compute dtype; states in front of each block of mini-batches likewise. Nothing here waits for
-the device.
+A segment is a scan of its own over a run of tokens, from the state that the segment before has left. The
+backward's scratch, several numbers per token and hidden feature, is that of one segment and not of all
+tokens. If a neighbour is waited for, each phase runs over all segments before the next begins, as in
+`GroupScan`; what may then lie ahead of the reverse chain is bounded in bytes. Both orders do the same sums.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tttscale.kernels.launch_table import Launch, architecture_of, launch_of
-from tttscale.kernels.token_gradients import token_gradients_kernel
+from tttscale.kernels.launch_table import architecture_of
+from tttscale.kernels.triton_segment import Inputs, Kept, Planes, Segment, State
 
-State = tuple[Tensor, ...]
-Kept = list[Tensor]
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-PLANES = 5
-"""Row constants of the Jacobian of G: 1/sigma, mean(y x^), mean(y), mean(g2 x^), mean(g2 x^^2)."""
+SCRATCH_BYTES = 1 << 30
+"""What segments may hold ready while the state's gradient is waited for; one always may."""
 
 
 @dataclass
-class Planes:
-    """What the phases of a backward hand on, fp32 [N, T] where not said otherwise."""
+class Work:
+    """A segment's backward: the outputs' gradient, and what its phases hand on, once there is any."""
 
-    dz1q: Tensor
-    """[N, T, I]: gradients at the readers' first pre-activation."""
-    p: Tensor
-    """[N, T, f]: what the block's readers have of dG at the output; the chain makes it the whole."""
-    normed: Tensor
-    """[N, T, f]: x^ of the keys."""
-    jacobian: Tensor
-    """[PLANES, N, T]."""
-    asked: Tensor
-    """Inner gradients times what readers ask of them."""
-    d_tau: Tensor
-    d_last: Tensor
-    """[N, blocks]: gradients of the last factor, with which a block reads its earlier mini-batches."""
-    d_norm: Tensor
-    """[N, blocks, 2, f]: parts of the gradients of the norm's weight and bias."""
-    chain: tuple[Tensor, ...] = ()
-    """What only this learner's chain needs."""
-    dz1: Tensor | None = None
-    dw1: Tensor | None = None
-    """[N, blocks, f, I]: gradient of the state behind each block."""
-    db1: Tensor | None = None
-    """[N, blocks, I]."""
-    future: Tensor | None = None
-    """[N, T]: TTT-MLP's second layer's inner gradients times what the state asks of them."""
+    d_out: Tensor
+    planes: Planes | None = None
 
 
-class TritonScan(ABC):
-    """One scan over q, k, v [B, H, T, f]; the phases and their order are those of `GroupScan`."""
+class TritonScan:
+    """One scan over q, k, v [B, H, T, f]; the phases are those of `GroupScan`."""
 
-    kind: str
-    groups = range(1)
-    """Everything kept is one group's (see `GroupScan`)."""
+    segment_type: ClassVar[type[Segment]]
+    segment_tokens: ClassVar[int]
+    """Most tokens of a segment, a multiple of every mini-batch size."""
 
-    def __init__(self, inputs: Inputs, size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, inputs: Inputs, size: int, dtype: torch.dtype, architecture: int | None = None
+    ) -> None:
+        """Inputs as `ttt_scan` takes them; dtype is the states'; architecture: see launch_table.py."""
         q, k, v, lr, token_idx, weight, bias = inputs
-        self.inputs, self.size, self.dtype = inputs, size, dtype
-        self.batch, self.heads, self.length, self.dim = q.shape
-        self.scans, self.compute = self.batch * self.heads, q.dtype
-        self.strides = _token_strides(q)
-        self.q, self.k, self.v = (self._tokens(x) for x in (q, k, v))
-        self.lr = lr.to(dtype).contiguous()
-        self.tau, self.gamma, self.beta = (
-            x.to(dtype).contiguous() for x in (token_idx, weight, bias)
-        )
-        self.architecture = architecture_of(q.device)
-        self.block = self.launch("block").block
-        self.blocks = -(-self.length // (self.block * size))
-        self.inner = self.dim if self.kind == "linear" else 4 * self.dim
+        self.shape, self.compute, self.device = q.shape, q.dtype, q.device
+        self._strides = _token_strides(q)
+        along, shared = [*map(self._aligned, (q, k, v)), lr.to(dtype)], (token_idx, weight, bias)
+        bounds = range(0, q.shape[2], self.segment_tokens)
+        self._cuts = [slice(b, min(b + self.segment_tokens, q.shape[2])) for b in bounds]
+        self.segments = [
+            self.segment_type(
+                (*(x[:, :, cut] for x in along), *(x.to(dtype) for x in shared)),
+                size,
+                architecture or architecture_of(q.device),
+            )
+            for cut in self._cuts
+        ]
+        self.groups = range(len(self.segments))
 
-    # ---- what a learner supplies ----------------------------------------------------------------
-
-    @abstractmethod
-    def advance(self, state: State) -> tuple[list[Kept], State]:
-        """The serial chain: inner gradients and saved states, and the state after."""
-
-    @abstractmethod
-    def readout(self, saved: list[Kept]) -> Tensor:
-        """All outputs."""
-
-    @abstractmethod
-    def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Any]:
-        """Everything that needs no gradient of the state."""
-
-    @abstractmethod
-    def advance_backward(self, saved: list[Kept], works: list[Any], d_state: State) -> State:
-        """The reverse chain: the gradient of the state after -> of the state before."""
-
-    # ---- orders ---------------------------------------------------------------------------------
+    # ---- forward --------------------------------------------------------------------------------
 
     def forward(self, state: State) -> tuple[Tensor, list[Kept], State]:
-        """Both phases."""
-        saved, last = self.advance(state)
-        return self.readout(saved), saved, last
+        """Both phases, segment by segment."""
+        out, saved = self._new_tokens(), []
+        for segment, cut in zip(self.segments, self._cuts, strict=True):
+            kept, state = segment.advance(state)
+            segment.readout(kept, out[:, :, cut])
+            saved.append(kept)
+        return out, saved, state
+
+    def advance(self, state: State) -> tuple[list[Kept], State]:
+        """The serial chain: inner gradients and saved states, and the state after."""
+        saved = []
+        for segment in self.segments:
+            kept, state = segment.advance(state)
+            saved.append(kept)
+        return saved, state
+
+    def readout(self, saved: list[Kept]) -> Tensor:
+        """All outputs."""
+        out = self._new_tokens()
+        for segment, cut, kept in zip(self.segments, self._cuts, saved, strict=True):
+            segment.readout(kept, out[:, :, cut])
+        return out
+
+    # ---- backward -------------------------------------------------------------------------------
 
     def backward(
         self, saved: list[Kept], d_out: Tensor, d_state: State
     ) -> tuple[State, list[Tensor]]:
-        """All phases."""
-        works = self.readout_backward(saved, d_out)
-        d_first = self.advance_backward(saved, works, d_state)
-        return d_first, self.gradients(saved, works)
+        """All phases, segment by segment, last one first."""
+        grads, works = self._new_grads(), self._works(d_out)
+        for i in reversed(self.groups):
+            d_state = self._advance_backward(i, saved[i], works[i], d_state)
+            self._gradients(i, saved[i], works[i], grads)
+        return d_state, grads
 
-    def gradients(self, saved: list[Kept], works: list[Any]) -> list[Tensor]:
+    def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Work]:
+        """What needs no gradient of the state, for as many last segments as may lie ahead."""
+        works, room_bytes = self._works(d_out), SCRATCH_BYTES
+        for i in reversed(self.groups):
+            planes = self.segments[i].readout_backward(saved[i], works[i].d_out)
+            works[i].planes, room_bytes = planes, room_bytes - planes.nbytes
+            if room_bytes < planes.nbytes:
+                break
+        return works
+
+    def advance_backward(self, saved: list[Kept], works: list[Work], d_state: State) -> State:
+        """The reverse chain: the gradient of the state after -> of the state before."""
+        for i in reversed(self.groups):
+            d_state = self._advance_backward(i, saved[i], works[i], d_state)
+        return d_state
+
+    def gradients(self, saved: list[Kept], works: list[Work]) -> list[Tensor]:
         """Gradients of q, k, v, lr, token_idx, norm weight and bias."""
-        g1, w1 = saved[0][:2]
-        planes, d_out = works[0]
-        dq, dk, dv = (self._like_tokens() for _ in range(3))
-        d_lr, d_norm = torch.empty_like(self.lr), torch.empty_like(planes.d_norm)
-        future = self.new(self.scans, self.length, wide=True)
-        launch = self.launch("gradients")
-        token_gradients_kernel[(self.blocks, self.scans)](
-            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, d_out),
-            *(g1, planes.dz1, planes.dz1q, w1, planes.dw1, planes.db1, planes.p, planes.normed),
-            *(planes.jacobian, planes.asked, planes.future, future, dq, dk, dv, d_lr, d_norm),
-            *(*self.strides, self.length, self.heads, self.scans),
-            I=self.inner,
-            IB=self.columns("gradients"),
-            **self._shape(launch),
+        grads = self._new_grads()
+        for i in reversed(self.groups):
+            self._gradients(i, saved[i], works[i], grads)
+        return grads
+
+    def _works(self, d_out: Tensor) -> list[Work]:
+        d_out = self._aligned(d_out)
+        return [Work(d_out[:, :, cut]) for cut in self._cuts]
+
+    def _advance_backward(self, i: int, kept: Kept, work: Work, d_state: State) -> State:
+        if work.planes is None:
+            work.planes = self.segments[i].readout_backward(kept, work.d_out)
+        return self.segments[i].advance_backward(kept, work.planes, d_state)
+
+    def _gradients(self, i: int, kept: Kept, work: Work, grads: list[Tensor]) -> None:
+        """Enter one segment's gradients; its scratch ends here."""
+        assert work.planes is not None
+        tokens, cut = grads[:3], self._cuts[i]
+        parts = self.segments[i].gradients(
+            kept, work.planes, work.d_out, *(x[:, :, cut] for x in tokens)
         )
-        parts = (planes.d_norm + d_norm).view(self.batch, self.heads, self.blocks, 2, self.dim)
-        d_gamma, d_beta = parts.sum((0, 2)).unbind(1)
-        works[0] = None
-        d_tau = self._grad_token_idx(planes.d_tau, -(self.lr.flatten(0, 1) * future))
-        d_tau[-1] += planes.d_last.sum()
-        return [dq, dk, dv, d_lr, d_tau, d_gamma, d_beta]
+        work.planes = None
+        grads[3][:, :, cut] = parts[0]
+        for whole, part in zip(grads[4:], parts[1:], strict=True):
+            whole += part
 
-    def _grad_token_idx(self, rows: Tensor, last: Tensor) -> Tensor:
-        """Readers' factors, and those of each mini-batch's last token that its update uses; -> [K]."""
-        full, short = divmod(self.length, self.size)
-        cut = full * self.size
-        grad = rows[:, :cut].unflatten(1, (-1, self.size)).sum((0, 1))
-        grad[-1] += last[:, :cut].sum()
-        if short:
-            grad[:short] += rows[:, cut:].sum(0)
-            grad[short - 1] += last[:, cut:].sum()
-        return grad
+    def _new_grads(self) -> list[Tensor]:
+        segment = self.segments[0]
+        rates, shared = segment.lr, (segment.tau, segment.gamma, segment.beta)
+        return [
+            *(self._new_tokens() for _ in range(3)),
+            rates.new_empty(self.shape[:3]),
+            *(torch.zeros_like(x) for x in shared),
+        ]
 
-    # ---- layout and launches --------------------------------------------------------------------
+    # ---- layout ---------------------------------------------------------------------------------
 
-    def new(self, *shape: int, wide: bool = False) -> Tensor:
-        """Scratch on the tokens' device, in the compute dtype or in the states'."""
-        dtype = self.dtype if wide else self.compute
-        return torch.empty(*shape, dtype=dtype, device=self.q.device)
+    def _new_tokens(self) -> Tensor:
+        """Uninitialised [B, H, T, f], in q's strides."""
+        strides = (*self._strides, 1)
+        return torch.empty_strided(self.shape, strides, dtype=self.compute, device=self.device)
 
-    def new_planes(self) -> Planes:
-        """Scratch of a backward."""
-        n, t, f = self.scans, self.length, self.dim
-        return Planes(
-            dz1q=self.new(n, t, self.inner),
-            p=self.new(n, t, f),
-            normed=self.new(n, t, f),
-            jacobian=self.new(PLANES, n, t, wide=True),
-            asked=self.new(n, t, wide=True),
-            d_tau=self.new(n, t, wide=True),
-            d_last=self.new(n, self.blocks, wide=True),
-            d_norm=self.new(n, self.blocks, 2, f, wide=True),
-        )
-
-    def wide_states(self, state: State) -> list[Tensor]:
-        """Each [B, H, i, o] as [N, i, o], contiguous, in the states' dtype."""
-        return [s.to(self.dtype).flatten(0, 1).contiguous() for s in state]
-
-    def narrow_states(self, state: list[Tensor]) -> State:
-        """The inverse of `wide_states`."""
-        return tuple(s.unflatten(0, (self.batch, self.heads)) for s in state)
-
-    def _like_tokens(self) -> Tensor:
-        return torch.empty_strided(
-            self.q.shape, (*self.strides, 1), dtype=self.q.dtype, device=self.q.device
-        )
-
-    def _tokens(self, x: Tensor) -> Tensor:
+    def _aligned(self, x: Tensor) -> Tensor:
         """x in q's strides, as it is where it has them."""
-        wanted = (*self.strides, 1)
+        wanted = (*self._strides, 1)
         sizes = zip(x.shape, x.stride(), wanted, strict=True)
         if x.dtype == self.compute and all(n == 1 or a == b for n, a, b in sizes):
             return x
-        return self._like(x)
-
-    def _like(self, x: Tensor) -> Tensor:
-        copy = torch.empty_strided(x.shape, (*self.strides, 1), dtype=self.compute, device=x.device)
-        return copy.copy_(x)
-
-    def launch(self, kernel: str) -> Launch:
-        """How a kernel of this learner is launched."""
-        launch = (self.architecture, self.kind, kernel, self.dim, self.size, self.compute)
-        return launch_of(*launch)
-
-    def _shape(self, launch: Launch) -> dict[str, Any]:
-        """The compile-time arguments that every kernel takes, and how to launch it."""
-        return {
-            "F": self.dim,
-            "FP": padded(self.dim),
-            "K": self.size,
-            "BLOCK": self.block,
-            "BF16": self.compute == torch.bfloat16,
-            "num_warps": launch.num_warps,
-            "num_stages": launch.num_stages,
-            "maxnreg": launch.max_registers,
-        }
-
-    def columns(self, kernel: str) -> int:
-        """Hidden columns that a program of a parallel kernel takes at a time."""
-        return min(self.launch(kernel).inner_columns, padded(self.inner))
-
-    def options(self, kernel: Any, name: str) -> dict[str, Any]:
-        """All compile-time arguments of a kernel of this learner."""
-        launch = self.launch(name)
-        options = self._shape(launch)
-        if "IB" in kernel.arg_names:
-            options["IB"] = self.columns(name)
-        return options
-
-    def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
-        """Launch a kernel of this learner; the arguments that all have in common are added."""
-        trailing = (*self.strides, self.length, self.heads)
-        trailing += (self.scans,) if "scans" in kernel.arg_names else ()
-        kernel[grid](*arguments, *trailing, **self.options(kernel, name))
-
-
-def padded(dim: int) -> int:
-    """The power of two, 16 at least, that a Triton tile needs for dim."""
-    return max(16, 1 << (dim - 1).bit_length())
+        return self._new_tokens().copy_(x)
 
 
 def _token_strides(q: Tensor) -> tuple[int, int, int]:

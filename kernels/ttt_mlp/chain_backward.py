@@ -13,23 +13,23 @@ from tttscale.kernels.triton_ops import load, mma, store
 from tttscale.kernels.ttt_mlp.chain import load_matrix2, load_tile, store_tile, tokens_of_tile
 
 
-@triton.jit(do_not_specialize=["T", "heads", "begin", "end"])
+@triton.jit(do_not_specialize=["T", "heads"])
 def replay_kernel(
     step_ptr, x2_ptr, g2_ptr, w2_saved_ptr, w2_inside_ptr,
-    begin, end, T, heads,
+    stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """W2 in front of each mini-batch of [begin, end), FP hidden rows at a time; begin starts a block."""
+    """W2 in front of each mini-batch, FP hidden rows at a time."""
     n = tl.program_id(1).to(tl.int64)
     rows, cols = tl.arange(0, K), tl.arange(0, FP)
     inner = tl.program_id(2) * FP + cols
     cols_ok = cols[None, :] < F
     at, ok = inner[:, None] * F + cols[None, :], (inner[:, None] < 4 * F) & cols_ok
-    first = begin + tl.program_id(0) * BLOCK
-    block = n * tl.cdiv(T, BLOCK * K) + first // BLOCK
+    count, first = tl.cdiv(T, K), tl.program_id(0) * BLOCK
+    block = n * tl.num_programs(0) + tl.program_id(0)
     W2 = load(w2_saved_ptr + block * 4 * F * F + at, ok)
-    for i in range(first, tl.minimum(first + BLOCK, end)):
-        inside = n * (end - begin) + i - begin
+    for i in range(first, tl.minimum(first + BLOCK, count)):
+        inside = n * count + i
         store(w2_inside_ptr + inside * 4 * F * F + at, W2, ok)
         before = n * T + i * K
         row_ok = i * K + rows < T
@@ -98,20 +98,20 @@ def _read(
     tl.store(db1_saved_ptr + inner, db1, mask=(inner < I) & saves)
 
 
-@triton.jit(do_not_specialize=["T", "heads", "scans", "begin", "end"])
+@triton.jit(do_not_specialize=["T", "heads", "scans"])
 def advance_backward_kernel(
     k_ptr, q_ptr, step_ptr, gamma_ptr, g2_ptr, x2_ptr, xq_ptr, dz1q_ptr, dz2q_ptr,
     dg1_ptr, share_ptr, slope_ptr, curved_ptr, normed_ptr, p_ptr, plane_ptr, w2_inside_ptr,
     dw1_ptr, db1_ptr, dw2_ptr, db2_ptr, dz1_ptr, future_ptr, dw1_saved_ptr, db1_saved_ptr,
-    stride_b, stride_h, stride_t, begin, end, T, heads, scans,
+    stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """The reverse chain through both layers over the mini-batches [begin, end), last one first.
+    """The reverse chain through both layers, last mini-batch first.
 
     The gradient of the state is changed in place. `p`, `dg1` and `share` are what the readers of a token's
-    own block have of dG2, dG1 and dX2; the first two receive the whole. The last block's dW1 and db1 are
-    saved by the caller.
+    own block have of dG2, dG1 and dX2; the first two receive the whole. dz1 may lie in the place of
+    `share`. The last block's dW1 and db1 are saved by the caller.
     """
     I: tl.constexpr = 4 * F
     n = tl.program_id(0).to(tl.int64)
@@ -123,11 +123,12 @@ def advance_backward_kernel(
     db2 = load(db2_ptr + n * F + cols, cols < F)[None, :]
     blocks, plane = tl.cdiv(T, BLOCK * K), scans.to(tl.int64) * T
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
-    final = (end - 1).to(tl.int64) * K
+    count = tl.cdiv(T, K)
+    final = (count - 1).to(tl.int64) * K
     tokens = (n // heads) * stride_b + head * stride_h + final * stride_t
-    before, inside = n * T + final, (n + 1) * (end - begin) - 1
-    for back in tl.range(0, end - begin, disable_licm=True):
-        i = end - 1 - back
+    before, inside = n * T + final, (n + 1) * count - 1
+    for back in tl.range(0, count, disable_licm=True):
+        i = count - 1 - back
         row_ok = rows < T - i * K
         here, wide = row_ok[:, None] & cols_ok, before * I
         k, step = load(k_ptr + tokens + token, here), load(step_ptr + before + rows, row_ok)

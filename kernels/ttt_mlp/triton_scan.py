@@ -1,10 +1,9 @@
 """TTT-MLP on Triton: scratch and launches of its phases. Formulas: README.md beside this file."""
 
-from typing import Any
-
 from torch import Tensor
 
-from tttscale.kernels.triton_scan import Kept, State, TritonScan, padded
+from tttscale.kernels.triton_scan import TritonScan
+from tttscale.kernels.triton_segment import Kept, Planes, Segment, State, padded
 from tttscale.kernels.ttt_mlp.chain import advance_kernel, advance_streamed_kernel
 from tttscale.kernels.ttt_mlp.chain_backward import advance_backward_kernel, replay_kernel
 from tttscale.kernels.ttt_mlp.parallel import (
@@ -15,16 +14,13 @@ from tttscale.kernels.ttt_mlp.parallel import (
     targets_kernel,
 )
 
-SEGMENT_TOKENS = 1024
-"""Tokens whose W2 in front of every mini-batch exist at once in a backward."""
 
-
-class TritonMLPScan(TritonScan):
+class MLPSegment(Segment):
     """kept = [G1, W1 in front of each block, G2, b1, W2 and b2 in front of each block, steps]."""
 
     kind = "mlp"
 
-    def advance(self, state: State) -> tuple[list[Kept], State]:
+    def advance(self, state: State) -> tuple[Kept, State]:
         """G1, G2, the saved states, and the state after."""
         W1, b1, W2, b2 = self.wide_states(state)
         n, f, i, blocks = self.scans, self.dim, self.inner, self.blocks
@@ -45,35 +41,33 @@ class TritonMLPScan(TritonScan):
         self.run(chain, "advance", (n,), *targets, *last, G1, G2, *saved)
         last[2] += W2_mean
         last[3] += b2_mean
-        return [[G1, W1_saved, G2, b1_saved, W2_saved, b2_saved, step]], self.narrow_states(last)
+        return [G1, W1_saved, G2, b1_saved, W2_saved, b2_saved, step], self.narrow_states(last)
 
-    def readout(self, saved: list[Kept]) -> Tensor:
+    def readout(self, kept: Kept, out: Tensor) -> None:
         """out = q + LN(.)."""
-        out = self._like_tokens()
         self.run(
             readout_kernel,
             "readout",
             (self.blocks, self.scans),
             *(self.q, self.k, self.lr, self.tau, self.gamma, self.beta),
-            *_in_order(saved[0]),
+            *_in_order(kept),
             out,
         )
-        return out
 
-    def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Any]:
+    def readout_backward(self, kept: Kept, d_out: Tensor) -> Planes:
         """Gradients at the readers, their shares in the sources', and the keys' part of the Jacobian."""
-        d_out, planes = self._tokens(d_out), self.new_planes()
+        planes = self.new_planes()
         n, t, i = self.scans, self.length, self.inner
         dz2q = self.new(n, t, self.dim)
         local, share, x2, xq, slope, curved = (self.new(n, t, i) for _ in range(6))
         planes.chain = (x2, xq, dz2q, local, share, slope, curved)
-        kept, grid = _in_order(saved[0]), (self.blocks, n)
-        G1, G2, W1, b1, W2, _ = kept
+        states, grid = _in_order(kept), (self.blocks, n)
+        G1, G2, W1, b1, W2, _ = states
         self.run(
             keys_kernel,
             "keys",
             grid,
-            *(self.k, self.v, self.lr, self.tau, self.gamma, self.beta, *kept),
+            *(self.k, self.v, self.lr, self.tau, self.gamma, self.beta, *states),
             *(x2, slope, curved, planes.normed, planes.jacobian),
         )
         readers = (self.q, self.k, self.lr, self.tau)
@@ -81,7 +75,7 @@ class TritonMLPScan(TritonScan):
             readout_backward_kernel,
             "readout_backward",
             grid,
-            *(*readers, self.gamma, *kept, x2, d_out),
+            *(*readers, self.gamma, *states, x2, d_out),
             *(xq, dz2q, planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
         )
         parts = padded(i) // self.columns("hidden_backward")
@@ -97,43 +91,41 @@ class TritonMLPScan(TritonScan):
         planes.asked += asked.sum(0)
         planes.d_tau += d_tau.sum(0)
         planes.d_last += d_last.sum(0)
-        return [(planes, d_out)]
+        return planes
 
-    def advance_backward(self, saved: list[Kept], works: list[Any], d_state: State) -> State:
-        """Gradients of the state before; dZ1 and the whole p on the way. Segment by segment."""
-        planes, n, f, i = works[0][0], self.scans, self.dim, self.inner
+    def advance_backward(self, kept: Kept, planes: Planes, d_state: State) -> State:
+        """Gradients of the state before; dZ1 and the whole p on the way."""
+        _, _, G2, _, W2_saved, _, step = kept
+        x2, xq, dz2q, local, share, slope, curved = planes.chain
+        n, f, i = self.scans, self.dim, self.inner
         running = [s.clone() for s in self.wide_states(d_state)]
-        planes.dz1 = self.new(n, self.length, i)
+        planes.dz1 = share  # in its place: an element of dX2 is read before its dZ1 is written
         planes.future = self.new(n, self.length, wide=True)
         planes.dw1 = self.new(n, self.blocks, f, i)
         planes.db1 = self.new(n, self.blocks, i, wide=True)
         planes.dw1[:, -1], planes.db1[:, -1] = running[0], running[1][:, 0]
-        count, segment = -(-self.length // self.size), max(self.block, SEGMENT_TOKENS // self.size)
-        inside = self.new(n, min(segment, count), i, f)
-        for begin in reversed(range(0, count, segment)):
-            self._segment(saved[0], planes, running, inside, begin, min(begin + segment, count))
-        planes.chain = ()
-        return self.narrow_states(running)
-
-    def _segment(
-        self, kept: Kept, planes: Any, running: list[Tensor], inside: Tensor, begin: int, end: int
-    ) -> None:
-        _, _, G2, _, W2_saved, _, step = kept
-        x2, xq, dz2q, local, share, slope, curved = planes.chain
-        n, columns = self.scans, padded(self.dim)
-        blocks = -(-(end - begin) // self.block)
-        replay_kernel[(blocks, n, padded(self.inner) // columns)](
-            *(step, x2, G2, W2_saved, inside),
-            *(begin, end, self.length, self.heads),
-            **self.options(replay_kernel, "replay"),
+        inside = self.new(n, -(-self.length // self.size), i, f)
+        parts = padded(i) // padded(f)
+        self.run(
+            replay_kernel, "replay", (self.blocks, n, parts), *(step, x2, G2, W2_saved, inside)
         )
-        advance_backward_kernel[(n,)](
+        self.run(
+            advance_backward_kernel,
+            "advance_backward",
+            (n,),
             *(self.k, self.q, step, self.gamma, G2, x2, xq, planes.dz1q, dz2q),
             *(local, share, slope, curved, planes.normed, planes.p, planes.jacobian, inside),
             *(*running, planes.dz1, planes.future, planes.dw1, planes.db1),
-            *(*self.strides, begin, end, self.length, self.heads, self.scans),
-            **self.options(advance_backward_kernel, "advance_backward"),
         )
+        planes.chain = ()
+        return self.narrow_states(running)
+
+
+class TritonMLPScan(TritonScan):
+    """Scratch of a segment's backward in bf16 at f = 64: about 6 KB per token and head, 2 of them W2."""
+
+    segment_type = MLPSegment
+    segment_tokens = 2 << 10
 
 
 def _in_order(kept: Kept) -> tuple[Tensor, ...]:

@@ -1,19 +1,24 @@
 """The Triton kernels, interpreted on the CPU, against the torch reference (fp64) and themselves."""
 
 import functools
+import weakref
 
 import pytest
 import torch
 
 from tests.kernels.problem import KINDS, Recorder, problem
-from tttscale.kernels import triton_scan as triton_base
+from tttscale.kernels import triton_scan
 from tttscale.kernels.launch_table import BLOCK_TOKENS
 from tttscale.kernels.scan import ttt_scan
-from tttscale.kernels.ttt_mlp import triton_scan
+from tttscale.kernels.triton_segment import Segment
+from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
+from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
 from tttscale.model import TTTConfig, ttt_layer
 from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
 from tttscale.model.initialise import initialise
 from tttscale.model.ttt_layer import TTTLayer
+
+SCANS = {"linear": TritonLinearScan, "mlp": TritonMLPScan}
 
 # fp32 products are exact there; bf16 operands are rounded to nearest by hand.
 LARGEST_ERROR = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
@@ -81,7 +86,7 @@ def test_equals_the_reference(kind, size, length, dim, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_launches_of_an_older_gpu(kind, monkeypatch):
     """Half the block, other tiles, and TTT-MLP's state in memory: the same results."""
-    monkeypatch.setattr(triton_base, "architecture_of", lambda device: 80)
+    monkeypatch.setattr(triton_scan, "architecture_of", lambda device: 80)
     p = problem(kind, 16, 75, 16, batch=1)
     leaves = narrow(p, torch.bfloat16)
     exact = [x.detach().double().requires_grad_() for x in leaves]
@@ -125,14 +130,52 @@ def test_a_cut_changes_nothing(kind):
     assert_relatively_close([*results, *grads], [x.double() for x in whole], 1e-6)
 
 
-def test_the_reverse_chain_in_segments(monkeypatch):
-    """W2 inside of 64 tokens at a time: only what is added up in one launch changes, nothing else."""
-    p = problem("mlp", 16, 150, 16, batch=1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_scratch_is_that_of_a_segment_and_changes_nothing(kind, monkeypatch):
+    """Segments of 64 tokens: equal to the reference, and bitwise whatever lay ready ahead."""
+    p = problem(kind, 16, 150, 16, batch=1)
     leaves = narrow(p, torch.float32)
-    whole = everything(p, leaves, backend="triton")
-    monkeypatch.setattr(triton_scan, "SEGMENT_TOKENS", 64)
+    exact = everything(p, [x.detach().double().requires_grad_() for x in leaves])
+    monkeypatch.setattr(SCANS[kind], "segment_tokens", 64)
     ours = everything(p, leaves, backend="triton")
-    assert all(torch.equal(a, b) for a, b in zip(ours, whole, strict=True))
+    assert_relatively_close(ours, exact, 1e-6)
+    for room_bytes in (0, 1 << 30):
+        monkeypatch.setattr(triton_scan, "SCRATCH_BYTES", room_bytes)
+        waited = everything(p, leaves, backend="triton", handoff=Recorder())
+        assert all(torch.equal(a, b) for a, b in zip(ours, waited, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scratch_does_not_grow_with_the_length(kind, monkeypatch):
+    monkeypatch.setattr(SCANS[kind], "segment_tokens", 64)
+    sizes = {"now": 0, "most": 0}
+    new = Segment.new
+
+    def counted(segment, *shape, **options):
+        tensor = new(segment, *shape, **options)
+        size_bytes = tensor.nbytes
+        sizes["now"] += size_bytes
+        sizes["most"] = max(sizes.values())
+
+        def freed():
+            sizes["now"] -= size_bytes
+
+        weakref.finalize(tensor, freed)
+        return tensor
+
+    peaks = []
+    for length in (64, 64 * 5):
+        p = problem(kind, 16, length, 16, batch=1, heads=1)
+        inputs = [x.detach() for x in narrow(p, torch.float32)]
+        scan = SCANS[kind](tuple(inputs[:7]), 16, torch.float32)
+        out, saved, last = scan.forward(tuple(inputs[7:]))
+        with monkeypatch.context() as patch:
+            patch.setattr(Segment, "new", counted)
+            sizes.update(now=0, most=0)
+            scan.backward(saved, out, last)
+        assert sizes["now"] == 0
+        peaks.append(sizes["most"])
+    assert peaks[0] == peaks[1] > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -86,12 +86,9 @@ def launches(
     shapes = [(dim, inner), (1, inner), (inner, dim), (1, dim)][: 2 if kind == "linear" else 4]
     state = tuple(torch.zeros(1, heads, *shape) for shape in shapes)
     scan = {"linear": TritonLinearScan, "mlp": TritonMLPScan}[kind](
-        (q, q.clone(), q.clone(), lr, tau, norm, norm), size, torch.float32
+        (q, q.clone(), q.clone(), lr, tau, norm, norm), size, torch.float32, capability
     )
     with recording() as recorder:
-        scan.architecture = capability
-        scan.block = scan.launch("block").block
-        scan.blocks = -(-tokens // (scan.block * size))
         _, saved, last = scan.forward(state)
         scan.backward(saved, torch.zeros_like(q), last)
     return recorder
