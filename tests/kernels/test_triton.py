@@ -242,7 +242,7 @@ def test_a_layer_with_documents_inside(kind, monkeypatch):
     initialise(layer, config, "torch", seed=0)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 75, 32, generator=generator, dtype=torch.float64)
-    starts = {32: torch.tensor([True, False]), 48: torch.tensor([True, True])}
+    starts = ((32, 48), (48,))
     padded = torch.zeros(2, 75, dtype=torch.bool)
     padded[:, 40:48] = True
     chunk = Chunk(starts, padded)

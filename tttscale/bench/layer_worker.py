@@ -88,8 +88,8 @@ def scan_calls(who: str, layer: Any, x: Tensor) -> Callable[[], Tensor]:
     if who == "ours":
 
         def ours() -> Tensor:
-            rates = layer._learning_rates(x, WHOLE)
-            return layer._scan(*split, rates, WHOLE, NO_NEIGHBOURS["state"])
+            rates, tokens = layer._learning_rates(x, WHOLE), (t.transpose(1, 2) for t in split)
+            return layer._scan(*tokens, rates, WHOLE, NO_NEIGHBOURS["state"])
 
         return ours
 

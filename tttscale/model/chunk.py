@@ -4,13 +4,14 @@ A block never sees ranks or process groups. What lies left and right of a chunk 
 `Edge`s: one for each part of the carry. Without neighbours (`WHOLE`) a chunk is a whole sequence.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from tttscale.model.documents import Packing
 
 Part = tuple[Tensor, ...]
 """One part of a carry: (W1, b1[, W2, b2]) or (tail,)."""
@@ -82,36 +83,41 @@ NO_NEIGHBOURS: dict[str, Edge] = {part: OpenEdge() for part in PARTS}
 
 
 @dataclass(frozen=True)
-class Span:
-    """A run of tokens of the chunk without a document start inside."""
-
-    begin: int
-    end: int
-    fresh: Tensor | None
-    """bool [B]: rows in which a document starts at `begin`; None if in none."""
-
-
-@dataclass(frozen=True)
 class Chunk:
     """Document starts and padding of one chunk."""
 
-    starts: dict[int, Tensor] = field(default_factory=dict)
-    """Position (a multiple of the mini-batch) -> bool [B], the rows in which a document starts."""
+    starts: tuple[tuple[int, ...], ...] = ()
+    """For each row the positions (multiples of the mini-batch) in which a document starts; () for none."""
     padded: Tensor | None = None
     """bool [B, C]: positions the loader filled; they take no inner gradient step."""
+    _packings: dict[int, Packing] = field(default_factory=dict, compare=False)
+    """Made at the first layer, for all: [C]."""
 
-    def spans(self, length: int) -> Iterator[Span]:
-        """Cut `length` tokens at the document starts."""
-        cuts = [*sorted({0, *self.starts}), length]
-        for begin, end in pairwise(cuts):
-            yield Span(begin, end, self.starts.get(begin))
+    def packing(self, x: Tensor, size: int, state_bytes: int) -> Packing:
+        """How tokens [B, C, ...] are scanned, documents side by side; see `Packing`."""
+        starts, length = self.starts or ((),) * len(x), x.shape[1]
+        if not any(starts):
+            return Packing(starts, length, size, state_bytes, x.device)
+        if length not in self._packings:
+            self._packings[length] = Packing(starts, length, size, state_bytes, x.device)
+        return self._packings[length]
+
+    def cuts(self, length: int) -> list[tuple[int, int]]:
+        """`length` tokens cut wherever a document starts in any row."""
+        return list(pairwise([*sorted({0}.union(*self.starts)), length]))
+
+    def renew(self, at: int, old: Tensor, new: Tensor) -> Tensor:
+        """`new` in the rows where a document starts at this position, else `old`; both [B, ...]."""
+        fresh = [at in row for row in self.starts]
+        if not any(fresh):
+            return old
+        if all(fresh) and at > 0:
+            return new
+        # At the chunk's own beginning `old` stays in the graph: somebody waits for its gradient, if zero.
+        mask = torch.zeros(len(fresh), dtype=torch.bool, device=old.device)
+        for row in (row for row, is_fresh in enumerate(fresh) if is_fresh):
+            mask[row] = True
+        return torch.where(mask.view(-1, *[1] * (old.dim() - 1)), new, old)
 
 
 WHOLE = Chunk()
-
-
-def renew(fresh: Tensor | None, old: Tensor, new: Tensor) -> Tensor:
-    """`new` in the rows where a document starts, else `old`; both [B, ...]."""
-    if fresh is None:
-        return old
-    return torch.where(fresh.view(-1, *[1] * (old.dim() - 1)), new, old)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from tttscale.kernels.causal_conv import causal_conv
-from tttscale.model.chunk import Chunk, Edge, renew
+from tttscale.model.chunk import Chunk, Edge
 
 
 class CausalInput:
-    """The input of causal convolutions, cut at document starts, each cut with its past in front."""
+    """The input of causal convolutions: cut at document starts, each cut with its past in front, joined."""
 
     def __init__(self, x: Tensor, taps: int, chunk: Chunk, edge: Edge) -> None:
         """Exchange the tail with the neighbours.
@@ -26,18 +26,23 @@ class CausalInput:
         tail = x.new_zeros(x.shape[0], reach, x.shape[2])
         if received is not None:
             tail = _arrive(received[0], edge).to(x.dtype)
-        self.cuts: list[Tensor] = []
-        for span in chunk.spans(x.shape[1]):
-            tail = renew(span.fresh, tail, torch.zeros_like(tail))
-            self.cuts.append(torch.cat([tail, x[:, span.begin : span.end]], dim=1))
-            tail = self.cuts[-1][:, -reach:]
-        self.cuts[-1] = _Leave.apply(self.cuts[-1], reach, edge)
+        cuts, nothing = chunk.cuts(x.shape[1]), torch.zeros_like(tail)
+        parts = []
+        for (begin, _), part in zip(cuts, x.split([e - b for b, e in cuts], dim=1), strict=True):
+            tail = chunk.renew(begin, tail, nothing)
+            parts += [tail, part]
+            tail = torch.cat([tail, part[:, -reach:]], dim=1)[:, -reach:]
+        self._padded = _Leave.apply(torch.cat(parts, dim=1), reach, edge)
+        self._sizes = [part.shape[1] for part in parts[1:]]
 
     def convolve(self, conv: nn.Conv1d) -> Tensor:
         """Apply a depthwise convolution's weights; [B, C, D]."""
         assert conv.bias is not None
-        outs = [causal_conv(cut, conv.weight, conv.bias) for cut in self.cuts]
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+        out = causal_conv(self._padded, conv.weight, conv.bias)
+        if len(self._sizes) == 1:
+            return out
+        # Between two cuts lie outputs of inputs that belong to both.
+        return torch.cat(out.split(self._sizes, dim=1)[::2], dim=1)
 
 
 def _arrive(tail: Tensor, edge: Edge) -> Tensor:

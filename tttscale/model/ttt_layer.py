@@ -3,16 +3,15 @@
 Parameter names are those of the official checkpoints (ttt-lm-pytorch, `TTTBase`).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tttscale.kernels.scan import ttt_scan
 from tttscale.model.architecture import TTTConfig
-from tttscale.model.chunk import Chunk, Edge, LayerEdges, Part, Span, renew
+from tttscale.model.chunk import Chunk, Edge, LayerEdges, Part
 from tttscale.model.convolution import CausalInput
+from tttscale.model.crossing import Crossing
 from tttscale.model.layers import Rotary
 
 
@@ -54,9 +53,8 @@ class TTTLayer(nn.Module):
         q, k, v = self._projections(h, chunk, edges["qk_conv"])
         turns = self.rotary.tables(q)
         q, k = self.rotary.turn(q, turns), self.rotary.turn(k, turns)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out = self._scan(q, k, v, self._learning_rates(h, chunk), chunk, edges["state"])
-        return self._output(out.transpose(1, 2).flatten(2), h)
+        return self._output(out.flatten(2), h)
 
     def _projections(self, h: Tensor, chunk: Chunk, edge: Edge) -> tuple[Tensor, Tensor, Tensor]:
         q = self.q_proj(h)
@@ -69,14 +67,14 @@ class TTTLayer(nn.Module):
         return q.unflatten(-1, heads), k.unflatten(-1, heads), self.v_proj(h).unflatten(-1, heads)
 
     def _learning_rates(self, h: Tensor, chunk: Chunk) -> Tensor:
-        """lambda [B, H, C] = base_lr / f * sigmoid(h w + c); zero on padding."""
+        """lambda [B, C, H] = base_lr / f * sigmoid(h w + c); zero on padding."""
         logits = F.linear(h, self.learnable_ttt_lr_weight[:, 0])
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         rates = torch.sigmoid(wide + self.learnable_ttt_lr_bias[:, 0])
         rates = rates * (self.inner_lr_scale * self.config.ttt_base_lr / self.config.head_dim)
         if chunk.padded is not None:
             rates = rates.masked_fill(chunk.padded.unsqueeze(-1), 0)
-        return rates.transpose(1, 2)
+        return rates
 
     def _token_idx(self) -> Tensor:
         """tau [K] = max(1/(i+1) + learnable, 0)."""
@@ -84,43 +82,38 @@ class TTTLayer(nn.Module):
         steps = torch.arange(1, len(tau) + 1, device=tau.device, dtype=tau.dtype)
         return (1 / steps + tau).clamp(min=0)
 
-    def _initial_state(self, batch: int) -> Part:
+    def _initial_state(self) -> Part:
+        """The learned state in which a document begins, [1, H, ...]."""
         names = ("W1", "b1") if self.config.ttt_layer_type == "linear" else ("W1", "b1", "W2", "b2")
-        return tuple(getattr(self, name).expand(batch, -1, -1, -1) for name in names)
+        return tuple(getattr(self, name).unsqueeze(0) for name in names)
 
     def _scan(
         self, q: Tensor, k: Tensor, v: Tensor, lr: Tensor, chunk: Chunk, edge: Edge
     ) -> Tensor:
-        """Scan span by span; a document start returns its rows to the learned initial weights."""
-        initial = self._initial_state(q.shape[0])
-        received = edge.receive()
-        state = initial if received is None else received
-        spans, outs = list(chunk.spans(q.shape[2])), []
-        for span in spans:
-            cut = slice(span.begin, span.end)
-            state = tuple(
-                renew(span.fresh, old, new) for old, new in zip(state, initial, strict=True)
-            )
-            out, state = ttt_scan(
+        """q, k, v [B, C, H, f], lr [B, C, H] -> [B, C, H, f]; documents side by side."""
+        initial = self._initial_state()
+        state_bytes = sum(w.nbytes for w in initial)
+        packing = chunk.packing(q, self.config.mini_batch_size, state_bytes)
+        crossing = Crossing(edge, packing.stacks, initial, len(q))
+        tokens = [packing.apart(x) for x in (q, k, v)] + [packing.apart(lr, nothing=True)]
+        outs = []
+        for stack, *parts in zip(packing.stacks, *tokens, strict=True):
+            q, k, v, lr = (x.transpose(1, 2) for x in parts)
+            out, _ = ttt_scan(
                 self.config.ttt_layer_type,
-                q[:, :, cut],
-                k[:, :, cut],
-                v[:, :, cut],
-                lr[:, :, cut],
+                q,
+                k,
+                v,
+                lr,
                 self._token_idx(),
                 self.ttt_norm_weight,
                 self.ttt_norm_bias,
-                state,
+                crossing.enter(stack),
                 mini_batch_size=self.config.mini_batch_size,
-                handoff=_SpanHandoff(
-                    edge,
-                    span,
-                    first=span is spans[0] and received is not None,
-                    last=span is spans[-1],
-                ),
+                handoff=crossing.handoff(stack),
             )
-            outs.append(out)
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
+            outs.append(out.transpose(1, 2))
+        return packing.together(outs)
 
     def _output(self, out: Tensor, h: Tensor) -> Tensor:
         wide = out.to(torch.promote_types(out.dtype, torch.float32))
@@ -128,39 +121,3 @@ class TTTLayer(nn.Module):
         if self.config.use_gate:
             y = F.gelu(self.g_proj(h), approximate="tanh") * y
         return self.o_proj(y)
-
-
-@dataclass
-class _SpanHandoff:
-    """Joins the scans of a chunk's spans to its edges: the first to the left, the last to the right."""
-
-    edge: Edge
-    span: Span
-    first: bool
-    last: bool
-
-    @property
-    def state_awaited(self) -> bool:
-        """Only the last span of a chunk has a neighbour behind it."""
-        return self.last and self.edge.state_awaited
-
-    @property
-    def grad_awaited(self) -> bool:
-        """The first and the last span have neighbours."""
-        return (self.first or self.last) and self.edge.grad_awaited
-
-    def state_ready(self, state: Part) -> None:
-        """Sends the last span's state."""
-        if self.last:
-            self.edge.send(state)
-
-    def grad_wanted(self) -> Part | None:
-        """The gradient of the last span's state."""
-        return self.edge.receive_grad() if self.last else None
-
-    def grad_ready(self, grad: Part) -> None:
-        """Sends that of the first span's state."""
-        if self.first:
-            # Rows that began anew here did not use what came in.
-            fresh = self.span.fresh
-            self.edge.send_grad(tuple(renew(fresh, g, torch.zeros_like(g)) for g in grad))

@@ -66,17 +66,14 @@ def assemble(parts: Sequence[TokenChunk], begin: int, device: torch.device) -> B
     ids = torch.from_numpy(np.stack([part.ids for part in parts])).to(device)
     targets = np.stack([part.labels for part in parts])
     labels = torch.from_numpy(targets).to(device)
-    positions = sorted({start for part in parts for start in part.starts})
-    starts = {
-        at: torch.tensor([at in part.starts for part in parts], device=device) for at in positions
-    }
     padded = None
     if any(part.padded is not None for part in parts):
         nothing = np.zeros(ids.shape[1], dtype=bool)
         rows = [nothing if part.padded is None else part.padded for part in parts]
         padded = torch.from_numpy(np.stack(rows)).to(device)
     tokens = int(np.count_nonzero(targets != IGNORED))
-    return Batch(ids, labels, Chunk(starts, padded), begin, tokens)
+    chunk = Chunk(tuple(tuple(part.starts) for part in parts), padded)
+    return Batch(ids, labels, chunk, begin, tokens)
 
 
 class Reader:

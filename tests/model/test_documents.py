@@ -1,0 +1,133 @@
+"""Documents of a chunk side by side: every token in its place, and nothing waits that need not."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tttscale.model import TTTConfig, ttt_layer
+from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
+from tttscale.model.documents import CACHE_BYTES, FILLING, Packing, cut, stack
+from tttscale.model.initialise import initialise
+from tttscale.model.ttt_layer import TTTLayer
+
+CPU = torch.device("cpu")
+
+
+@st.composite
+def chunks(draw):
+    """Starts of some rows, the rows' length, the mini-batch."""
+    size = draw(st.integers(1, 5))
+    length = draw(st.integers(1, 60))
+    places = st.integers(0, (length - 1) // size)
+    rows = draw(st.lists(st.sets(places, max_size=8), min_size=1, max_size=3))
+    return tuple(tuple(sorted(p * size for p in row)) for row in rows), length, size
+
+
+@given(chunks(), st.integers(1, 5))
+def test_every_token_has_one_place_and_its_mini_batch(chunk, most_pieces):
+    starts, length, size = chunk
+    stacks = stack(list(cut(starts, length)), size, most_pieces)
+    taken = []
+    for one in stacks:
+        assert len(one.pieces) <= most_pieces
+        places = one.places(length)
+        for offset, piece, row in zip(one.offsets, one.pieces, places, strict=True):
+            tokens = row[row >= 0].tolist()
+            begin = piece.row * length + piece.begin
+            assert tokens == list(range(begin, piece.row * length + piece.end))
+            assert (row[offset], offset % size) == (begin, 0)
+            # A state that goes on is the one behind the piece's last token, short mini-batch or not.
+            assert not piece.last or row[-1] >= 0
+            taken += tokens
+        whole = one.length // size * size
+        filling = (places[:, :whole] < 0).sum().item()
+        short = len(one.pieces) * size
+        assert filling * FILLING <= places.numel() + FILLING * short
+    assert sorted(taken) == list(range(len(starts) * length))
+
+
+@given(chunks())
+def test_what_goes_on_is_scanned_first_and_what_came_in_last(chunk):
+    starts, length, size = chunk
+    stacks = stack(list(cut(starts, length)), size, 100)
+    ends = [any(p.last for p in one.pieces) for one in stacks]
+    begins = [
+        any(p.first for p in one.pieces) and not e for one, e in zip(stacks, ends, strict=True)
+    ]
+    assert ends == sorted(ends, reverse=True)
+    assert begins == sorted(begins)
+
+
+@given(chunks())
+def test_apart_and_together_are_inverse_forwards_and_backwards(chunk):
+    starts, length, size = chunk
+    packing = Packing(starts, length, size, 1, CPU)
+    x = torch.randn(len(starts), length, 2, dtype=torch.float64, requires_grad=True)
+    parts = packing.apart(x, nothing=True)
+    for one, part in zip(packing.stacks, parts, strict=True):
+        assert part.shape == (len(one.pieces), one.length, 2)
+        assert torch.equal((part == 0).all(-1), one.places(length) < 0)
+    assert torch.equal(packing.together(parts), x)
+    # Whatever filling holds, it reaches no result and receives nothing.
+    weights = torch.randn_like(x)
+    noisy = [
+        p + (one.places(length) < 0)[..., None]
+        for one, p in zip(packing.stacks, parts, strict=True)
+    ]
+    (grad,) = torch.autograd.grad((packing.together(noisy) * weights).sum(), x)
+    assert torch.equal(grad, weights)
+
+
+def test_a_cpu_takes_only_as_many_as_its_cache_holds():
+    starts = (tuple(range(0, 64, 4)),)
+    lengths = [len(s.pieces) for s in Packing(starts, 64, 4, CACHE_BYTES // 3, CPU).stacks]
+    assert sorted(lengths) == [1, 3, 3, 3, 3, 3]
+    assert len(Packing(starts, 64, 4, 2 * CACHE_BYTES, CPU).stacks) == 16
+
+
+def layer_of(kind):
+    config = TTTConfig(
+        vocab_size=50, hidden_size=32, num_attention_heads=2, num_hidden_layers=1,
+        intermediate_size=32, ttt_layer_type=kind, share_qk=True, use_gate=True,
+    )  # fmt: skip
+    layer = TTTLayer(config).double()
+    initialise(layer, config, "torch", seed=0)
+    return layer
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_layer_equals_itself_on_each_document_alone(kind):
+    """Two rows, starts in one and in both, lengths that need filling, a short last mini-batch."""
+    layer, length = layer_of(kind), 16 * 13 + 5
+    starts = ((0, 48, 64, 128, 192), (64, 80))
+    x = torch.randn(2, length, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def grads_of(loss):
+        return torch.autograd.grad(loss, [whole, *layer.parameters()])
+
+    whole = x.requires_grad_()
+    ours = layer(whole, Chunk(starts), NO_NEIGHBOURS)
+    alone = torch.zeros_like(ours)
+    for piece in cut(starts, length):
+        row = slice(piece.row, piece.row + 1), slice(piece.begin, piece.end)
+        alone[row] = layer(whole[row], Chunk(), NO_NEIGHBOURS)
+    assert torch.allclose(ours, alone, rtol=1e-12, atol=1e-12)
+    pairs = zip(grads_of(ours.square().sum()), grads_of(alone.square().sum()), strict=True)
+    for mine, theirs in pairs:
+        assert (mine - theirs).norm() <= 1e-11 * theirs.norm()
+
+
+def test_documents_are_scanned_together(monkeypatch):
+    """Eight equal documents: one scan of eight rows, not eight scans."""
+    shapes, scan = [], ttt_layer.ttt_scan
+
+    def watched(kind, q, *args, **kwargs):
+        shapes.append(tuple(q.shape[::2]))
+        return scan(kind, q, *args, **kwargs)
+
+    monkeypatch.setattr(ttt_layer, "ttt_scan", watched)
+    layer_of("linear")(
+        torch.zeros(1, 256, 32).double(), Chunk((tuple(range(0, 256, 32)),)), NO_NEIGHBOURS
+    )
+    assert shapes == [(8, 32)]
