@@ -68,7 +68,7 @@ class LinearSegment(Segment):
 
 
 class TritonLinearScan(TritonScan):
-    """Scratch of a segment's backward in bf16 at f = 64: about 0.7 KB per token and head."""
+    """Scratch of a segment's backward in bf16 at f = 64: 0.7 KB per token and head."""
 
     segment_type = LinearSegment
-    segment_tokens = 32 << 10
+    segment_tokens = 16 << 10

@@ -3,7 +3,7 @@
 One program per (sequence, head). The hidden layer is taken in tiles of IB features, which are a tile's rows
 (W1 transposed): so its matrices are the left operands of all products but one, and need not change their
 layout. Between mini-batches the tiles stay in registers (`advance_kernel`) or, where they do not fit, in
-memory (`advance_streamed_kernel`); the state is changed in place. What does not stand on the chain is in
+memory (`advance_streamed_kernel`, which changes the state in place). What does not stand on the chain is in
 parallel.py; formulas and layout of the saved tensors in README.md.
 """
 
@@ -68,6 +68,7 @@ def _update(
 @triton.jit(do_not_specialize=["T", "heads"])
 def advance_kernel(
     k_ptr, moved_ptr, u_ptr, step_ptr, gamma_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr,
+    w1_last_ptr, b1_last_ptr, w2_last_ptr, b2_last_ptr,
     g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr,
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
@@ -90,8 +91,7 @@ def advance_kernel(
     tiles = ()
     for part in tl.static_range(TILES):
         tiles = tiles + load_tile(w1_ptr, b1_ptr, w2_ptr, part * IB + tl.arange(0, IB), cols, F)
-    b2_ptr += n * F
-    b2 = load(b2_ptr + cols, cols < F)[None, :]
+    b2 = load(b2_ptr + n * F + cols, cols < F)[None, :]
 
     tokens, before = (n // heads) * stride_b + head * stride_h, n * T
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
@@ -131,10 +131,12 @@ def advance_kernel(
         k, step = next_k, load(step_ptr + before + rows, row_ok)
         tokens += K * stride_t
         before += K
-    tl.store(b2_ptr + cols[None, :], b2, mask=cols_ok)
+    # Pointers of their own, formed here: those of the state before would wait in registers all the way.
+    tl.store(b2_last_ptr + n * F + cols[None, :], b2, mask=cols_ok)
+    w1_last_ptr, w2_last_ptr = w1_last_ptr + n * F * I, w2_last_ptr + n * F * I
     for part in tl.static_range(TILES):
         store_tile(
-            w1_ptr, b1_ptr, w2_ptr, part * IB + tl.arange(0, IB), cols,
+            w1_last_ptr, b1_last_ptr + n * I, w2_last_ptr, part * IB + tl.arange(0, IB), cols,
             tiles[3 * part], tiles[3 * part + 1], tiles[3 * part + 2], F,
         )  # fmt: skip
 

@@ -121,18 +121,18 @@ def advance_backward_kernel(
     cols_ok = cols[None, :] < F
     dw1_ptr, dw2_ptr, db1_ptr = dw1_ptr + n * F * I, dw2_ptr + n * F * I, db1_ptr + n * I
     db2 = load(db2_ptr + n * F + cols, cols < F)[None, :]
-    blocks, plane = tl.cdiv(T, BLOCK * K), scans.to(tl.int64) * T
+    plane = scans.to(tl.int64) * T
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
     count = tl.cdiv(T, K)
     final = (count - 1).to(tl.int64) * K
     tokens = (n // heads) * stride_b + head * stride_h + final * stride_t
-    before, inside = n * T + final, (n + 1) * count - 1
+    before = n * T + final
     for back in tl.range(0, count, disable_licm=True):
         i = count - 1 - back
         row_ok = rows < T - i * K
         here, wide = row_ok[:, None] & cols_ok, before * I
         k, step = load(k_ptr + tokens + token, here), load(step_ptr + before + rows, row_ok)
-        w2_at = w2_inside_ptr + inside * F * I
+        w2_at = w2_inside_ptr + (n * count + i) * F * I
 
         kappa2 = tl.zeros([K, FP], tl.float32) + db2
         from_g1 = load(p_ptr + before * F + tile, here)
@@ -168,7 +168,7 @@ def advance_backward_kernel(
             q = load(q_ptr + tokens + block_rows[:, None] * stride_t + cols[None, :], ok)
             dz2q = load(dz2q_ptr + before * F + block_rows[:, None] * F + cols[None, :], ok)
             db2 += tl.sum(dz2q, 0)[None, :]
-            saved = n * blocks + i // BLOCK - 1
+            saved = n * tl.cdiv(T, BLOCK * K) + i // BLOCK - 1
             tl.debug_barrier()
             for at in tl.range(0, I, IB, disable_licm=True):
                 _read(
@@ -178,5 +178,4 @@ def advance_backward_kernel(
                 )  # fmt: skip
         tokens -= K * stride_t
         before -= K
-        inside -= 1
     tl.store(db2_ptr + n * F + cols[None, :], db2, mask=cols_ok)

@@ -40,10 +40,7 @@ def test_the_papers_shape_does_not_spill_on_hopper(tmp_path):
     assert all(row["fits"] for row in rows)
     assert {row["dtype"] for row in rows} == {"bf16", "fp32"}
     assert not [row for row in rows if row["local_accesses_in_loops"]]
-    # TTT-MLP's matrices fill half of a register file: a few numbers wait in memory for the end of the loop.
-    outside = {(r["inner"], r["kernel"], r["dtype"]) for r in rows if r["local_accesses"]}
-    assert outside <= {("mlp", "advance_kernel", "bf16")}
-    assert all(row["stack_bytes"] <= 32 for row in rows)
+    assert not [row for row in rows if row["stack_bytes"] or row["local_accesses"]]
     chains = [r for r in rows if r["kernel"].startswith("advance") and r["dtype"] == "bf16"]
     assert len(chains) == 4
     for row in chains:

@@ -1,16 +1,15 @@
 """The Triton kernels, interpreted on the CPU, against the torch reference (fp64) and themselves."""
 
 import functools
-import weakref
 
 import pytest
 import torch
 
 from tests.kernels.problem import KINDS, Recorder, problem
+from tttscale.bench.scratch import counted
 from tttscale.kernels import triton_scan
 from tttscale.kernels.launch_table import BLOCK_TOKENS
 from tttscale.kernels.scan import ttt_scan
-from tttscale.kernels.triton_segment import Segment
 from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
 from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
 from tttscale.model import TTTConfig, ttt_layer
@@ -148,33 +147,16 @@ def test_scratch_is_that_of_a_segment_and_changes_nothing(kind, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_scratch_does_not_grow_with_the_length(kind, monkeypatch):
     monkeypatch.setattr(SCANS[kind], "segment_tokens", 64)
-    sizes = {"now": 0, "most": 0}
-    new = Segment.new
-
-    def counted(segment, *shape, **options):
-        tensor = new(segment, *shape, **options)
-        size_bytes = tensor.nbytes
-        sizes["now"] += size_bytes
-        sizes["most"] = max(sizes.values())
-
-        def freed():
-            sizes["now"] -= size_bytes
-
-        weakref.finalize(tensor, freed)
-        return tensor
-
     peaks = []
     for length in (64, 64 * 5):
         p = problem(kind, 16, length, 16, batch=1, heads=1)
         inputs = [x.detach() for x in narrow(p, torch.float32)]
         scan = SCANS[kind](tuple(inputs[:7]), 16, torch.float32)
         out, saved, last = scan.forward(tuple(inputs[7:]))
-        with monkeypatch.context() as patch:
-            patch.setattr(Segment, "new", counted)
-            sizes.update(now=0, most=0)
+        with counted() as scratch:
             scan.backward(saved, out, last)
-        assert sizes["now"] == 0
-        peaks.append(sizes["most"])
+        assert scratch.now_bytes == 0
+        peaks.append(scratch.most_bytes)
     assert peaks[0] == peaks[1] > 0
 
 

@@ -22,6 +22,9 @@ from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
 from tttscale.bench.latency import cycles_per_step, in_loops
+from tttscale.kernels.triton_scan import TritonScan
+from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
+from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
@@ -72,14 +75,11 @@ def recording() -> Iterator[Recorder]:
         JITFunction.run = run
 
 
-def launches(
-    kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2048, capability: int = 90
-) -> Recorder:
-    """Everything that a forward and a backward of `tokens` tokens launch on such a GPU."""
-    from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-    from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
-
-    heads, inner = 2, dim if kind == "linear" else 4 * dim
+def problem_of(
+    kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int, heads: int, capability: int
+) -> tuple[TritonScan, tuple[torch.Tensor, ...], torch.Tensor]:
+    """A scan of one sequence, its initial state, and its q, laid out as the model has them."""
+    inner = dim if kind == "linear" else 4 * dim
     q = torch.zeros(1, tokens, heads, dim, dtype=dtype).transpose(1, 2)
     lr, tau = torch.zeros(1, heads, tokens), torch.zeros(size)
     norm = torch.zeros(heads, dim)
@@ -88,6 +88,14 @@ def launches(
     scan = {"linear": TritonLinearScan, "mlp": TritonMLPScan}[kind](
         (q, q.clone(), q.clone(), lr, tau, norm, norm), size, torch.float32, capability
     )
+    return scan, state, q
+
+
+def launches(
+    kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2048, capability: int = 90
+) -> Recorder:
+    """Everything that a forward and a backward of `tokens` tokens launch on such a GPU."""
+    scan, state, q = problem_of(kind, dim, size, dtype, tokens, 2, capability)
     with recording() as recorder:
         _, saved, last = scan.forward(state)
         scan.backward(saved, torch.zeros_like(q), last)

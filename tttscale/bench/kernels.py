@@ -61,12 +61,14 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
     if fla is not None:
         env["PYTHONPATH"] = os.pathsep.join((str(fla), os.environ.get("PYTHONPATH", "")))
         peers = report.run_worker("tttscale.bench.compiled_peer", str(capability), env=env)
+    scratch = report.run_worker("tttscale.bench.scratch", env=env)
     sections = [
         ("Result", f"{summary}\n\n{text}"),
         ("Predicted cycles of the serial kernels", _chains(data, peers) + _CHAIN_NOTE),
+        ("Memory of a scan", report.table([_memory(row) for row in scratch]) + _MEMORY_NOTE),
         ("What was measured", _NOTE),
     ]
-    written = {"kernels": data, "peers": peers}
+    written = {"kernels": data, "peers": peers, "scratch": scratch}
     report.write(out, f"Triton kernels compiled for sm_{capability}", sections, written)
     return text
 
@@ -85,6 +87,14 @@ _CHAIN_NOTE = (
     "advance and advance_backward once each; with fla's chunk kernels through fwd_h, bwd_h and "
     "bwd_norm, with its fused ones through fwd, bwd_h and bwd_dh. fla's compute less: rates per row "
     "only. Its warps are those of its autotuner's choices with the fewest predicted cycles."
+)
+
+
+_MEMORY_NOTE = (
+    "\n\nOne sequence, 32 heads of 64 features, bf16, counted by the host code's own allocations: what the "
+    "forward keeps for the backward, and the most scratch that exists at once in the backward. Where a "
+    "neighbour waits, each phase runs over all tokens before the next begins, so that the gradients of "
+    "the tokens come after all of the reverse chain."
 )
 
 
@@ -111,6 +121,17 @@ def _chains(data: list[dict[str, Any]], peers: list[dict[str, Any]]) -> str:
 def _cycles(row: dict[str, Any]) -> str:
     low, high = row["cycles_per_step"], row["cycles_per_step_loads_exposed"]
     return "no loop found" if low is None else f"{low:,.0f} to {high:,.0f}"
+
+
+def _memory(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "inner": row["inner"],
+        "tokens": f"{row['tokens']:,}",
+        "neighbour waits": "yes" if row["waited"] else "no",
+        "kept, bytes per token and head": f"{row['kept_bytes'] / row['tokens'] / 32:,.0f}",
+        "scratch, MiB": f"{row['scratch_bytes'] / 2**20:,.0f}",
+        "scratch, bytes per token and head": f"{row['scratch_bytes'] / row['tokens'] / 32:,.0f}",
+    }
 
 
 def _row(row: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,80 @@
+"""What a Triton scan allocates: kept by its forward, and at once in its backward. Nothing is launched.
+
+Run as `python -m tttscale.bench.scratch`, without TRITON_INTERPRET; prints one JSON list.
+"""
+
+import json
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from tttscale.bench.compiled import problem_of, recording
+from tttscale.kernels.triton_segment import Segment
+
+HEADS, DIM, SIZE = 32, 64, 16
+LENGTHS_TOKENS = (2 << 10, 8 << 10, 32 << 10)
+
+
+class Scratch:
+    """Bytes that segments have now, and the most so far."""
+
+    now_bytes = most_bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        """Count an allocation, or its end."""
+        self.now_bytes += size_bytes
+        self.most_bytes = max(self.most_bytes, self.now_bytes)
+
+
+@contextmanager
+def counted() -> Iterator[Scratch]:
+    """Every allocation of a segment is counted for as long as it lives."""
+    scratch, new = Scratch(), Segment.new
+
+    def counting(self: Segment, *shape: int, wide: bool = False) -> torch.Tensor:
+        tensor = new(self, *shape, wide=wide)
+        scratch.add(tensor.nbytes)
+        weakref.finalize(tensor, scratch.add, -tensor.nbytes)
+        return tensor
+
+    Segment.new = counting
+    try:
+        yield scratch
+    finally:
+        Segment.new = new
+
+
+def measure(kind: str, dtype: torch.dtype, tokens: int, waited: bool) -> dict[str, Any]:
+    """One scan's bytes; waited: a neighbour waits, so that each phase runs over all segments."""
+    scan, state, q = problem_of(kind, DIM, SIZE, dtype, tokens, HEADS, capability=90)
+    with recording():
+        _, saved, last = scan.forward(state)
+        with counted() as scratch:
+            if waited:
+                works = scan.readout_backward(saved, torch.zeros_like(q))
+                scan.advance_backward(saved, works, last)
+                scan.gradients(saved, works)
+            else:
+                scan.backward(saved, torch.zeros_like(q), last)
+    kept_bytes = sum(x.nbytes for kept in saved for x in kept)
+    return {
+        "inner": kind,
+        "dtype": str(dtype).removeprefix("torch."),
+        "tokens": tokens,
+        "waited": waited,
+        "kept_bytes": kept_bytes,
+        "scratch_bytes": scratch.most_bytes,
+    }
+
+
+if __name__ == "__main__":
+    wanted = [
+        (kind, torch.bfloat16, tokens, waited)
+        for kind in ("linear", "mlp")
+        for waited in (False, True)
+        for tokens in LENGTHS_TOKENS
+    ]
+    print(json.dumps([measure(*case) for case in wanted]))
