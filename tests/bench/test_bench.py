@@ -4,6 +4,7 @@ import json
 
 from tttscale.bench import gpu_check
 from tttscale.bench.build import bench_build
+from tttscale.bench.documents import bench_documents
 from tttscale.bench.scan import bench_scan
 from tttscale.bench.step import bench_step
 from tttscale.data.training import train_tokenizer
@@ -27,6 +28,17 @@ def test_step_report(tmp_path):
     assert data[0]["carry_bytes"] > 0
 
 
+def test_documents_report(tmp_path):
+    bench_documents(tmp_path / "documents", tokens=1024)
+    data = json.loads((tmp_path / "documents.json").read_text())["data"]
+    assert [(d["inner"], d["heads"]) for d in data[::4]] == [
+        (k, h) for k in ("linear", "mlp") for h in (2, 12)
+    ]
+    assert data[0]["documents"] == 1
+    assert data[3]["documents"] > 1
+    assert all(d["together_ms"] > 0 for d in data)
+
+
 def test_build_report(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.py").write_text("print('hello, world')\n" * 200)
@@ -46,3 +58,4 @@ def test_gpu_check_without_a_gpu(tmp_path):
     around = json.loads((tmp_path / "gpu.json").read_text())["data"]["around"]
     assert {row["operator"] for row in around} == {"rms_norm", "swiglu", "cross_entropy"}
     assert all(row["error"] < 1e-5 for row in around)
+    assert "| linear | 1 | 64 |" in (tmp_path / "gpu.md").read_text()

@@ -64,6 +64,20 @@ def around(out: Out = Path("benchmarks/around_cpu")) -> None:
     typer.echo(bench_around(out))
 
 
+@app.command("documents")
+def documents(
+    out: Out = Path("benchmarks/documents_cpu"),
+    tokens: Annotated[str, typer.Option(help="Tokens of the chunk.")] = "8Ki",
+) -> None:
+    """A chunk of packed documents: scanned side by side, and one after the other.
+
+    Example: `tttscale bench documents --tokens 8Ki`
+    """
+    from tttscale.bench.documents import bench_documents
+
+    typer.echo(bench_documents(out, parse_flag("--tokens", tokens)))
+
+
 @app.command("kernels")
 def kernels(
     out: Out = Path("benchmarks/kernels_sm90"),

@@ -20,6 +20,8 @@ import torch
 
 from tttscale.bench import report
 from tttscale.bench.around import around_table, note
+from tttscale.bench.documents import NOTE as DOCUMENTS_NOTE
+from tttscale.bench.documents import documents_table
 
 _GIB = 2**30
 _DIMS = {"mlp": (128, 96, 64, 32, 16), "linear": (128, 96, 64, 32, 16)}
@@ -144,6 +146,8 @@ def main(out: Path, seconds: float = 540.0) -> int:
     if device == "cuda":
         steps += time_steps(work, "ttt-linear-1.3b+compile")
     around = time_surroundings(work)
+    tokens, heads = ("8192", "32") if device == "cuda" else ("64", "1")
+    packed = work.worker("documents_worker", device, tokens, heads) or []
     sanitizer = check_memory_accesses(work)
     name = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
     if device == "cuda":
@@ -156,6 +160,7 @@ def main(out: Path, seconds: float = 540.0) -> int:
         ("Time of its kernels", _kernel_table(scans)),
         ("Time of an optimizer step", _step_table(steps)),
         ("Time of what surrounds it", f"{around_table(around)}\n\n{note(device)}"),
+        ("Documents in a chunk", f"{documents_table(packed)}\n\n{DOCUMENTS_NOTE}"),
         ("Not measured", "\n".join(f"- {line}" for line in work.missing) or "nothing"),
     ]
     data = {
@@ -164,6 +169,7 @@ def main(out: Path, seconds: float = 540.0) -> int:
         "scans": scans,
         "steps": steps,
         "around": around,
+        "documents": packed,
         "not": work.missing,
     }
     report.write(out, "GPU check", sections, data, command="bash launch/gpu_check.sh")

@@ -1,0 +1,49 @@
+"""`tttscale bench documents`: packed documents scanned side by side, and one after the other."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tttscale.bench import report
+
+_WORKER = "tttscale.bench.documents_worker"
+
+
+def bench_documents(out: Path, tokens: int) -> str:
+    """Measure a layer over `tokens` tokens; write OUT.md and OUT.json; the table."""
+    device, heads = ("cuda", ("32",)) if torch.cuda.is_available() else ("cpu", ("2", "12"))
+    rows = report.run_worker(_WORKER, device, str(tokens), *heads)
+    text = documents_table(rows)
+    sections = [("Result", text), ("What was measured", NOTE)]
+    report.write(out, "Documents side by side", sections, rows)
+    return text
+
+
+NOTE = (
+    "Forward and backward of one whole TTT layer (heads of 64, K = 16) over one chunk; medians. Documents "
+    "have log-normal lengths (sigma 1) and begin at mini-batches. *serial steps*: mini-batches of the "
+    "chunk, and of its longest document, which is the longest chain that is left. On a CPU only as many "
+    "documents are scanned at once as its cache has room for (`CACHE_BYTES`)."
+)
+
+
+def documents_table(rows: list[dict[str, Any]]) -> str:
+    """Both ways beside each other, and beside the same chunk without documents."""
+    lines = []
+    for row in rows:
+        same = [r for r in rows if (r["inner"], r["heads"]) == (row["inner"], row["heads"])]
+        lines.append(
+            {
+                "inner": row["inner"],
+                "heads": row["heads"],
+                "tokens": f"{row['tokens']:,}",
+                "documents": row["documents"],
+                "serial steps": f"{row['tokens'] // 16:,} -> {-(-row['longest_tokens'] // 16):,}",
+                "one by one, ms": f"{row['one_by_one_ms']:.1f}",
+                "side by side, ms": f"{row['together_ms']:.1f}",
+                "faster": f"{row['one_by_one_ms'] / row['together_ms']:.2f}x",
+                "against no documents": f"{row['together_ms'] / same[0]['together_ms']:.2f}x",
+            }
+        )
+    return report.table(lines) if lines else "nothing ran"

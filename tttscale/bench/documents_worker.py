@@ -1,0 +1,78 @@
+"""A TTT layer over a chunk of packed documents, scanned side by side or one after the other; one JSON list.
+
+Run as `python -m tttscale.bench.documents_worker DEVICE TOKENS HEADS ...`. bf16 on a GPU, fp32 and one thread
+on a CPU.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from tttscale.bench.layer_worker import HEAD_DIM, our_layer
+from tttscale.bench.problems import milliseconds
+from tttscale.model import documents
+from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
+
+MEANS_TOKENS = (0, 2000, 700, 200)
+"""Mean lengths of documents; 0 for none."""
+_STACK = documents.stack
+
+
+def starts(tokens: int, mean_tokens: int, size: int) -> tuple[int, ...]:
+    """Where documents of log-normal lengths (sigma 1) begin, each at a mini-batch."""
+    if not mean_tokens:
+        return ()
+    lengths = np.random.default_rng(0).lognormal(np.log(mean_tokens) - 0.5, 1.0, tokens // size)
+    ends = np.cumsum(np.maximum(lengths // size, 1).astype(int) * size)
+    return tuple(int(end) for end in ends if end < tokens)
+
+
+def one_after_the_other(pieces: Any, size: int, most_pieces: int) -> list[documents.Stack]:
+    """Every piece a scan of its own."""
+    return _STACK(pieces, size, 1)
+
+
+def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, Any]]:
+    """Both ways for every mean length: forward + backward of a whole layer."""
+    layer = our_layer(kind, heads).to(device)
+    x = torch.randn(1, tokens, heads * HEAD_DIM, generator=torch.Generator().manual_seed(0))
+    x = x.to(device).requires_grad_()
+
+    def call(chunk: Chunk) -> Callable[[], None]:
+        def both() -> None:
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                y = layer(x, chunk, NO_NEIGHBOURS)
+            y.float().square().mean().backward()
+
+        return both
+
+    rows = []
+    for mean_tokens in MEANS_TOKENS:
+        begins = starts(tokens, mean_tokens, layer.config.mini_batch_size)
+        row = {"inner": kind, "heads": heads, "tokens": tokens, "documents": len(begins) + 1}
+        for way, how in (("together", _STACK), ("one_by_one", one_after_the_other)):
+            documents.stack = how
+            row[f"{way}_ms"] = milliseconds(call(Chunk((begins,))), device, repeats=5)
+        documents.stack = _STACK
+        lengths = np.diff([0, *begins, tokens])
+        rows.append({**row, "longest_tokens": int(lengths.max())})
+    return rows
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    torch.set_num_threads(1)
+    print(
+        json.dumps(
+            [
+                row
+                for kind in ("linear", "mlp")
+                for heads in words[2:]
+                for row in measure(kind, int(heads), int(words[1]), words[0])
+            ]
+        )
+    )
