@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -131,50 +132,88 @@ def time_surroundings(work: Round) -> list[dict[str, Any]]:
     return [row for rows in found for row in rows or []]
 
 
+def time_documents(work: Round) -> list[dict[str, Any]]:
+    """A chunk of packed documents, side by side and one after the other."""
+    words = ("8192", "32") if work.device == "cuda" else ("512", "1")
+    return work.worker("documents_worker", work.device, *words) or []
+
+
+@dataclass
+class Findings:
+    """What the round has found so far."""
+
+    device: str
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    scans: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    around: list[dict[str, Any]] = field(default_factory=list)
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    sanitizer: str = "not reached"
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> list[dict[str, Any]]:
+        """Results whose error is too large, or not a number."""
+        return [row for row in self.errors if not row["ok"]]
+
+    def write(self, out: Path) -> None:
+        """The report as it stands, so that nothing is lost if the round is cut short."""
+        checked = f"{len(self.errors)} checked, {len(self.wrong)} wrong."
+        around_note = note("cpu" if self.device == _NO_GPU else "cuda")
+        sections = [
+            ("Device", self.device),
+            ("Against fp64", f"{checked}\n\n{_error_table(self.errors)}"),
+            ("compute-sanitizer", self.sanitizer),
+            ("Time of a scan", _time_table(self.scans) + _TIME_NOTE),
+            ("Time of its kernels", _kernel_table(self.scans)),
+            ("Time of an optimizer step", _step_table(self.steps)),
+            ("Time of what surrounds it", f"{around_table(self.around)}\n\n{around_note}"),
+            ("Documents in a chunk", f"{documents_table(self.documents)}\n\n{DOCUMENTS_NOTE}"),
+            ("Not measured", "\n".join(f"- {line}" for line in self.missing) or "nothing"),
+        ]
+        report.write(out, "GPU check", sections, asdict(self), command="bash launch/gpu_check.sh")
+
+
+_NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
+
+
 def main(out: Path, seconds: float = 540.0) -> int:
     """Check, measure, write the report; exit code 1 if a result is wrong or a check did not run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = Round(device, seconds)
-    errors = check_errors(work.until(0.5))
-    wrong = [row for row in errors if not row["ok"]]
+    found = Findings(_NO_GPU, missing=work.missing)
+    if device == "cuda":
+        found.device = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    found.errors = check_errors(work.until(0.5))
     unchecked = list(work.missing)
-    # In the order in which they would be missed.
-    scans = time_scans(work, [("ours", "linear"), ("ours", "mlp")])
-    steps = time_steps(work, "ttt-linear-1.3b")
-    scans += time_scans(work, [("ours-torch", "linear")] if device == "cpu" else _PEERS)
-    steps += time_steps(work, "ttt-mlp-1.3b")
-    if device == "cuda":
-        steps += time_steps(work, "ttt-linear-1.3b+compile")
-    around = time_surroundings(work)
-    tokens, heads = ("8192", "32") if device == "cuda" else ("64", "1")
-    packed = work.worker("documents_worker", device, tokens, heads) or []
-    sanitizer = check_memory_accesses(work)
-    name = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
-    if device == "cuda":
-        name = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    sections = [
-        ("Device", name),
-        ("Against fp64", f"{len(errors)} checked, {len(wrong)} wrong.\n\n{_error_table(errors)}"),
-        ("compute-sanitizer", sanitizer),
-        ("Time of a scan", _time_table(scans) + _TIME_NOTE),
-        ("Time of its kernels", _kernel_table(scans)),
-        ("Time of an optimizer step", _step_table(steps)),
-        ("Time of what surrounds it", f"{around_table(around)}\n\n{note(device)}"),
-        ("Documents in a chunk", f"{documents_table(packed)}\n\n{DOCUMENTS_NOTE}"),
-        ("Not measured", "\n".join(f"- {line}" for line in work.missing) or "nothing"),
-    ]
-    data = {
-        "device": name,
-        "errors": errors,
-        "scans": scans,
-        "steps": steps,
-        "around": around,
-        "documents": packed,
-        "not": work.missing,
-    }
-    report.write(out, "GPU check", sections, data, command="bash launch/gpu_check.sh")
+    found.write(out)
+    for stage in _stages(work, found):
+        stage()
+        found.write(out)
     print(out.with_suffix(".md").read_text())
-    return int(bool(wrong or unchecked or not errors))
+    return int(bool(found.wrong or unchecked or not found.errors))
+
+
+def _stages(work: Round, found: Findings) -> list[Callable[[], Any]]:
+    """What is measured, in the order in which it would be missed."""
+
+    def scans(*whose: tuple[str, str]) -> Callable[[], None]:
+        return lambda: found.scans.extend(time_scans(work, whose))
+
+    def steps(preset: str) -> Callable[[], None]:
+        return lambda: found.steps.extend(time_steps(work, preset))
+
+    cuda = work.device == "cuda"
+    return [
+        scans(("ours", "linear"), ("ours", "mlp")),
+        steps("ttt-linear-1.3b"),
+        scans(*(_PEERS if cuda else [("ours-torch", "linear")])),
+        steps("ttt-mlp-1.3b"),
+        *([steps("ttt-linear-1.3b+compile")] if cuda else []),
+        lambda: found.documents.extend(time_documents(work)),
+        lambda: found.around.extend(time_surroundings(work)),
+        lambda: setattr(found, "sanitizer", check_memory_accesses(work)),
+    ]
 
 
 _TIME_NOTE = (

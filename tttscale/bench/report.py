@@ -1,6 +1,7 @@
 """Reports: what was measured, by which command, on which machine, with which versions and commit."""
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -28,8 +29,6 @@ def circumstances() -> dict[str, Any]:
 
 def machine() -> str:
     """Processor, cores and memory, without a host name."""
-    import psutil
-
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -37,8 +36,8 @@ def machine() -> str:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    memory_gib = psutil.virtual_memory().total / 2**30
-    return f"{model}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB"
+    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -84,8 +83,6 @@ def start_worker(
     module: str, *arguments: str, env: dict[str, str] | None = None
 ) -> "subprocess.Popen[str]":
     """Start a worker without waiting for it."""
-    import os
-
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
         command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True
