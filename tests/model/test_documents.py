@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tttscale.model import TTTConfig, ttt_layer
 from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
-from tttscale.model.documents import CACHE_BYTES, FILLING, Packing, cut, stack
+from tttscale.model.documents import LIMITS, Limits, Packing, cut, stack
 from tttscale.model.initialise import initialise
 from tttscale.model.ttt_layer import TTTLayer
 
@@ -24,10 +24,10 @@ def chunks(draw):
     return tuple(tuple(sorted(p * size for p in row)) for row in rows), length, size
 
 
-@given(chunks(), st.integers(1, 5))
-def test_every_token_has_one_place_and_its_mini_batch(chunk, most_pieces):
+@given(chunks(), st.integers(1, 5), st.sampled_from([2, 4, 16]))
+def test_every_token_has_one_place_and_its_mini_batch(chunk, most_pieces, places_to_one):
     starts, length, size = chunk
-    stacks = stack(list(cut(starts, length)), size, most_pieces)
+    stacks = stack(list(cut(starts, length)), size, 10, Limits(places_to_one, 10 * most_pieces))
     taken = []
     for one in stacks:
         assert len(one.pieces) <= most_pieces
@@ -43,14 +43,14 @@ def test_every_token_has_one_place_and_its_mini_batch(chunk, most_pieces):
         whole = one.length // size * size
         filling = (places[:, :whole] < 0).sum().item()
         short = len(one.pieces) * size
-        assert filling * FILLING <= places.numel() + FILLING * short
+        assert (filling - short) * places_to_one <= places.numel()
     assert sorted(taken) == list(range(len(starts) * length))
 
 
 @given(chunks())
 def test_what_goes_on_is_scanned_first_and_what_came_in_last(chunk):
     starts, length, size = chunk
-    stacks = stack(list(cut(starts, length)), size, 100)
+    stacks = stack(list(cut(starts, length)), size, 1, LIMITS["cuda"])
     ends = [any(p.last for p in one.pieces) for one in stacks]
     begins = [
         any(p.first for p in one.pieces) and not e for one, e in zip(stacks, ends, strict=True)
@@ -80,10 +80,10 @@ def test_apart_and_together_are_inverse_forwards_and_backwards(chunk):
 
 
 def test_a_cpu_takes_only_as_many_as_its_cache_holds():
-    starts = (tuple(range(0, 64, 4)),)
-    lengths = [len(s.pieces) for s in Packing(starts, 64, 4, CACHE_BYTES // 3, CPU).stacks]
+    starts, room_bytes = (tuple(range(0, 64, 4)),), int(LIMITS["cpu"].states_bytes)
+    lengths = [len(s.pieces) for s in Packing(starts, 64, 4, room_bytes // 3, CPU).stacks]
     assert sorted(lengths) == [1, 3, 3, 3, 3, 3]
-    assert len(Packing(starts, 64, 4, 2 * CACHE_BYTES, CPU).stacks) == 16
+    assert len(Packing(starts, 64, 4, 2 * room_bytes, CPU).stacks) == 16
 
 
 def layer_of(kind):

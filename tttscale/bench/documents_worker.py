@@ -31,9 +31,11 @@ def starts(tokens: int, mean_tokens: int, size: int) -> tuple[int, ...]:
     return tuple(int(end) for end in ends if end < tokens)
 
 
-def one_after_the_other(pieces: Any, size: int, most_pieces: int) -> list[documents.Stack]:
+def one_after_the_other(
+    pieces: Any, size: int, state_bytes: int, limits: documents.Limits
+) -> list[documents.Stack]:
     """Every piece a scan of its own."""
-    return _STACK(pieces, size, 1)
+    return _STACK(pieces, size, state_bytes, documents.Limits(limits.places, 0))
 
 
 def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, Any]]:
@@ -58,9 +60,16 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, A
             documents.stack = how
             row[f"{way}_ms"] = milliseconds(call(Chunk((begins,))), device, repeats=5)
         documents.stack = _STACK
-        lengths = np.diff([0, *begins, tokens])
-        rows.append({**row, "longest_tokens": int(lengths.max())})
+        rows.append(
+            {**row, "chain_tokens": _chain_tokens(begins, tokens, layer.config.mini_batch_size)}
+        )
     return rows
+
+
+def _chain_tokens(begins: tuple[int, ...], tokens: int, size: int) -> int:
+    """What is left one after the other as a GPU's stacks are made: the longest piece of each."""
+    stacks = _STACK(list(documents.cut((begins,), tokens)), size, 1, documents.LIMITS["cuda"])
+    return sum(one.length for one in stacks)
 
 
 if __name__ == "__main__":

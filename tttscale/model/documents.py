@@ -13,10 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FILLING = 4
-"""At most one place in this many of a stack is filling (a last short mini-batch aside)."""
-CACHE_BYTES = 2 << 20
-"""States that a stack may have on a CPU, where more of them at once leave the cache and gain nothing."""
+
+@dataclass(frozen=True)
+class Limits:
+    """How far pieces are put together."""
+
+    places: int
+    """At most one place in this many of a stack is filling (a last short mini-batch aside)."""
+    states_bytes: float
+    """Of a stack's rows."""
+
+
+LIMITS = {
+    # Rows run beside each other on processors that would be idle: few stacks, a short chain in all.
+    "cuda": Limits(4, float("inf")),
+    # What is won is overhead per step. Filling costs what tokens cost, states that leave the cache more.
+    "cpu": Limits(16, 2 << 20),
+}
 
 
 @dataclass(frozen=True)
@@ -59,11 +72,11 @@ def cut(starts: Sequence[Sequence[int]], length: int) -> Iterator[Piece]:
             yield Piece(row, begin, end, begin == 0, end == length, begin in positions)
 
 
-def stack(pieces: Sequence[Piece], size: int, most_pieces: int) -> list[Stack]:
+def stack(pieces: Sequence[Piece], size: int, state_bytes: int, limits: Limits) -> list[Stack]:
     """Stacks of pieces, longest first within a stack; mini-batches of `size` tokens stay what they are.
 
-    Stacks whose state goes on come first, those that begin with the chunk last: so in a backward, which
-    runs the other way, nothing waits that need not.
+    state_bytes is that of one row. Stacks whose state goes on come first, those that begin with the chunk
+    last: so in a backward, which runs the other way, nothing waits that need not.
     """
     groups: list[list[Piece]] = []
     filling = 0
@@ -71,7 +84,9 @@ def stack(pieces: Sequence[Piece], size: int, most_pieces: int) -> list[Stack]:
         now = groups[-1] if groups else []
         most = (now[0].end - now[0].begin) // size if now else 0
         filling += most - (piece.end - piece.begin) // size
-        if 0 < len(now) < most_pieces and filling * FILLING <= most * (len(now) + 1):
+        rows = len(now) + 1
+        fits = filling * limits.places <= most * rows and rows * state_bytes <= limits.states_bytes
+        if now and fits:
             now.append(piece)
         else:
             groups.append([piece])
@@ -113,9 +128,8 @@ class Packing:
         if self.whole:
             self.stacks = [Stack(tuple(pieces), length, (0,) * len(pieces))]
             return
-        on_cpu = device.type == "cpu"
-        most_pieces = max(1, CACHE_BYTES // state_bytes) if on_cpu else len(pieces)
-        self.stacks = stack(pieces, size, most_pieces)
+        limits = LIMITS["cpu" if device.type == "cpu" else "cuda"]
+        self.stacks = stack(pieces, size, state_bytes, limits)
         places = torch.cat([s.places(length).flatten() for s in self.stacks])
         back = torch.empty(len(starts) * length, dtype=torch.int64)
         taken = places >= 0
