@@ -11,4 +11,5 @@ if [[ -n "${WHEELS:-}" ]]; then
   "$python" -m pip install --quiet --no-index --no-deps --target "$packages" "$WHEELS"/*.whl
   export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}"
 fi
-exec "$python" -m tttscale.bench.gpu_check "${OUT:-benchmarks}/gpu_check" "${SECONDS_LIMIT:-540}"
+what="gpu_${1:-check}"
+exec "$python" -m "tttscale.bench.$what" "${OUT:-benchmarks}/$what" "${SECONDS_LIMIT:-540}"

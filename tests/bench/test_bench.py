@@ -2,12 +2,16 @@
 
 import json
 
-from tttscale.bench import gpu_check
+import torch
+
+from tttscale.bench import gpu_check, gpu_tune
 from tttscale.bench.build import bench_build
 from tttscale.bench.documents import bench_documents
+from tttscale.bench.gpu_tune_worker import candidates
 from tttscale.bench.scan import bench_scan
 from tttscale.bench.step import bench_step
 from tttscale.data.training import train_tokenizer
+from tttscale.kernels.launch_table import launch_of
 
 
 def test_scan_report(tmp_path):
@@ -59,3 +63,22 @@ def test_gpu_check_without_a_gpu(tmp_path):
     assert {row["operator"] for row in around} == {"rms_norm", "swiglu", "cross_entropy"}
     assert all(row["error"] < 1e-5 for row in around)
     assert "| linear | 1 | 64 |" in (tmp_path / "gpu.md").read_text()
+    errors = json.loads((tmp_path / "gpu.json").read_text())["data"]["errors"]
+    assert all(row["same_bits"] and not row["host_waits"] for row in errors)
+
+
+def test_gpu_tune_without_a_gpu(tmp_path):
+    """One kernel under the table's launch and under another; the results agree."""
+    assert gpu_tune.main(tmp_path / "tune") == 0
+    rows = json.loads((tmp_path / "tune.json").read_text())["data"]
+    assert [row["now"] for row in rows] == [True, False]
+    assert all(row["right"] and row["us_per_step"] > 0 for row in rows)
+
+
+def test_every_launch_tried_is_another_one():
+    for kind, kernels in gpu_tune.KERNELS.items():
+        for kernel in kernels:
+            now = launch_of(90, kind, kernel, 64, 16, torch.bfloat16)
+            tried = candidates(kind, kernel, now)
+            assert tried[0] == now
+            assert len(set(tried)) == len(tried) >= 6

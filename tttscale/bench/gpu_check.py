@@ -153,13 +153,17 @@ class Findings:
 
     @property
     def wrong(self) -> list[dict[str, Any]]:
-        """Results whose error is too large, or not a number."""
+        """Results whose error is too large or not a number, that change, or that made the host wait."""
         return [row for row in self.errors if not row["ok"]]
 
     def write(self, out: Path) -> None:
         """The report as it stands, so that nothing is lost if the round is cut short."""
-        checked = f"{len(self.errors)} checked, {len(self.wrong)} wrong."
-        around_note = note("cpu" if self.device == _NO_GPU else "cuda")
+        twice = sum(row["same_bits"] for row in self.errors)
+        checked = (
+            f"{len(self.errors)} checked, {len(self.wrong)} wrong. A second run had the same bits in "
+            f"{twice}; {sum(row['host_waits'] for row in self.errors)} made the host wait for the device."
+        )
+        around_note = note("cpu" if self.device == NO_GPU else "cuda")
         sections = [
             ("Device", self.device),
             ("Against fp64", f"{checked}\n\n{_error_table(self.errors)}"),
@@ -174,14 +178,14 @@ class Findings:
         report.write(out, "GPU check", sections, asdict(self), command="bash launch/gpu_check.sh")
 
 
-_NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
+NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
 
 
 def main(out: Path, seconds: float = 540.0) -> int:
     """Check, measure, write the report; exit code 1 if a result is wrong or a check did not run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = Round(device, seconds)
-    found = Findings(_NO_GPU, missing=work.missing)
+    found = Findings(NO_GPU, missing=work.missing)
     if device == "cuda":
         found.device = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     found.errors = check_errors(work.until(0.5))

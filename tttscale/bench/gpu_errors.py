@@ -1,5 +1,7 @@
 """Every Triton configuration of one learner and head dim against the fp64 reference; one JSON list.
 
+Each runs twice, for equal bits; the second time, on a GPU, anything that makes the host wait is an error.
+
 Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE`. Without a GPU the kernels are
 interpreted (TRITON_INTERPRET=1), with a few tokens.
 """
@@ -10,8 +12,9 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from tttscale.bench.problems import errors, on, problem, results
+from tttscale.bench.problems import cotangents, errors, on, problem, results
 
 LARGEST = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -25,6 +28,23 @@ def shapes(dim: int, device: str) -> list[tuple[int, int]]:
     return short + ([(16, 8192), (16, 32768)] if dim == 64 else [])
 
 
+def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool, bool]:
+    """Whether another run has the same bits, and whether it made the host wait for the GPU."""
+    given = cotangents(first[: len(first) - len(leaves)])
+    if leaves[0].is_cuda:
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = results(kind, leaves, "triton", given)
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        return False, True
+    finally:
+        if leaves[0].is_cuda:
+            torch.cuda.set_sync_debug_mode("default")
+    return all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), False
+
+
 def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
     """One row per shape: the worst relative error, where, and the limit."""
     rows = []
@@ -35,8 +55,10 @@ def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str
         # The reference gets the tokens as the kernel does, rounded.
         wide = [x.detach().double() for x in leaves]
         exact = results(kind, on(device, wide, torch.float64), "torch")
-        found = errors(kind, results(kind, leaves, "triton"), exact)
+        ours = results(kind, leaves, "triton")
+        found = errors(kind, ours, exact)
         worst = max(found, key=lambda name: found[name])
+        same, waits = repeated(kind, leaves, ours)
         rows.append(
             {
                 "inner": kind,
@@ -47,8 +69,10 @@ def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str
                 "error": found[worst],
                 "of": worst,
                 "limit": LARGEST[dtype],
+                "same_bits": same,
+                "host_waits": waits,
                 # Also false for a NaN.
-                "ok": found[worst] <= LARGEST[dtype],
+                "ok": found[worst] <= LARGEST[dtype] and same and not waits,
                 "seconds": round(time.perf_counter() - began, 1),
             }
         )

@@ -58,16 +58,22 @@ def scan(kind: str, leaves: Sequence[Tensor], backend: str) -> tuple[Tensor, Sta
     )  # fmt: skip
 
 
-def results(kind: str, leaves: Sequence[Tensor], backend: str) -> list[Tensor]:
-    """Outputs, final state and all gradients, for random cotangents of all."""
-    out, state = scan(kind, leaves, backend)
-    outputs = [out, *state]
+def cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Random, the same for equal shapes."""
     generator = torch.Generator().manual_seed(7)
-    cotangents = [
+    return [
         torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.dtype)
         for o in outputs
     ]
-    grads = torch.autograd.grad(outputs, list(leaves), cotangents)
+
+
+def results(
+    kind: str, leaves: Sequence[Tensor], backend: str, given: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """Outputs, final state and all gradients, for the cotangents given or random ones."""
+    out, state = scan(kind, leaves, backend)
+    outputs = [out, *state]
+    grads = torch.autograd.grad(outputs, list(leaves), given or cotangents(outputs))
     return [o.detach() for o in outputs] + list(grads)
 
 

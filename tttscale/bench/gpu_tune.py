@@ -1,0 +1,103 @@
+"""Which launches are fastest on this GPU: a table to edit kernels/launch_table.py by.
+
+Run as `python -m tttscale.bench.gpu_tune OUT [SECONDS]`. All kernels of the paper's shape, each under other
+warps, stages and columns; first compiled side by side, then timed one by one. Nothing is chosen here:
+launches stay a fixed table, so that equal inputs give equal bits.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tttscale.bench import report
+from tttscale.bench.gpu_check import NO_GPU, Round
+
+KERNELS = {
+    "linear": (
+        "advance_backward", "advance", "gradients", "readout_backward", "jacobian", "readout",
+    ),
+    "mlp": (
+        "advance_backward", "advance", "gradients", "readout_backward", "hidden_backward", "keys",
+        "readout", "replay", "targets",
+    ),
+}  # fmt: skip
+"""Serial kernels first."""
+_BEST = 5
+
+
+def main(out: Path, seconds: float = 540.0) -> int:
+    """Compile, time, write the report; exit code 1 if nothing could be timed."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    work = Round(device, seconds)
+    cases = [(kind, kernel) for kind in KERNELS for kernel in KERNELS[kind]]
+    if device == "cpu":
+        cases = [("linear", "advance")]
+
+    def worker(case: tuple[str, str], tokens: str, part: Round) -> Any:
+        return part.worker("gpu_tune_worker", *case, device, tokens)
+
+    compiling = work.until(0.6)
+    work.together(
+        [lambda case=case: worker(case, "64", compiling) for case in cases], os.cpu_count() or 1
+    )
+    rows: list[dict[str, Any]] = []
+    for case in cases:
+        rows += worker(case, "16384" if device == "cuda" else "64", work) or []
+        _write(out, device, rows, work.missing)
+    print(out.with_suffix(".md").read_text())
+    return int(not rows)
+
+
+def _write(out: Path, device: str, rows: list[dict[str, Any]], missing: list[str]) -> None:
+    name = torch.cuda.get_device_name() if device == "cuda" else NO_GPU
+    wrong = [row for row in rows if row["us_per_step"] is not None and not row["right"]]
+    sections = [
+        ("Device", name),
+        ("Fastest launches", _table(rows) + _NOTE),
+        ("Launches with other results", report.table(_lines(wrong)) if wrong else "none"),
+        ("Launches that cannot be had", f"{sum('why' in row for row in rows)}; why: see the JSON"),
+        ("Not measured", "\n".join(f"- {line}" for line in missing) or "nothing"),
+    ]
+    report.write(out, "Launches by time", sections, rows, command="bash launch/gpu_tune.sh")
+
+
+_NOTE = (
+    f"\n\nbf16, 32 heads of 64, K = 16, 16,384 tokens; the launch of the table (*now*) and the {_BEST} "
+    "fastest of each kernel whose results agree with it, microseconds per mini-batch of the kernel alone."
+)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    found = [row for row in rows if row["us_per_step"] is not None and row["right"]]
+    lines = []
+    for case in dict.fromkeys((row["inner"], row["kernel"]) for row in found):
+        same = [row for row in found if (row["inner"], row["kernel"]) == case]
+        ranked = sorted(same, key=lambda row: row["us_per_step"])
+        kept = [row for row in ranked if row["now"] or row in ranked[:_BEST]]
+        lines += _lines(kept)
+    return report.table(lines) if lines else "nothing ran"
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "inner": row["inner"],
+            "kernel": row["kernel"],
+            "warps": row["num_warps"],
+            "stages": row["num_stages"],
+            "columns": row["inner_columns"],
+            "resident": "yes" if row["resident"] else "",
+            "us/step": f"{row['us_per_step']:.3f}",
+            "difference": f"{row['difference']:.0e}",
+            "now": "now" if row["now"] else "",
+        }
+        for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    limit = float(sys.argv[2]) if len(sys.argv) > 2 else 540.0
+    sys.exit(main(Path(sys.argv[1]), limit))

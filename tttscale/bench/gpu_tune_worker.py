@@ -1,0 +1,117 @@
+"""One kernel under other launches than the table's, in a process of its own; one JSON list.
+
+Run as `python -m tttscale.bench.gpu_tune_worker KIND KERNEL DEVICE TOKENS`; KERNEL is a name of
+launch_table.py. bf16, 32 heads of 64, K = 16. Each launch's results are held against those of the table's.
+Without a GPU: 2 heads of 16, interpreted, wall-clock times of the whole scan.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from tttscale.bench.problems import device_microseconds, errors, milliseconds, on, problem, results
+from tttscale.kernels import triton_segment
+from tttscale.kernels.launch_table import Launch, architecture_of, launch_of
+
+HEADS, DIM, SIZE = 32, 64, 16
+LARGEST_DIFFERENCE = 1e-2
+_TILED = (
+    "readout", "keys", "readout_backward", "hidden_backward", "gradients", "advance",
+    "advance_backward",
+)  # fmt: skip
+"""Kernels that take the hidden layer some columns at a time."""
+
+
+def candidates(kind: str, kernel: str, now: Launch) -> list[Launch]:
+    """The launch of the table first, then its neighbours in each direction and in pairs."""
+    serial = kernel in ("advance", "advance_backward")
+    columns, all_warps, all_stages = {now.inner_columns}, (4, 8, 16), (1, 2)
+    if kind == "mlp" and kernel in _TILED:
+        columns |= {now.inner_columns // 2, now.inner_columns * 2}
+    if serial:  # TTT-MLP's take long to compile, and need the registers of many warps
+        all_warps, all_stages = ((2, 4, 8), (1, 2, 3)) if kind == "linear" else ((8, 16), (1, 2))
+    others = [
+        replace(now, num_warps=warps, num_stages=stages, inner_columns=width)
+        for width in sorted(columns)
+        for warps in all_warps
+        for stages in all_stages
+    ]
+    if kind == "mlp" and kernel == "advance":
+        others += [replace(launch, resident=not launch.resident) for launch in others]
+    return [now, *(launch for launch in others if launch != now)]
+
+
+@contextmanager
+def launched_as(kernel: str, launch: Launch) -> Iterator[None]:
+    """The kernel is launched so and not as the table says."""
+
+    def changed(
+        architecture: int, kind: str, name: str, dim: int, size: int, dtype: torch.dtype
+    ) -> Launch:
+        found = launch_of(architecture, kind, name, dim, size, dtype)
+        return launch if name == kernel else found
+
+    triton_segment.launch_of = changed
+    try:
+        yield
+    finally:
+        triton_segment.launch_of = launch_of
+
+
+def measure(kind: str, kernel: str, device: str, tokens: int) -> list[dict[str, Any]]:
+    """Microseconds per mini-batch of the kernel under every launch, or why there are none."""
+    heads, dim, dtype = (HEADS, DIM, torch.bfloat16) if device == "cuda" else (2, 16, torch.float32)
+    leaves = on(device, problem(kind, heads, dim, tokens, SIZE), dtype)
+    now = launch_of(architecture_of(torch.device(device)), kind, kernel, dim, SIZE, dtype)
+    of_table = [x.double() for x in results(kind, leaves, "triton")]
+    launches = candidates(kind, kernel, now)
+    rows = []
+    for launch in launches if device == "cuda" else launches[:2]:
+        row: dict[str, Any] = {"inner": kind, "kernel": kernel, **asdict(launch)}
+        try:
+            with launched_as(kernel, launch):
+                difference = max(errors(kind, results(kind, leaves, "triton"), of_table).values())
+                taken = _microseconds(kind, kernel, leaves, device) / (tokens / SIZE)
+            right = difference <= LARGEST_DIFFERENCE
+            row |= {"us_per_step": taken, "difference": difference, "right": right}
+        except Exception as error:  # too much shared memory, say: a launch that cannot be had
+            row |= {
+                "us_per_step": None,
+                "difference": None,
+                "right": False,
+                "why": f"{error!r:.200}",
+            }
+        rows.append({**row, "now": launch == now})
+    return rows
+
+
+def _microseconds(kind: str, kernel: str, leaves: list[torch.Tensor], device: str) -> float:
+    def call() -> None:
+        results(kind, leaves, "triton")
+
+    if device != "cuda":
+        return milliseconds(call, device, repeats=1) * 1e3
+    taken = sorted(
+        sum(t for name, t in device_microseconds(call).items() if _is(name, kernel))
+        for _ in range(3)
+    )
+    return taken[1]
+
+
+def _is(function: str, kernel: str) -> bool:
+    """Whether a kernel function of the device is the one that the table calls so."""
+    names = {
+        "gradients": ("token_gradients_kernel",),
+        "advance": ("advance_kernel", "advance_streamed_kernel"),
+    }
+    return function in names.get(kernel, (f"{kernel}_kernel",))
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    print(json.dumps(measure(words[0], words[1], words[2], int(words[3]))))
