@@ -42,3 +42,15 @@ def test_conditional_parts_count_by_their_share():
 def test_local_memory_inside_and_outside_loops():
     assert in_loops(CODE, ("LDL", "STL")) == 2
     assert cycles_per_step(assembled("MOV R1, R2", "EXIT")) is None
+
+
+def test_products_of_an_inner_loop_alone_count_as_the_main_loops():
+    code = assembled(
+        "MOV R1, R2",  # the main loop begins: 0
+        "HMMA.16816.F32 R4, R8, R12, R4",  # the loop over tiles: 1
+        "@P1 BRA {1}",
+        "FADD R3, R3, R3",
+        "@P2 BRA {0}",
+        "EXIT",
+    )
+    assert cycles_per_step(code, tiles=3) == 5 + 2 * 2

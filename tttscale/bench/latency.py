@@ -65,7 +65,7 @@ def parse(code: str) -> list[Instruction]:
 
 
 def loop_of(code: list[Instruction]) -> tuple[int, int] | None:
-    """First and last index of the backward branch's body with the most tensor-core work."""
+    """First and last index of the backward branch's body with the most tensor-core work, the outermost."""
     index = {instruction.address: i for i, instruction in enumerate(code)}
     best, most = None, 0
     for i, instruction in enumerate(code):
@@ -74,7 +74,7 @@ def loop_of(code: list[Instruction]) -> tuple[int, int] | None:
         if begin is None or begin >= i:
             continue
         work = sum(x.kind in ("HGMMA", "HMMA") for x in code[begin : i + 1])
-        if work > most:
+        if work and work >= most:
             best, most = (begin, i), work
     return best
 
