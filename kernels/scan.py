@@ -148,6 +148,15 @@ def _check_heads(
         raise ValueError(f"state {found}; expected {wanted}")
 
 
+def _hand_over(handoff: Handoff | None, last: State) -> None:
+    """The final state, as other tensors than those that are returned.
+
+    Those will know the scan's node, and through it the handoff, which could not keep them and be freed.
+    """
+    if handoff is not None:
+        handoff.state_ready(tuple(s.detach() for s in last))
+
+
 class _Scan(torch.autograd.Function):
     """Either backend; states, statistics and accumulation are fp32 or wider."""
 
@@ -162,12 +171,11 @@ class _Scan(torch.autograd.Function):
         scan = scan_type(inputs, size, dtype)
         if handoff is not None and handoff.state_awaited:
             saved, last = scan.advance(state)
-            handoff.state_ready(last)
+            _hand_over(handoff, last)
             out = scan.readout(saved)
         else:
             out, saved, last = scan.forward(state)
-            if handoff is not None:
-                handoff.state_ready(last)
+            _hand_over(handoff, last)
         ctx.save_for_backward(*inputs, *flatten(saved))
         ctx.state_dtypes = [s.dtype for s in state]
         return out, *last

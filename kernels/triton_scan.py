@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tttscale.kernels.launch_table import architecture_of
+from tttscale.kernels.launch_table import BLOCK_TOKENS, architecture_of
 from tttscale.kernels.triton_segment import Inputs, Kept, Planes, Segment, State
 
 SCRATCH_BYTES = 1 << 30
@@ -32,7 +32,7 @@ class TritonScan:
 
     segment_type: ClassVar[type[Segment]]
     segment_tokens: ClassVar[int]
-    """Most tokens of a segment, a multiple of every mini-batch size."""
+    """Most tokens of a segment, all batch rows together, but for the shortest there is."""
 
     def __init__(
         self, inputs: Inputs, size: int, dtype: torch.dtype, architecture: int | None = None
@@ -42,8 +42,9 @@ class TritonScan:
         self.shape, self.compute, self.device = q.shape, q.dtype, q.device
         self._strides = _token_strides(q)
         along, shared = [*map(self._aligned, (q, k, v)), lr.to(dtype)], (token_idx, weight, bias)
-        bounds = range(0, q.shape[2], self.segment_tokens)
-        self._cuts = [slice(b, min(b + self.segment_tokens, q.shape[2])) for b in bounds]
+        step = max(BLOCK_TOKENS, self.segment_tokens // len(q) // BLOCK_TOKENS * BLOCK_TOKENS)
+        bounds = range(0, q.shape[2], step)
+        self._cuts = [slice(b, min(b + step, q.shape[2])) for b in bounds]
         self.segments = [
             self.segment_type(
                 (*(x[:, :, cut] for x in along), *(x.to(dtype) for x in shared)),

@@ -78,7 +78,7 @@ def advance_backward_kernel(
     """p += step kappa, dz = J(p), dW += k^T dz, last mini-batch first; a block's readers all at once.
 
     p_ptr holds the share of the readers of a token's own block and receives the whole; plane_ptr: see
-    `Planes` in triton_scan.py.
+    `Planes` in triton_segment.py.
     """
     n = tl.program_id(0).to(tl.int64)
     head = n % heads

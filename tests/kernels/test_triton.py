@@ -67,7 +67,7 @@ def relative(ours, exact):
 
 def assert_relatively_close(ours, exact, tolerance):
     errors = [relative(a, b) for a, b in zip(ours, exact, strict=True)]
-    assert max(errors) <= tolerance, errors
+    assert all(error <= tolerance for error in errors), errors  # max would pass over a NaN
 
 
 @pytest.mark.parametrize(("kind", "size", "length", "dim", "dtype"), CASES)
@@ -145,11 +145,11 @@ def test_scratch_is_that_of_a_segment_and_changes_nothing(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scratch_does_not_grow_with_the_length(kind, monkeypatch):
-    monkeypatch.setattr(SCANS[kind], "segment_tokens", 64)
+def test_scratch_does_not_grow_with_the_length_or_the_rows(kind, monkeypatch):
+    monkeypatch.setattr(SCANS[kind], "segment_tokens", 128)
     peaks = []
-    for length in (64, 64 * 5):
-        p = problem(kind, 16, length, 16, batch=1, heads=1)
+    for rows, length in ((1, 128), (1, 384), (2, 192)):
+        p = problem(kind, 16, length, 16, batch=rows, heads=1)
         inputs = [x.detach() for x in narrow(p, torch.float32)]
         scan = SCANS[kind](tuple(inputs[:7]), 16, torch.float32)
         out, saved, last = scan.forward(tuple(inputs[7:]))
@@ -157,7 +157,7 @@ def test_scratch_does_not_grow_with_the_length(kind, monkeypatch):
             scan.backward(saved, out, last)
         assert scratch.now_bytes == 0
         peaks.append(scratch.most_bytes)
-    assert peaks[0] == peaks[1] > 0
+    assert peaks[0] == peaks[1] == peaks[2] > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,12 +1,16 @@
 """Documents of a chunk side by side: every token in its place, and nothing waits that need not."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tttscale.model import TTTConfig, ttt_layer
-from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
+from tttscale.model.chunk import NO_NEIGHBOURS, Chunk, OpenEdge
+from tttscale.model.crossing import Crossing
 from tttscale.model.documents import LIMITS, Limits, Packing, cut, stack
 from tttscale.model.initialise import initialise
 from tttscale.model.ttt_layer import TTTLayer
@@ -27,7 +31,9 @@ def chunks(draw):
 @given(chunks(), st.integers(1, 5), st.sampled_from([2, 4, 16]))
 def test_every_token_has_one_place_and_its_mini_batch(chunk, most_pieces, places_to_one):
     starts, length, size = chunk
-    stacks = stack(list(cut(starts, length)), size, 10, Limits(places_to_one, 10 * most_pieces))
+    stacks = stack(
+        list(cut(starts, length)), size, 10, Limits(places_to_one, 10 * most_pieces, 100)
+    )
     taken = []
     for one in stacks:
         assert len(one.pieces) <= most_pieces
@@ -131,3 +137,97 @@ def test_documents_are_scanned_together(monkeypatch):
         torch.zeros(1, 256, 32).double(), Chunk((tuple(range(0, 256, 32)),)), NO_NEIGHBOURS
     )
     assert shapes == [(8, 32)]
+
+
+class Between(OpenEdge):
+    """A chunk with neighbours: what goes over its edges is written down."""
+
+    state_awaited = grad_awaited = True
+
+    def __init__(self, state, grad):
+        self.state, self.grad, self.sent, self.returned, self.asked = state, grad, [], [], 0
+
+    def receive(self):
+        return self.state
+
+    def send(self, part):
+        self.sent.append(part)
+
+    def receive_grad(self):
+        self.asked += 1
+        return self.grad
+
+    def send_grad(self, grad):
+        self.returned.append(grad)
+
+
+def random_like(parts, seed, rows):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(rows, *p.shape[1:], generator=generator, dtype=p.dtype) for p in parts)
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [
+        ((), ()),
+        ((0,), (0,)),
+        ((0,), ()),
+        ((), (0,)),
+        ((32,), ()),
+        ((0, 48), (16, 64)),
+        ((16,), (0, 16, 80)),
+    ],
+)
+def test_states_and_gradients_cross_the_edges_once_and_by_row(starts):
+    """Each row as if it were alone, whatever the others do."""
+    layer = layer_of("linear")
+    initial = layer._initial_state()
+    state, grad = random_like(initial, 1, 2), random_like(initial, 2, 2)
+    x = torch.randn(2, 101, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    def run(rows):
+        part = slice(rows[0], rows[-1] + 1)
+        edge = Between(tuple(s[part] for s in state), tuple(g[part] for g in grad))
+        y = layer(x[part], Chunk(tuple(starts[r] for r in rows)), {**NO_NEIGHBOURS, "state": edge})
+        layer.zero_grad()
+        y.square().sum().backward()
+        assert (len(edge.sent), edge.asked, len(edge.returned)) == (1, 1, 1)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in layer.parameters()]
+        return [y, *edge.sent[0], *edge.returned[0]], grads
+
+    both, both_grads = run([0, 1])
+    (first, first_grads), (second, second_grads) = run([0]), run([1])
+    for ours, *rows in zip(both, first, second, strict=True):
+        assert torch.allclose(ours, torch.cat(rows), rtol=1e-11, atol=1e-11)
+    for ours, a, b in zip(both_grads, first_grads, second_grads, strict=True):
+        assert torch.allclose(ours, a + b, rtol=1e-10, atol=1e-11)
+    for row, begins in enumerate(starts):
+        assert (0 in begins) == (not any(g[row].any() for g in both[3:]))
+
+
+@pytest.mark.parametrize("starts", [(), (0,), (16, 32, 80)])
+def test_nothing_outlives_its_graph(starts, monkeypatch):
+    """What joins scans and edges is freed with the graph, and holds no state when all is sent."""
+    made, make = [], Crossing.__init__
+
+    def recorded(self, *args):
+        make(self, *args)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(Crossing, "__init__", recorded)
+    layer = layer_of("linear")
+    initial = layer._initial_state()
+    edge = Between(random_like(initial, 1, 1), random_like(initial, 2, 1))
+    x = torch.randn(1, 101, 32, dtype=torch.float64, requires_grad=True)
+    y = layer(x, Chunk((starts,)), {**NO_NEIGHBOURS, "state": edge})
+    crossing = made[0]()
+    assert crossing is not None
+    assert crossing._received is None
+    assert not crossing._leaving
+    y.sum().backward()
+    assert crossing._grad is None
+    assert not crossing._returning
+    del crossing, y
+    edge.sent.clear()
+    gc.collect()
+    assert made[0]() is None

@@ -21,10 +21,11 @@ def bench_documents(out: Path, tokens: int) -> str:
 
 
 NOTE = (
-    "Forward and backward of one whole TTT layer (heads of 64, K = 16) over one chunk; medians. Documents "
-    "have log-normal lengths (sigma 1) and begin at mini-batches. *serial steps*: mini-batches of the "
-    "chunk, and those that a GPU would still do one after the other. On a CPU only as many "
-    "documents are scanned at once as its cache has room for, and hardly any filling is taken (`LIMITS`)."
+    "Forward and backward of one whole TTT layer (heads of 64, K = 16) over one chunk, with a state that "
+    "comes in and a gradient that comes back; medians. Documents have log-normal lengths (sigma 1) and begin "
+    "at mini-batches. *serial steps*: mini-batches of the chunk, and those that a GPU would still do one "
+    "after the other if it ran all rows of a stack at once. On a CPU only as many documents are scanned at "
+    "once as its cache has room for, and hardly any filling is taken (`LIMITS`)."
 )
 
 

@@ -1,12 +1,14 @@
 """A TTT layer over a chunk of packed documents, scanned side by side or one after the other; one JSON list.
 
 Run as `python -m tttscale.bench.documents_worker DEVICE TOKENS HEADS ...`. bf16 on a GPU, fp32 and one thread
-on a CPU.
+on a CPU. How the documents are stacked is worked out once, as for all layers of a model.
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,10 @@ import torch
 from tttscale.bench.layer_worker import HEAD_DIM, our_layer
 from tttscale.bench.problems import milliseconds
 from tttscale.model import documents
-from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
+from tttscale.model.chunk import NO_NEIGHBOURS, Chunk, OpenEdge, Part
 
 MEANS_TOKENS = (0, 2000, 700, 200)
 """Mean lengths of documents; 0 for none."""
-_STACK = documents.stack
 
 
 def starts(tokens: int, mean_tokens: int, size: int) -> tuple[int, ...]:
@@ -31,11 +32,30 @@ def starts(tokens: int, mean_tokens: int, size: int) -> tuple[int, ...]:
     return tuple(int(end) for end in ends if end < tokens)
 
 
-def one_after_the_other(
-    pieces: Any, size: int, state_bytes: int, limits: documents.Limits
-) -> list[documents.Stack]:
-    """Every piece a scan of its own."""
-    return _STACK(pieces, size, state_bytes, documents.Limits(limits.places, 0))
+class Middle(OpenEdge):
+    """A chunk in the middle of a sequence: a state comes in, a gradient comes back."""
+
+    def __init__(self, state: Part) -> None:
+        self._state = state
+
+    def receive(self) -> Part:
+        """A state."""
+        return self._state
+
+    def receive_grad(self) -> Part:
+        """A gradient of its size."""
+        return self._state
+
+
+@contextmanager
+def limited(device: str, limits: documents.Limits) -> Iterator[None]:
+    """Stacks are made within other limits."""
+    usual = documents.LIMITS[device]
+    documents.LIMITS[device] = limits
+    try:
+        yield
+    finally:
+        documents.LIMITS[device] = usual
 
 
 def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, Any]]:
@@ -44,10 +64,15 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, A
     x = torch.randn(1, tokens, heads * HEAD_DIM, generator=torch.Generator().manual_seed(0))
     x = x.to(device).requires_grad_()
 
+    state = tuple(w.detach() for w in layer._initial_state())
+    edges = {**NO_NEIGHBOURS, "state": Middle(state)}
+    usual = documents.LIMITS[device]
+    ways = {"one_by_one": replace(usual, rows=1), "together": usual}
+
     def call(chunk: Chunk) -> Callable[[], None]:
         def both() -> None:
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                y = layer(x, chunk, NO_NEIGHBOURS)
+                y = layer(x, chunk, edges)
             y.float().square().mean().backward()
 
         return both
@@ -56,19 +81,19 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, A
     for mean_tokens in MEANS_TOKENS:
         begins = starts(tokens, mean_tokens, layer.config.mini_batch_size)
         row = {"inner": kind, "heads": heads, "tokens": tokens, "documents": len(begins) + 1}
-        for way, how in (("together", _STACK), ("one_by_one", one_after_the_other)):
-            documents.stack = how
-            row[f"{way}_ms"] = milliseconds(call(Chunk((begins,))), device, repeats=5)
-        documents.stack = _STACK
-        rows.append(
-            {**row, "chain_tokens": _chain_tokens(begins, tokens, layer.config.mini_batch_size)}
-        )
+        for way, limits in ways.items():
+            with limited(device, limits):
+                row[f"{way}_ms"] = milliseconds(call(Chunk((begins,))), device, repeats=5)
+        chain_tokens = _chain_tokens(begins, tokens, layer.config.mini_batch_size)
+        rows.append({**row, "chain_tokens": chain_tokens})
     return rows
 
 
 def _chain_tokens(begins: tuple[int, ...], tokens: int, size: int) -> int:
     """What is left one after the other as a GPU's stacks are made: the longest piece of each."""
-    stacks = _STACK(list(documents.cut((begins,), tokens)), size, 1, documents.LIMITS["cuda"])
+    stacks = documents.stack(
+        list(documents.cut((begins,), tokens)), size, 1, documents.LIMITS["cuda"]
+    )
     return sum(one.length for one in stacks)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tttscale.bench.problems import cotangents, errors, on, problem, results
+from tttscale.bench.problems import cotangents, errors, on, problem, results, worst
 
 LARGEST = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -57,7 +57,7 @@ def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str
         exact = results(kind, on(device, wide, torch.float64), "torch")
         ours = results(kind, leaves, "triton")
         found = errors(kind, ours, exact)
-        worst = max(found, key=lambda name: found[name])
+        of = worst(found)
         same, waits = repeated(kind, leaves, ours)
         rows.append(
             {
@@ -66,13 +66,13 @@ def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str
                 "K": size,
                 "dtype": str(dtype).removeprefix("torch."),
                 "tokens": tokens,
-                "error": found[worst],
-                "of": worst,
+                "error": found[of],
+                "of": of,
                 "limit": LARGEST[dtype],
                 "same_bits": same,
                 "host_waits": waits,
                 # Also false for a NaN.
-                "ok": found[worst] <= LARGEST[dtype] and same and not waits,
+                "ok": found[of] <= LARGEST[dtype] and same and not waits,
                 "seconds": round(time.perf_counter() - began, 1),
             }
         )

@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 
-from tttscale.bench.problems import device_microseconds, errors, milliseconds, on, problem, results
+from tttscale.bench.problems import (
+    device_microseconds,
+    errors,
+    milliseconds,
+    on,
+    problem,
+    results,
+    worst,
+)
 from tttscale.kernels import triton_segment
 from tttscale.kernels.launch_table import Launch, architecture_of, launch_of
 
@@ -31,7 +39,7 @@ def candidates(kind: str, kernel: str, now: Launch) -> list[Launch]:
     """The launch of the table first, then its neighbours in each direction and in pairs."""
     serial = kernel in ("advance", "advance_backward")
     columns, all_warps, all_stages = {now.inner_columns}, (4, 8, 16), (1, 2)
-    if kind == "mlp" and kernel in _TILED:
+    if kernel == "gradients" or (kind == "mlp" and kernel in _TILED):
         columns |= {now.inner_columns // 2, now.inner_columns * 2}
     if serial:  # TTT-MLP's take long to compile, and need the registers of many warps
         all_warps, all_stages = ((2, 4, 8), (1, 2, 3)) if kind == "linear" else ((8, 16), (1, 2))
@@ -75,7 +83,8 @@ def measure(kind: str, kernel: str, device: str, tokens: int) -> list[dict[str, 
         row: dict[str, Any] = {"inner": kind, "kernel": kernel, **asdict(launch)}
         try:
             with launched_as(kernel, launch):
-                difference = max(errors(kind, results(kind, leaves, "triton"), of_table).values())
+                found = errors(kind, results(kind, leaves, "triton"), of_table)
+                difference = found[worst(found)]
                 taken = _microseconds(kind, kernel, leaves, device) / (tokens / SIZE)
             right = difference <= LARGEST_DIFFERENCE
             row |= {"us_per_step": taken, "difference": difference, "right": right}
@@ -87,7 +96,19 @@ def measure(kind: str, kernel: str, device: str, tokens: int) -> list[dict[str, 
                 "why": f"{error!r:.200}",
             }
         rows.append({**row, "now": launch == now})
+        if "why" in row and not _device_works(device):
+            break
     return rows
+
+
+def _device_works(device: str) -> bool:
+    """False after an illegal access: whatever this process did next would fail."""
+    try:
+        if device == "cuda":
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _microseconds(kind: str, kernel: str, leaves: list[torch.Tensor], device: str) -> float:
@@ -100,6 +121,8 @@ def _microseconds(kind: str, kernel: str, leaves: list[torch.Tensor], device: st
         sum(t for name, t in device_microseconds(call).items() if _is(name, kernel))
         for _ in range(3)
     )
+    if taken[0] <= 0:
+        raise RuntimeError(f"the profiler saw no kernel {kernel}")
     return taken[1]
 
 

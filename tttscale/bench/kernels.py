@@ -91,10 +91,10 @@ _CHAIN_NOTE = (
 
 
 _MEMORY_NOTE = (
-    "\n\nOne sequence, 32 heads of 64 features, bf16, counted by the host code's own allocations: what the "
-    "forward keeps for the backward, and the most scratch that exists at once in the backward. Where a "
-    "neighbour waits, each phase runs over all tokens before the next begins, so that the gradients of "
-    "the tokens come after all of the reverse chain."
+    "\n\nOne sequence, 32 heads of 64 features, bf16, counted where the host code allocates scratch (all "
+    "but the running states): what the forward keeps for the backward, and the most scratch that exists at "
+    "once in the backward. Where a neighbour waits, each phase runs over all tokens before the next begins, "
+    "so that the gradients of the tokens come after all of the reverse chain."
 )
 
 

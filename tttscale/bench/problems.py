@@ -1,5 +1,6 @@
 """Random scans to check and to time, and the errors of what comes out."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,6 +94,11 @@ def errors(kind: str, ours: Sequence[Tensor], exact: Sequence[Tensor]) -> dict[s
         name: float((a.double() - b).norm() / b.norm().clamp(min=1e-300))
         for name, a, b in zip(names(kind), ours, exact, strict=True)
     }
+
+
+def worst(found: dict[str, float]) -> str:
+    """The name of the largest error; not a number is larger than any."""
+    return max(found, key=lambda name: (math.isnan(found[name]), found[name]))
 
 
 def device_microseconds(call: Callable[[], Any]) -> dict[str, float]:

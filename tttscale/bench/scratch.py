@@ -31,7 +31,7 @@ class Scratch:
 
 @contextmanager
 def counted() -> Iterator[Scratch]:
-    """Every allocation of a segment is counted for as long as it lives."""
+    """What `Segment.new` makes is counted for as long as it lives: all but states and sums."""
     scratch, new = Scratch(), Segment.new
 
     def counting(self: Segment, *shape: int, wide: bool = False) -> torch.Tensor:

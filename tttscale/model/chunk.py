@@ -6,7 +6,7 @@ A block never sees ranks or process groups. What lies left and right of a chunk 
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -90,17 +90,18 @@ class Chunk:
     """For each row the positions (multiples of the mini-batch) in which a document starts; () for none."""
     padded: Tensor | None = None
     """bool [B, C]: positions the loader filled; they take no inner gradient step."""
-    _packings: dict[int, Packing] = field(default_factory=dict, compare=False)
-    """Made at the first layer, for all: [C]."""
+    _packings: dict[Any, Packing] = field(default_factory=dict, init=False, compare=False)
+    """Made at the first layer, for all."""
 
     def packing(self, x: Tensor, size: int, state_bytes: int) -> Packing:
         """How tokens [B, C, ...] are scanned, documents side by side; see `Packing`."""
         starts, length = self.starts or ((),) * len(x), x.shape[1]
         if not any(starts):
             return Packing(starts, length, size, state_bytes, x.device)
-        if length not in self._packings:
-            self._packings[length] = Packing(starts, length, size, state_bytes, x.device)
-        return self._packings[length]
+        key = length, size, state_bytes, x.device
+        if key not in self._packings:
+            self._packings[key] = Packing(starts, length, size, state_bytes, x.device)
+        return self._packings[key]
 
     def cuts(self, length: int) -> list[tuple[int, int]]:
         """`length` tokens cut wherever a document starts in any row."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from tttscale.kernels.scan import Handoff
 from tttscale.model.chunk import Edge, Part
@@ -17,34 +16,51 @@ from tttscale.model.documents import Stack
 
 
 class Crossing:
-    """One layer's states and gradients on their way into and out of one chunk's stacks."""
+    """One layer's states and gradients on their way into and out of one chunk's stacks.
+
+    It lives as long as the graph of the scans, so it keeps no tensor longer than it has to.
+    """
 
     def __init__(self, edge: Edge, stacks: Sequence[Stack], initial: Part, rows: int) -> None:
-        """Receive the state from the left; initial: [1, H, ...], in which documents begin."""
+        """Receive the state from the left.
+
+        Args:
+            edge: the state's way in and out.
+            stacks: all of the chunk's.
+            initial: [1, H, ...], in which documents begin.
+            rows: B.
+        """
         self.edge, self._initial, self._rows = edge, initial, rows
         self._received = edge.receive()
-        self._leaving: list[Part | None] = [None] * rows
-        self._returning: list[Part | None] = [None] * rows
+        self._has_left = self._received is not None
+        self._to_enter = len(stacks)
+        self._leaving: dict[int, Part] = {}
+        self._returning: dict[int, Part] = {}
         self._grad: Part | None = None
-        self._grad_asked = False
+        self._grad_rows = rows
+        """Rows whose final state's gradient nobody has asked for yet."""
 
     def enter(self, stack: Stack) -> Part:
-        """The state in front of each piece, [pieces, H, ...]."""
-        start = tuple(w.expand(len(stack.pieces), *w.shape[1:]) for w in self._initial)
-        goes_on = [self._goes_on(stack, i) for i in range(len(stack.pieces))]
-        if self._received is None or not any(goes_on):
+        """The state in front of each piece, [pieces, H, ...]; called once for each stack."""
+        received = self._received
+        self._to_enter -= 1
+        if self._to_enter == 0:
+            self._received = None
+        goes_on = [p.row for p in stack.pieces if p.continues] if received is not None else []
+        fresh = len(stack.pieces) - len(goes_on)
+        start = tuple(w.expand(fresh, *w.shape[1:]) for w in self._initial)
+        if received is None or not goes_on:
             return start
-        if all(goes_on) and _is_rows(stack, self._rows):
-            return self._received
-        rows = [(piece.row, on) for piece, on in zip(stack.pieces, goes_on, strict=True)]
+        if not fresh and goes_on == list(range(self._rows)):
+            return received
         return tuple(
-            torch.stack([received[row] if on else initial[0].to(received) for row, on in rows])
-            for received, initial in zip(self._received, self._initial, strict=True)
+            torch.cat([*(r[row : row + 1] for row in goes_on), w.to(r.dtype)])
+            for r, w in zip(received, start, strict=True)
         )
 
     def handoff(self, stack: Stack) -> Handoff | None:
         """What the scan of a stack has to do with the chunk's edges; None if nothing."""
-        begins = self._received is not None and any(p.first for p in stack.pieces)
+        begins = self._has_left and any(p.first for p in stack.pieces)
         ends = any(p.last for p in stack.pieces)
         return _StackHandoff(self, stack, begins, ends) if begins or ends else None
 
@@ -55,37 +71,39 @@ class Crossing:
         for i, piece in enumerate(stack.pieces):
             if piece.last:
                 self._leaving[piece.row] = tuple(s[i] for s in state)
-        if all(self._leaving):
-            self.edge.send(_stacked(self._leaving))
+        if len(self._leaving) == self._rows:
+            self.edge.send(_in_rows(self._leaving))
+            self._leaving.clear()
 
-    def grad_of_left(self, stack: Stack) -> Part | None:
-        """The gradient of the states that `leave` sent, [pieces, H, ...]; None where a sequence ends."""
-        if not self._grad_asked:
-            self._grad, self._grad_asked = self.edge.receive_grad(), True
-        if self._grad is None or _is_rows(stack, self._rows):
-            return self._grad
-        last = [(piece.row, piece.last) for piece in stack.pieces]
-        return tuple(
-            torch.stack([g[row] if is_last else torch.zeros_like(g[row]) for row, is_last in last])
-            for g in self._grad
-        )
+    def grad_of_final(self, stack: Stack) -> Part | None:
+        """The gradient of what `leave` sent, [pieces, H, ...]; None where a sequence ends."""
+        last = [(i, piece.row) for i, piece in enumerate(stack.pieces) if piece.last]
+        if self._grad_rows == self._rows:
+            self._grad = self.edge.receive_grad()
+        grad = self._grad
+        self._grad_rows -= len(last)
+        if self._grad_rows == 0:
+            self._grad = None
+        if grad is None or _is_rows(stack, self._rows):
+            return grad
+        parts = tuple(g.new_zeros(len(stack.pieces), *g.shape[1:]) for g in grad)
+        for part, g in zip(parts, grad, strict=True):
+            for i, row in last:
+                part[i] = g[row]
+        return parts
 
     def give_back(self, stack: Stack, grad: Part) -> None:
         """Send the gradient of the state received once all rows' first pieces are there."""
-        if _is_rows(stack, self._rows) and not any(p.fresh for p in stack.pieces):
+        if _is_rows(stack, self._rows) and all(p.continues for p in stack.pieces):
             return self.edge.send_grad(grad)
         for i, piece in enumerate(stack.pieces):
             if piece.first:
                 # Rows that began anew here did not use what came in.
-                on = self._goes_on(stack, i)
-                row = tuple(g[i] if on else torch.zeros_like(g[i]) for g in grad)
+                row = tuple(g[i] if piece.continues else torch.zeros_like(g[i]) for g in grad)
                 self._returning[piece.row] = row
-        if all(self._returning):
-            self.edge.send_grad(_stacked(self._returning))
-
-    def _goes_on(self, stack: Stack, index: int) -> bool:
-        piece = stack.pieces[index]
-        return self._received is not None and piece.first and not piece.fresh
+        if len(self._returning) == self._rows:
+            self.edge.send_grad(_in_rows(self._returning))
+            self._returning.clear()
 
 
 @dataclass
@@ -114,7 +132,7 @@ class _StackHandoff:
 
     def grad_wanted(self) -> Part | None:
         """The gradients of the last pieces' states."""
-        return self.crossing.grad_of_left(self.stack) if self.ends else None
+        return self.crossing.grad_of_final(self.stack) if self.ends else None
 
     def grad_ready(self, grad: Part) -> None:
         """Gives back those of the first pieces' states."""
@@ -127,6 +145,8 @@ def _is_rows(stack: Stack, rows: int) -> bool:
     return [p.row for p in stack.pieces if p.first and p.last] == list(range(rows))
 
 
-def _stacked(rows: Sequence[Part | None]) -> Part:
-    parts: list[tuple[Tensor, ...]] = [part for part in rows if part is not None]
-    return tuple(torch.stack(column) for column in zip(*parts, strict=True))
+def _in_rows(parts: dict[int, Part]) -> Part:
+    """[B, H, ...] from each row's."""
+    return tuple(
+        torch.stack(column) for column in zip(*(parts[row] for row in sorted(parts)), strict=True)
+    )

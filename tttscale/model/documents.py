@@ -18,17 +18,19 @@ from torch import Tensor
 class Limits:
     """How far pieces are put together."""
 
-    places: int
+    places_per_filling: int
     """At most one place in this many of a stack is filling (a last short mini-batch aside)."""
-    states_bytes: float
-    """Of a stack's rows."""
+    states_bytes: int
+    """Of a stack's rows; several copies of them exist at once."""
+    rows: int
+    """Of a stack."""
 
 
 LIMITS = {
-    # Rows run beside each other on processors that would be idle: few stacks, a short chain in all.
-    "cuda": Limits(4, float("inf")),
+    # Rows run beside each other, on processors that one row leaves idle: few stacks, a short chain in all.
+    "cuda": Limits(4, 256 << 20, 256),
     # What is won is overhead per step. Filling costs what tokens cost, states that leave the cache more.
-    "cpu": Limits(16, 2 << 20),
+    "cpu": Limits(16, 2 << 20, 256),
 }
 
 
@@ -44,7 +46,12 @@ class Piece:
     last: bool
     """Ends where the chunk does: its state is the one that goes on."""
     fresh: bool
-    """A document starts here; else it goes on from the chunk before."""
+    """A document starts here."""
+
+    @property
+    def continues(self) -> bool:
+        """Goes on from the chunk before."""
+        return self.first and not self.fresh
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def cut(starts: Sequence[Sequence[int]], length: int) -> Iterator[Piece]:
 
 
 def stack(pieces: Sequence[Piece], size: int, state_bytes: int, limits: Limits) -> list[Stack]:
-    """Stacks of pieces, longest first within a stack; mini-batches of `size` tokens stay what they are.
+    """Stacks of pieces, mini-batches of `size` tokens staying what they are; those that continue stand first.
 
     state_bytes is that of one row. Stacks whose state goes on come first, those that begin with the chunk
     last: so in a backward, which runs the other way, nothing waits that need not.
@@ -85,8 +92,8 @@ def stack(pieces: Sequence[Piece], size: int, state_bytes: int, limits: Limits) 
         most = (now[0].end - now[0].begin) // size if now else 0
         filling += most - (piece.end - piece.begin) // size
         rows = len(now) + 1
-        fits = filling * limits.places <= most * rows and rows * state_bytes <= limits.states_bytes
-        if now and fits:
+        full = rows > limits.rows or rows * state_bytes > limits.states_bytes
+        if now and not full and filling * limits.places_per_filling <= most * rows:
             now.append(piece)
         else:
             groups.append([piece])
@@ -96,6 +103,7 @@ def stack(pieces: Sequence[Piece], size: int, state_bytes: int, limits: Limits) 
 
 
 def _stack(pieces: list[Piece], size: int) -> Stack:
+    pieces = sorted(pieces, key=lambda p: not p.continues)
     lengths = [p.end - p.begin for p in pieces]
     most, short = max(n // size for n in lengths), max(n % size for n in lengths)
     offsets = tuple((most - n // size) * size for n in lengths)
@@ -123,8 +131,8 @@ class Packing:
             device: of the tokens.
         """
         pieces = list(cut(starts, length))
-        self.whole = len(pieces) == len(starts)
-        """No document starts inside: the rows are one stack as they are."""
+        self.whole = len(pieces) == len(starts) and len({p.fresh for p in pieces}) == 1
+        """No document starts inside, and in all rows or none at the beginning: one stack as they are."""
         if self.whole:
             self.stacks = [Stack(tuple(pieces), length, (0,) * len(pieces))]
             return
