@@ -6,16 +6,15 @@ import pytest
 import torch
 
 from tests.kernels.problem import KINDS, Recorder, problem
+from tests.layers import small_layer
 from tttscale.bench.scratch import counted
 from tttscale.kernels import triton_scan
 from tttscale.kernels.launch_table import BLOCK_TOKENS
 from tttscale.kernels.scan import ttt_scan
 from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
 from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
-from tttscale.model import TTTConfig, ttt_layer
+from tttscale.model import ttt_layer
 from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
-from tttscale.model.initialise import initialise
-from tttscale.model.ttt_layer import TTTLayer
 
 SCANS = {"linear": TritonLinearScan, "mlp": TritonMLPScan}
 
@@ -216,12 +215,7 @@ def test_factors_and_rates_of_zero(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_with_documents_inside(kind, monkeypatch):
     """Document starts in one row and in both, padding in front of one: as the loader places them."""
-    config = TTTConfig(
-        vocab_size=50, hidden_size=32, num_attention_heads=2, num_hidden_layers=1,
-        intermediate_size=32, ttt_layer_type=kind, share_qk=True, use_gate=True,
-    )  # fmt: skip
-    layer = TTTLayer(config).double()
-    initialise(layer, config, "torch", seed=0)
+    layer = small_layer(kind)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 75, 32, generator=generator, dtype=torch.float64)
     starts = ((32, 48), (48,))

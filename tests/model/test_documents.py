@@ -8,12 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tttscale.model import TTTConfig, ttt_layer
+from tests.layers import small_layer
+from tttscale.model import ttt_layer
 from tttscale.model.chunk import NO_NEIGHBOURS, Chunk, OpenEdge
 from tttscale.model.crossing import Crossing
 from tttscale.model.documents import LIMITS, Limits, Packing, cut, stack
-from tttscale.model.initialise import initialise
-from tttscale.model.ttt_layer import TTTLayer
 
 CPU = torch.device("cpu")
 
@@ -92,20 +91,10 @@ def test_a_cpu_takes_only_as_many_as_its_cache_holds():
     assert len(Packing(starts, 64, 4, 2 * room_bytes, CPU).stacks) == 16
 
 
-def layer_of(kind):
-    config = TTTConfig(
-        vocab_size=50, hidden_size=32, num_attention_heads=2, num_hidden_layers=1,
-        intermediate_size=32, ttt_layer_type=kind, share_qk=True, use_gate=True,
-    )  # fmt: skip
-    layer = TTTLayer(config).double()
-    initialise(layer, config, "torch", seed=0)
-    return layer
-
-
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_layer_equals_itself_on_each_document_alone(kind):
     """Two rows, starts in one and in both, lengths that need filling, a short last mini-batch."""
-    layer, length = layer_of(kind), 16 * 13 + 5
+    layer, length = small_layer(kind), 16 * 13 + 5
     starts = ((0, 48, 64, 128, 192), (64, 80))
     x = torch.randn(2, length, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -133,7 +122,7 @@ def test_documents_are_scanned_together(monkeypatch):
         return scan(kind, q, *args, **kwargs)
 
     monkeypatch.setattr(ttt_layer, "ttt_scan", watched)
-    layer_of("linear")(
+    small_layer("linear")(
         torch.zeros(1, 256, 32).double(), Chunk((tuple(range(0, 256, 32)),)), NO_NEIGHBOURS
     )
     assert shapes == [(8, 32)]
@@ -180,7 +169,7 @@ def random_like(parts, seed, rows):
 )
 def test_states_and_gradients_cross_the_edges_once_and_by_row(starts):
     """Each row as if it were alone, whatever the others do."""
-    layer = layer_of("linear")
+    layer = small_layer("linear")
     initial = layer._initial_state()
     state, grad = random_like(initial, 1, 2), random_like(initial, 2, 2)
     x = torch.randn(2, 101, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -215,7 +204,7 @@ def test_nothing_outlives_its_graph(starts, monkeypatch):
         made.append(weakref.ref(self))
 
     monkeypatch.setattr(Crossing, "__init__", recorded)
-    layer = layer_of("linear")
+    layer = small_layer("linear")
     initial = layer._initial_state()
     edge = Between(random_like(initial, 1, 1), random_like(initial, 2, 1))
     x = torch.randn(1, 101, 32, dtype=torch.float64, requires_grad=True)

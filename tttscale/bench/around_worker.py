@@ -118,6 +118,7 @@ def measure(who: str, device: str) -> list[dict[str, Any]]:
             rest: list[Tensor] = others,
             cotangent: Tensor = d_out,
         ) -> None:
+            """Forward and backward."""
             torch.autograd.grad(operator(*inputs, *rest), inputs, cotangent)
 
         both()

@@ -44,6 +44,7 @@ def own_readers(store: TokenStore, split: Split, sequence_tokens: int) -> list[T
     windows = Windows(other, sequence_tokens, _SEED, _MINI_BATCH_TOKENS)
 
     def by_windows(begin: int, end: int) -> np.ndarray:
+        """Tokens begin..end from the windows that hold them."""
         parts, at = [], begin
         while at < end:
             number, inside = divmod(at, sequence_tokens)

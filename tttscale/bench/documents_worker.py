@@ -70,6 +70,8 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, A
     ways = {"one_by_one": replace(usual, rows=1), "together": usual}
 
     def call(chunk: Chunk) -> Callable[[], None]:
+        """Forward and backward over a chunk."""
+
         def both() -> None:
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 y = layer(x, chunk, edges)

@@ -89,6 +89,7 @@ def count_or(*words: str) -> BeforeValidator:
     """A whole number of at least 0, or one of these words."""
 
     def check(value: Any) -> Any:
+        """The value as a number, or as one of the words."""
         try:
             if value in words or parse_int(value) >= 0:
                 return value if value in words else parse_int(value)
