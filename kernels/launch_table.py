@@ -23,7 +23,7 @@ class Launch:
     block: int = 4
     """Mini-batches per block."""
     inner_columns: int = 32
-    """Hidden features that a program takes at a time."""
+    """Hidden features that a program takes at a time; rows of a tile of W in TTT-Linear's chains."""
     resident: bool = False
     """TTT-MLP's forward chain: whether the state stays in registers."""
     max_registers: int | None = None
@@ -72,19 +72,36 @@ def launch_of(
         dtype: of the tokens.
     """
     chain = kernel in ("advance", "advance_backward")
+    if chain and kind == "linear":
+        return _linear_chain(architecture, kernel, dim, size, dtype)
     if dtype == torch.float32:
         return _exact(kind, chain, dim, size)
     few = kind == "linear" and dim <= 64 and kernel != "gradients"
     if architecture == 80:
         return _ampere(kind, kernel, dim, size, 4 if few else 8)
     block, small = BLOCK_TOKENS // size, dim <= 64 and size == 16
-    if kind == "mlp" and chain:
+    if chain:
         if kernel == "advance" and small:
             return Launch(8, 1, block, 128, resident=True)
         return Launch(8, 2, block, 128 if small else 64)
-    if chain:
-        return Launch(4 if dim * size <= 64 * 16 else 8, 1 if dim > 64 and size > 16 else 2, block)
     return Launch(4 if few else 8, 1, block)
+
+
+def _linear_chain(
+    architecture: int, kernel: str, dim: int, size: int, dtype: torch.dtype
+) -> Launch:
+    """Tiles of few rows, which leave a product's columns in their warp."""
+    if dtype == torch.float32:
+        block = max(1, BLOCK_TOKENS // 2 // size)
+        if dim * size > 64 * 32:
+            return Launch(16, 1, block, LARGEST_DIM, max_registers=128)
+        if dim > 64 or size > 16:
+            return Launch(16, 1, block, 16, max_registers=128)
+        return Launch(8, 1, block, 32 if kernel == "advance" else 16)
+    # Tiles of 32 rows give every thread of 8 warps the 4 bytes that a load ahead needs.
+    block = max(1, BLOCK_TOKENS // (2 if architecture == 80 else 1) // size)
+    warps = 4 if dim * size <= 64 * 16 or dim <= 32 else 8
+    return Launch(warps, 2, block, 32, max_registers=255 if size > 32 else None)
 
 
 def _ampere(kind: str, kernel: str, dim: int, size: int, warps: int) -> Launch:
@@ -93,9 +110,8 @@ def _ampere(kind: str, kernel: str, dim: int, size: int, warps: int) -> Launch:
     if kind == "mlp" and kernel in ("advance", "advance_backward"):
         columns = 128 if dim <= 64 and size == 16 else 64
         return Launch(8, 2 if kernel == "advance" else 1, block, columns)
-    stages = 2 if kernel in ("advance", "advance_backward") and dim * size <= 64 * 32 else 1
     most = 255 if size > 32 else None
-    return Launch(8 if dim * size > 64 * 16 else warps, stages, block, 16, max_registers=most)
+    return Launch(8 if dim * size > 64 * 16 else warps, 1, block, 16, max_registers=most)
 
 
 def _exact(kind: str, chain: bool, dim: int, size: int) -> Launch:
@@ -106,4 +122,4 @@ def _exact(kind: str, chain: bool, dim: int, size: int) -> Launch:
         return Launch(8, 1, block, 32, max_registers=255 if large else None)
     if large:
         return Launch(16, 1, block, 16, max_registers=128)
-    return Launch(8, 2 if chain else 1, block, 16)
+    return Launch(8, 1, block, 16)

@@ -1,19 +1,27 @@
-"""The inner gradient and its derivative in Triton, each with one round of sums. Derived in README.md."""
+"""The inner gradient and its derivative in Triton, each with one round of four sums. Derived in README.md."""
 
 import triton
 import triton.language as tl
 
-from tttscale.kernels.triton_ops import normalised, row_sums5, store
+from tttscale.kernels.triton_ops import normalised, row_sums4, store
 
 
 @triton.jit
 def inner_gradient(z, u, gamma2, cols_ok, F: tl.constexpr):
-    """g at centred z: s (y - mean(y) - x^ mean(y x^)), y = gamma^2 x^ + u, x^ = s z."""
-    s2, sg, sg2, su_z, su = row_sums5(z * z, gamma2 * z, gamma2 * z * z, u * z, u)
+    """g at centred z and u: s (y - mean(y) - x^ mean(y x^)), y = gamma^2 x^ + u, x^ = s z."""
+    s2, sg, sg2, su_z = row_sums4(z * z, gamma2 * z, gamma2 * z * z, u * z)
     rstd = tl.rsqrt(s2 / F + 1e-6)
-    y = gamma2 * z * rstd + u
-    along = rstd * rstd * (rstd * sg2 + su_z) / F  # s mean(y x^)
-    return tl.where(cols_ok, rstd * (y - (rstd * sg + su) / F - z * along), 0.0)
+    square = rstd * rstd
+    along = rstd * square * (rstd * sg2 + su_z) / F  # s^2 mean(y x^)
+    return _counted(z * (gamma2 * square - along) + (rstd * u - square * sg / F), cols_ok, F)
+
+
+@triton.jit
+def _counted(x, cols_ok, F: tl.constexpr):
+    """x, with zeros in padded columns."""
+    if x.shape[1] != F:
+        x = tl.where(cols_ok, x, 0.0)
+    return x
 
 
 @triton.jit
@@ -30,22 +38,19 @@ def load_jacobian(plane_ptr, plane, row, row_ok):
 
 @triton.jit
 def inner_gradient_backward(
-    p, g, normed, rstd, m, y_mean, a1, a2, gamma2, here, F: tl.constexpr
+    p, g, normed, rstd, m, y_mean, a1, a2, gamma2, cols_ok, F: tl.constexpr
 ):  # fmt: skip
-    """dz for p = dg."""
-    sum_p, sum_px, sum_gp, sum_gpx, sum_pg = row_sums5(
-        p, p * normed, gamma2 * p, gamma2 * p * normed, p * g
+    """dz for centred p = dg; 0 in rows without s."""
+    square = rstd * rstd
+    of_p = square * (gamma2 - m)
+    of_px = rstd * g + square * (normed * (gamma2 + m) + y_mean)
+    sum_px, sum_gp, sum_gpx, sum_pg = row_sums4(
+        p * normed, gamma2 * p, gamma2 * p * normed, p * g
     )
-    p_mean, px = sum_p / F, sum_px / F
-    dy = rstd * (p - p_mean - normed * px)
-    # y from g = s (y - mean(y) - x^ m); masked rows have no s, and do not count.
-    y = g / tl.where(rstd > 0, rstd, 1.0) + y_mean + normed * m
-    dx = gamma2 * dy - rstd * (m * p + px * y)
-    gamma2_mean = tl.sum(gamma2, 1)[:, None] / F
-    dx_mean = rstd * (sum_gp / F - p_mean * (gamma2_mean + m) - px * (a1 + y_mean))
-    dx_along = rstd * (sum_gpx / F - p_mean * a1 - px * (a2 + 2 * m))
-    dz = rstd * (dx - dx_mean - normed * (dx_along + sum_pg / F))
-    return tl.where(here, dz, 0.0)
+    px = sum_px / F
+    dx_mean = square * (sum_gp / F - px * (a1 + y_mean))
+    dx_along = square * (sum_gpx / F - px * (a2 + 2 * m)) + rstd * sum_pg / F
+    return _counted(p * of_p - px * of_px - dx_mean - normed * dx_along, cols_ok, F)
 
 
 @triton.jit

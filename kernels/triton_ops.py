@@ -12,6 +12,8 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 _GELU_C = tl.constexpr(0.7978845608028654)
 _GELU_A = tl.constexpr(0.044715)
+_EXPONENT = tl.constexpr(-2 * 0.7978845608028654 * 1.4426950408889634)
+"""exp2(x (1 + a x^2) times this) is exp(-2 c (x + a x^3))."""
 
 
 @triton.jit
@@ -50,18 +52,18 @@ def load(pointers, mask):
 
 
 @triton.jit
-def _add5(a0, a1, a2, a3, a4, b0, b1, b2, b3, b4):
-    return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4
+def _add4(a0, a1, a2, a3, b0, b1, b2, b3):
+    return a0 + b0, a1 + b1, a2 + b2, a3 + b3
 
 
 @triton.jit
-def row_sums5(a, b, c, d, e):
-    """Five sums over the columns in one round of exchanges; [rows, 1] each."""
+def row_sums4(a, b, c, d):
+    """Four sums over the columns in one round of exchanges; [rows, 1] each."""
     if INTERPRETED:  # a custom combine function is a slow Python loop there
-        a, b, c, d, e = tl.sum(a, 1), tl.sum(b, 1), tl.sum(c, 1), tl.sum(d, 1), tl.sum(e, 1)
+        a, b, c, d = tl.sum(a, 1), tl.sum(b, 1), tl.sum(c, 1), tl.sum(d, 1)
     else:
-        a, b, c, d, e = tl.reduce((a, b, c, d, e), 1, _add5)
-    return a[:, None], b[:, None], c[:, None], d[:, None], e[:, None]
+        a, b, c, d = tl.reduce((a, b, c, d), 1, _add4)
+    return a[:, None], b[:, None], c[:, None], d[:, None]
 
 
 @triton.jit
@@ -82,35 +84,37 @@ def norm_backward(a, normed, rstd, cols_ok, F: tl.constexpr):
 
 
 @triton.jit
-def _gelu_tanh(x):
-    """tanh(c (x + a x^3)) and its inner derivative c (1 + 3 a x^2)."""
+def _gelu_gate(x):
+    """s = (1 + tanh(c (x + a x^3))) / 2, a logistic, and x^2. One exponential and one reciprocal root."""
     square = x * x
-    t = 2 * tl.sigmoid((square * _GELU_A + 1) * x * _GELU_C * 2) - 1
-    return t, (square * _GELU_A * 3 + 1) * _GELU_C
+    root = tl.rsqrt(1 + tl.exp2(x * (square * (_GELU_A * _EXPONENT) + _EXPONENT)))
+    return root * root, square
 
 
 @triton.jit
 def gelu(x):
-    """0.5 x (1 + tanh(c (x + a x^3)))."""
-    t, _ = _gelu_tanh(x)
-    return 0.5 * x * (1 + t)
+    """x s."""
+    s, _ = _gelu_gate(x)
+    return x * s
 
 
 @triton.jit
 def gelu_and_slope(x):
-    """gelu(x) and gelu'(x)."""
-    t, inner = _gelu_tanh(x)
-    return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner
+    """gelu(x) and gelu'(x) = s + 2 x s (1 - s) c (1 + 3 a x^2)."""
+    s, square = _gelu_gate(x)
+    value = x * s
+    return value, s + value * (1 - s) * (square * (6 * _GELU_A * _GELU_C) + 2 * _GELU_C)
 
 
 @triton.jit
 def gelu_slope_curvature(x):
-    """gelu(x), gelu'(x) and gelu''(x)."""
-    t, inner = _gelu_tanh(x)
-    bell = 1 - t * t
-    slope = 0.5 * (1 + t) + 0.5 * x * bell * inner
-    curvature = (x * x * _GELU_A * 6 + 1) * _GELU_C * bell - t * inner * x * bell * inner
-    return 0.5 * x * (1 + t), slope, curvature
+    """gelu(x), gelu'(x) and gelu''(x) = s (1 - s) (2 j + (1 - 2 s) x j^2 + x j'), j = 2 c (1 + 3 a x^2)."""
+    s, square = _gelu_gate(x)
+    value, bell = x * s, s * (1 - s)
+    inner = square * (6 * _GELU_A * _GELU_C) + 2 * _GELU_C  # j
+    slope = s + x * bell * inner
+    curvature = bell * (inner * (2 + (1 - 2 * s) * x * inner) + square * (12 * _GELU_A * _GELU_C))
+    return value, slope, curvature
 
 
 @triton.jit

@@ -1,7 +1,10 @@
 """The serial kernels of TTT-Linear: W(t) -> W(t+1), and its gradient backwards.
 
-One program per (sequence, head). Everything that does not stand on the chain is in parallel.py; formulas
-and layout of the saved tensors in README.md.
+One program per (sequence, head). Inside a block of mini-batches the state stands still: what mini-batch j
+changes for a later one m is (K_m K_j^T + 1) times its inner gradients, a product of [K, K] with [K, f], and all
+that stands between two mini-batches. The state itself is read and changed once per block, in tiles of IB rows
+over all columns. So every product keeps its columns in the warps they are in, and only the sums of LayerNorm
+are exchanged between warps. What does not stand on the chain is in parallel.py; formulas in README.md.
 """
 
 import triton
@@ -15,123 +18,207 @@ from tttscale.kernels.triton_inner_loss import (
 from tttscale.kernels.triton_ops import load, mma, store
 
 
+@triton.jit
+def _tile(part, cols, F: tl.constexpr, IB: tl.constexpr):
+    """Offsets of rows part IB .. of a matrix [F, F], and which of them exist."""
+    rows = part * IB + tl.arange(0, IB)[:, None]
+    return rows * F + cols[None, :], (rows < F) & (cols[None, :] < F)
+
+
+@triton.jit
+def _load_centred(
+    w_ptr, b_ptr, cols, F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, IB: tl.constexpr
+):  # fmt: skip
+    """The tiles of a matrix, and a bias in each of K rows; both without their means over the columns."""
+    tiles = ()
+    for part in tl.static_range((F + IB - 1) // IB):
+        at, ok = _tile(part, cols, F, IB)
+        W = load(w_ptr + at, ok)
+        tiles = tiles + (tl.where(ok, W - tl.sum(W, 1)[:, None] / F, 0.0),)  # noqa: RUF005
+    b = load(b_ptr + cols, cols < F)
+    b = tl.where(cols < F, b - tl.sum(b, 0) / F, 0.0)
+    return tiles, tl.zeros([K, FP], tl.float32) + b[None, :]
+
+
+@triton.jit
+def _store_whole(
+    w_ptr, b_ptr, w_first_ptr, b_first_ptr, tiles, B, cols, F: tl.constexpr, IB: tl.constexpr
+):  # fmt: skip
+    """Tiles and bias, with the means of those at w_first_ptr and b_first_ptr, which the chain left out."""
+    for part in tl.static_range((F + IB - 1) // IB):
+        at, ok = _tile(part, cols, F, IB)
+        mean = tl.sum(load(w_first_ptr + at, ok), 1)[:, None] / F
+        tl.store(w_ptr + at, tiles[part] + mean, mask=ok)
+    mean = tl.sum(load(b_first_ptr + cols, cols < F), 0) / F
+    _store_bias(b_ptr, B + mean, cols, F)
+
+
+@triton.jit
+def _store_bias(b_ptr, B, cols, F: tl.constexpr):
+    """One of the equal rows of B."""
+    row = tl.arange(0, B.shape[0])[:, None]
+    tl.store(b_ptr + row * 0 + cols[None, :], B, mask=(row == 0) & (cols[None, :] < F))
+
+
+@triton.jit
+def _save(w_ptr, b_ptr, saved, tiles, B, cols, F: tl.constexpr, IB: tl.constexpr):
+    """Tiles and bias as number `saved` of the states between blocks."""
+    for part in tl.static_range((F + IB - 1) // IB):
+        at, ok = _tile(part, cols, F, IB)
+        store(w_ptr + saved * F * F + at, tiles[part], ok)
+    _store_bias(b_ptr + saved * F, B, cols, F)
+
+
+@triton.jit
+def _times(
+    x_ptr, stride, left, tiles, acc,
+    F: tl.constexpr, K: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """acc + x W for the mini-batch at x_ptr, of which `left` tokens are there."""
+    rows, inner = tl.arange(0, K)[:, None], tl.arange(0, IB)[None, :]
+    for part in tl.static_range((F + IB - 1) // IB):
+        at = part * IB + inner
+        x = load(x_ptr + rows * stride + at, (rows < left) & (at < F))
+        acc = mma(x, tiles[part], acc, BF16)
+    return acc
+
+
+@triton.jit
+def _plus_outer(
+    x_ptr, stride, left, h, tiles,
+    F: tl.constexpr, K: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """The tiles of W + x^T h."""
+    rows, inner = tl.arange(0, K)[None, :], tl.arange(0, IB)[:, None]
+    after = ()
+    for part in tl.static_range((F + IB - 1) // IB):
+        at = part * IB + inner
+        x = load(x_ptr + rows * stride + at, (rows < left) & (at < F))
+        after = after + (mma(x, h, tiles[part], BF16),)  # noqa: RUF005
+    return after
+
+
+@triton.jit
+def _carried(
+    scores_ptr, before, left, j: tl.constexpr, h, z, begin: tl.constexpr, end: tl.constexpr,
+    K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+):  # fmt: skip
+    """z of mini-batches begin .. end - 1 with what the change h of mini-batch j is to them."""
+    rows, cols = tl.arange(0, K)[:, None], tl.arange(0, K)[None, :]
+    after = ()
+    for m in tl.static_range(BLOCK):
+        if m >= begin and m < end:
+            at = (before + m * K + rows) * (BLOCK * K) + j * K + cols
+            scores = load(scores_ptr + at, rows < left - m * K)
+            after = after + (mma(scores, h, z[m], BF16),)  # noqa: RUF005
+        else:
+            after = after + (z[m],)  # noqa: RUF005
+    return after
+
+
 @triton.jit(do_not_specialize=["T", "heads"])
 def advance_kernel(
-    k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, w_ptr, b_ptr,
+    k_ptr, u_ptr, step_ptr, scores_ptr, gamma_ptr, w_ptr, b_ptr,
     g_ptr, w_saved_ptr, b_saved_ptr, w_last_ptr, b_last_ptr,
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+    IB: tl.constexpr,
 ):  # fmt: skip
-    """Z = k W + b, G = g(Z), W += (step k)^T G, b += step^T G for each mini-batch in turn."""
-    n = tl.program_id(0).to(tl.int64)
-    head = n % heads
-    rows, cols = tl.arange(0, K), tl.arange(0, FP)
-    cols_ok = cols[None, :] < F
-    square_ok = (cols[:, None] < F) & cols_ok
-    square = cols[:, None] * F + cols[None, :]
-    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
-    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    gamma2 = gamma * gamma
+    """Z = k W + b, G = g(Z), W += k^T (step G), b += step^T G for each mini-batch in turn.
 
-    # LayerNorm does not see the mean over the output dim: kept out of the chain, centred sums are exact.
-    W = load(w_ptr + n * F * F + square, square_ok)
-    b = load(b_ptr + n * F + cols, cols < F)[None, :]
-    W_mean, b_mean = tl.sum(W, 1)[:, None] / F, tl.sum(b, 1)[:, None] / F
-    W = tl.where(square_ok, W - W_mean, 0.0)
-    B = tl.where(cols_ok, b - b_mean, 0.0) + tl.zeros([K, FP], tl.float32)  # b in every row
-
-    tokens, before = (n // heads) * stride_b + head * stride_h, n * T
-    token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
-    saved = n * tl.cdiv(T, BLOCK * K)
-    tau_full, tau_short = tl.load(tau_ptr + K - 1), tl.load(tau_ptr + (T - 1) % K)
-    for i in range(0, tl.cdiv(T, K)):
-        if i % BLOCK == 0:
-            store(w_saved_ptr + saved * F * F + square, W, square_ok)
-            b_now = tl.sum(tl.where(rows[:, None] == 0, B, 0.0), 0)
-            tl.store(b_saved_ptr + saved * F + cols, b_now, mask=cols < F)
-            saved += 1
-        left = T - i * K
-        here = (rows[:, None] < left) & cols_ok
-        k = load(k_ptr + tokens + token, here)
-        u = gamma * (beta - load(v_ptr + tokens + token, here) + k)
-        lam = load(lr_ptr + before + rows, rows < left)[:, None]
-        step = -tl.where(left < K, tau_short, tau_full) * lam
-        z = mma(k, W, B, BF16)
-        g = inner_gradient(z, u, gamma2, cols_ok, F)
-        store(g_ptr + before * F + tile, g, here)
-        W = mma(tl.trans(k * step), g, W, BF16)
-        B = mma(tl.trans(step + tl.zeros([K, K], tl.float32)), g, B, BF16)
-        tokens += K * stride_t
-        before += K
-    b = tl.sum(tl.where(rows[:, None] == 0, B, 0.0), 0)[None, :] + b_mean
-    tl.store(w_last_ptr + n * F * F + square, W + W_mean, mask=square_ok)
-    tl.store(b_last_ptr + n * F + cols[None, :], b, mask=cols_ok)
-
-
-@triton.jit(do_not_specialize=["T", "heads", "scans"])
-def advance_backward_kernel(
-    k_ptr, q_ptr, lr_ptr, tau_ptr, gamma_ptr, g_ptr, normed_ptr, dzq_ptr, p_ptr, plane_ptr,
-    dw_ptr, db_ptr, dz_ptr, dw_saved_ptr, db_saved_ptr, dw_first_ptr, db_first_ptr,
-    stride_b, stride_h, stride_t, T, heads, scans,
-    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
-):  # fmt: skip
-    """p += step kappa, dz = J(p), dW += k^T dz, last mini-batch first; a block's readers all at once.
-
-    p_ptr holds the share of the readers of a token's own block and receives the whole; plane_ptr: see
-    `Planes` in triton_segment.py.
+    LayerNorm does not see the mean over the output dim: kept out of the chain, centred sums are exact.
     """
     n = tl.program_id(0).to(tl.int64)
     head = n % heads
     rows, cols = tl.arange(0, K), tl.arange(0, FP)
     cols_ok = cols[None, :] < F
-    square_ok = (cols[:, None] < F) & cols_ok
-    square = cols[:, None] * F + cols[None, :]
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     gamma2 = gamma * gamma
-    dW = load(dw_ptr + n * F * F + square, square_ok)
-    dB = load(db_ptr + n * F + cols, cols < F)[None, :] + tl.zeros([K, FP], tl.float32)
+    w_ptr, b_ptr = w_ptr + n * F * F, b_ptr + n * F
+    W, B = _load_centred(w_ptr, b_ptr, cols, F, FP, K, IB)
 
-    count = tl.cdiv(T, K)
-    first = (count - 1).to(tl.int64) * K
-    tokens, before = (n // heads) * stride_b + head * stride_h + first * stride_t, n * T + first
-    token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
-    saved = (n + 1) * tl.cdiv(T, BLOCK * K)
-    ones, block_ones = tl.full([K, K], 1.0, tl.float32), tl.full([K, BLOCK * K], 1.0, tl.float32)
-    block_rows = tl.arange(0, BLOCK * K)[:, None]
+    tokens, before = k_ptr + (n // heads) * stride_b + head * stride_h, n * T
+    tile, ones = rows[:, None] * F + cols[None, :], tl.full([K, K], 1.0, tl.float32)
+    blocks = tl.cdiv(T, BLOCK * K)
+    for i in range(0, blocks):
+        _save(w_saved_ptr, b_saved_ptr, n * blocks + i, W, B, cols, F, IB)
+        left = T - i * BLOCK * K
+        z = ()
+        for j in tl.static_range(BLOCK):
+            x = tokens + j * K * stride_t
+            z = z + (_times(x, stride_t, left - j * K, W, B, F, K, IB, BF16),)  # noqa: RUF005
+        for j in tl.static_range(BLOCK):
+            at = before + j * K
+            row_ok = rows < left - j * K
+            here = row_ok[:, None] & cols_ok
+            u, step = load(u_ptr + at * F + tile, here), load(step_ptr + at + rows, row_ok)
+            g = inner_gradient(z[j], u, gamma2, cols_ok, F)
+            h = g * step[:, None]
+            z = _carried(scores_ptr, before, left, j, h, z, j + 1, BLOCK, K, BLOCK, BF16)
+            store(g_ptr + at * F + tile, g, here)
+            x = tokens + j * K * stride_t
+            W = _plus_outer(x, stride_t, left - j * K, h, W, F, K, IB, BF16)
+            B = mma(ones, h, B, BF16)
+        tokens += BLOCK * K * stride_t
+        before += BLOCK * K
+    _store_whole(w_last_ptr + n * F * F, b_last_ptr + n * F, w_ptr, b_ptr, W, B, cols, F, IB)
+
+
+@triton.jit(do_not_specialize=["T", "heads", "scans"])
+def advance_backward_kernel(
+    k_ptr, q_ptr, step_ptr, scores_ptr, gamma_ptr, g_ptr, normed_ptr, dzq_ptr, p_ptr, plane_ptr,
+    dw_ptr, db_ptr, dz_ptr, dw_saved_ptr, db_saved_ptr, dw_first_ptr, db_first_ptr,
+    stride_b, stride_h, stride_t, T, heads, scans,
+    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
+    IB: tl.constexpr,
+):  # fmt: skip
+    """p += step kappa, dz = J(p), dW += k^T dz, last mini-batch first; then q^T dzq of a block's readers.
+
+    p_ptr holds the share of the readers of a token's own block and receives the whole, up to its mean, which
+    no inner gradient sees; plane_ptr: see `Planes` in triton_segment.py.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    head = n % heads
+    rows, cols = tl.arange(0, K), tl.arange(0, FP)
+    cols_ok = cols[None, :] < F
+    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
+    gamma2 = gamma * gamma
+    dw_ptr, db_ptr = dw_ptr + n * F * F, db_ptr + n * F
+    dW, dB = _load_centred(dw_ptr, db_ptr, cols, F, FP, K, IB)
+
+    blocks = tl.cdiv(T, BLOCK * K)
+    start = (n // heads) * stride_b + head * stride_h
+    tile, ones = rows[:, None] * F + cols[None, :], tl.full([K, K], 1.0, tl.float32)
     plane = scans.to(tl.int64) * T
-    tau_full, tau_short = tl.load(tau_ptr + K - 1), tl.load(tau_ptr + (T - 1) % K)
-    for back in range(0, count):
-        i = count - 1 - back
-        if (back == 0) | (i % BLOCK == BLOCK - 1):
-            saved -= 1
-            store(dw_saved_ptr + saved * F * F + square, dW, square_ok)
-            db_now = tl.sum(tl.where(rows[:, None] == 0, dB, 0.0), 0)
-            tl.store(db_saved_ptr + saved * F + cols, db_now, mask=cols < F)
-        left = T - i * K
-        row_ok = rows < left
-        here = row_ok[:, None] & cols_ok
-        at = before * F
-        k, local = load(k_ptr + tokens + token, here), load(p_ptr + at + tile, here)
-        g, normed = load(g_ptr + at + tile, here), load(normed_ptr + at + tile, here)
-        lam = load(lr_ptr + before + rows, row_ok)[:, None]
-        step = -tl.where(left < K, tau_short, tau_full) * lam
-        rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr + before, plane, rows, row_ok)
-
-        p = local + step * mma(k, dW, dB, BF16)
-        dz = inner_gradient_backward(p, g, normed, rstd, m, y_mean, a1, a2, gamma2, here, F)
-        store(p_ptr + at + tile, p, here)
-        store(dz_ptr + at + tile, dz, here)
-        # A load that is an operand twice, each time laid out differently, would not be fetched ahead.
-        dW = mma(tl.trans(tl.where(here, k, 0.0)), dz, dW, BF16)
-        dB = mma(ones, dz, dB, BF16)
-        if i % BLOCK == 0:
-            block_ok = (block_rows < left) & cols_ok
-            q = load(q_ptr + tokens + block_rows * stride_t + cols[None, :], block_ok)
-            dzq = load(dzq_ptr + at + block_rows * F + cols[None, :], block_ok)
-            dW = mma(tl.trans(q), dzq, dW, BF16)
-            dB = mma(block_ones, dzq, dB, BF16)
-        tokens -= K * stride_t
-        before -= K
-    tl.store(dw_first_ptr + n * F * F + square, dW, mask=square_ok)
-    db = tl.sum(tl.where(rows[:, None] == 0, dB, 0.0), 0)
-    tl.store(db_first_ptr + n * F + cols, db, mask=cols < F)
+    for back in range(0, blocks):
+        i = blocks - 1 - back
+        first = tl.cast(i, tl.int64) * BLOCK * K
+        before, keys = n * T + first, k_ptr + start + first * stride_t
+        queries = q_ptr + start + first * stride_t
+        _save(dw_saved_ptr, db_saved_ptr, n * blocks + i, dW, dB, cols, F, IB)
+        left = T - i * BLOCK * K
+        kappa = ()
+        for j in tl.static_range(BLOCK):
+            x = keys + j * K * stride_t
+            product = _times(x, stride_t, left - j * K, dW, dB, F, K, IB, BF16)
+            kappa = kappa + (product,)  # noqa: RUF005
+        for j in tl.static_range(BLOCK - 1, -1, -1):
+            at = before + j * K
+            row_ok = rows < left - j * K
+            here = row_ok[:, None] & cols_ok
+            at_tile = at * F + tile
+            g, normed = load(g_ptr + at_tile, here), load(normed_ptr + at_tile, here)
+            rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr + at, plane, rows, row_ok)
+            step = load(step_ptr + at + rows, row_ok)[:, None]
+            p = load(p_ptr + at_tile, here) + step * kappa[j]
+            store(p_ptr + at_tile, p, here)
+            dz = inner_gradient_backward(
+                p, g, normed, rstd, m, y_mean, a1, a2, gamma2, cols_ok, F
+            )
+            kappa = _carried(scores_ptr, before, left, j, dz, kappa, 0, j, K, BLOCK, BF16)
+            store(dz_ptr + at_tile, dz, here)
+            dzq, x = load(dzq_ptr + at_tile, here), j * K * stride_t
+            dW = _plus_outer(keys + x, stride_t, left - j * K, dz, dW, F, K, IB, BF16)
+            dW = _plus_outer(queries + x, stride_t, left - j * K, dzq, dW, F, K, IB, BF16)
+            dB = mma(ones, dzq, mma(ones, dz, dB, BF16), BF16)
+    _store_whole(dw_first_ptr + n * F * F, db_first_ptr + n * F, dw_ptr, db_ptr, dW, dB, cols, F, IB)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from tttscale.kernels.triton_scan import TritonScan
 from tttscale.kernels.triton_segment import Kept, Planes, Segment, State
+from tttscale.kernels.triton_targets import targets_kernel
 from tttscale.kernels.ttt_linear.chain import advance_backward_kernel, advance_kernel
 from tttscale.kernels.ttt_linear.parallel import (
     jacobian_kernel,
@@ -24,8 +25,14 @@ class LinearSegment(Segment):
         G = self.new(n, self.length, f)
         W_saved, b_saved = self.new(n, self.blocks, f, f), self.new(n, self.blocks, f, wide=True)
         last = [W.new_empty(W.shape), b.new_empty(b.shape)]
-        tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
-        self.run(advance_kernel, "advance", (n,), *tokens, W, b, G, W_saved, b_saved, *last)
+        u = self.new(n, self.length, f, wide=True)
+        step, scores = self._targets(u)
+        self.run(
+            advance_kernel,
+            "advance",
+            (n,),
+            *(self.k, u, step, scores, self.gamma, W, b, G, W_saved, b_saved, *last),
+        )
         return [G, W_saved, b_saved], self.narrow_states(last)
 
     def readout(self, kept: Kept, out: Tensor) -> None:
@@ -56,15 +63,28 @@ class LinearSegment(Segment):
         planes.dw1 = self.new(n, self.blocks, f, f)
         planes.db1 = self.new(n, self.blocks, f, wide=True)
         first = [dW.new_empty(dW.shape), db.new_empty(db.shape)]
+        step, scores = self._targets()
         self.run(
             advance_backward_kernel,
             "advance_backward",
             (n,),
-            *(self.k, self.q, self.lr, self.tau, self.gamma, kept[0]),
+            *(self.k, self.q, step, scores, self.gamma, kept[0]),
             *(planes.normed, planes.dz1q, planes.p, planes.jacobian, dW, db),
             *(planes.dz1, planes.dw1, planes.db1, *first),
         )
         return self.narrow_states(first)
+
+    def _targets(self, u: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """step [N, T] and the products of keys inside blocks; also u, if wanted."""
+        step, scores = self.new(self.scans, self.length, wide=True), None
+        if self.block > 1:
+            # Fetched ahead is what gives every thread 4 bytes of a mini-batch's products.
+            few = self.size**2 * self.q.element_size() < 4 * 32 * self.launch("advance").num_warps
+            scores = self.new(self.scans, self.length, self.block * self.size, wide=few)
+        tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
+        grid = (self.blocks, self.scans)
+        self.run(targets_kernel, "targets", grid, *tokens, step, u, None, scores)
+        return step, scores
 
 
 class TritonLinearScan(TritonScan):

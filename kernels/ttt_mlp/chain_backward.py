@@ -149,7 +149,7 @@ def advance_backward_kernel(
         normed = load(normed_ptr + before * F + tile, here)
         gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
         dz2 = inner_gradient_backward(
-            p, g2, normed, rstd, m, y_mean, a1, a2, gamma * gamma, here, F
+            p, g2, normed, rstd, m, y_mean, a1, a2, gamma * gamma, cols_ok, F
         )
         store(p_ptr + before * F + tile, p, here)
         tl.store(future_ptr + before + rows, tl.sum(kappa2 * g2, 1), mask=row_ok)

@@ -36,29 +36,6 @@ def _layer1(x, pair_weights, w1_ptr, b1_ptr, g1, inner, cols, F: tl.constexpr, B
 
 
 @triton.jit(do_not_specialize=["T", "heads"])
-def targets_kernel(
-    k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, moved_ptr, u_ptr, step_ptr,
-    stride_b, stride_h, stride_t, T, heads,
-    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
-):  # fmt: skip
-    """What the chain needs of keys, values and rates: step, step k, and u = gamma (beta - v + k)."""
-    head, rows, cols, rows_ok, tokens, token, before, _ = block_of(
-        stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
-    )
-    here = rows_ok[:, None] & (cols[None, :] < F)
-    tile = rows[:, None] * F + cols[None, :]
-    gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
-    beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    left = T - tl.program_id(0) * BLOCK * K - (rows // K) * K
-    last = tl.load(tau_ptr + tl.minimum(tl.maximum(left, 1), K) - 1)  # of the token's mini-batch
-    step = -last * load(lr_ptr + before + rows, rows_ok)
-    k, v = load(k_ptr + tokens + token, here), load(v_ptr + tokens + token, here)
-    store(moved_ptr + before * F + tile, k * step[:, None], here)
-    tl.store(u_ptr + before * F + tile, gamma * (beta - v + k), mask=here)
-    tl.store(step_ptr + before + rows, step, mask=rows_ok)
-
-
-@triton.jit(do_not_specialize=["T", "heads"])
 def readout_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,
     w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr, out_ptr,

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tttscale.kernels.triton_scan import TritonScan
 from tttscale.kernels.triton_segment import Kept, Planes, Segment, State, padded
+from tttscale.kernels.triton_targets import targets_kernel
 from tttscale.kernels.ttt_mlp.chain import advance_kernel, advance_streamed_kernel
 from tttscale.kernels.ttt_mlp.chain_backward import advance_backward_kernel, replay_kernel
 from tttscale.kernels.ttt_mlp.parallel import (
@@ -12,7 +13,6 @@ from tttscale.kernels.ttt_mlp.parallel import (
     keys_kernel,
     readout_backward_kernel,
     readout_kernel,
-    targets_kernel,
 )
 
 
@@ -35,7 +35,7 @@ class MLPSegment(Segment):
         moved, u = self.new(n, self.length, f), self.new(n, self.length, f, wide=True)
         step = self.new(n, self.length, wide=True)
         tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
-        self.run(targets_kernel, "targets", (blocks, n), *tokens, moved, u, step)
+        self.run(targets_kernel, "targets", (blocks, n), *tokens, step, u, moved, None)
         targets = (self.k, moved, u, step, self.gamma)
         if self.launch("advance").resident:
             last = [torch.empty_like(s) for s in first]
@@ -104,6 +104,10 @@ class MLPSegment(Segment):
         x2, xq, dz2q, local, share, slope, curved = planes.chain
         n, f, i = self.scans, self.dim, self.inner
         running = [s.clone() for s in self.wide_states(d_state)]
+        # Nor do inner gradients see the mean of their gradient over the output dim.
+        means = [s.mean(-1, keepdim=True) for s in running[2:]]
+        for s, mean in zip(running[2:], means, strict=True):
+            s -= mean
         planes.dz1 = share  # in its place: an element of dX2 is read before its dZ1 is written
         planes.future = self.new(n, self.length, wide=True)
         planes.dw1 = self.new(n, self.blocks, f, i)
@@ -122,6 +126,8 @@ class MLPSegment(Segment):
             *(local, share, slope, curved, planes.normed, planes.p, planes.jacobian, inside),
             *(*running, planes.dz1, planes.future, planes.dw1, planes.db1),
         )
+        for s, mean in zip(running[2:], means, strict=True):
+            s += mean
         planes.chain = ()
         return self.narrow_states(running)
 

@@ -103,9 +103,19 @@ def launches(
 
 
 def resources(
-    source: ASTSource, launch: dict[str, int], capability: int, block: int = 1, tiles: int = 1
+    source: ASTSource,
+    launch: dict[str, int],
+    capability: int,
+    block: int = 1,
+    tiles: int = 1,
+    steps: int = 1,
 ) -> dict[str, Any]:
-    """Compile one kernel and read what it needs from the binary; block, tiles: see `cycles_per_step`."""
+    """Compile one kernel and read what it needs from the binary.
+
+    Args:
+        source, launch, capability: what to compile, how it is launched, and on what.
+        block, tiles, steps: see `cycles_per_step`.
+    """
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -125,9 +135,9 @@ def resources(
         "barriers": operations.count("BAR"),
         "instructions": len(operations),
         "local_accesses_in_loops": in_loops(code, ("LDL", "STL")),
-        "cycles_per_step": cycles_per_step(code, block=block, tiles=tiles),
+        "cycles_per_step": cycles_per_step(code, block=block, tiles=tiles, steps=steps),
         "cycles_per_step_loads_exposed": cycles_per_step(
-            code, exposed_loads=True, block=block, tiles=tiles
+            code, exposed_loads=True, block=block, tiles=tiles, steps=steps
         ),
     }
 
@@ -149,8 +159,11 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
             for i, key in enumerate(source.fn.arg_names)
             if key.isupper() and (i,) in source.constants
         }
-        tiles = -(-4 * dim // known["IB"]) if "IB" in known else 1
-        rows.append({**row, **resources(source, launch, capability, known["BLOCK"], tiles)})
+        if kind == "linear":  # its chains take a block in one turn
+            turn = {"steps": known["BLOCK"]}
+        else:
+            turn = {"block": known["BLOCK"], "tiles": -(-4 * dim // known.get("IB", 4 * dim))}
+        rows.append({**row, **resources(source, launch, capability, **turn)})
     print(json.dumps(rows))
 
 

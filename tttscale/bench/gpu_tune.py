@@ -18,6 +18,7 @@ from tttscale.bench.gpu_check import NO_GPU, Round
 KERNELS = {
     "linear": (
         "advance_backward", "advance", "gradients", "readout_backward", "jacobian", "readout",
+        "targets",
     ),
     "mlp": (
         "advance_backward", "advance", "gradients", "readout_backward", "hidden_backward", "keys",

@@ -28,18 +28,21 @@ from tttscale.kernels.launch_table import Launch, architecture_of, launch_of
 
 HEADS, DIM, SIZE = 32, 64, 16
 LARGEST_DIFFERENCE = 1e-2
-_TILED = (
-    "readout", "keys", "readout_backward", "hidden_backward", "gradients", "advance",
-    "advance_backward",
-)  # fmt: skip
-"""Kernels that take the hidden layer some columns at a time."""
+_TILED = {
+    "linear": ("gradients", "advance", "advance_backward"),
+    "mlp": (
+        "readout", "keys", "readout_backward", "hidden_backward", "gradients", "advance",
+        "advance_backward",
+    ),
+}  # fmt: skip
+"""Kernels that take a matrix some rows or columns at a time."""
 
 
 def candidates(kind: str, kernel: str, now: Launch) -> list[Launch]:
     """The launch of the table first, then its neighbours in each direction and in pairs."""
     serial = kernel in ("advance", "advance_backward")
     columns, all_warps, all_stages = {now.inner_columns}, (4, 8, 16), (1, 2)
-    if kernel == "gradients" or (kind == "mlp" and kernel in _TILED):
+    if kernel in _TILED[kind]:
         columns |= {now.inner_columns // 2, now.inner_columns * 2}
     if serial:  # TTT-MLP's take long to compile, and need the registers of many warps
         all_warps, all_stages = ((2, 4, 8), (1, 2, 3)) if kind == "linear" else ((8, 16), (1, 2))

@@ -80,15 +80,16 @@ def loop_of(code: list[Instruction]) -> tuple[int, int] | None:
 
 
 def cycles_per_step(
-    code: str, exposed_loads: bool = False, block: int = 1, tiles: int = 1
+    code: str, exposed_loads: bool = False, block: int = 1, tiles: int = 1, steps: int = 1
 ) -> float | None:
-    """Predicted cycles of one turn of the main loop.
+    """Predicted cycles of one mini-batch in the main loop.
 
     Args:
         code: the output of `cuobjdump -sass`.
         exposed_loads: count loads from memory in full (650 cycles) instead of as prefetched.
         block: every how many turns the conditional parts of the loop are entered.
         tiles: how many turns the loops inside it take.
+        steps: how many mini-batches one turn takes.
 
     Returns:
         None if there is no loop with products.
@@ -101,7 +102,7 @@ def cycles_per_step(
     entered, passed = (
         _cycles(_repeated(part, tiles), exposed_loads) for part in (body, _unconditional(body))
     )
-    return entered / block + passed * (1 - 1 / block)
+    return (entered / block + passed * (1 - 1 / block)) / steps
 
 
 def in_loops(code: str, kinds: tuple[str, ...]) -> int:
