@@ -44,9 +44,7 @@ def inner_gradient_backward(
     square = rstd * rstd
     of_p = square * (gamma2 - m)
     of_px = rstd * g + square * (normed * (gamma2 + m) + y_mean)
-    sum_px, sum_gp, sum_gpx, sum_pg = row_sums4(
-        p * normed, gamma2 * p, gamma2 * p * normed, p * g
-    )
+    sum_px, sum_gp, sum_gpx, sum_pg = row_sums4(p * normed, gamma2 * p, gamma2 * p * normed, p * g)
     px = sum_px / F
     dx_mean = square * (sum_gp / F - px * (a1 + y_mean))
     dx_along = square * (sum_gpx / F - px * (a2 + 2 * m)) + rstd * sum_pg / F

@@ -1,10 +1,11 @@
 """The serial kernels of TTT-Linear: W(t) -> W(t+1), and its gradient backwards.
 
 One program per (sequence, head). Inside a block of mini-batches the state stands still: what mini-batch j
-changes for a later one m is (K_m K_j^T + 1) times its inner gradients, a product of [K, K] with [K, f], and all
-that stands between two mini-batches. The state itself is read and changed once per block, in tiles of IB rows
-over all columns. So every product keeps its columns in the warps they are in, and only the sums of LayerNorm
-are exchanged between warps. What does not stand on the chain is in parallel.py; formulas in README.md.
+changes for a later one m is (K_m K_j^T + 1) times its inner gradients, a product of [K, K] with [K, f], and
+that is all that stands between two mini-batches. The state itself is read and changed once per block, in
+tiles of IB rows over all columns. So every product keeps its columns in the warps they are in, and only the
+sums of LayerNorm are exchanged between warps. What does not stand on the chain is in parallel.py; formulas
+in README.md.
 """
 
 import triton
@@ -34,7 +35,7 @@ def _load_centred(
     for part in tl.static_range((F + IB - 1) // IB):
         at, ok = _tile(part, cols, F, IB)
         W = load(w_ptr + at, ok)
-        tiles = tiles + (tl.where(ok, W - tl.sum(W, 1)[:, None] / F, 0.0),)  # noqa: RUF005
+        tiles = tiles + (tl.where(ok, W - tl.sum(W, 1)[:, None] / F, 0.0),)
     b = load(b_ptr + cols, cols < F)
     b = tl.where(cols < F, b - tl.sum(b, 0) / F, 0.0)
     return tiles, tl.zeros([K, FP], tl.float32) + b[None, :]
@@ -94,7 +95,7 @@ def _plus_outer(
     for part in tl.static_range((F + IB - 1) // IB):
         at = part * IB + inner
         x = load(x_ptr + rows * stride + at, (rows < left) & (at < F))
-        after = after + (mma(x, h, tiles[part], BF16),)  # noqa: RUF005
+        after = after + (mma(x, h, tiles[part], BF16),)
     return after
 
 
@@ -110,9 +111,9 @@ def _carried(
         if m >= begin and m < end:
             at = (before + m * K + rows) * (BLOCK * K) + j * K + cols
             scores = load(scores_ptr + at, rows < left - m * K)
-            after = after + (mma(scores, h, z[m], BF16),)  # noqa: RUF005
+            after = after + (mma(scores, h, z[m], BF16),)
         else:
-            after = after + (z[m],)  # noqa: RUF005
+            after = after + (z[m],)
     return after
 
 
@@ -146,7 +147,7 @@ def advance_kernel(
         z = ()
         for j in tl.static_range(BLOCK):
             x = tokens + j * K * stride_t
-            z = z + (_times(x, stride_t, left - j * K, W, B, F, K, IB, BF16),)  # noqa: RUF005
+            z = z + (_times(x, stride_t, left - j * K, W, B, F, K, IB, BF16),)
         for j in tl.static_range(BLOCK):
             at = before + j * K
             row_ok = rows < left - j * K
@@ -201,7 +202,7 @@ def advance_backward_kernel(
         for j in tl.static_range(BLOCK):
             x = keys + j * K * stride_t
             product = _times(x, stride_t, left - j * K, dW, dB, F, K, IB, BF16)
-            kappa = kappa + (product,)  # noqa: RUF005
+            kappa = kappa + (product,)
         for j in tl.static_range(BLOCK - 1, -1, -1):
             at = before + j * K
             row_ok = rows < left - j * K
@@ -212,13 +213,13 @@ def advance_backward_kernel(
             step = load(step_ptr + at + rows, row_ok)[:, None]
             p = load(p_ptr + at_tile, here) + step * kappa[j]
             store(p_ptr + at_tile, p, here)
-            dz = inner_gradient_backward(
-                p, g, normed, rstd, m, y_mean, a1, a2, gamma2, cols_ok, F
-            )
+            dz = inner_gradient_backward(p, g, normed, rstd, m, y_mean, a1, a2, gamma2, cols_ok, F)
             kappa = _carried(scores_ptr, before, left, j, dz, kappa, 0, j, K, BLOCK, BF16)
             store(dz_ptr + at_tile, dz, here)
             dzq, x = load(dzq_ptr + at_tile, here), j * K * stride_t
             dW = _plus_outer(keys + x, stride_t, left - j * K, dz, dW, F, K, IB, BF16)
             dW = _plus_outer(queries + x, stride_t, left - j * K, dzq, dW, F, K, IB, BF16)
             dB = mma(ones, dzq, mma(ones, dz, dB, BF16), BF16)
-    _store_whole(dw_first_ptr + n * F * F, db_first_ptr + n * F, dw_ptr, db_ptr, dW, dB, cols, F, IB)
+    _store_whole(
+        dw_first_ptr + n * F * F, db_first_ptr + n * F, dw_ptr, db_ptr, dW, dB, cols, F, IB
+    )

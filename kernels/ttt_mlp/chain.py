@@ -120,7 +120,7 @@ def advance_kernel(
                     inner, cols, W1, b1, W2, F,
                 )  # fmt: skip
             z2 = mma(tl.trans(gelu(_hidden(W1, b1, next_k, K, BF16))), W2, z2, BF16)
-            after = after + (W1, b1, W2)  # noqa: RUF005 - Triton knows no *
+            after = after + (W1, b1, W2)
         tiles = after
         b2 += tl.sum(g2 * step[:, None], 0)[None, :]
         if starts_block:

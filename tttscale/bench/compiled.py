@@ -112,9 +112,7 @@ def resources(
 ) -> dict[str, Any]:
     """Compile one kernel and read what it needs from the binary.
 
-    Args:
-        source, launch, capability: what to compile, how it is launched, and on what.
-        block, tiles, steps: see `cycles_per_step`.
+    The last three arguments are those of `cycles_per_step`.
     """
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"

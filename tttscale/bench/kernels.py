@@ -93,7 +93,7 @@ _CHAIN_NOTE = (
 _MEMORY_NOTE = (
     "\n\nOne sequence, 32 heads of 64 features, bf16, counted where the host code allocates scratch (all "
     "but the running states): what the forward keeps for the backward, and the most scratch that exists at "
-    "once in the backward. Where a neighbour waits, each phase runs over all tokens before the next begins, "
+    "once beside it. Where a neighbour waits, each phase runs over all tokens before the next begins, "
     "so that the gradients of the tokens come after all of the reverse chain."
 )
 
@@ -129,8 +129,9 @@ def _memory(row: dict[str, Any]) -> dict[str, str]:
         "tokens": f"{row['tokens']:,}",
         "neighbour waits": "yes" if row["waited"] else "no",
         "kept, bytes per token and head": f"{row['kept_bytes'] / row['tokens'] / 32:,.0f}",
-        "scratch, MiB": f"{row['scratch_bytes'] / 2**20:,.0f}",
-        "scratch, bytes per token and head": f"{row['scratch_bytes'] / row['tokens'] / 32:,.0f}",
+        "forward's scratch, MiB": f"{row['forward_scratch_bytes'] / 2**20:,.0f}",
+        "backward's scratch, MiB": f"{row['scratch_bytes'] / 2**20:,.0f}",
+        "the same, bytes per token and head": f"{row['scratch_bytes'] / row['tokens'] / 32:,.0f}",
     }
 
 

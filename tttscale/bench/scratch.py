@@ -51,7 +51,8 @@ def measure(kind: str, dtype: torch.dtype, tokens: int, waited: bool) -> dict[st
     """One scan's bytes; waited: a neighbour waits, so that each phase runs over all segments."""
     scan, state, q = problem_of(kind, DIM, SIZE, dtype, tokens, HEADS, capability=90)
     with recording():
-        _, saved, last = scan.forward(state)
+        with counted() as forward:
+            _, saved, last = scan.forward(state)
         with counted() as scratch:
             if waited:
                 works = scan.readout_backward(saved, torch.zeros_like(q))
@@ -66,6 +67,7 @@ def measure(kind: str, dtype: torch.dtype, tokens: int, waited: bool) -> dict[st
         "tokens": tokens,
         "waited": waited,
         "kept_bytes": kept_bytes,
+        "forward_scratch_bytes": forward.most_bytes - kept_bytes,
         "scratch_bytes": scratch.most_bytes,
     }
 
