@@ -54,10 +54,11 @@ class Recorder:
                 signature[name] = "i32"
                 if not parameter.do_not_specialize and value % 16 == 0:
                     attributes[(index,)] = [["tt.divisibility", 16]]
-        self.sources[kernel.__name__] = (
-            ASTSource(kernel, signature, constants, attributes),
-            launch,
-        )
+        source = ASTSource(kernel, signature, constants, attributes)
+        name = kernel.__name__
+        if name in self.sources and signature != self.sources[name][0].signature:
+            name = f"backward_{name}"  # what only a backward asks for, or does without
+        self.sources[name] = (source, launch)
 
 
 @contextmanager
