@@ -93,10 +93,9 @@ def _linear_chain(
     """Tiles of few rows, which leave a product's columns in their warp."""
     if dtype == torch.float32:
         block = max(1, BLOCK_TOKENS // 2 // size)
-        if dim * size > 64 * 32:
-            return Launch(16, 1, block, LARGEST_DIM, max_registers=128)
         if dim > 64 or size > 16:
-            return Launch(16, 1, block, 16, max_registers=128)
+            rows = LARGEST_DIM if dim > 96 or (dim > 32 and size > 32) else 16
+            return Launch(16, 1, block, rows, max_registers=128)
         return Launch(8, 1, block, 32 if kernel == "advance" else 16)
     # Tiles of 32 rows give every thread of 8 warps the 4 bytes that a load ahead needs.
     block = max(1, BLOCK_TOKENS // (2 if architecture == 80 else 1) // size)
