@@ -44,8 +44,8 @@ def candidates(kind: str, kernel: str, now: Launch) -> list[Launch]:
     columns, all_warps, all_stages = {now.inner_columns}, (4, 8, 16), (1, 2)
     if kernel in _TILED[kind]:
         columns |= {now.inner_columns // 2, now.inner_columns * 2}
-    if serial:  # TTT-MLP's take long to compile, and need the registers of many warps
-        all_warps, all_stages = ((2, 4, 8), (1, 2, 3)) if kind == "linear" else ((8, 16), (1, 2))
+    if serial:  # they take long to compile, and need the registers of many warps
+        all_warps, all_stages = ((4, 8), (2, 3)) if kind == "linear" else ((8, 16), (1, 2))
     others = [
         replace(now, num_warps=warps, num_stages=stages, inner_columns=width)
         for width in sorted(columns)
