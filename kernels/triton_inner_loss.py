@@ -1,27 +1,23 @@
-"""The inner gradient and its derivative in Triton, each with one round of sums. Derived in README.md."""
+"""The inner gradient and its derivative in Triton, each with one round of four sums. Derived in README.md."""
 
 import triton
 import triton.language as tl
 
-from tttscale.kernels.triton_ops import normalised, row_sums5, store
+from tttscale.kernels.triton_ops import normalised, row_sums4, store
 
 
 @triton.jit
 def inner_gradient(z, u, gamma2, cols_ok, F: tl.constexpr):
-    """g at z: s (y - mean(y) - x^ mean(y x^)), y = gamma^2 x^ + u, x^ = s (z - mean(z)); u has no mean.
+    """g at z and u without means: s (y - mean(y) - x^ mean(y x^)), y = gamma^2 x^ + u, x^ = s z.
 
-    z has next to no mean either, but what rounding leaves of it must not act: see README.md.
+    What rounding leaves of the mean of z must not grow: hence gamma^2 without its mean, see README.md.
     """
-    gamma2_sum = tl.sum(gamma2, 1)[:, None]
-    s1, s2, sg, sg2, su_z = row_sums5(z, z * z, gamma2 * z, gamma2 * z * z, u * z)
-    mean = s1 / F
-    sg2 += mean * (mean * gamma2_sum - 2 * sg)
-    sg -= mean * gamma2_sum
-    rstd = tl.rsqrt(s2 / F - mean * mean + 1e-6)
+    around = gamma2 - tl.sum(gamma2, 1)[:, None] / F
+    s2, sg, sg2, su_z = row_sums4(z * z, around * z, gamma2 * z * z, u * z)
+    rstd = tl.rsqrt(s2 / F + 1e-6)
     square = rstd * rstd
     along = rstd * square * (rstd * sg2 + su_z) / F  # s^2 mean(y x^)
-    g = (z - mean) * (gamma2 * square - along) + (rstd * u - square * sg / F)
-    return _counted(g, cols_ok, F)
+    return _counted(z * (gamma2 * square - along) + (rstd * u - square * sg / F), cols_ok, F)
 
 
 @triton.jit
@@ -48,17 +44,18 @@ def load_jacobian(plane_ptr, plane, row, row_ok):
 def inner_gradient_backward(
     p, g, normed, rstd, m, y_mean, a1, a2, gamma2, cols_ok, F: tl.constexpr
 ):  # fmt: skip
-    """dz for p = dg; 0 in rows without s."""
-    square = rstd * rstd
+    """dz for p = dg without mean, of which what rounding leaves must not grow; 0 in rows without s."""
+    square, gamma2_mean = rstd * rstd, tl.sum(gamma2, 1)[:, None] / F
+    around = gamma2 - gamma2_mean
     of_p = square * (gamma2 - m)
     of_px = rstd * g + square * (normed * (gamma2 + m) + y_mean)
-    sum_p, sum_px, sum_gp, sum_gpx, sum_pg = row_sums5(
-        p, p * normed, gamma2 * p, gamma2 * p * normed, p * g
+    sum_px, sum_gp, sum_gpx, sum_pg = row_sums4(
+        p * normed, around * p, (around * normed - a1) * p, p * g
     )
-    mean, px = sum_p / F, sum_px / F
-    dx_mean = square * (sum_gp / F - mean * tl.sum(gamma2, 1)[:, None] / F - px * (a1 + y_mean))
-    dx_along = square * (sum_gpx / F - mean * a1 - px * (a2 + 2 * m)) + rstd * sum_pg / F
-    return _counted((p - mean) * of_p - px * of_px - dx_mean - normed * dx_along, cols_ok, F)
+    px = sum_px / F
+    dx_mean = square * (sum_gp / F - px * (a1 + y_mean))
+    dx_along = square * (sum_gpx / F + px * (gamma2_mean - a2 - 2 * m)) + rstd * sum_pg / F
+    return _counted(p * of_p - px * of_px - dx_mean - normed * dx_along, cols_ok, F)
 
 
 @triton.jit
