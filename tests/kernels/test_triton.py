@@ -7,6 +7,8 @@ import torch
 
 from tests.kernels.problem import KINDS, Recorder, problem
 from tests.layers import small_layer
+from tttscale.bench.problems import errors, on, results
+from tttscale.bench.problems import problem as random_problem
 from tttscale.bench.scratch import counted
 from tttscale.kernels import triton_scan
 from tttscale.kernels.launch_table import BLOCK_TOKENS
@@ -79,6 +81,17 @@ def test_equals_the_reference(kind, size, length, dim, dtype):
     assert {s.dtype for s in ours[1 : len(p.state) + 1]} == {torch.float32}
     limit = LARGEST_ERROR_OF_ONE_TOKEN if length == 1 else LARGEST_ERROR[dtype]
     assert_relatively_close(ours, everything(p, exact), limit)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_do_not_grow_with_the_length(kind, dtype, limit):
+    """What rounding leaves of the means that LayerNorm does not see must not feed on itself."""
+    inputs = random_problem(kind, heads=1, dim=16, tokens=768)
+    leaves = on("cpu", inputs, dtype)
+    exact = results(kind, on("cpu", [x.detach().double() for x in leaves], torch.float64), "torch")
+    found = errors(kind, results(kind, leaves, "triton"), exact)
+    assert not {name: error for name, error in found.items() if not error <= limit}
 
 
 @pytest.mark.parametrize("kind", KINDS)
