@@ -16,8 +16,7 @@ CASES = [
     ("linear", "fp32", 2e-6, "torch"),
     ("mlp", "fp32", 2e-6, "torch"),
     ("linear", "fp32", 2e-6, "triton"),
-    # token_idx's last place, a cancelling sum over all tokens: 2.3e-6, and 1.6e-6 with torch.
-    ("mlp", "fp32", 3e-6, "triton"),
+    ("mlp", "fp32", 2e-6, "triton"),
 ]
 
 
@@ -71,7 +70,8 @@ def test_outputs_and_all_gradients(kind, precision, tolerance, backend):
     inputs = [*(g[n] for n in names), *state]
     grads = torch.autograd.grad([out, *last], inputs, [d_out, *d_last])
     for name, grad in zip(names, grads[: len(names)], strict=True):
-        close(grad, g[f"grad.{name}"], tolerance)
+        # token_idx's last place is a cancelling sum over all tokens: 2.3e-6, and 1.6e-6 with torch.
+        close(grad, g[f"grad.{name}"], tolerance * (1.5 if name == "token_idx" else 1))
     for name, grad in zip(NAMES[kind], grads[len(names) :], strict=True):
         close(grad, g[f"dstate.0.{name}"], tolerance)
 
