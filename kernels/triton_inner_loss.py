@@ -7,12 +7,19 @@ from tttscale.kernels.triton_ops import normalised, row_sums4, store
 
 
 @triton.jit
-def inner_gradient(z, u, gamma2, cols_ok, F: tl.constexpr):
+def squares(gamma, F: tl.constexpr):
+    """gamma^2 of a norm's weight [1, f], and its mean [1, 1], once per program."""
+    gamma2 = gamma * gamma
+    return gamma2, tl.sum(gamma2, 1)[:, None] / F
+
+
+@triton.jit
+def inner_gradient(z, u, gamma2, gamma2_mean, cols_ok, F: tl.constexpr):
     """g at z and u without means: s (y - mean(y) - x^ mean(y x^)), y = gamma^2 x^ + u, x^ = s z.
 
     What rounding leaves of the mean of z must not grow: hence gamma^2 without its mean, see README.md.
     """
-    around = gamma2 - tl.sum(gamma2, 1)[:, None] / F
+    around = gamma2 - gamma2_mean
     s2, sg, sg2, su_z = row_sums4(z * z, around * z, gamma2 * z * z, u * z)
     rstd = tl.rsqrt(s2 / F + 1e-6)
     square = rstd * rstd
@@ -42,11 +49,10 @@ def load_jacobian(plane_ptr, plane, row, row_ok):
 
 @triton.jit
 def inner_gradient_backward(
-    p, g, normed, rstd, m, y_mean, a1, a2, gamma2, cols_ok, F: tl.constexpr
+    p, g, normed, rstd, m, y_mean, a1, a2, gamma2, gamma2_mean, cols_ok, F: tl.constexpr
 ):  # fmt: skip
     """dz for p = dg without mean, of which what rounding leaves must not grow; 0 in rows without s."""
-    square, gamma2_mean = rstd * rstd, tl.sum(gamma2, 1)[:, None] / F
-    around = gamma2 - gamma2_mean
+    square, around = rstd * rstd, gamma2 - gamma2_mean
     of_p = square * (gamma2 - m)
     of_px = rstd * g + square * (normed * (gamma2 + m) + y_mean)
     sum_px, sum_gp, sum_gpx, sum_pg = row_sums4(

@@ -15,6 +15,7 @@ from tttscale.kernels.triton_inner_loss import (
     inner_gradient,
     inner_gradient_backward,
     load_jacobian,
+    squares,
 )
 from tttscale.kernels.triton_ops import load, mma, store
 
@@ -134,7 +135,7 @@ def advance_kernel(
     rows, cols = tl.arange(0, K), tl.arange(0, FP)
     cols_ok = cols[None, :] < F
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
-    gamma2 = gamma * gamma
+    gamma2, gamma2_mean = squares(gamma, F)
     w_ptr, b_ptr = w_ptr + n * F * F, b_ptr + n * F
     W, B = _load_centred(w_ptr, b_ptr, cols, F, FP, K, IB)
 
@@ -153,7 +154,7 @@ def advance_kernel(
             row_ok = rows < left - j * K
             here = row_ok[:, None] & cols_ok
             u, step = load(u_ptr + at * F + tile, here), load(step_ptr + at + rows, row_ok)
-            g = inner_gradient(z[j], u, gamma2, cols_ok, F)
+            g = inner_gradient(z[j], u, gamma2, gamma2_mean, cols_ok, F)
             h = g * step[:, None]
             z = _carried(scores_ptr, before, left, j, h, z, j + 1, BLOCK, K, BLOCK, BF16)
             store(g_ptr + at * F + tile, g, here)
@@ -183,7 +184,7 @@ def advance_backward_kernel(
     rows, cols = tl.arange(0, K), tl.arange(0, FP)
     cols_ok = cols[None, :] < F
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
-    gamma2 = gamma * gamma
+    gamma2, gamma2_mean = squares(gamma, F)
     dw_ptr, db_ptr = dw_ptr + n * F * F, db_ptr + n * F
     dW, dB = _load_centred(dw_ptr, db_ptr, cols, F, FP, K, IB)
 
@@ -213,7 +214,9 @@ def advance_backward_kernel(
             step = load(step_ptr + at + rows, row_ok)[:, None]
             p = load(p_ptr + at_tile, here) + step * kappa[j]
             store(p_ptr + at_tile, p, here)
-            dz = inner_gradient_backward(p, g, normed, rstd, m, y_mean, a1, a2, gamma2, cols_ok, F)
+            dz = inner_gradient_backward(
+                p, g, normed, rstd, m, y_mean, a1, a2, gamma2, gamma2_mean, cols_ok, F
+            )
             kappa = _carried(scores_ptr, before, left, j, dz, kappa, 0, j, K, BLOCK, BF16)
             store(dz_ptr + at_tile, dz, here)
             dzq, x = load(dzq_ptr + at_tile, here), j * K * stride_t

@@ -10,7 +10,7 @@ parallel.py; formulas and layout of the saved tensors in README.md.
 import triton
 import triton.language as tl
 
-from tttscale.kernels.triton_inner_loss import inner_gradient
+from tttscale.kernels.triton_inner_loss import inner_gradient, squares
 from tttscale.kernels.triton_ops import gelu, gelu_and_slope, load, mma, store
 
 
@@ -86,7 +86,7 @@ def advance_kernel(
     rows, cols = tl.arange(0, K), tl.arange(0, FP)
     cols_ok = cols[None, :] < F
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
-    gamma2 = gamma * gamma
+    gamma2, gamma2_mean = squares(gamma, F)
     w1_ptr, w2_ptr, b1_ptr = w1_ptr + n * F * I, w2_ptr + n * F * I, b1_ptr + n * I
     tiles = ()
     for part in tl.static_range(TILES):
@@ -126,7 +126,7 @@ def advance_kernel(
         if starts_block:
             tl.store(b2_saved_ptr + saved * F + cols[None, :], b2, mask=cols_ok)
             saved += 1
-        g2 = tl.where(here, inner_gradient(z2 + b2, u, gamma2, cols_ok, F), 0.0)
+        g2 = tl.where(here, inner_gradient(z2 + b2, u, gamma2, gamma2_mean, cols_ok, F), 0.0)
         store(g2_ptr + before * F + tile, g2, here)
         k, step = next_k, load(step_ptr + before + rows, row_ok)
         tokens += K * stride_t
@@ -157,6 +157,7 @@ def advance_streamed_kernel(
     cols_ok = cols[None, :] < F
     w1_ptr, w2_ptr, b1_ptr = w1_ptr + n * F * I, w2_ptr + n * F * I, b1_ptr + n * I
     b2 = load(b2_ptr + n * F + cols, cols < F)[None, :]
+    _, gamma2_mean = squares(load(gamma_ptr + head * F + cols, cols < F)[None, :], F)
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
     tokens, before = (n // heads) * stride_b + head * stride_h, n * T
     for i in tl.range(0, tl.cdiv(T, K), disable_licm=True):
@@ -178,7 +179,7 @@ def advance_streamed_kernel(
         if starts_block:
             tl.store(b2_saved_ptr + saved * F + cols[None, :], b2, mask=cols_ok)
         gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
-        g2 = tl.where(here, inner_gradient(z2, u, gamma * gamma, cols_ok, F), 0.0)
+        g2 = tl.where(here, inner_gradient(z2, u, gamma * gamma, gamma2_mean, cols_ok, F), 0.0)
         store(g2_ptr + before * F + tile, g2, here)
         moved = load(moved_ptr + before * F + tile, here)
         step = load(step_ptr + before + rows, row_ok)

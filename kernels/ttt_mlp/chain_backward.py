@@ -8,7 +8,7 @@ sums over all of them, and once more at the beginning of a block.
 import triton
 import triton.language as tl
 
-from tttscale.kernels.triton_inner_loss import inner_gradient_backward, load_jacobian
+from tttscale.kernels.triton_inner_loss import inner_gradient_backward, load_jacobian, squares
 from tttscale.kernels.triton_ops import load, mma, store
 from tttscale.kernels.ttt_mlp.chain import load_matrix2, load_tile, store_tile, tokens_of_tile
 
@@ -121,6 +121,7 @@ def advance_backward_kernel(
     cols_ok = cols[None, :] < F
     dw1_ptr, dw2_ptr, db1_ptr = dw1_ptr + n * F * I, dw2_ptr + n * F * I, db1_ptr + n * I
     db2 = load(db2_ptr + n * F + cols, cols < F)[None, :]
+    _, gamma2_mean = squares(load(gamma_ptr + head * F + cols, cols < F)[None, :], F)
     plane = scans.to(tl.int64) * T
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
     count = tl.cdiv(T, K)
@@ -149,7 +150,7 @@ def advance_backward_kernel(
         normed = load(normed_ptr + before * F + tile, here)
         gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
         dz2 = inner_gradient_backward(
-            p, g2, normed, rstd, m, y_mean, a1, a2, gamma * gamma, cols_ok, F
+            p, g2, normed, rstd, m, y_mean, a1, a2, gamma * gamma, gamma2_mean, cols_ok, F
         )
         store(p_ptr + before * F + tile, p, here)
         tl.store(future_ptr + before + rows, tl.sum(kappa2 * g2, 1), mask=row_ok)
