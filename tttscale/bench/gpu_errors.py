@@ -2,8 +2,9 @@
 
 Each runs again, for equal bits, and on a GPU once more where anything that makes the host wait is an error.
 
-Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE`. Without a GPU the kernels are
-interpreted (TRITON_INTERPRET=1), with a few tokens.
+Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE [K TOKENS]`. Without a GPU the kernels are
+interpreted (TRITON_INTERPRET=1), with a few tokens unless asked for more (a head's 1,000 tokens of TTT-Linear
+take some ten seconds, of TTT-MLP a minute).
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tttscale.bench.problems import cotangents, errors, on, problem, results, worst
+from tttscale.bench.problems import cotangents, errors, on, problem, reference, results, worst
 
 LARGEST = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 LARGEST_OF_TOKEN_IDX = 3e-2
@@ -54,18 +55,17 @@ def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool
     return all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), waits
 
 
-def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
-    """One row per shape: the worst relative error, where, and the limit."""
+def check(
+    kind: str, dim: int, dtype: torch.dtype, device: str, asked: list[tuple[int, int]]
+) -> list[dict[str, Any]]:
+    """One row per shape (K, tokens), asked for or due: its errors, which is nearest its limit, and the limit."""
     rows = []
-    for size, tokens in shapes(dim, device):
+    for size, tokens in asked or shapes(dim, device):
         began = time.perf_counter()
         inputs = problem(kind, 2, dim, tokens, size)
         leaves = on(device, inputs, dtype)
-        # The reference gets the tokens as the kernel does, rounded.
-        wide = [x.detach().double() for x in leaves]
-        exact = results(kind, on(device, wide, torch.float64), "torch")
         ours = results(kind, leaves, "triton")
-        found = errors(kind, ours, exact)
+        found = errors(kind, ours, reference(kind, leaves))
         limits = {name: limit_of(name, dtype) for name in found}
         of = worst({name: found[name] / limits[name] for name in found})
         same, waits = repeated(kind, leaves, ours)
@@ -79,6 +79,7 @@ def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str
                 "error": found[of],
                 "of": of,
                 "limit": limits[of],
+                "errors": found,
                 "same_bits": same,
                 "host_waits": waits,
                 # Also false for a NaN.
@@ -91,4 +92,5 @@ def check(kind: str, dim: int, dtype: torch.dtype, device: str) -> list[dict[str
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    print(json.dumps(check(words[0], int(words[1]), _DTYPES[words[2]], words[3])))
+    wanted = [(int(words[4]), int(words[5]))] if len(words) > 4 else []
+    print(json.dumps(check(words[0], int(words[1]), _DTYPES[words[2]], words[3], wanted)))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tttscale.bench.gpu_errors import limit_of
 from tttscale.bench.problems import (
     device_microseconds,
     errors,
@@ -27,7 +28,6 @@ from tttscale.kernels import triton_segment
 from tttscale.kernels.launch_table import Launch, architecture_of, launch_of
 
 HEADS, DIM, SIZE = 32, 64, 16
-LARGEST_DIFFERENCE = 1e-2
 _TILED = {
     "linear": ("gradients", "advance", "advance_backward"),
     "mlp": (
@@ -87,10 +87,10 @@ def measure(kind: str, kernel: str, device: str, tokens: int) -> list[dict[str, 
         try:
             with launched_as(kernel, launch):
                 found = errors(kind, results(kind, leaves, "triton"), of_table)
-                difference = found[worst(found)]
+                of = worst({name: e / limit_of(name, dtype) for name, e in found.items()})
                 taken = _microseconds(kind, kernel, leaves, device) / (tokens / SIZE)
-            right = difference <= LARGEST_DIFFERENCE
-            row |= {"us_per_step": taken, "difference": difference, "right": right}
+            right = found[of] <= limit_of(of, dtype)
+            row |= {"us_per_step": taken, "difference": found[of], "right": right}
         except Exception as error:  # too much shared memory, say: a launch that cannot be had
             row |= {
                 "us_per_step": None,

@@ -17,7 +17,7 @@ def problem(
 ) -> list[Tensor]:
     """q, k, v, lr, token_idx, norm weight and bias, then the state; fp64 on the CPU.
 
-    Keys have unit length and rates are those of a fresh model, so that long scans stay bounded.
+    Keys, values and rates are as large as in a fresh 1.3B model, whose keys went through convolutions.
     """
     generator = torch.Generator().manual_seed(heads * dim + tokens)
 
@@ -25,7 +25,7 @@ def problem(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     shape = (batch, heads, tokens, dim)
-    q, k, v = (torch.nn.functional.normalize(normal(*shape), dim=-1) for _ in range(3))
+    q, k, v = (scale * normal(*shape) for scale in (0.5, 0.5, 0.9))
     base = 1.0 if kind == "linear" else 0.1
     lr = torch.sigmoid(normal(batch, heads, tokens)) * base / dim
     token_idx = 1 / torch.arange(1, size + 1, dtype=torch.float64)
@@ -34,7 +34,7 @@ def problem(
     state = [normal(batch, heads, dim, inner), normal(batch, heads, 1, inner)]
     if kind == "mlp":
         state += [normal(batch, heads, inner, dim), normal(batch, heads, 1, dim)]
-    return [q, k, v * dim**0.5, lr, token_idx, *norm, *(0.1 * s for s in state)]
+    return [q, k, v, lr, token_idx, *norm, *(0.1 * s for s in state)]
 
 
 def on(device: str, inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -60,7 +60,7 @@ def scan(kind: str, leaves: Sequence[Tensor], backend: str) -> tuple[Tensor, Sta
 
 
 def cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Random, the same for equal shapes."""
+    """Random, in the outputs' dtypes, otherwise the same for equal shapes."""
     generator = torch.Generator().manual_seed(7)
     return [
         torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.dtype)
@@ -76,6 +76,16 @@ def results(
     outputs = [out, *state]
     grads = torch.autograd.grad(outputs, list(leaves), given or cotangents(outputs))
     return [o.detach() for o in outputs] + list(grads)
+
+
+def reference(kind: str, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """fp64 `results` for the very tokens and cotangents that a backend gets, rounded as it gets them."""
+    wide = [x.detach().double() for x in leaves]
+    wide = on(str(leaves[0].device), wide, torch.float64)
+    with torch.no_grad():
+        out, state = scan(kind, wide, "torch")
+    rounded = [out.to(leaves[0].dtype), *(s.to(leaves[-1].dtype) for s in state)]
+    return results(kind, wide, "torch", [c.double() for c in cotangents(rounded)])
 
 
 NAMES = ("out", "W1", "b1", "W2", "b2")
