@@ -58,7 +58,7 @@ def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool
 def check(
     kind: str, dim: int, dtype: torch.dtype, device: str, asked: list[tuple[int, int]]
 ) -> list[dict[str, Any]]:
-    """One row per shape (K, tokens), asked for or due: its errors, which is nearest its limit, and the limit."""
+    """One row per shape (K, tokens), asked for or due: its errors, the one nearest its limit, that limit."""
     rows = []
     for size, tokens in asked or shapes(dim, device):
         began = time.perf_counter()
