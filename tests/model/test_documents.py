@@ -135,11 +135,14 @@ class Between(OpenEdge):
 
     def __init__(self, state, grad):
         self.state, self.grad, self.sent, self.returned, self.asked = state, grad, [], [], 0
+        self.forward = []
 
     def receive(self):
+        self.forward.append("receive")
         return self.state
 
     def send(self, part):
+        self.forward.append("send")
         self.sent.append(part)
 
     def receive_grad(self):
@@ -192,6 +195,24 @@ def test_states_and_gradients_cross_the_edges_once_and_by_row(starts):
         assert torch.allclose(ours, a + b, rtol=1e-10, atol=1e-11)
     for row, begins in enumerate(starts):
         assert (0 in begins) == (not any(g[row].any() for g in both[3:]))
+
+
+@pytest.mark.parametrize(
+    ("starts", "order"),
+    [
+        ((), ["receive", "send"]),
+        ((0,), ["send", "receive"]),
+        ((16,), ["send", "receive"]),
+        ((0, 16), ["send", "receive"]),
+    ],
+)
+def test_a_document_that_begins_in_the_chunk_does_not_wait_for_the_left(starts, order):
+    layer = small_layer("linear")
+    initial = layer._initial_state()
+    edge = Between(random_like(initial, 1, 1), random_like(initial, 2, 1))
+    x = torch.randn(1, 101, 32, dtype=torch.float64)
+    layer(x, Chunk((starts,)), {**NO_NEIGHBOURS, "state": edge})
+    assert edge.forward == order
 
 
 @pytest.mark.parametrize("starts", [(), (0,), (16, 32, 80)])

@@ -2,10 +2,10 @@
 
 Pieces that begin with the chunk take the state that the chunk before has left, unless a document starts
 there; pieces that end with it leave theirs for the chunk after. Gradients go the other way. A neighbour sees
-one state of all B rows, whatever stacks they come from.
+one state of all B rows, whatever stacks they come from. What needs no state from the left is scanned, and
+its own sent on, before the left is waited for.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,19 +21,17 @@ class Crossing:
     It lives as long as the graph of the scans, so it keeps no tensor longer than it has to.
     """
 
-    def __init__(self, edge: Edge, stacks: Sequence[Stack], initial: Part, rows: int) -> None:
-        """Receive the state from the left.
+    def __init__(self, edge: Edge, initial: Part, rows: int) -> None:
+        """Nothing is received yet.
 
         Args:
             edge: the state's way in and out.
-            stacks: all of the chunk's.
             initial: [1, H, ...], in which documents begin.
             rows: B.
         """
         self.edge, self._initial, self._rows = edge, initial, rows
-        self._received = edge.receive()
-        self._has_left = self._received is not None
-        self._to_enter = len(stacks)
+        self._asked, self.has_left = False, False
+        self._received: Part | None = None
         self._leaving: dict[int, Part] = {}
         self._returning: dict[int, Part] = {}
         self._grad: Part | None = None
@@ -41,15 +39,14 @@ class Crossing:
         """Rows whose final state's gradient nobody has asked for yet."""
 
     def enter(self, stack: Stack) -> Part:
-        """The state in front of each piece, [pieces, H, ...]; called once for each stack."""
-        received = self._received
-        self._to_enter -= 1
-        if self._to_enter == 0:
-            self._received = None
-        goes_on = [p.row for p in stack.pieces if p.continues] if received is not None else []
+        """The state in front of each piece, [pieces, H, ...]; waits for the left only if one goes on."""
+        goes_on = [p.row for p in stack.pieces if p.continues]
+        received = self._receive() if goes_on else None
+        if received is None:
+            goes_on = []
         fresh = len(stack.pieces) - len(goes_on)
         start = tuple(w.expand(fresh, *w.shape[1:]) for w in self._initial)
-        if received is None or not goes_on:
+        if received is None:
             return start
         if not fresh and goes_on == list(range(self._rows)):
             return received
@@ -58,9 +55,20 @@ class Crossing:
             for r, w in zip(received, start, strict=True)
         )
 
+    def close(self) -> None:
+        """All stacks are scanned: take what came from the left even if nobody wanted it, and let it go."""
+        self._receive()
+        self._received = None
+
+    def _receive(self) -> Part | None:
+        if not self._asked:
+            self._received, self._asked = self.edge.receive(), True
+            self.has_left = self._received is not None
+        return self._received
+
     def handoff(self, stack: Stack) -> Handoff | None:
         """What the scan of a stack has to do with the chunk's edges; None if nothing."""
-        begins = self._has_left and any(p.first for p in stack.pieces)
+        begins = any(p.first for p in stack.pieces)
         ends = any(p.last for p in stack.pieces)
         return _StackHandoff(self, stack, begins, ends) if begins or ends else None
 
@@ -122,8 +130,8 @@ class _StackHandoff:
 
     @property
     def grad_awaited(self) -> bool:
-        """First and last pieces have neighbours."""
-        return self.crossing.edge.grad_awaited
+        """First and last pieces have neighbours. Asked in the backward, when the left is known."""
+        return (self.ends or self.crossing.has_left) and self.crossing.edge.grad_awaited
 
     def state_ready(self, state: Part) -> None:
         """Leaves the last pieces' states."""
@@ -136,7 +144,7 @@ class _StackHandoff:
 
     def grad_ready(self, grad: Part) -> None:
         """Gives back those of the first pieces' states."""
-        if self.begins:
+        if self.begins and self.crossing.has_left:
             self.crossing.give_back(self.stack, grad)
 
 

@@ -94,7 +94,7 @@ class TTTLayer(nn.Module):
         initial = self._initial_state()
         state_bytes = sum(w.nbytes for w in initial)
         packing = chunk.packing(q, self.config.mini_batch_size, state_bytes)
-        crossing = Crossing(edge, packing.stacks, initial, len(q))
+        crossing = Crossing(edge, initial, len(q))
         tokens = [packing.apart(x) for x in (q, k, v)] + [packing.apart(lr, nothing=True)]
         outs = []
         for stack, *parts in zip(packing.stacks, *tokens, strict=True):
@@ -113,6 +113,7 @@ class TTTLayer(nn.Module):
                 handoff=crossing.handoff(stack),
             )
             outs.append(out.transpose(1, 2))
+        crossing.close()
         return packing.together(outs)
 
     def _output(self, out: Tensor, h: Tensor) -> Tensor:
