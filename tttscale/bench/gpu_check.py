@@ -221,9 +221,9 @@ def _stages(work: Round, found: Findings) -> list[Callable[[], Any]]:
 
 
 _TIME_NOTE = (
-    "\n\nbf16, 32 heads of 64, K = 16; medians. A step is one mini-batch. fla-*: TTT-Linear of "
-    "fla-core, which takes rates per row only and ends before the output's norm; gated-delta: a "
-    "linear recurrence, for scale; compiled: torch.compile of one mini-batch of the definition."
+    "\n\nbf16, 32 heads of 64, K = 16 (on a CPU: fp32, 2 heads of 16); medians. A step is one mini-batch. "
+    "fla-*: TTT-Linear of fla-core, which takes rates per row only and ends before the output's norm; "
+    "gated-delta: a linear recurrence, for scale; compiled: torch.compile of a mini-batch of the definition."
 )
 
 
@@ -301,6 +301,7 @@ def _step_table(rows: list[dict[str, Any]]) -> str:
             "tokens/s": f"{row['tokens_per_second']:,.0f}",
             "peak GiB": f"{row['peak_bytes'] / _GIB:.1f}",
             "in serial kernels": _percent(row["serial_share"]),
+            "waits of the host": "" if row["host_waits"] is None else str(row["host_waits"]),
         }
         for row in rows
     ]

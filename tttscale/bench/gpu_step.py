@@ -7,6 +7,7 @@ sequence, one rank, torch's AdamW without DeepSpeed. On a CPU: a tiny model in f
 import json
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,7 @@ class Steps:
             "peak_bytes": torch.cuda.max_memory_allocated() if cuda else 0,
             "loss": loss,
             "serial_share": self._serial_share(sweeps, tokens) if tokens <= 32768 else None,
+            "host_waits": self._host_waits(sweeps, tokens) if tokens <= 32768 else None,
         }
 
     def _serial_share(self, sweeps: Sweeps, tokens: int) -> float | None:
@@ -118,6 +120,19 @@ class Steps:
         times = device_microseconds(lambda: self.step(sweeps, tokens))
         serial = sum(t for name, t in times.items() if name.startswith("advance"))
         return serial / max(sum(times.values()), 1e-9)
+
+    def _host_waits(self, sweeps: Sweeps, tokens: int) -> int | None:
+        """How often a step made the host wait for the device; its end has to, once or twice."""
+        if self.device != "cuda":
+            return None
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                self.step(sweeps, tokens)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in seen)
 
 
 if __name__ == "__main__":

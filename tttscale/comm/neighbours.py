@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tttscale.errors import PeerError
+from tttscale.model.device import to_device
 from tttscale.scan.carry import Shapes
 from tttscale.scan.schedule import Message, Phase
 from tttscale.scan.transport import Part
@@ -112,7 +113,7 @@ class NeighbourTransport:
 
     def send(self, message: Message, target: int, part: Part) -> None:
         """Pack header and tensors into one buffer and start to send it."""
-        lead = torch.tensor(header(message), dtype=self.dtype, device=self._device)
+        lead = to_device(torch.tensor(header(message), dtype=self.dtype), self._device)
         buffer = torch.cat([lead, *(t.reshape(-1).to(self.dtype) for t in part)])
         group = self._groups[self.rank, target, message.phase]
         try:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tttscale.model.device import to_device
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -142,8 +144,8 @@ class Packing:
         back = torch.empty(len(starts) * length, dtype=torch.int64)
         taken = places >= 0
         back[places[taken]] = torch.arange(len(places))[taken]
-        self._filling = _on(device, ~taken)
-        self._places, self._back = _on(device, places.clamp(min=0)), _on(device, back)
+        self._filling = to_device(~taken, device)
+        self._places, self._back = to_device(places.clamp(min=0), device), to_device(back, device)
         self._sizes = [len(s.pieces) * s.length for s in self.stacks]
         self._rows = (len(starts), length)
 
@@ -166,11 +168,6 @@ class Packing:
             return parts[0]
         moved = torch.cat([part.flatten(0, 1) for part in parts])
         return _Move.apply(moved, self._back, self._places, self._filling).unflatten(0, self._rows)
-
-
-def _on(device: torch.device, x: Tensor) -> Tensor:
-    """x on the device, without waiting for a GPU."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 class _Move(torch.autograd.Function):

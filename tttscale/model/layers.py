@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tttscale.model.device import to_device
+
 
 def rms_normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """w * cast(x / rms(x)): normalised in fp32 or wider, cast back, then scaled (ttt-lm-pytorch)."""
@@ -70,11 +72,14 @@ class Rotary:
         positions = torch.arange(mini_batch_size, dtype=torch.float64)
         angles = torch.outer(positions, theta**-exponents)
         self.turns = torch.polar(torch.ones_like(angles), angles)  # [K, f/2]
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def tables(self, x: Tensor) -> Tensor:
         """Complex factors [T, 1, f/2] for x [B, T, H, f] that starts at a multiple of K."""
-        double = x.dtype == torch.float64
-        turns = self.turns.to(x.device, torch.complex128 if double else torch.complex64)
+        dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
+        if (x.device, dtype) not in self._copies:
+            self._copies[x.device, dtype] = to_device(self.turns.to(dtype), x.device)
+        turns = self._copies[x.device, dtype]
         repeats = -(-x.shape[1] // turns.shape[0])
         return turns.repeat(repeats, 1)[: x.shape[1]].unsqueeze(1)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.model.chunk import Chunk
+from tttscale.model.device import to_device
 
 
 class TokenChunk(Protocol):
@@ -63,14 +64,14 @@ class Batch:
 
 def assemble(parts: Sequence[TokenChunk], begin: int, device: torch.device) -> Batch:
     """Stack the same range of B sequences."""
-    ids = torch.from_numpy(np.stack([part.ids for part in parts])).to(device)
+    ids = to_device(torch.from_numpy(np.stack([part.ids for part in parts])), device)
     targets = np.stack([part.labels for part in parts])
-    labels = torch.from_numpy(targets).to(device)
+    labels = to_device(torch.from_numpy(targets), device)
     padded = None
     if any(part.padded is not None for part in parts):
         nothing = np.zeros(ids.shape[1], dtype=bool)
         rows = [nothing if part.padded is None else part.padded for part in parts]
-        padded = torch.from_numpy(np.stack(rows)).to(device)
+        padded = to_device(torch.from_numpy(np.stack(rows)), device)
     tokens = int(np.count_nonzero(targets != IGNORED))
     chunk = Chunk(tuple(tuple(part.starts) for part in parts), padded)
     return Batch(ids, labels, chunk, begin, tokens)
