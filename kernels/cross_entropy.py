@@ -1,4 +1,4 @@
-"""Sum of token losses that never holds the logits of a whole chunk."""
+"""Sum of token losses that holds the logits of 1,024 tokens at a time, however long the chunk."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tttscale.kernels.launch_table import BLOCK_TOKENS, architecture_of
 from tttscale.kernels.triton_segment import Inputs, Kept, Planes, Segment, State
 
-SCRATCH_BYTES = 1 << 30
+SCRATCH_BYTES = 3 << 29
 """What segments may hold ready while the state's gradient is waited for; one always may."""
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tttscale.kernels.launch_table import Launch, launch_of
+from tttscale.kernels.launch_table import Launch, block_of, launch_of
 from tttscale.kernels.token_gradients import token_gradients_kernel
 
 State = tuple[Tensor, ...]
@@ -42,7 +42,7 @@ class Planes:
     """[N, blocks]: gradients of the last factor, with which a block reads its earlier mini-batches."""
     d_norm: Tensor
     """[N, blocks, 2, f]: parts of the gradients of the norm's weight and bias."""
-    chain: tuple[Tensor, ...] = ()
+    chain: tuple[Tensor | None, ...] = ()
     """What only this learner's chain needs."""
     dz1: Tensor | None = None
     dw1: Tensor | None = None
@@ -55,8 +55,8 @@ class Planes:
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        held = (*self.chain, *(x for x in vars(self).values() if isinstance(x, Tensor)))
-        return sum(x.nbytes for x in held)
+        held = (*self.chain, *vars(self).values())
+        return sum(x.nbytes for x in held if isinstance(x, Tensor))
 
 
 class Segment(ABC):
@@ -71,7 +71,7 @@ class Segment(ABC):
         self.batch, self.heads, self.length, self.dim = self.q.shape
         self.scans, self.compute = self.batch * self.heads, self.q.dtype
         self.strides = self.q.stride()[:3]
-        self.block = self.launch("block").block
+        self.block = block_of(architecture, size, self.compute)
         self.blocks = -(-self.length // (self.block * size))
         self.inner = self.dim if self.kind == "linear" else 4 * self.dim
 

@@ -53,6 +53,7 @@ class LinearSegment(Segment):
             *(self.q, self.k, self.lr, self.tau, self.gamma, *kept, d_out),
             *(planes.dz1q, planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
         )
+        planes.chain = self._targets()
         return planes
 
     def advance_backward(self, kept: Kept, planes: Planes, d_state: State) -> State:
@@ -63,7 +64,7 @@ class LinearSegment(Segment):
         planes.dw1 = self.new(n, self.blocks, f, f)
         planes.db1 = self.new(n, self.blocks, f, wide=True)
         first = [dW.new_empty(dW.shape), db.new_empty(db.shape)]
-        step, scores = self._targets()
+        step, scores = planes.chain
         self.run(
             advance_backward_kernel,
             "advance_backward",
@@ -72,6 +73,7 @@ class LinearSegment(Segment):
             *(planes.normed, planes.dz1q, planes.p, planes.jacobian, dW, db),
             *(planes.dz1, planes.dw1, planes.db1, *first),
         )
+        planes.chain = ()
         return self.narrow_states(first)
 
     def _targets(self, u: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -79,8 +81,9 @@ class LinearSegment(Segment):
         step, scores = self.new(self.scans, self.length, wide=True), None
         if self.block > 1:
             # Fetched ahead is what gives every thread 4 bytes of a mini-batch's products.
-            few = self.size**2 * self.q.element_size() < 4 * 32 * self.launch("advance").num_warps
-            scores = self.new(self.scans, self.length, self.block * self.size, wide=few)
+            threads = 32 * self.launch("advance").num_warps
+            too_narrow = self.size**2 * self.q.element_size() < 4 * threads
+            scores = self.new(self.scans, self.length, self.block * self.size, wide=too_narrow)
         tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
         grid = (self.blocks, self.scans)
         self.run(targets_kernel, "targets", grid, *tokens, step, u, None, scores)

@@ -1,4 +1,4 @@
-"""The parallel kernels of TTT-MLP: targets, outputs, the keys' Jacobian, and what the readers ask.
+"""The parallel kernels of TTT-MLP: outputs, the keys' Jacobian, and what the readers ask.
 
 One program per block of mini-batches and (sequence, head). As in ../ttt_linear/parallel.py, known inner
 gradients turn both layers into attention with known values; the hidden layer is taken IB columns at a time.

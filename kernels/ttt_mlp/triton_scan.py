@@ -65,7 +65,8 @@ class MLPSegment(Segment):
         n, t, i = self.scans, self.length, self.inner
         dz2q = self.new(n, t, self.dim)
         local, share, x2, xq, slope, curved = (self.new(n, t, i) for _ in range(6))
-        planes.chain = (x2, xq, dz2q, local, share, slope, curved)
+        inside = self.new(n, -(-t // self.size), i, self.dim)
+        planes.chain = (x2, xq, dz2q, local, share, slope, curved, inside)
         states, grid = _in_order(kept), (self.blocks, n)
         G1, G2, W1, b1, W2, _ = states
         self.run(
@@ -75,6 +76,8 @@ class MLPSegment(Segment):
             *(self.k, self.v, self.lr, self.tau, self.gamma, self.beta, *states),
             *(x2, slope, curved, planes.normed, planes.jacobian),
         )
+        parts = padded(i) // padded(self.dim)
+        self.run(replay_kernel, "replay", (*grid, parts), *(kept[-1], x2, G2, W2, inside))
         readers = (self.q, self.k, self.lr, self.tau)
         self.run(
             readout_backward_kernel,
@@ -100,8 +103,9 @@ class MLPSegment(Segment):
 
     def advance_backward(self, kept: Kept, planes: Planes, d_state: State) -> State:
         """Gradients of the state before; dZ1 and the whole p on the way."""
-        _, _, G2, _, W2_saved, _, step = kept
-        x2, xq, dz2q, local, share, slope, curved = planes.chain
+        G2, step = kept[2], kept[-1]
+        x2, xq, dz2q, local, share, slope, curved, inside = planes.chain
+        assert share is not None
         n, f, i = self.scans, self.dim, self.inner
         running = [s.clone() for s in self.wide_states(d_state)]
         # Nor do inner gradients see the mean of their gradient over the output dim.
@@ -113,11 +117,6 @@ class MLPSegment(Segment):
         planes.dw1 = self.new(n, self.blocks, f, i)
         planes.db1 = self.new(n, self.blocks, i, wide=True)
         planes.dw1[:, -1], planes.db1[:, -1] = running[0], running[1][:, 0]
-        inside = self.new(n, -(-self.length // self.size), i, f)
-        parts = padded(i) // padded(f)
-        self.run(
-            replay_kernel, "replay", (self.blocks, n, parts), *(step, x2, G2, W2_saved, inside)
-        )
         self.run(
             advance_backward_kernel,
             "advance_backward",
