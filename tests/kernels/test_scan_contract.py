@@ -1,9 +1,12 @@
 """What ttt_scan promises besides its numbers: order of the phases, dtypes, memory, messages."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.kernels.problem import KINDS, NAMES, Recorder, assert_close, problem
+from tttscale.kernels import scan
 from tttscale.kernels.launch_table import architecture_of, why_no_launch
 from tttscale.kernels.scan import ttt_scan
 from tttscale.kernels.ttt_linear.reference import LinearScan
@@ -196,6 +199,29 @@ def test_states_and_norms_of_another_shape_are_refused(kind):
         call(p, {"norm_weight": p.inputs[5][:1]})
     with pytest.raises(ValueError, match="norm_bias"):
         call(p, {"norm_bias": p.inputs[6][:, :2]})
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "triton"),
+    [
+        ((9, 0), torch.bfloat16, True),
+        ((8, 0), torch.float32, True),
+        ((12, 0), torch.bfloat16, True),
+        ((9, 0), torch.float64, False),
+        ((7, 5), torch.float32, False),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_auto_takes_triton_wherever_it_has_a_kernel(
+    kind, capability, dtype, triton, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    q = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), shape=(1, 1, 1, 64), dtype=dtype)
+    taken = scan._scan_type(kind, "auto", q, 16)  # type: ignore[arg-type]
+    assert ("triton_scan" in taken.__module__) == triton
+    if not triton:
+        with pytest.raises(ValueError, match=r"needs a GPU of|takes fp32 and bf16"):
+            scan._scan_type(kind, "triton", q, 16)  # type: ignore[arg-type]
 
 
 def test_what_no_gpu_generation_has_a_launch_for():

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from tttscale.bench import report
 from tttscale.kernels.launch_table import why_no_launch
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Shape = tuple[str, int, int, str]
+"""Inner learner, head dim, K, dtype of the tokens."""
 _MAIN = [(64, 16, "bf16"), (64, 16, "fp32")]
 _ALL = [
     (dim, size, dtype)
@@ -18,6 +21,7 @@ _ALL = [
     for dim in (16, 32, 64, 96, 128)
     for size in (16, 32, 64)
 ]
+_ENV = {"TRITON_INTERPRET": "0"}  # interpreted kernels cannot be compiled
 
 
 def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None = None) -> str:
@@ -32,22 +36,9 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
     Returns:
         The table.
     """
-    shapes = _ALL if everything else _MAIN
-    wanted = [
-        (kind, dim, size, dtype)
-        for kind in ("mlp", "linear")
-        for dim, size, dtype in shapes
-        if why_no_launch(capability, kind, dim, size, _DTYPES[dtype]) is None
-    ]
-    # Interpreted kernels cannot be compiled.
-    env = {"TRITON_INTERPRET": "0"}
-
-    def compile_one(shape: tuple[str, int, int, str]) -> list[dict[str, Any]]:
-        words = (*map(str, shape), str(capability))
-        return report.run_worker("tttscale.bench.compiled", *words, env=env)
-
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        data = [row for rows in pool.map(compile_one, wanted) for row in rows]
+        compiled = pool.map(partial(compile_shape, capability), shapes_of(capability, everything))
+        data = [row for rows in compiled for row in rows]
     data.sort(key=lambda row: row["inner"])  # compiled in another order, the long ones first
     text = report.table([_row(row) for row in data])
     spilling = [row for row in data if row["local_accesses_in_loops"]]
@@ -57,11 +48,11 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
         f"memory. {len(spilling)} spill inside a loop, {len(of_paper)} of them at head dim 64 and "
         f"K 16; {sum(row['local_accesses'] > 0 for row in data)} have any access to local memory."
     )
-    peers = []
+    peers, env = [], dict(_ENV)
     if fla is not None:
         env["PYTHONPATH"] = os.pathsep.join((str(fla), os.environ.get("PYTHONPATH", "")))
         peers = report.run_worker("tttscale.bench.compiled_peer", str(capability), env=env)
-    scratch = report.run_worker("tttscale.bench.scratch", env=env)
+    scratch = report.run_worker("tttscale.bench.scratch", str(capability), env=_ENV)
     sections = [
         ("Result", f"{summary}\n\n{text}"),
         ("Predicted cycles of the serial kernels", _chains(data, peers) + _CHAIN_NOTE),
@@ -71,6 +62,22 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
     written = {"kernels": data, "peers": peers, "scratch": scratch}
     report.write(out, f"Triton kernels compiled for sm_{capability}", sections, written)
     return text
+
+
+def shapes_of(capability: int, everything: bool) -> list[Shape]:
+    """All shipped configurations, or the paper's, that such a GPU takes; long compilations first."""
+    return [
+        (kind, dim, size, dtype)
+        for kind in ("mlp", "linear")
+        for dim, size, dtype in (_ALL if everything else _MAIN)
+        if why_no_launch(capability, kind, dim, size, DTYPES[dtype]) is None
+    ]
+
+
+def compile_shape(capability: int, shape: Shape) -> list[dict[str, Any]]:
+    """Every kernel of one configuration, compiled in a process of its own: what each needs."""
+    words = (*map(str, shape), str(capability))
+    return report.run_worker("tttscale.bench.compiled", *words, env=_ENV)
 
 
 _NOTE = (
@@ -91,7 +98,7 @@ _CHAIN_NOTE = (
 
 
 _MEMORY_NOTE = (
-    "\n\nOne sequence, 32 heads of 64 features, bf16, counted where the host code allocates scratch (all "
+    "\n\nOne sequence, 32 heads of 64 features, counted where the host code allocates scratch (all "
     "but the running states): what the forward keeps for the backward, and the most scratch that exists at "
     "once beside it. Where a neighbour waits, each phase runs over all tokens before the next begins, "
     "so that the gradients of the tokens come after all of the reverse chain."
@@ -126,6 +133,7 @@ def _cycles(row: dict[str, Any]) -> str:
 def _memory(row: dict[str, Any]) -> dict[str, str]:
     return {
         "inner": row["inner"],
+        "dtype": row["dtype"],
         "tokens": f"{row['tokens']:,}",
         "neighbour waits": "yes" if row["waited"] else "no",
         "kept, bytes per token and head": f"{row['kept_bytes'] / row['tokens'] / 32:,.0f}",

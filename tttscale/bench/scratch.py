@@ -1,9 +1,10 @@
 """What a Triton scan allocates: kept by its forward, and at once in its backward. Nothing is launched.
 
-Run as `python -m tttscale.bench.scratch`, without TRITON_INTERPRET; prints one JSON list.
+Run as `python -m tttscale.bench.scratch CAPABILITY`, without TRITON_INTERPRET; prints one JSON list.
 """
 
 import json
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from tttscale.bench.compiled import problem_of, recording
+from tttscale.bench.kernels import DTYPES
 from tttscale.kernels.triton_segment import Segment
 
 HEADS, DIM, SIZE = 32, 64, 16
@@ -47,10 +49,18 @@ def counted() -> Iterator[Scratch]:
         Segment.new = new
 
 
-def measure(kind: str, dtype: torch.dtype, tokens: int, waited: bool) -> dict[str, Any]:
-    """One scan's bytes; waited: a neighbour waits, so that each phase runs over all segments."""
-    scan, state, q = problem_of(kind, DIM, SIZE, dtype, tokens, HEADS, capability=90)
-    with recording():
+def measure(kind: str, dtype: str, tokens: int, waited: bool, capability: int) -> dict[str, Any]:
+    """One scan's bytes on such a GPU, by which its blocks are 32 or 64 tokens.
+
+    Args:
+        kind: "linear" or "mlp".
+        dtype: of the tokens, "bf16" or "fp32".
+        tokens: of one sequence of `HEADS` heads.
+        waited: a neighbour waits, so that each phase runs over all segments.
+        capability: 90 for Hopper, 80 for A100.
+    """
+    with recording(), torch.device("meta"):  # sizes are all that is wanted
+        scan, state, q = problem_of(kind, DIM, SIZE, DTYPES[dtype], tokens, HEADS, capability)
         with counted() as forward:
             _, saved, last = scan.forward(state)
         with counted() as scratch:
@@ -63,7 +73,7 @@ def measure(kind: str, dtype: torch.dtype, tokens: int, waited: bool) -> dict[st
     kept_bytes = sum(x.nbytes for kept in saved for x in kept)
     return {
         "inner": kind,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
         "tokens": tokens,
         "waited": waited,
         "kept_bytes": kept_bytes,
@@ -72,11 +82,17 @@ def measure(kind: str, dtype: torch.dtype, tokens: int, waited: bool) -> dict[st
     }
 
 
-if __name__ == "__main__":
-    wanted = [
-        (kind, torch.bfloat16, tokens, waited)
+def main(capability: int) -> None:
+    """Print what both learners allocate in either dtype, alone and with a neighbour that waits."""
+    rows = [
+        measure(kind, dtype, tokens, waited, capability)
         for kind in ("linear", "mlp")
+        for dtype in DTYPES
         for waited in (False, True)
         for tokens in LENGTHS_TOKENS
     ]
-    print(json.dumps([measure(*case) for case in wanted]))
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
