@@ -101,7 +101,7 @@ def names(kind: str) -> list[str]:
 def errors(kind: str, ours: Sequence[Tensor], exact: Sequence[Tensor]) -> dict[str, float]:
     """Relative root-mean-square error of each result."""
     return {
-        name: float((a.double() - b).norm() / b.norm().clamp(min=1e-300))
+        name: float((a.detach().double() - b).norm() / b.norm().clamp(min=1e-300))
         for name, a, b in zip(names(kind), ours, exact, strict=True)
     }
 
