@@ -1,10 +1,14 @@
 """The benchmarks run, small, and their reports say under which circumstances."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 
-from tttscale.bench import gpu_check, gpu_tune
+from tttscale.bench import gpu_tune
 from tttscale.bench.build import bench_build
 from tttscale.bench.documents import bench_documents
 from tttscale.bench.gpu_tune_worker import candidates
@@ -12,6 +16,8 @@ from tttscale.bench.scan import bench_scan
 from tttscale.bench.step import bench_step
 from tttscale.data.training import train_tokenizer
 from tttscale.kernels.launch_table import launch_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_scan_report(tmp_path):
@@ -57,14 +63,18 @@ def test_build_report(tmp_path):
 
 
 def test_gpu_check_without_a_gpu(tmp_path):
-    assert gpu_check.main(tmp_path / "gpu") == 0
-    assert "Against fp64" in (tmp_path / "gpu.md").read_text()
-    around = json.loads((tmp_path / "gpu.json").read_text())["data"]["around"]
+    env = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable, "SECONDS_LIMIT": "1200"}
+    subprocess.run(["bash", ROOT / "launch" / "gpu_check.sh"], env=env, check=True)
+    text = (tmp_path / "gpu_check.md").read_text()
+    assert "Against fp64" in text
+    data = json.loads((tmp_path / "gpu_check.json").read_text())["data"]
+    around = data["around"]
     assert {row["operator"] for row in around} == {"rms_norm", "swiglu", "cross_entropy"}
     assert all(row["error"] < 1e-5 for row in around)
-    assert "| linear | 1 | 64 |" in (tmp_path / "gpu.md").read_text()
-    errors = json.loads((tmp_path / "gpu.json").read_text())["data"]["errors"]
-    assert all(row["same_bits"] and not row["host_waits"] for row in errors)
+    assert "| linear | 1 | 64 |" in text
+    assert len(data["errors"]) == 4
+    assert all(row["same_bits"] and not row["host_waits"] for row in data["errors"])
+    assert not data["missing"]
 
 
 def test_gpu_tune_without_a_gpu(tmp_path):

@@ -3,7 +3,7 @@
     python -m tests.campaigns.compiled_kernels
     python -m tests.campaigns.compiled_kernels --only linear:64:16:bf16:90 mlp:64:32:bf16:80
 
-Takes no GPU, but an hour or more of two cores. Exits with 1 and says which kernels do not fit into shared
+Takes no GPU, but two cores for about half an hour. Exits with 1 and says which kernels do not fit into shared
 memory, which of the paper's shape (head dim 64, K 16) go to local memory inside a loop, and which of those
 need something else than benchmarks/kernels_sm90.json and kernels_sm80.json say.
 """

@@ -1,6 +1,7 @@
 """Every Triton configuration of one learner and head dim against the fp64 reference; one JSON list.
 
-Each runs again, for equal bits, and on a GPU once more where anything that makes the host wait is an error.
+Each runs again, alone and with neighbours that wait, for equal bits, and on a GPU once more where anything
+that makes the host wait is an error.
 
 Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE [K TOKENS]`. Without a GPU the kernels are
 interpreted (TRITON_INTERPRET=1), with a few tokens unless asked for more (a head's 1,000 tokens of TTT-Linear
@@ -15,7 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tttscale.bench.problems import cotangents, errors, on, problem, reference, results, worst
+from tttscale.bench.problems import (
+    Waiting,
+    cotangents,
+    errors,
+    on,
+    problem,
+    reference,
+    results,
+    worst,
+)
 
 LARGEST = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 LARGEST_OF_TOKEN_IDX = 3e-2
@@ -38,21 +48,25 @@ def shapes(dim: int, device: str) -> list[tuple[int, int]]:
 
 
 def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool, bool]:
-    """Whether another run has the same bits, and whether it made the host wait for the GPU."""
+    """Whether runs without and with neighbours have the same bits, and whether one made the host wait."""
     given = cotangents(first[: len(first) - len(leaves)])
     waits = False
     if leaves[0].is_cuda:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            results(kind, leaves, "triton", given)
+            for handoff in (None, Waiting()):
+                results(kind, leaves, "triton", given, handoff)
         except RuntimeError as error:
             if "synchroniz" not in str(error):
                 raise
             waits = True
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    again = results(kind, leaves, "triton", given)
-    return all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), waits
+    same = True
+    for handoff in (None, Waiting()):
+        again = results(kind, leaves, "triton", given, handoff)
+        same &= all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    return same, waits
 
 
 def check(
@@ -62,7 +76,9 @@ def check(
     rows = []
     for size, tokens in asked or shapes(dim, device):
         began = time.perf_counter()
-        inputs = problem(kind, 2, dim, tokens, size)
+        inputs = problem(
+            kind, 2, dim, tokens, size, batch=2 if device == "cuda" and tokens < 100 else 1
+        )
         leaves = on(device, inputs, dtype)
         ours = results(kind, leaves, "triton")
         found = errors(kind, ours, reference(kind, leaves))

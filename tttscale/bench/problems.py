@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tttscale.kernels.scan import ttt_scan
+from tttscale.kernels.scan import Handoff, ttt_scan
 
 State = tuple[Tensor, ...]
 
@@ -49,13 +49,31 @@ def on(device: str, inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor
     return leaves
 
 
-def scan(kind: str, leaves: Sequence[Tensor], backend: str) -> tuple[Tensor, State]:
+class Waiting:
+    """A Handoff of neighbours that wait for the state and its gradient, and add nothing."""
+
+    state_awaited = grad_awaited = True
+
+    def state_ready(self, state: State) -> None:
+        """Sent."""
+
+    def grad_wanted(self) -> State | None:
+        """Nobody uses the state."""
+        return None
+
+    def grad_ready(self, grad: State) -> None:
+        """Sent."""
+
+
+def scan(
+    kind: str, leaves: Sequence[Tensor], backend: str, handoff: Handoff | None = None
+) -> tuple[Tensor, State]:
     """The scan of a problem's leaves."""
     q, k, v, lr, token_idx, weight, bias, *state = leaves
     size = token_idx.shape[0]
     return ttt_scan(
         kind, q, k, v, lr, token_idx, weight, bias, tuple(state),
-        mini_batch_size=size, backend=backend,
+        mini_batch_size=size, backend=backend, handoff=handoff,
     )  # fmt: skip
 
 
@@ -69,10 +87,14 @@ def cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def results(
-    kind: str, leaves: Sequence[Tensor], backend: str, given: Sequence[Tensor] | None = None
+    kind: str,
+    leaves: Sequence[Tensor],
+    backend: str,
+    given: Sequence[Tensor] | None = None,
+    handoff: Handoff | None = None,
 ) -> list[Tensor]:
     """Outputs, final state and all gradients, for the cotangents given or random ones."""
-    out, state = scan(kind, leaves, backend)
+    out, state = scan(kind, leaves, backend, handoff)
     outputs = [out, *state]
     grads = torch.autograd.grad(outputs, list(leaves), given or cotangents(outputs))
     return [o.detach() for o in outputs] + list(grads)
