@@ -99,6 +99,10 @@ def ttt_scan(
             f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, lr {tuple(lr.shape)}: "
             "expected three [B, H, T, f] and one [B, H, T]"
         )
+    if 0 in q.shape:
+        raise ValueError(
+            f"q {tuple(q.shape)}: a scan needs at least one row, head, token and feature"
+        )
     _check_heads(kind, q, norm_weight, norm_bias, state)
     scan = _scan_type(kind, backend, q, mini_batch_size)
     with torch.autocast(q.device.type, enabled=False):

@@ -163,10 +163,12 @@ class TritonScan:
 
 
 def _token_strides(q: Tensor) -> tuple[int, int, int]:
-    """Strides of B, H and T to use: q's own where its features are dense."""
-    if q.stride(3) == 1 or q.shape[3] == 1:
-        b, h, t = q.stride()[:3]
-        if all(s > 0 or n == 1 for s, n in zip((b, h, t), q.shape[:3], strict=True)):
-            return b, h, t
+    """Strides of B, H and T to use: q's own where it fills its memory, without gaps and overlaps."""
     _, heads, length, dim = q.shape
+    dims = zip(q.stride()[:3], q.shape[:3], strict=True)
+    extent = dim if q.stride(3) == 1 or dim == 1 else 0
+    for stride, size in sorted((s, n) for s, n in dims if n > 1):
+        extent = extent * size if stride == extent else 0
+    if extent:
+        return q.stride()[0], q.stride()[1], q.stride()[2]
     return heads * length * dim, length * dim, dim

@@ -181,6 +181,9 @@ def test_messages_name_what_does_not_fit():
         call(p, backend="cuda")
     with pytest.raises(ValueError, match=r"token_idx \(4,\); expected \(8,\)"):
         call(p, size=8)
+    nothing = {n: x[:, :, :0] for n, x in (("q", q), ("k", q), ("v", q), ("lr", lr))}
+    with pytest.raises(ValueError, match="at least one row, head, token"):
+        call(p, nothing)
     for name, wrong in (("k", q[:, :, :9]), ("v", q[..., :2]), ("lr", lr[:, :1])):
         shape = ", ".join(map(str, wrong.shape))
         with pytest.raises(ValueError, match=rf"{name} \({shape}\).*\[B, H, T, f\]"):

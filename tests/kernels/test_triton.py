@@ -136,6 +136,23 @@ def test_batch_rows_and_strided_tokens(kind):
     assert all(torch.equal(a, b[1:]) for a, b in zip(alone, dense, strict=False))
 
 
+def test_tokens_that_overlap_or_leave_gaps_in_memory():
+    """Windows of one sequence as rows, a slice of a wider tensor: what comes out has memory of its own."""
+    p = problem("linear", 16, 40, 16, batch=2)
+    leaves = [x.detach() for x in narrow(p, torch.float32)]
+    long = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(1))
+    windows = long.unfold(1, 40, 24).permute(1, 0, 3, 2)
+    assert windows.shape == leaves[0].shape
+    slices = torch.cat([windows, windows], dim=-1)[..., :16]
+    dense, *others = (
+        everything(p, [x.requires_grad_() for x in (q, *leaves[1:])], backend="triton")
+        for q in (windows.contiguous(), windows.detach(), slices.detach())
+    )
+    for ours in others:
+        assert all(torch.equal(a, b) for a, b in zip(ours, dense, strict=True))
+        assert ours[0].is_contiguous()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cut_changes_nothing(kind, dtype):
