@@ -5,6 +5,13 @@ import functools
 import pytest
 import torch
 
+from tests.kernels.exactly import (
+    LARGEST_ERROR,
+    assert_relatively_close,
+    everything,
+    exactly,
+    narrow,
+)
 from tests.kernels.problem import KINDS, Recorder, problem
 from tests.layers import small_layer
 from tttscale.bench.gpu_errors import limit_of
@@ -22,83 +29,7 @@ from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
 
 SCANS = {"linear": TritonLinearScan, "mlp": TritonMLPScan}
 
-# fp32 products are exact there; bf16 operands are rounded to nearest by hand.
-LARGEST_ERROR = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
-# The gradient of one token's rate is a single, cancelling sum: 3e-6 (torch backend in fp32: 5e-6).
-LARGEST_ERROR_OF_ONE_TOKEN = 5e-6
-
-DIMS, SIZES, DTYPES = (16, 32, 64, 96, 128), (16, 32, 64), (torch.float32, torch.bfloat16)
-
-
-def length_of(kind, size, dtype):
-    """Two blocks of mini-batches and a short rest; TTT-Linear, which takes less time, gets more."""
-    block = max(size, BLOCK_TOKENS // 2 if dtype == torch.float32 else BLOCK_TOKENS)
-    return (2 if kind == "linear" else 1) * block + 11
-
-
-# TTT-MLP's wide ones take long: every two of head dim, K and dtype meet, but not all three.
-NOT_RUN = {
-    *((64, 32, torch.float32), (64, 64, torch.bfloat16), (96, 16, torch.bfloat16)),
-    *((96, 32, torch.float32), (96, 64, torch.float32), (128, 16, torch.float32)),
-    *((128, 32, torch.bfloat16), (128, 64, torch.float32)),
-}
-CASES = [  # inner learner, mini-batch, tokens, head dim, dtype
-    *(
-        (kind, size, length_of(kind, size, dtype), dim, dtype)
-        for kind in KINDS
-        for size in SIZES
-        for dim in DIMS
-        for dtype in DTYPES
-        if kind == "linear" or (dim, size, dtype) not in NOT_RUN
-    ),
-    ("linear", 16, 1, 16, torch.float32),
-    ("linear", 16, 139, 24, torch.float32),
-    ("mlp", 16, 1, 16, torch.float32),
-    ("mlp", 16, 139, 24, torch.float32),
-    ("mlp", 16, 40, 48, torch.bfloat16),
-]
-
-
-def narrow(p, dtype):
-    """The problem's leaves as the kernels take them: tokens in dtype, everything else fp32."""
-    dtypes = [dtype] * 3 + [torch.float32] * (len(p.leaves) - 3)
-    return [x.detach().to(d).requires_grad_() for x, d in zip(p.leaves, dtypes, strict=True)]
-
-
-def everything(p, leaves, **options):
-    """Outputs, final state and all gradients."""
-    results = p.scan(*leaves, **options)
-    cotangents = [c.to(r.dtype) for c, r in zip(p.cotangents(results), results, strict=True)]
-    return [*results, *torch.autograd.grad(results, leaves, cotangents)]
-
-
-def exactly(p, leaves):
-    """`everything` in fp64, of the very tokens and cotangents that the kernels get."""
-    wide = [x.detach().double().requires_grad_() for x in leaves]
-    results = p.scan(*wide)
-    dtypes = [leaves[0].dtype, *(x.dtype for x in leaves[7:])]
-    cotangents = [c.to(d).double() for c, d in zip(p.cotangents(results), dtypes, strict=True)]
-    return [*results, *torch.autograd.grad(results, wide, cotangents)]
-
-
-def relative(ours, exact):
-    return ((ours.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()
-
-
-def assert_relatively_close(ours, exact, tolerance):
-    errors = [relative(a, b) for a, b in zip(ours, exact, strict=True)]
-    assert all(error <= tolerance for error in errors), errors  # max would pass over a NaN
-
-
-@pytest.mark.parametrize(("kind", "size", "length", "dim", "dtype"), CASES)
-def test_equals_the_reference(kind, size, length, dim, dtype):
-    p = problem(kind, size, length, dim, batch=1)
-    leaves = narrow(p, dtype)
-    ours = everything(p, leaves, backend="triton")
-    assert ours[0].dtype == dtype
-    assert {s.dtype for s in ours[1 : len(p.state) + 1]} == {torch.float32}
-    limit = LARGEST_ERROR_OF_ONE_TOKEN if length == 1 else LARGEST_ERROR[dtype]
-    assert_relatively_close(ours, exactly(p, leaves), limit)
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
