@@ -40,7 +40,7 @@ def architecture_of(device: torch.device) -> int:
     return 70 if generation < 8 else 80 if generation < 9 else 90
 
 
-def block_of(architecture: int, size: int, dtype: torch.dtype) -> int:
+def mini_batches_per_block(architecture: int, size: int, dtype: torch.dtype) -> int:
     """Mini-batches of a block, the same for all kernels of a scan.
 
     Half as many in fp32, whose products run on the plain units, and before Hopper, whose tensor cores take

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tttscale.kernels.launch_table import Launch, block_of, launch_of
+from tttscale.kernels.launch_table import Launch, launch_of, mini_batches_per_block
 from tttscale.kernels.token_gradients import token_gradients_kernel
 
 State = tuple[Tensor, ...]
@@ -71,7 +71,7 @@ class Segment(ABC):
         self.batch, self.heads, self.length, self.dim = self.q.shape
         self.scans, self.compute = self.batch * self.heads, self.q.dtype
         self.strides = self.q.stride()[:3]
-        self.block = block_of(architecture, size, self.compute)
+        self.block = mini_batches_per_block(architecture, size, self.compute)
         self.blocks = -(-self.length // (self.block * size))
         self.inner = self.dim if self.kind == "linear" else 4 * self.dim
 
