@@ -23,7 +23,7 @@ from tttscale.kernels.triton_ops import (
 def token_gradients_kernel(
     q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, d_out_ptr,
     g1_ptr, dz1_ptr, dz1q_ptr, w1_saved_ptr, dw1_saved_ptr, db1_saved_ptr, p_ptr, normed_ptr,
-    plane_ptr, asked_ptr, future2_ptr, future_ptr, dq_ptr, dk_ptr, dv_ptr, dlr_ptr, dnorm_ptr,
+    plane_ptr, asked_ptr, g2_ptr, kappa2_ptr, future_ptr, dq_ptr, dk_ptr, dv_ptr, dlr_ptr, dnorm_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, I: tl.constexpr, IB: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
@@ -31,7 +31,7 @@ def token_gradients_kernel(
     """dq, dk, dv, dlr of one block; IB columns of the inner width I at a time.
 
     future_ptr receives the inner gradients times what later blocks and keys ask of them (of the state);
-    future2_ptr holds TTT-MLP's second layer's part of it (None for TTT-Linear).
+    TTT-MLP's second layer adds G2 kappa2 to it (None for TTT-Linear).
     """
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
@@ -96,7 +96,8 @@ def token_gradients_kernel(
     key_scores = mma(k, tl.trans(k), square0, BF16) + 1
     later = rows[:, None] // K < rows[None, :] // K
     future += tl.sum(tl.where(later, turned_moved * key_scores, 0.0), 1)
-    if future2_ptr is not None:
-        future += load(future2_ptr + before + rows, rows_ok)
+    if g2_ptr is not None:
+        kappa2 = load(kappa2_ptr + before * F + tile, here)
+        future += tl.sum(load(g2_ptr + before * F + tile, here) * kappa2, 1)
     tl.store(future_ptr + before + rows, future, mask=rows_ok)
     tl.store(dlr_ptr + before + rows, -asked - last_tau * future, mask=rows_ok)

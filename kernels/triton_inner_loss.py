@@ -43,24 +43,23 @@ def load_jacobian(plane_ptr, plane, row, row_ok):
     m = tl.load(at + plane, mask=row_ok, other=0.0)[:, None]
     y_mean = tl.load(at + 2 * plane, mask=row_ok, other=0.0)[:, None]
     a1 = tl.load(at + 3 * plane, mask=row_ok, other=0.0)[:, None]
-    a2 = tl.load(at + 4 * plane, mask=row_ok, other=0.0)[:, None]
-    return rstd, m, y_mean, a1, a2
+    bend = tl.load(at + 4 * plane, mask=row_ok, other=0.0)[:, None]
+    return rstd, m, y_mean, a1, bend
 
 
 @triton.jit
 def inner_gradient_backward(
-    p, g, normed, rstd, m, y_mean, a1, a2, gamma2, gamma2_mean, cols_ok, F: tl.constexpr
+    p, g, normed, rstd, m, y_mean, a1, bend, gamma2, gamma2_mean, cols_ok, F: tl.constexpr
 ):  # fmt: skip
     """dz for p = dg without mean, of which what rounding leaves must not grow; 0 in rows without s."""
     square, around = rstd * rstd, gamma2 - gamma2_mean
     of_p = square * (gamma2 - m)
     of_px = rstd * g + square * (normed * (gamma2 + m) + y_mean)
-    sum_px, sum_gp, sum_gpx, sum_pg = row_sums4(
-        p * normed, around * p, (around * normed - a1) * p, p * g
-    )
+    along = p * normed
+    sum_px, sum_gp, sum_gpx, sum_pg = row_sums4(along, around * p, around * along - a1 * p, p * g)
     px = sum_px / F
     dx_mean = square * (sum_gp / F - px * (a1 + y_mean))
-    dx_along = square * (sum_gpx / F + px * (gamma2_mean - a2 - 2 * m)) + rstd * sum_pg / F
+    dx_along = square * (sum_gpx / F + px * bend) + rstd * sum_pg / F
     return _counted(p * of_p - px * of_px - dx_mean - normed * dx_along, cols_ok, F)
 
 
@@ -68,17 +67,21 @@ def inner_gradient_backward(
 def store_jacobian(
     normed_ptr, plane_ptr, tile, row, here, plane, z, miss, gamma, cols_ok, F: tl.constexpr
 ):  # fmt: skip
-    """x^ of the keys and five row constants: 1/sigma, mean(y x^), mean(y), mean(g2 x^), mean(g2 x^^2)."""
+    """x^ of the keys and five row constants.
+
+    1/sigma, m = mean(y x^), mean(y), mean(g2 x^) and mean(g2) - mean(g2 x^^2) - 2 m, where g2 is gamma^2.
+    """
     normed, rstd = normalised(z, cols_ok, F)
     gamma2 = gamma * gamma
     y = tl.where(cols_ok, gamma2 * normed + gamma * miss, 0.0)
     row_ok = tl.max(here.to(tl.int32), 1) > 0
     store(normed_ptr + tile, normed, here)
     tl.store(plane_ptr + row, tl.sum(rstd, 1), mask=row_ok)
-    tl.store(plane_ptr + plane + row, tl.sum(y * normed, 1) / F, mask=row_ok)
+    along, bend = tl.sum(y * normed, 1) / F, tl.sum(gamma2 - gamma2 * normed * normed, 1) / F
+    tl.store(plane_ptr + plane + row, along, mask=row_ok)
     tl.store(plane_ptr + 2 * plane + row, tl.sum(y, 1) / F, mask=row_ok)
     tl.store(plane_ptr + 3 * plane + row, tl.sum(gamma2 * normed, 1) / F, mask=row_ok)
-    tl.store(plane_ptr + 4 * plane + row, tl.sum(gamma2 * normed * normed, 1) / F, mask=row_ok)
+    tl.store(plane_ptr + 4 * plane + row, bend - 2 * along, mask=row_ok)
 
 
 @triton.jit

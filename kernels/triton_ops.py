@@ -25,6 +25,14 @@ def nearest_bf16(x):
 
 
 @triton.jit
+def narrow(x, BF16: tl.constexpr):
+    """x as products take it. In front of a transposition threads then exchange half as much."""
+    if BF16 and not INTERPRETED:
+        x = x.to(tl.bfloat16)
+    return x
+
+
+@triton.jit
 def mma(a, b, acc, BF16: tl.constexpr):
     """acc + a b in fp32; operands in bf16 or, exactly, in fp32."""
     if BF16:

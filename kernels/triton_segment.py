@@ -49,8 +49,8 @@ class Planes:
     """[N, blocks, f, I]: gradient of the state behind each block."""
     db1: Tensor | None = None
     """[N, blocks, I]."""
-    future: Tensor | None = None
-    """[N, T]: TTT-MLP's second layer's inner gradients times what the state asks of them."""
+    second: tuple[Tensor | None, Tensor | None] = (None, None)
+    """TTT-MLP's G2 and kappa2, what the state asks of it; [N, T, f]."""
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +106,7 @@ class Segment(ABC):
         token_gradients_kernel[(self.blocks, self.scans)](
             *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, d_out),
             *(g1, planes.dz1, planes.dz1q, w1, planes.dw1, planes.db1, planes.p, planes.normed),
-            *(planes.jacobian, planes.asked, planes.future, future, dq, dk, dv, d_lr, d_norm),
+            *(planes.jacobian, planes.asked, *planes.second, future, dq, dk, dv, d_lr, d_norm),
             *(*self.strides, self.length, self.heads, self.scans),
             I=self.inner,
             IB=self.columns("gradients"),

@@ -210,12 +210,12 @@ def advance_backward_kernel(
             here = row_ok[:, None] & cols_ok
             at_tile = at * F + tile
             g, normed = load(g_ptr + at_tile, here), load(normed_ptr + at_tile, here)
-            rstd, m, y_mean, a1, a2 = load_jacobian(plane_ptr + at, plane, rows, row_ok)
+            rstd, m, y_mean, a1, bend = load_jacobian(plane_ptr + at, plane, rows, row_ok)
             step = load(step_ptr + at + rows, row_ok)[:, None]
             p = load(p_ptr + at_tile, here) + step * kappa[j]
             store(p_ptr + at_tile, p, here)
             dz = inner_gradient_backward(
-                p, g, normed, rstd, m, y_mean, a1, a2, gamma2, gamma2_mean, cols_ok, F
+                p, g, normed, rstd, m, y_mean, a1, bend, gamma2, gamma2_mean, cols_ok, F
             )
             kappa = _carried(scores_ptr, before, left, j, dz, kappa, 0, j, K, BLOCK, BF16)
             store(dz_ptr + at_tile, dz, here)

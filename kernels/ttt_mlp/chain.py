@@ -12,37 +12,8 @@ import triton.language as tl
 
 from tttscale.kernels.triton_inner_loss import inner_gradient, squares
 from tttscale.kernels.triton_ops import gelu, gelu_and_slope, load, mma, store
-
-
-@triton.jit
-def load_matrix2(w2_ptr, inner, cols, F: tl.constexpr):
-    """Rows `inner` of W2, [IB, FP]."""
-    ok = (inner[:, None] < 4 * F) & (cols[None, :] < F)
-    return load(w2_ptr + inner[:, None] * F + cols[None, :], ok)
-
-
-@triton.jit
-def tokens_of_tile(inner, rows_ok, F: tl.constexpr, TOKENS: tl.constexpr):
-    """Offsets of a tile's hidden features (rows) at TOKENS tokens (columns), and which of them count."""
-    wide = tl.arange(0, TOKENS)[None, :] * (4 * F) + inner[:, None]
-    return wide, rows_ok[None, :] & (inner[:, None] < 4 * F)
-
-
-@triton.jit
-def load_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, F: tl.constexpr):
-    """W1^T and W2 of the hidden features `inner`, [IB, FP] each, and b1 [IB]."""
-    ok = (inner[:, None] < 4 * F) & (cols[None, :] < F)
-    W1 = load(w1_ptr + cols[None, :] * (4 * F) + inner[:, None], ok)
-    return W1, load(b1_ptr + inner, inner < 4 * F), load_matrix2(w2_ptr, inner, cols, F)
-
-
-@triton.jit
-def store_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, W1, b1, W2, F: tl.constexpr):
-    """The inverse of `load_tile`."""
-    ok = (inner[:, None] < 4 * F) & (cols[None, :] < F)
-    store(w1_ptr + cols[None, :] * (4 * F) + inner[:, None], W1, ok)
-    store(w2_ptr + inner[:, None] * F + cols[None, :], W2, ok)
-    tl.store(b1_ptr + inner, b1, mask=inner < 4 * F)
+from tttscale.kernels.ttt_mlp.fragments import from_fragments, load_state, store_state, to_fragments
+from tttscale.kernels.ttt_mlp.tiles import load_tile, store_tile, tokens_of_tile
 
 
 @triton.jit
@@ -144,18 +115,21 @@ def advance_kernel(
 @triton.jit(do_not_specialize=["T", "heads"])
 def advance_streamed_kernel(
     k_ptr, moved_ptr, u_ptr, step_ptr, gamma_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr,
-    g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr,
+    w1_tiles_ptr, w2_tiles_ptr, g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr,
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """The same with a state in memory, through whose tiles each mini-batch goes twice."""
+    """The same with a state in memory (w1_tiles, w2_tiles), through which each mini-batch goes twice."""
     I: tl.constexpr = 4 * F
+    ROWS: tl.constexpr = (I + IB - 1) // IB * IB
     n = tl.program_id(0).to(tl.int64)
     head = n % heads
     rows, cols, tile_rows = tl.arange(0, K), tl.arange(0, FP), tl.arange(0, IB)
     cols_ok = cols[None, :] < F
     w1_ptr, w2_ptr, b1_ptr = w1_ptr + n * F * I, w2_ptr + n * F * I, b1_ptr + n * I
+    w1_tiles_ptr, w2_tiles_ptr = w1_tiles_ptr + n * ROWS * FP, w2_tiles_ptr + n * ROWS * FP
+    to_fragments(w1_ptr, b1_ptr, w2_ptr, w1_tiles_ptr, w2_tiles_ptr, cols, F, IB)
     b2 = load(b2_ptr + n * F + cols, cols < F)[None, :]
     _, gamma2_mean = squares(load(gamma_ptr + head * F + cols, cols < F)[None, :], F)
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
@@ -169,7 +143,7 @@ def advance_streamed_kernel(
         tl.debug_barrier()  # the tiles were written by other threads
         for at in tl.range(0, I, IB, disable_licm=True):
             inner = at + tile_rows
-            W1, b1, W2 = load_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, F)
+            W1, b1, W2 = load_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, F, FP, IB)
             if starts_block:
                 store_tile(
                     w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I,
@@ -187,11 +161,13 @@ def advance_streamed_kernel(
         tl.debug_barrier()  # all have read the tiles
         for at in tl.range(0, I, IB, disable_licm=True):
             inner = at + tile_rows
-            W1, b1, W2 = load_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, F)
+            W1, b1, W2 = load_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, F, FP, IB)
             W1, b1, W2 = _update(
                 W1, b1, W2, k, moved, step, g2, g1_ptr + before * I, inner, row_ok, K, BF16, F
             )
-            store_tile(w1_ptr, b1_ptr, w2_ptr, inner, cols, W1, b1, W2, F)
+            store_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, W1, b1, W2, F)
         tokens += K * stride_t
         before += K
     tl.store(b2_ptr + n * F + cols[None, :], b2, mask=cols_ok)
+    tl.debug_barrier()
+    from_fragments(w1_ptr, b1_ptr, w2_ptr, w1_tiles_ptr, w2_tiles_ptr, cols, F, IB)

@@ -22,7 +22,8 @@ from tttscale.kernels.triton_ops import (
     store_tau_sums,
     turned_weights,
 )
-from tttscale.kernels.ttt_mlp.chain import load_matrix2
+from tttscale.kernels.ttt_mlp.fragments import hidden_width, store_hidden
+from tttscale.kernels.ttt_mlp.tiles import load_matrix2
 
 
 @triton.jit
@@ -99,6 +100,7 @@ def keys_kernel(
     moved2 = mma(g2, tl.trans(g2), square0, BF16) * key_weights
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
     z, scores2 = tl.zeros([BLOCK * K, FP], tl.float32) + b2, square0
+    hidden = saved * BLOCK * K * hidden_width(F)
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
@@ -107,11 +109,11 @@ def keys_kernel(
         z1 = _layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16)
         x2, slope, curvature = gelu_slope_curvature(z1)
         store(x2_ptr + before * I + wide, x2, wide_ok)
-        store(slope_ptr + before * I + wide, slope, wide_ok)
+        store_hidden(slope_ptr + hidden, begin, slope, F)
         W2 = load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F)
         back = mma(g2, tl.trans(W2), tl.zeros([BLOCK * K, IB], tl.float32), BF16)
         back = mma(moved2, x2, back, BF16)
-        store(curved_ptr + before * I + wide, back * curvature, wide_ok)
+        store_hidden(curved_ptr + hidden, begin, back * curvature, F)
         z = mma(x2, W2, z, BF16)
         scores2 = mma(x2, tl.trans(x2), scores2, BF16)
     z = mma((scores2 + 1) * key_weights, g2, z, BF16)
@@ -128,12 +130,12 @@ def keys_kernel(
 def readout_backward_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, g1_ptr, g2_ptr,
     w1_saved_ptr, b1_saved_ptr, w2_saved_ptr, b2_saved_ptr, x2_ptr, d_out_ptr,
-    xq_ptr, dz2q_ptr, p_ptr, asked_ptr, dtau_ptr, dlast_ptr, dnorm_ptr,
+    xq_ptr, dz2q_ptr, db2_read_ptr, p_ptr, asked_ptr, dtau_ptr, dlast_ptr, dnorm_ptr,
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Output layer: the readers' forward again (Xq), dz2q, and the share of dG2 that the block's have."""
+    """Output layer: the readers' forward again (Xq), dz2q and its sum, and what the block's have of dG2."""
     I: tl.constexpr = 4 * F
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
@@ -167,6 +169,7 @@ def readout_backward_kernel(
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     dz2q = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dz2q_ptr + before * F + tile, dz2q, here)
+    tl.store(db2_read_ptr + saved * F + cols, tl.sum(dz2q, 0), mask=cols < F)
     pairs = mma(dz2q, tl.trans(g2), square0, BF16)
     store_tau_sums(dtau_ptr, dlast_ptr, before, saved, rows, rows_ok, pairs, scores + 1, lam, K)
     asked = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K) * (turned_scores + 1)
@@ -178,12 +181,13 @@ def readout_backward_kernel(
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
 def hidden_backward_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr,
-    x2_ptr, dz2q_ptr, dz1q_ptr, local_ptr, share_ptr, asked_ptr, dtau_ptr, dlast_ptr,
+    x2_ptr, dz2q_ptr, dz1q_ptr, db1_read_ptr, local_ptr, share_ptr,
+    asked_ptr, dtau_ptr, dlast_ptr,
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Hidden layer, IB columns per program: dz1q, and what the block's readers have of dG1 and dX2.
+    """Hidden layer, IB columns per program: dz1q and its sum, what the block's readers have of dG1, dX2.
 
     asked_ptr, dtau_ptr and dlast_ptr receive this program's part of sums over the hidden columns.
     """
@@ -216,6 +220,7 @@ def hidden_backward_kernel(
     pairs = -mma(dz2q, tl.trans(g2), square0, BF16) * weights
     dz1q = mma(pairs, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope
     store(dz1q_ptr + before * I + wide, dz1q, wide_ok)
+    tl.store(db1_read_ptr + saved * I + inner, tl.sum(dz1q, 0), mask=inner < I)
     pairs = mma(dz1q, tl.trans(g1), square0, BF16)
     part = tl.program_id(2) * (scans.to(tl.int64) * T) + before
     block = tl.program_id(2) * scans * tl.num_programs(0) + saved
@@ -224,8 +229,9 @@ def hidden_backward_kernel(
     # Sources: rows are now the tokens that are read, columns their readers.
     turned = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K)
     pairs = -mma(g2, tl.trans(dz2q), square0, BF16) * turned * lam[:, None]
-    store(share_ptr + before * I + wide, mma(pairs, xq, wide0, BF16), wide_ok)
+    hidden, begin = saved * BLOCK * K * hidden_width(F), tl.program_id(2) * IB
+    store_hidden(share_ptr + hidden, begin, mma(pairs, xq, wide0, BF16), F)
     scores = mma(k, tl.trans(q), square0, BF16) + 1
     asked = mma(turned * scores, dz1q, wide0, BF16)
-    store(local_ptr + before * I + wide, -lam[:, None] * asked, wide_ok)
+    store_hidden(local_ptr + hidden, begin, -lam[:, None] * asked, F)
     tl.store(asked_ptr + part + rows, tl.sum(asked * g1, 1), mask=rows_ok)

@@ -43,7 +43,8 @@ class MLPSegment(Segment):
             self.run(advance_kernel, "advance", (n,), *arguments)
         else:
             last = [W1.clone(), b1.clone(), *first[2:]]
-            self.run(advance_streamed_kernel, "advance", (n,), *targets, *last, G1, G2, *saved)
+            arguments = (*targets, *last, *self._tiles("advance"), G1, G2, *saved)
+            self.run(advance_streamed_kernel, "advance", (n,), *arguments)
         last[2] += W2_mean
         last[3] += b2_mean
         return [G1, W1_saved, G2, b1_saved, W2_saved, b2_saved, step], self.narrow_states(last)
@@ -63,10 +64,13 @@ class MLPSegment(Segment):
         """Gradients at the readers, their shares in the sources', and the keys' part of the Jacobian."""
         planes = self.new_planes()
         n, t, i = self.scans, self.length, self.inner
-        dz2q = self.new(n, t, self.dim)
-        local, share, x2, xq, slope, curved = (self.new(n, t, i) for _ in range(6))
+        dz2q, x2, xq = self.new(n, t, self.dim), self.new(n, t, i), self.new(n, t, i)
+        padded_shape = (n, self.blocks * self.block * self.size, -(-i // 16) * 16)
+        local, share, slope, curved = (self.new(*padded_shape) for _ in range(4))  # fragments.py
+        db1_read = self.new(n, self.blocks, i, wide=True)
+        db2_read = self.new(n, self.blocks, self.dim, wide=True)
         inside = self.new(n, -(-t // self.size), i, self.dim)
-        planes.chain = (x2, xq, dz2q, local, share, slope, curved, inside)
+        planes.chain = (x2, xq, dz2q, db1_read, db2_read, local, share, slope, curved, inside)
         states, grid = _in_order(kept), (self.blocks, n)
         G1, G2, W1, b1, W2, _ = states
         self.run(
@@ -84,7 +88,8 @@ class MLPSegment(Segment):
             "readout_backward",
             grid,
             *(*readers, self.gamma, *states, x2, d_out),
-            *(xq, dz2q, planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
+            *(xq, dz2q, db2_read),
+            *(planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
         )
         parts = padded(i) // self.columns("hidden_backward")
         asked, d_tau = (self.new(parts, n, t, wide=True) for _ in range(2))
@@ -94,7 +99,7 @@ class MLPSegment(Segment):
             "hidden_backward",
             (*grid, parts),
             *(*readers, G1, G2, W1, b1, W2, x2, dz2q),
-            *(planes.dz1q, local, share, asked, d_tau, d_last),
+            *(planes.dz1q, db1_read, local, share, asked, d_tau, d_last),
         )
         planes.asked += asked.sum(0)
         planes.d_tau += d_tau.sum(0)
@@ -104,16 +109,16 @@ class MLPSegment(Segment):
     def advance_backward(self, kept: Kept, planes: Planes, d_state: State) -> State:
         """Gradients of the state before; dZ1 and the whole p on the way."""
         G2, step = kept[2], kept[-1]
-        x2, xq, dz2q, local, share, slope, curved, inside = planes.chain
-        assert share is not None
+        x2, xq, dz2q, *reads, local, share, slope, curved, inside = planes.chain
         n, f, i = self.scans, self.dim, self.inner
         running = [s.clone() for s in self.wide_states(d_state)]
         # Nor do inner gradients see the mean of their gradient over the output dim.
         means = [s.mean(-1, keepdim=True) for s in running[2:]]
         for s, mean in zip(running[2:], means, strict=True):
             s -= mean
-        planes.dz1 = share  # in its place: an element of dX2 is read before its dZ1 is written
-        planes.future = self.new(n, self.length, wide=True)
+        planes.dz1 = self.new(n, self.length, i)
+        kappa2 = self.new(n, self.length, f)
+        planes.second = (G2, kappa2)
         planes.dw1 = self.new(n, self.blocks, f, i)
         planes.db1 = self.new(n, self.blocks, i, wide=True)
         planes.dw1[:, -1], planes.db1[:, -1] = running[0], running[1][:, 0]
@@ -121,14 +126,22 @@ class MLPSegment(Segment):
             advance_backward_kernel,
             "advance_backward",
             (n,),
-            *(self.k, self.q, step, self.gamma, G2, x2, xq, planes.dz1q, dz2q),
+            *(self.k, self.q, step, self.gamma, G2, x2, xq, planes.dz1q, dz2q, *reads),
             *(local, share, slope, curved, planes.normed, planes.p, planes.jacobian, inside),
-            *(*running, planes.dz1, planes.future, planes.dw1, planes.db1),
+            *(*running, *self._tiles("advance_backward")),
+            *(planes.dz1, kappa2, planes.dw1, planes.db1),
         )
         for s, mean in zip(running[2:], means, strict=True):
             s += mean
         planes.chain = ()
         return self.narrow_states(running)
+
+    def _tiles(self, kernel: str) -> tuple[Tensor, Tensor]:
+        """Scratch for a state between mini-batches, in fragment order (fragments.py)."""
+        columns = self.columns(kernel)
+        rows = -(-self.inner // columns) * columns
+        shape = (self.scans, rows, padded(self.dim))
+        return self.new(*shape, wide=True), self.new(*shape, wide=True)
 
 
 class TritonMLPScan(TritonScan):

@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 
-F, K, HEADS, SEGMENTS = 64, 16, 2, 3
+F, K, HEADS, SEGMENTS, MLP_SEGMENT_TOKENS = 64, 16, 2, 3, 2048
 CASES = [
     (kind, *how)
     for kind in ("linear", "mlp")
@@ -33,7 +33,7 @@ def allowance(kind, dtype, capability):
     e = {"bf16": 2, "fp32": 4}[dtype]
     # Every so many tokens a state is saved; 64 would spill in fp32, and on an A100.
     block = 64 if (dtype, capability) == ("bf16", 90) else 32
-    jacobian, asked, d_tau, step, u, future = 5 * 4, 4, 4, 4, 4 * F, 4
+    jacobian, asked, d_tau, step, u = 5 * 4, 4, 4, 4, 4 * F
     # Each block's share in d(tau_last) and, side by side, in those of the norm's weight and bias.
     readers = jacobian + asked + d_tau + (4 + 2 * 4 * F) / block
     if kind == "linear":
@@ -46,15 +46,18 @@ def allowance(kind, dtype, capability):
             chain=step + scores,  # what the reverse chain needs besides
             behind=F * e + state,  # dZ, dW and db behind each block: made by the chain
         )
+    # A state in fp32 beside the one that is handed on, but for the forward chain in registers.
+    running, resident = 8 * F * F * 4 / MLP_SEGMENT_TOKENS, (dtype, capability) == ("bf16", 90)
     wide, first = 4 * F, (4 * F * F * e + 4 * 4 * F) / block  # W1 and b1, or their gradients
     second = (4 * F * F * e + 4 * F) / block
     return SimpleNamespace(
         kept=(wide + F) * e + step + first + second,  # G1, G2
-        forward=u + F * e,  # v - k, rounded
-        tokens=2 * wide * e + 2 * F * e + readers,  # dZ1q, readers' share of dZ1, p, x^
-        # X2, its readers', the slope and curvature of gelu there, dX2; dZ2q; W2 in every mini-batch.
-        chain=5 * wide * e + F * e + 4 * F * F * e / K,
-        behind=first + future,  # dZ1 takes the place of the readers' share
+        forward=u + F * e + (0 if resident else running),  # v - k, rounded
+        tokens=wide * e + 2 * F * e + readers,  # dZ1q, p, x^
+        # X2, its readers', the slope and curvature of gelu there, shares of dG1 and dX2; dZ2q, its sum and
+        # that of dZ1q per block; W2 in every mini-batch.
+        chain=6 * wide * e + F * e + 4 * (wide + F) / block + 4 * F * F * e / K + running,
+        behind=wide * e + F * e + first,  # dZ1, kappa2
     )
 
 
