@@ -129,7 +129,7 @@ def advance_streamed_kernel(
     cols_ok = cols[None, :] < F
     w1_ptr, w2_ptr, b1_ptr = w1_ptr + n * F * I, w2_ptr + n * F * I, b1_ptr + n * I
     w1_tiles_ptr, w2_tiles_ptr = w1_tiles_ptr + n * ROWS * FP, w2_tiles_ptr + n * ROWS * FP
-    to_fragments(w1_ptr, b1_ptr, w2_ptr, w1_tiles_ptr, w2_tiles_ptr, cols, F, IB)
+    to_fragments(w1_ptr, b1_ptr, w2_ptr, w1_tiles_ptr, w2_tiles_ptr, cols, F, IB, BF16)
     b2 = load(b2_ptr + n * F + cols, cols < F)[None, :]
     _, gamma2_mean = squares(load(gamma_ptr + head * F + cols, cols < F)[None, :], F)
     token, tile = rows[:, None] * stride_t + cols[None, :], rows[:, None] * F + cols[None, :]
@@ -143,7 +143,7 @@ def advance_streamed_kernel(
         tl.debug_barrier()  # the tiles were written by other threads
         for at in tl.range(0, I, IB, disable_licm=True):
             inner = at + tile_rows
-            W1, b1, W2 = load_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, F, FP, IB)
+            W1, b1, W2 = load_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, F, FP, IB, BF16)
             if starts_block:
                 store_tile(
                     w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I,
@@ -161,13 +161,13 @@ def advance_streamed_kernel(
         tl.debug_barrier()  # all have read the tiles
         for at in tl.range(0, I, IB, disable_licm=True):
             inner = at + tile_rows
-            W1, b1, W2 = load_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, F, FP, IB)
+            W1, b1, W2 = load_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, F, FP, IB, BF16)
             W1, b1, W2 = _update(
                 W1, b1, W2, k, moved, step, g2, g1_ptr + before * I, inner, row_ok, K, BF16, F
             )
-            store_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, W1, b1, W2, F)
+            store_state(w1_tiles_ptr, b1_ptr, w2_tiles_ptr, at, W1, b1, W2, F, BF16)
         tokens += K * stride_t
         before += K
     tl.store(b2_ptr + n * F + cols[None, :], b2, mask=cols_ok)
     tl.debug_barrier()
-    from_fragments(w1_ptr, b1_ptr, w2_ptr, w1_tiles_ptr, w2_tiles_ptr, cols, F, IB)
+    from_fragments(w1_ptr, b1_ptr, w2_ptr, w1_tiles_ptr, w2_tiles_ptr, cols, F, IB, BF16)

@@ -50,16 +50,21 @@ def replay_kernel(
 
 
 @triton.jit
-def _of_tokens(
-    keys, step_ptr, p_ptr, g2_ptr, normed_ptr, plane_ptr, before, plane, rows, tile, row_ok, cols_ok,
-    F: tl.constexpr,
+def _enter(keys, step_ptr, p_ptr, before, rows, tile, row_ok, cols_ok, F: tl.constexpr):
+    """What a mini-batch begins with: its k, its step, and its readers' share of dG2."""
+    here = row_ok[:, None] & cols_ok
+    local2 = load(p_ptr + before * F + tile, here)
+    return load(keys, here), load(step_ptr + before + rows, row_ok), local2
+
+
+@triton.jit
+def _turn(
+    g2_ptr, normed_ptr, plane_ptr, before, plane, rows, tile, row_ok, cols_ok, F: tl.constexpr
 ):  # fmt: skip
-    """What a mini-batch's tokens bring along: k, step, the readers' p, G2, x^, row constants."""
+    """What dG2 meets: G2, x^ and the row constants of the Jacobian."""
     here, at = row_ok[:, None] & cols_ok, before * F + tile
-    step = load(step_ptr + before + rows, row_ok)
     rstd, m, y_mean, a1, bend = load_jacobian(plane_ptr + before, plane, rows, row_ok)
-    p, g2, normed = load(p_ptr + at, here), load(g2_ptr + at, here), load(normed_ptr + at, here)
-    return load(keys, here), step, p, g2, normed, rstd, m, y_mean, a1, bend
+    return load(g2_ptr + at, here), load(normed_ptr + at, here), rstd, m, y_mean, a1, bend
 
 
 @triton.jit
@@ -69,7 +74,7 @@ def _gradient1(
 ):  # fmt: skip
     """A tile of dG1, [IB, K]: the readers' share and what the state asks."""
     kappa1 = mma(dW1, tl.trans(narrow(k, BF16)), tl.zeros([IB, K], tl.float32), BF16)
-    return load_hidden(local_ptr, at, F, K, IB) + step[None, :] * (kappa1 + db1[:, None])
+    return load_hidden(local_ptr, at, F, K, IB, BF16) + step[None, :] * (kappa1 + db1[:, None])
 
 
 @triton.jit
@@ -80,12 +85,12 @@ def _asked(
 ):  # fmt: skip
     """A tile's parts of kappa2 and dG2 of a mini-batch."""
     inner = at + tl.arange(0, IB)
-    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB)
+    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB, BF16)
     wide, wide_ok = tokens_of_tile(inner, row_ok, F, K)
     x2 = narrow(load(x2_ptr + wide, wide_ok), BF16)
     kappa2 = mma(tl.trans(x2), dW2, kappa2, BF16)
     dg1 = _gradient1(k, step, dW1, db1, local_ptr, at, F, K, IB, BF16)
-    de = narrow(dg1 * load_hidden(slope_ptr, at, F, K, IB), BF16)
+    de = narrow(dg1 * load_hidden(slope_ptr, at, F, K, IB, BF16), BF16)
     return kappa2, mma(tl.trans(de), load_matrix2(w2_ptr, inner, cols, F), from_g1, BF16)
 
 
@@ -97,19 +102,21 @@ def _passed(
 ):  # fmt: skip
     """A tile's gradient through a mini-batch; dZ1 on the way."""
     inner = at + tl.arange(0, IB)
-    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB)
+    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB, BF16)
     wide, wide_ok = tokens_of_tile(inner, row_ok, F, K)
     dg1 = _gradient1(k, step, dW1, db1, local_ptr, at, F, K, IB, BF16)
     dx2 = mma(dW2, tl.trans(narrow(g2, BF16)), tl.zeros([IB, K], tl.float32), BF16) * step[None, :]
     W2 = load_matrix2(w2_ptr, inner, cols, F)
-    dx2 = mma(W2, tl.trans(narrow(dz2, BF16)), dx2, BF16) + load_hidden(share_ptr, at, F, K, IB)
-    slope = load_hidden(slope_ptr, at, F, K, IB)
-    dz1 = dg1 * load_hidden(curved_ptr, at, F, K, IB) + dx2 * slope
+    dx2 = mma(W2, tl.trans(narrow(dz2, BF16)), dx2, BF16) + load_hidden(
+        share_ptr, at, F, K, IB, BF16
+    )
+    slope = load_hidden(slope_ptr, at, F, K, IB, BF16)
+    dz1 = dg1 * load_hidden(curved_ptr, at, F, K, IB, BF16) + dx2 * slope
     store(dz1_ptr + wide, dz1, wide_ok)
     dW2 = mma(load(x2_ptr + wide, wide_ok), dz2, dW2, BF16)
     dW2 = mma(dg1 * slope, g2, dW2, BF16)
     dW1, db1 = mma(dz1, k, dW1, BF16), db1 + tl.sum(dz1, 1)
-    store_state(dw1_ptr, db1_ptr, dw2_ptr, at, dW1, db1, dW2, F)
+    store_state(dw1_ptr, db1_ptr, dw2_ptr, at, dW1, db1, dW2, F, BF16)
 
 
 @triton.jit
@@ -121,12 +128,12 @@ def _read(
     """What a block's readers add to a tile's gradient, which is then that behind the block before it."""
     I: tl.constexpr = 4 * F
     inner = at + tl.arange(0, IB)
-    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB)
+    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB, BF16)
     wide, wide_ok = tokens_of_tile(inner, rows_ok, F, TOKENS)
     dz1q, xq = load(dz1q_ptr + wide, wide_ok), load(xq_ptr + wide, wide_ok)
     dW1, dW2 = mma(dz1q, q, dW1, BF16), mma(xq, dz2q, dW2, BF16)
     db1 += load(db1_read_ptr + inner, inner < I)
-    store_state(dw1_ptr, db1_ptr, dw2_ptr, at, dW1, db1, dW2, F)
+    store_state(dw1_ptr, db1_ptr, dw2_ptr, at, dW1, db1, dW2, F, BF16)
     ok = (inner[:, None] < I) & (cols[None, :] < F) & saves
     store(dw1_saved_ptr + cols[None, :] * I + inner[:, None], dW1, ok)
     tl.store(db1_saved_ptr + inner, db1, mask=(inner < I) & saves)
@@ -157,7 +164,7 @@ def advance_backward_kernel(
     cols_ok = cols[None, :] < F
     dw1_ptr, dw2_ptr, db1_ptr = dw1_ptr + n * F * I, dw2_ptr + n * F * I, db1_ptr + n * I
     dw1_tiles_ptr, dw2_tiles_ptr = dw1_tiles_ptr + n * ROWS * FP, dw2_tiles_ptr + n * ROWS * FP
-    to_fragments(dw1_ptr, db1_ptr, dw2_ptr, dw1_tiles_ptr, dw2_tiles_ptr, cols, F, IB)
+    to_fragments(dw1_ptr, db1_ptr, dw2_ptr, dw1_tiles_ptr, dw2_tiles_ptr, cols, F, IB, BF16)
     db2 = load(db2_ptr + n * F + cols, cols < F)[None, :]
     gamma2, gamma2_mean = squares(load(gamma_ptr + head * F + cols, cols < F)[None, :], F)
     plane = scans.to(tl.int64) * T
@@ -166,16 +173,25 @@ def advance_backward_kernel(
     final = (count - 1).to(tl.int64) * K
     tokens = (n // heads) * stride_b + head * stride_h + final * stride_t
     before = n * T + final
-    k, step, local, g2, normed, rstd, m, y_mean, a1, bend = _of_tokens(
-        k_ptr + tokens + token, step_ptr, p_ptr, g2_ptr, normed_ptr, plane_ptr, before, plane, rows,
-        tile, rows < T - final, cols_ok, F,
-    )  # fmt: skip
+    # Small mini-batches bring along what they need while the tiles of the one before are gone through.
+    AHEAD: tl.constexpr = BF16 and K * FP <= 16 * 64
+    row_ok = rows < T - final
+    k, step, local2 = _enter(
+        k_ptr + tokens + token, step_ptr, p_ptr, before, rows, tile, row_ok, cols_ok, F
+    )
+    g2, normed, rstd, m, y_mean, a1, bend = _turn(
+        g2_ptr, normed_ptr, plane_ptr, before, plane, rows, tile, row_ok, cols_ok, F
+    )
     for back in tl.range(0, count, disable_licm=True):
         i = count - 1 - back
         row_ok = rows < T - i * K
         wide, w2_at = before * I, w2_inside_ptr + (n * count + i) * F * I
         hidden = (n * blocks * BLOCK + i) * K * hidden_width(F)
-        kappa2, from_g1 = tl.zeros([K, FP], tl.float32) + db2, local
+        if not AHEAD:
+            k, step, local2 = _enter(
+                k_ptr + tokens + token, step_ptr, p_ptr, before, rows, tile, row_ok, cols_ok, F
+            )
+        kappa2, from_g1 = tl.zeros([K, FP], tl.float32) + db2, local2
         tl.debug_barrier()  # the tiles were written by other threads
         for at in tl.range(0, I, IB, disable_licm=True):
             kappa2, from_g1 = _asked(
@@ -183,6 +199,10 @@ def advance_backward_kernel(
                 slope_ptr + hidden, x2_ptr + wide, w2_at, row_ok, kappa2, from_g1, F, K, IB, BF16,
             )  # fmt: skip
 
+        if not AHEAD:
+            g2, normed, rstd, m, y_mean, a1, bend = _turn(
+                g2_ptr, normed_ptr, plane_ptr, before, plane, rows, tile, row_ok, cols_ok, F
+            )
         p = from_g1 + step[:, None] * kappa2
         dz2 = inner_gradient_backward(
             p, g2, normed, rstd, m, y_mean, a1, bend, gamma2, gamma2_mean, cols_ok, F
@@ -191,11 +211,15 @@ def advance_backward_kernel(
         store(p_ptr + before * F + tile, p, here)
         store(kappa2_ptr + before * F + tile, kappa2, here)
 
-        # Those of the mini-batch in front, on their way while the tiles are gone through.
-        next_k, next_step, next_local, next_g2, next_normed, c0, c1, c2, c3, c4 = _of_tokens(
-            k_ptr + tokens - K * stride_t + token, step_ptr, p_ptr, g2_ptr, normed_ptr, plane_ptr,
-            before - K, plane, rows, tile, (rows < T) & (i > 0), cols_ok, F,
-        )  # fmt: skip
+        if AHEAD:
+            before_ok = (rows < T) & (i > 0)
+            next_k, next_step, next_local2 = _enter(
+                k_ptr + tokens - K * stride_t + token, step_ptr, p_ptr, before - K, rows, tile,
+                before_ok, cols_ok, F,
+            )  # fmt: skip
+            next_g2, next_normed, c0, c1, c2, c3, c4 = _turn(
+                g2_ptr, normed_ptr, plane_ptr, before - K, plane, rows, tile, before_ok, cols_ok, F
+            )
         db2 += tl.sum(dz2, 0)[None, :]
         tl.debug_barrier()
         for at in tl.range(0, I, IB, disable_licm=True):
@@ -219,10 +243,11 @@ def advance_backward_kernel(
                     dz1q_ptr + wide, db1_read_ptr + block * I, dw1_saved_ptr + saved * F * I,
                     db1_saved_ptr + saved * I, i > 0, rows_ok, F, BLOCK * K, IB, BF16,
                 )  # fmt: skip
-        k, step, local, g2, normed = next_k, next_step, next_local, next_g2, next_normed
-        rstd, m, y_mean, a1, bend = c0, c1, c2, c3, c4
+        if AHEAD:
+            k, step, local2, g2, normed = next_k, next_step, next_local2, next_g2, next_normed
+            rstd, m, y_mean, a1, bend = c0, c1, c2, c3, c4
         tokens -= K * stride_t
         before -= K
     tl.store(db2_ptr + n * F + cols[None, :], db2, mask=cols_ok)
     tl.debug_barrier()
-    from_fragments(dw1_ptr, db1_ptr, dw2_ptr, dw1_tiles_ptr, dw2_tiles_ptr, cols, F, IB)
+    from_fragments(dw1_ptr, db1_ptr, dw2_ptr, dw1_tiles_ptr, dw2_tiles_ptr, cols, F, IB, BF16)

@@ -109,11 +109,11 @@ def keys_kernel(
         z1 = _layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16)
         x2, slope, curvature = gelu_slope_curvature(z1)
         store(x2_ptr + before * I + wide, x2, wide_ok)
-        store_hidden(slope_ptr + hidden, begin, slope, F)
+        store_hidden(slope_ptr + hidden, begin, slope, F, BF16)
         W2 = load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F)
         back = mma(g2, tl.trans(W2), tl.zeros([BLOCK * K, IB], tl.float32), BF16)
         back = mma(moved2, x2, back, BF16)
-        store_hidden(curved_ptr + hidden, begin, back * curvature, F)
+        store_hidden(curved_ptr + hidden, begin, back * curvature, F, BF16)
         z = mma(x2, W2, z, BF16)
         scores2 = mma(x2, tl.trans(x2), scores2, BF16)
     z = mma((scores2 + 1) * key_weights, g2, z, BF16)
@@ -230,8 +230,8 @@ def hidden_backward_kernel(
     turned = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K)
     pairs = -mma(g2, tl.trans(dz2q), square0, BF16) * turned * lam[:, None]
     hidden, begin = saved * BLOCK * K * hidden_width(F), tl.program_id(2) * IB
-    store_hidden(share_ptr + hidden, begin, mma(pairs, xq, wide0, BF16), F)
+    store_hidden(share_ptr + hidden, begin, mma(pairs, xq, wide0, BF16), F, BF16)
     scores = mma(k, tl.trans(q), square0, BF16) + 1
     asked = mma(turned * scores, dz1q, wide0, BF16)
-    store_hidden(local_ptr + hidden, begin, -lam[:, None] * asked, F)
+    store_hidden(local_ptr + hidden, begin, -lam[:, None] * asked, F, BF16)
     tl.store(asked_ptr + part + rows, tl.sum(asked * g1, 1), mask=rows_ok)
