@@ -90,11 +90,11 @@ def launch_of(
     few = kind == "linear" and dim <= 64 and kernel != "gradients"
     if architecture == 80:
         return _ampere(kind, kernel, dim, size, 4 if few else 8)
-    small = dim <= 64 and size == 16
+    if chain and kernel == "advance":
+        resident = dim <= 64 and size == 16
+        return Launch(8, 1 if dim <= 64 else 2, 128, resident=resident)
     if chain:
-        if kernel == "advance" and small:
-            return Launch(8, 1, 128, resident=True)
-        return Launch(8, 2, 128 if small else 64)
+        return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128)
     return Launch(4 if few else 8, 1)
 
 
@@ -104,7 +104,7 @@ def _linear_chain(kernel: str, dim: int, size: int, dtype: torch.dtype) -> Launc
         if dim > 64 or size > 16:
             rows = LARGEST_DIM if dim > 96 or (dim > 32 and size > 32) else 16
             return Launch(16, 1, rows, max_registers=128)
-        return Launch(8, 1, 32 if kernel == "advance" else 16)
+        return Launch(8, 1, 32 if kernel == "advance" else 64)
     # Tiles of 32 rows give every thread of 8 warps the 4 bytes that a load ahead needs.
     warps = 4 if dim * size <= 64 * 16 or dim <= 32 else 8
     return Launch(warps, 2, 32, max_registers=255 if size > 32 else None)
@@ -112,10 +112,11 @@ def _linear_chain(kernel: str, dim: int, size: int, dtype: torch.dtype) -> Launc
 
 def _ampere(kind: str, kernel: str, dim: int, size: int, warps: int) -> Launch:
     """Its tensor cores take both operands from registers: half the columns."""
-    if kind == "mlp" and kernel in ("advance", "advance_backward"):
-        columns = 128 if dim <= 64 and size == 16 else 64
-        return Launch(8, 2 if kernel == "advance" else 1, columns)
     most = 255 if size > 32 else None
+    if kind == "mlp" and kernel == "advance":
+        return Launch(8, 2, 64 if dim > 64 and size > 16 else 128, max_registers=most)
+    if kind == "mlp" and kernel == "advance_backward":
+        return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, max_registers=255)
     return Launch(8 if dim * size > 64 * 16 else warps, 1, 16, max_registers=most)
 
 
@@ -123,7 +124,7 @@ def _exact(kind: str, chain: bool, dim: int, size: int) -> Launch:
     """fp32 products run on the plain units and take many registers: fewer columns."""
     large = dim > 64 or size > 16
     if kind == "mlp" and chain:
-        return Launch(8, 1, 32, max_registers=255 if large else None)
+        return Launch(8, 1, 16 if dim > 64 else 32, max_registers=255 if large else None)
     if large:
         return Launch(16, 1, 16, max_registers=128)
     return Launch(8, 1, 16)

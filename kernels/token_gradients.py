@@ -54,9 +54,6 @@ def token_gradients_kernel(
     dq = tl.zeros([BLOCK * K, FP], tl.float32)
     dk, ahead = dq, dq
     future = tl.zeros([BLOCK * K], tl.float32)
-    if g2_ptr is not None:
-        kappa2 = load(kappa2_ptr + before * F + tile, here)
-        future += tl.sum(load(g2_ptr + before * F + tile, here) * kappa2, 1)
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         inner_ok = inner[None, :] < I
@@ -99,5 +96,8 @@ def token_gradients_kernel(
     key_scores = mma(k, tl.trans(k), square0, BF16) + 1
     later = rows[:, None] // K < rows[None, :] // K
     future += tl.sum(tl.where(later, turned_moved * key_scores, 0.0), 1)
+    if g2_ptr is not None:
+        kappa2 = load(kappa2_ptr + before * F + tile, here)
+        future += tl.sum(load(g2_ptr + before * F + tile, here) * kappa2, 1)
     tl.store(future_ptr + before + rows, future, mask=rows_ok)
     tl.store(dlr_ptr + before + rows, -asked - last_tau * future, mask=rows_ok)

@@ -222,7 +222,9 @@ def advance_backward_kernel(
             dzq, x = load(dzq_ptr + at_tile, here), j * K * stride_t
             dW = _plus_outer(keys + x, stride_t, left - j * K, dz, dW, F, K, IB, BF16)
             dW = _plus_outer(queries + x, stride_t, left - j * K, dzq, dW, F, K, IB, BF16)
-            dB = mma(ones, dzq, mma(ones, dz, dB, BF16), BF16)
+            # fp32 fills the registers: one product less.
+            B = mma(ones, dz, dB, BF16) if BF16 else dB
+            dB = mma(ones, dzq if BF16 else dz + dzq, B, BF16)
     _store_whole(
         dw_first_ptr + n * F * F, db_first_ptr + n * F, dw_ptr, db_ptr, dW, dB, cols, F, IB
     )

@@ -21,6 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
+from tttscale.bench.fingerprint import fingerprint
 from tttscale.bench.latency import cycles_per_step, in_loops
 from tttscale.kernels.triton_scan import TritonScan
 from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
@@ -162,6 +163,7 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
             turn = {"steps": known["BLOCK"]}
         else:
             turn = {"block": known["BLOCK"], "tiles": -(-4 * dim // known.get("IB", 4 * dim))}
+        row["code"] = fingerprint(source, launch)
         rows.append({**row, **resources(source, launch, capability, **turn)})
     print(json.dumps(rows))
 
