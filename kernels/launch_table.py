@@ -1,35 +1,23 @@
-"""How each Triton kernel is launched: warps, pipeline stages, columns at a time, by GPU generation.
+"""How each Triton kernel is launched: warps, pipeline stages, columns at a time, from one file per GPU.
 
-A fixed table instead of a race at run time: the same launch always does the same sums in the same order,
-so that losses stay equal to the last bit over any number of ranks.
+Fixed files (launches/) instead of a race at run time: the same launch always does the same sums in the same
+order, so that losses stay equal to the last bit over any number of ranks.
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 
+from tttscale.kernels.launches import ampere, fp32, hopper
+from tttscale.kernels.launches.launch import LARGEST_DIM, Launch
+
 BLOCK_TOKENS = 64
 """Most tokens of a block of the parallel kernels, between two saved states."""
-SIZES, LARGEST_DIM = (16, 32, 64), 128
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel's launch."""
-
-    num_warps: int
-    num_stages: int = 1
-    inner_columns: int = 32
-    """Hidden features that a program takes at a time; rows of a tile of W in TTT-Linear's chains."""
-    resident: bool = False
-    """TTT-MLP's forward chain: whether the state stays in registers."""
-    max_registers: int | None = None
-    """Per thread, where not all fits: left alone the compiler goes down to 32 and spills the rest."""
+SIZES = (16, 32, 64)
 
 
 def architecture_of(device: torch.device) -> int:
-    """The part of the table for a device: 80 (before Hopper) or 90; 70 for what is older than both.
+    """Whose launches a device takes: 80 (Ampere, Ada), 90 (Hopper and newer); 70 for what is older.
 
     Launches are checked for the shared memory of an A100 and an H100; GPUs of these generations that have
     less of it (consumer cards) may be refused by Triton at the first launch.
@@ -82,49 +70,5 @@ def launch_of(
         size: K.
         dtype: of the tokens.
     """
-    chain = kernel in ("advance", "advance_backward")
-    if chain and kind == "linear":
-        return _linear_chain(kernel, dim, size, dtype)
-    if dtype == torch.float32:
-        return _exact(kind, chain, dim, size)
-    few = kind == "linear" and dim <= 64 and kernel != "gradients"
-    if architecture == 80:
-        return _ampere(kind, kernel, dim, size, 4 if few else 8)
-    if chain and kernel == "advance":
-        resident = dim <= 64 and size == 16
-        return Launch(8, 1 if dim <= 64 else 2, 128, resident=resident)
-    if chain:
-        return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128)
-    return Launch(4 if few else 8, 1)
-
-
-def _linear_chain(kernel: str, dim: int, size: int, dtype: torch.dtype) -> Launch:
-    """Tiles of few rows, which leave a product's columns in their warp."""
-    if dtype == torch.float32:
-        if dim > 64 or size > 16:
-            rows = LARGEST_DIM if dim > 96 or (dim > 32 and size > 32) else 16
-            return Launch(16, 1, rows, max_registers=128)
-        return Launch(8, 1, 32 if kernel == "advance" else 64)
-    # Tiles of 32 rows give every thread of 8 warps the 4 bytes that a load ahead needs.
-    warps = 4 if dim * size <= 64 * 16 or dim <= 32 else 8
-    return Launch(warps, 2, 32, max_registers=255 if size > 32 else None)
-
-
-def _ampere(kind: str, kernel: str, dim: int, size: int, warps: int) -> Launch:
-    """Its tensor cores take both operands from registers: half the columns."""
-    most = 255 if size > 32 else None
-    if kind == "mlp" and kernel == "advance":
-        return Launch(8, 2, 64 if dim > 64 and size > 16 else 128, max_registers=most)
-    if kind == "mlp" and kernel == "advance_backward":
-        return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, max_registers=255)
-    return Launch(8 if dim * size > 64 * 16 else warps, 1, 16, max_registers=most)
-
-
-def _exact(kind: str, chain: bool, dim: int, size: int) -> Launch:
-    """fp32 products run on the plain units and take many registers: fewer columns."""
-    large = dim > 64 or size > 16
-    if kind == "mlp" and chain:
-        return Launch(8, 1, 16 if dim > 64 else 32, max_registers=255 if large else None)
-    if large:
-        return Launch(16, 1, 16, max_registers=128)
-    return Launch(8, 1, 16)
+    file = fp32 if dtype == torch.float32 else ampere if architecture == 80 else hopper
+    return file.launch(kind, kernel, dim, size)

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tttscale.kernels.launch_table import Launch, launch_of, mini_batches_per_block
+from tttscale.kernels.launch_table import launch_of, mini_batches_per_block
+from tttscale.kernels.launches.launch import Launch
 from tttscale.kernels.token_gradients import token_gradients_kernel
 
 State = tuple[Tensor, ...]

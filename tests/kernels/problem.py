@@ -10,11 +10,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tttscale.kernels.scan import ttt_scan
 
 NAMES = ("q", "k", "v", "lr", "token_idx", "norm_weight", "norm_bias")
 KINDS = ("linear", "mlp")
+
+
+class NothingWaits(TorchDispatchMode):
+    """Refuses what makes a host wait for its GPU: values and shapes that depend on data, other devices."""
+
+    WAITS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        devices = {x.device for x in args if isinstance(x, Tensor)} | {(kwargs or {}).get("device")}
+        assert not self.WAITS.intersection(func.tags), func
+        assert len(devices - {None}) <= 1, func
+        return func(*args, **(kwargs or {}))
 
 
 class Recorder:

@@ -82,10 +82,10 @@ def limits(kind, dtype, capability):
 
 
 def allocated(kind, dtype, capability, awaited, ahead_bytes):
-    """The same, counted in a forward and backward whose launches are left out."""
+    """The same, counted in a forward and backward whose launches are left out; no host may wait in them."""
     import torch
 
-    from tests.kernels.problem import Recorder
+    from tests.kernels.problem import NothingWaits, Recorder
     from tttscale.bench.compiled import recording
     from tttscale.bench.kernels import DTYPES
     from tttscale.bench.scratch import counted
@@ -112,6 +112,7 @@ def allocated(kind, dtype, capability, awaited, ahead_bytes):
     handoff = Recorder(awaited)
     ahead = triton_scan.SCRATCH_BYTES if ahead_bytes is None else ahead_bytes
     with (
+        NothingWaits(),
         recording(),
         mock.patch.object(
             scan, "_scan_type", return_value=partial(scan_type, architecture=capability)
@@ -176,6 +177,36 @@ def test_scratch_is_what_the_phases_need(case, mode, found):
         assert ours[what] <= limit + SLACK_BYTES, what
         # Whoever needs less lowers the limit here; a counter that sees nothing is none.
         assert ours[what] >= 0.98 * limit, what
+
+
+def test_host_waits_would_be_noticed():
+    """What `allocated` runs under refuses them, in a backward pass as well."""
+    import torch
+
+    from tests.kernels.problem import NothingWaits
+
+    class Reads(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * grad.sum().item()
+
+    x = torch.ones(3, requires_grad=True)
+    waits = (
+        lambda: x.detach().sum().item(),
+        lambda: x.nonzero(),
+        lambda: x[x > 0],
+        lambda: x.to("meta"),
+        lambda: Reads.apply(x).sum().backward(),
+    )
+    with NothingWaits():
+        (x * 2).sum().backward()
+        for wait in waits:
+            with pytest.raises(AssertionError, match="aten"):
+                wait()
 
 
 if __name__ == "__main__":

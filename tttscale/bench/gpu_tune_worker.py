@@ -1,7 +1,7 @@
 """One kernel under other launches than the table's, in a process of its own; one JSON list.
 
 Run as `python -m tttscale.bench.gpu_tune_worker KIND KERNEL DEVICE TOKENS`; KERNEL is a name of
-launch_table.py. bf16, 32 heads of 64, K = 16. Each launch's results are held against those of the table's.
+kernels/launches/. bf16, 32 heads of 64, K = 16. Each launch's results are held against those of the table's.
 Without a GPU: 2 heads of 16, interpreted, wall-clock times of the whole scan.
 """
 
@@ -25,7 +25,8 @@ from tttscale.bench.problems import (
     worst,
 )
 from tttscale.kernels import triton_segment
-from tttscale.kernels.launch_table import Launch, architecture_of, launch_of
+from tttscale.kernels.launch_table import architecture_of, launch_of
+from tttscale.kernels.launches.launch import Launch
 
 HEADS, DIM, SIZE = 32, 64, 16
 _TILED = {
