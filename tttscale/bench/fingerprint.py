@@ -4,15 +4,23 @@ Run as `python -m tttscale.bench.fingerprint CAPABILITY`, without TRITON_INTERPR
 kernel -> fingerprint for every shipped configuration, by the names of `row_name`. Nothing is compiled.
 """
 
-import ast
 import hashlib
+import io
 import json
 import sys
+import tokenize
 from typing import Any
 
 import triton.language as tl
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
+
+_LAYOUT = {
+    tokenize.NEWLINE: "<line>",
+    tokenize.INDENT: "<indent>",
+    tokenize.DEDENT: "<dedent>",
+}
+_IGNORED = (tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER)
 
 
 def fingerprint(source: ASTSource, launch: dict[str, Any]) -> str:
@@ -30,22 +38,32 @@ def row_name(row: dict[str, Any]) -> str:
     return ":".join(str(row[key]) for key in ("inner", "dim", "K", "dtype", "kernel"))
 
 
-def _code(function: JITFunction, seen: dict[str, str]) -> dict[str, str]:
-    """Name -> syntax tree of a Triton function and of those it calls, and the constants they read."""
-    if function.__name__ in seen:
+def _code(function: JITFunction, seen: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Name -> words of a Triton function and of those it calls, and the constants they read."""
+    words, name = _words(function.src), function.fn.__qualname__
+    if name in seen:
+        assert seen[name] == words, f"{name}: two functions of one name"
         return seen
-    tree = ast.parse(function.src)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    seen[function.__name__] = ast.dump(tree)
-    for name in sorted({x.id for x in ast.walk(tree) if isinstance(x, ast.Name)}):
-        value = function.__globals__.get(name)
+    seen[name] = words
+    for used in sorted(set(words)):
+        value = function.fn.__globals__.get(used)
         if isinstance(value, JITFunction):
             _code(value, seen)
         elif isinstance(value, tl.constexpr):
-            seen[name] = repr(value.value)
+            seen[used] = [repr(value.value)]
     return seen
+
+
+def _words(source: str) -> list[str]:
+    """Tokens without comments, docstrings and breaks inside a line: the same in every Python."""
+    words: list[str] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        begins = not words or words[-1] in _LAYOUT.values()
+        if begins and token.type in (tokenize.STRING, tokenize.NEWLINE):
+            continue  # a docstring and its end
+        if token.type not in _IGNORED:
+            words.append(_LAYOUT.get(token.type, token.string))
+    return words
 
 
 def main(capability: int) -> None:
