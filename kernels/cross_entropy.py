@@ -1,4 +1,4 @@
-"""Sum of token losses that holds the logits of 1,024 tokens at a time, however long the chunk."""
+"""Sum of token losses that holds the logits of some tokens at a time, however long the chunk."""
 
 from typing import Any
 
@@ -6,58 +6,91 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tttscale.kernels.operator import compiled
+from tttscale.kernels.product import copy_of, wide_product
+
 IGNORED = -100
 """Label of a position that has no loss."""
+_SLICE_TOKENS = 1024
+_COMPILED_SLICE_TOKENS = 2048
+"""More at once, as nothing but logits and their gradient is held, and each slice adds to all of d_weight."""
 
 
-def cross_entropy_sum(
-    x: Tensor, weight: Tensor, labels: Tensor, slice_tokens: int = 1024
-) -> tuple[Tensor, Tensor]:
+class CrossEntropy:
     """Negative log-likelihood of labels under softmax(x weight^T), a slice of tokens at a time.
 
     The gradients are formed while a slice's logits are there, so that the backward only scales them.
-
-    Args:
-        x: [N, D] in the compute dtype.
-        weight: [V, D].
-        labels: int64 [N]; -100 marks positions without a loss.
-        slice_tokens: tokens whose logits exist at once.
-
-    Returns:
-        The differentiable sum (fp32 or wider) and the losses [N] without gradient.
     """
-    # Inside a Function grad mode is off, and needs_input_grad does not know of it.
-    return _CrossEntropySum.apply(x, weight, labels, slice_tokens, torch.is_grad_enabled())
+
+    def __init__(self, slice_tokens: int = _SLICE_TOKENS, compile: bool = False) -> None:
+        self.slice_tokens = slice_tokens
+        self.losses, self.losses_and_gradient = (
+            compiled(f) if compile else f for f in (_losses, _losses_and_gradient)
+        )
+
+    def compiled(self) -> "CrossEntropy":
+        """What is done with a slice's logits through torch.compile."""
+        return CrossEntropy(_COMPILED_SLICE_TOKENS, compile=True)
+
+    def __call__(self, x: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses' sum.
+
+        Args:
+            x: [N, D] in the compute dtype.
+            weight: [V, D].
+            labels: int64 [N]; -100 marks positions without a loss.
+
+        Returns:
+            The differentiable sum (fp32 or wider) and the losses [N] without gradient.
+        """
+        # Inside a Function grad mode is off, and needs_input_grad does not know of it.
+        return _CrossEntropySum.apply(self, x, weight, labels, torch.is_grad_enabled())
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """[B, n, V] and [B, n] -> [B, n] in fp32 or wider; 0 where there is no label."""
+    return _with_log_norm(logits, labels)[0]
+
+
+def _losses_and_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and the gradient of their sum at the logits, in the logits' dtype."""
+    losses, log_norm = _with_log_norm(logits, labels)
+    chosen = torch.arange(logits.shape[-1], device=labels.device) == labels.unsqueeze(-1)
+    grad = torch.exp(logits.to(log_norm.dtype) - log_norm) - chosen.to(log_norm.dtype)
+    return losses, (grad * (labels != IGNORED).unsqueeze(-1)).to(logits.dtype)
+
+
+def _with_log_norm(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_norm = torch.logsumexp(wide, dim=-1, keepdim=True)
+    of_label = wide.gather(-1, labels.clamp(min=0).unsqueeze(-1))
+    return (log_norm - of_label).squeeze(-1) * (labels != IGNORED), log_norm
 
 
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, slice_tokens: int, with_grad: bool
+        ctx: Any, how: CrossEntropy, x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool
     ) -> tuple[Tensor, Tensor]:
         """Losses, and the gradients for a sum of weight 1 where they will be needed."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        matrix = weight.to(x.dtype)
-        wants_x, wants_weight = (with_grad and needed for needed in ctx.needs_input_grad[:2])
+        matrix, x = copy_of(weight, x.dtype), x.detach()
+        wants_x, wants_weight = (with_grad and needed for needed in ctx.needs_input_grad[1:3])
         losses = x.new_zeros(x.shape[0], dtype=wide)
         d_x = torch.empty_like(x) if wants_x else None
         d_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
-        for begin in range(0, x.shape[0], slice_tokens):
-            part = slice(begin, begin + slice_tokens)
-            logits = (x[part] @ matrix.t()).to(wide)
-            valid = labels[part] != IGNORED
-            target = labels[part].clamp(min=0).unsqueeze(-1)
-            log_norm = torch.logsumexp(logits, dim=-1, keepdim=True)
-            losses[part] = (log_norm - logits.gather(-1, target)).squeeze(-1) * valid
+        for begin in range(0, x.shape[0], how.slice_tokens):
+            part = slice(begin, begin + how.slice_tokens)
+            logits, wanted = (x[part] @ matrix.t()).unsqueeze(0), labels[part].unsqueeze(0)
             if d_x is None and d_weight is None:
+                losses[part] = how.losses(logits, wanted)[0]
                 continue
-            grad = torch.exp(logits - log_norm).mul_(valid.unsqueeze(-1))
-            grad.scatter_add_(-1, target, -valid.unsqueeze(-1).to(wide))
-            grad = grad.to(x.dtype)
+            found, grad = how.losses_and_gradient(logits, wanted)
+            losses[part] = found[0]
             if d_x is not None:
-                d_x[part] = grad @ matrix
+                d_x[part] = grad[0] @ matrix
             if d_weight is not None:
-                d_weight += grad.t() @ x[part]
+                d_weight += wide_product(grad[0].t(), x[part])
         ctx.grads = d_x, d_weight
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
@@ -69,9 +102,9 @@ class _CrossEntropySum(torch.autograd.Function):
         d_x, d_weight = ctx.grads
         ctx.grads = None
         return (
-            None if d_x is None else d_x * d_sum.to(d_x.dtype),
-            None if d_weight is None else d_weight * d_sum,
             None,
+            None if d_x is None else d_x.mul_(d_sum.to(d_x.dtype)),
+            None if d_weight is None else d_weight.mul_(d_sum),
             None,
             None,
         )

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.kernels.problem import assert_close
-from tttscale.kernels.causal_conv import causal_conv
-from tttscale.kernels.cross_entropy import cross_entropy_sum
+from tttscale.kernels import cross_entropy
+from tttscale.kernels.cross_entropy import CrossEntropy
 from tttscale.kernels.inner_loss import Jacobian, Target, gradient
 from tttscale.kernels.minibatch import Rates, from_minibatches, to_minibatches
 from tttscale.kernels.ttt_mlp.gelu import gelu, gelu_and_slope, slope_and_curvature
@@ -19,29 +19,6 @@ from tttscale.kernels.ttt_mlp.gelu import gelu, gelu_and_slope, slope_and_curvat
 def normal(*shape, seed=0, grad=True):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
-
-
-# ---- causal convolution ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("taps", "length"), [(4, 9), (4, 2), (2, 1), (3, 5)])
-def test_causal_conv_is_conv1d_of_the_padded_input(taps, length):
-    padded, weight, bias = normal(2, taps - 1 + length, 5), normal(5, 1, taps, seed=1), normal(5)
-    ours = causal_conv(padded, weight, bias)
-    theirs = F.conv1d(padded.transpose(1, 2), weight, bias, groups=5).transpose(1, 2)
-    assert_close([ours], [theirs], 1e-14)
-    leaves, d_out = (padded, weight, bias), normal(*ours.shape, seed=2, grad=False)
-    grads = torch.autograd.grad(ours, leaves, d_out)
-    assert_close(grads, torch.autograd.grad(theirs, leaves, d_out), 1e-13)
-
-
-def test_causal_conv_of_bf16_gives_fp32_weights_fp32_gradients():
-    padded, weight, bias = normal(2, 12, 5), normal(5, 1, 4, seed=1), normal(5)
-    narrow = padded.detach().bfloat16().requires_grad_()
-    wide = [x.detach().float().requires_grad_() for x in (weight, bias)]
-    out = causal_conv(narrow, *wide)
-    grads = torch.autograd.grad(out.float().sum(), (narrow, *wide))
-    assert [out.dtype, *(g.dtype for g in grads)] == [torch.bfloat16] * 2 + [torch.float32] * 2
 
 
 # ---- cross-entropy -----------------------------------------------------------------------------
@@ -56,7 +33,7 @@ def head(tokens=11, width=6, vocab=9):
 @pytest.mark.parametrize("slice_tokens", [1, 3, 11, 1024])
 def test_cross_entropy_by_slices(slice_tokens):
     x, weight, labels = head()
-    total, losses = cross_entropy_sum(x, weight, labels, slice_tokens)
+    total, losses = CrossEntropy(slice_tokens)(x, weight, labels)
     theirs = F.cross_entropy(x @ weight.t(), labels, reduction="none", ignore_index=-100)
     assert_close([total, losses], [theirs.sum(), theirs], 1e-13)
     assert not losses.requires_grad
@@ -67,19 +44,20 @@ def test_cross_entropy_by_slices(slice_tokens):
 @pytest.mark.parametrize("wanted", ["x", "weight"])
 def test_cross_entropy_gives_one_gradient_alone(wanted):
     x, weight, labels = head()
-    both = torch.autograd.grad(cross_entropy_sum(x, weight, labels, 4)[0], (x, weight))
+    both = torch.autograd.grad(CrossEntropy(4)(x, weight, labels)[0], (x, weight))
     leaf = x if wanted == "x" else weight
     (weight if wanted == "x" else x).requires_grad_(False)
-    (grad,) = torch.autograd.grad(cross_entropy_sum(x, weight, labels, 4)[0], leaf)
+    (grad,) = torch.autograd.grad(CrossEntropy(4)(x, weight, labels)[0], leaf)
     assert torch.equal(grad, both[0 if wanted == "x" else 1])
 
 
 def test_cross_entropy_without_grad_forms_no_gradients(monkeypatch):
     x, weight, labels = head()
-    wanted = cross_entropy_sum(x, weight, labels, 4)
-    monkeypatch.setattr(torch.Tensor, "scatter_add_", lambda *_: pytest.fail("formed a gradient"))
+    wanted = CrossEntropy(4)(x, weight, labels)
+    gradient = "_losses_and_gradient"
+    monkeypatch.setattr(cross_entropy, gradient, lambda *_: pytest.fail("formed a gradient"))
     with torch.no_grad():
-        total, losses = cross_entropy_sum(x, weight, labels, 4)
+        total, losses = CrossEntropy(4)(x, weight, labels)
     assert torch.equal(total, wanted[0])
     assert torch.equal(losses, wanted[1])
     assert not total.requires_grad
@@ -87,7 +65,7 @@ def test_cross_entropy_without_grad_forms_no_gradients(monkeypatch):
 
 def test_cross_entropy_of_masked_labels_only_is_zero():
     x, weight, labels = head()
-    total, losses = cross_entropy_sum(x, weight, torch.full_like(labels, -100), 4)
+    total, losses = CrossEntropy(4)(x, weight, torch.full_like(labels, -100))
     assert total == 0
     assert (losses == 0).all()
     assert all((g == 0).all() for g in torch.autograd.grad(total, (x, weight)))
@@ -96,7 +74,7 @@ def test_cross_entropy_of_masked_labels_only_is_zero():
 def test_cross_entropy_of_bf16_sums_in_fp32():
     x, weight, labels = head(tokens=64)
     narrow, wide = x.detach().bfloat16().requires_grad_(), weight.detach().float().requires_grad_()
-    total, losses = cross_entropy_sum(narrow, wide, labels, 16)
+    total, losses = CrossEntropy(16)(narrow, wide, labels)
     assert (total.dtype, losses.dtype) == (torch.float32, torch.float32)
     exact = F.cross_entropy(x @ weight.t(), labels, reduction="sum", ignore_index=-100)
     assert abs(total.item() / exact.item() - 1) < 0.01

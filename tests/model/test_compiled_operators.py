@@ -1,46 +1,77 @@
-"""`train.compile` changes nothing but rounding, and says what it lacks."""
+"""`train.compile` changes nothing but rounding, is asked of the device, and says what it lacks."""
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.train.small import small_config, small_windows
 from tttscale.config.load import load_config
 from tttscale.errors import LaunchError
+from tttscale.kernels.fused import PLAIN
 from tttscale.model import TTTConfig, TTTForCausalLM
-from tttscale.model.layers import (
-    RMSNorm,
-    SwiGLU,
-    compile_operators,
-    gated,
-    rms_normalised,
-)
-from tttscale.train.setup import build_model
+from tttscale.model.layers import Layer, compile_operators
+from tttscale.train import setup
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+CONVOLUTIONS = {"share_qk": True, "use_gate": True, "pre_conv": True}
+has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
-def test_equals_what_is_not_compiled():
-    config = TTTConfig(**SHAPE, intermediate_size=48)
+@pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
+@pytest.mark.parametrize("backbone", [CONVOLUTIONS, {}])
+def test_equals_what_is_not_compiled(backbone):
+    config = TTTConfig(**SHAPE, **backbone, intermediate_size=48)
     plain, compiled = (TTTForCausalLM(config, seed=0) for _ in range(2))
     compile_operators(compiled)
-    changed = [m for m in compiled.modules() if isinstance(m, RMSNorm | SwiGLU)]
-    assert len(changed) == 4
-    assert not [m for m in changed if m.operator in (rms_normalised, gated)]
+    layers = [m for m in compiled.modules() if isinstance(m, Layer)]
+    assert layers
+    assert all(m.operators is not PLAIN for m in layers)
     for tokens in (48, 80):
         ids = torch.arange(tokens).unsqueeze(0) % 50
         for model in (plain, compiled):
             model.zero_grad()
-            model(ids, ids).loss.backward()
+            total, _ = model.head(model.blocks[0](model.embed(ids)), ids)
+            total.backward()
         pairs = zip(plain.named_parameters(), compiled.named_parameters(), strict=True)
         for (name, a), (_, b) in pairs:
-            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
+def test_warm_up_compiles_all_that_a_step_needs_and_leaves_nothing_behind():
+    config = small_config(compile=True)
+    device = torch.device("cpu")
+    model = setup.build_model(config, device)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    alone = SimpleNamespace(transport=None)
+    sweeps = setup.build_sweeps(config, model, alone, sequences=1, batch=1)
+    setup.warm_up(sweeps)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    layout = sweeps.schedule.layout
+    assert layout.length_tokens % layout.chunk_tokens, "the last chunk is to be a short one"
+    losses = sweeps.forward([[small_windows(config).sequence(0)]])
+    sweeps.backward(1.0)
+    assert losses.sums.isfinite().all()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
 
 
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     config = load_config("configs/quickstart.yaml", ["train.compile=true"])
     with pytest.raises(LaunchError, match=r"train\.compile = true.*no-such-compiler"):
-        build_model(config, torch.device("cpu"))
+        setup.build_model(config, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_cpu", "on_gpu"),
+    [("auto", False, True), ("true", True, True), ("false", False, False)],
+)
+def test_auto_is_for_gpus(asked, on_cpu, on_gpu):
+    config = load_config("configs/quickstart.yaml", [f"train.compile={asked}"])
+    assert setup.wants_compile(config, torch.device("cpu")) is on_cpu
+    assert setup.wants_compile(config, torch.device("cuda")) is on_gpu

@@ -1,4 +1,4 @@
-"""`tttscale bench around`: RMSNorm, SwiGLU and cross-entropy, ours beside torch.compile and a library."""
+"""`tttscale bench around`: what surrounds the scan, call by call, compiled, and beside a library."""
 
 from pathlib import Path
 from typing import Any
@@ -11,33 +11,40 @@ SIZES = {  # tokens, width, feed-forward, vocabulary: those of 1.3B on a GPU
     "cuda": (8192, 2048, 5504, 32_000),
     "cpu": (512, 512, 1408, 8_000),
 }
+_COUNTED = ("ttt-linear-1.3b", "8192")
 _MIB = 2**20
+_KIB = 2**10
 
 
 def bench_around(out: Path) -> str:
-    """Measure every way that this machine can run; write OUT.md and OUT.json; the table."""
+    """Measure every way that this machine can run, count bytes; write OUT.md and OUT.json; the tables."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    whose = ("ours", "compiled", "liger") if device == "cuda" else ("ours", "compiled")
+    whose = ("plain", "compiled", "liger") if device == "cuda" else ("plain", "compiled")
     rows = [
         row
         for who in whose
         for row in report.run_worker("tttscale.bench.around_worker", who, device)
     ]
-    text = around_table(rows)
-    sections = [("Result", text), ("What was measured", note(device))]
-    report.write(out, "What surrounds the scan", sections, rows)
-    return text
+    counted = report.run_worker("tttscale.bench.traffic", *_COUNTED, env={"TRITON_INTERPRET": "0"})
+    text, bytes_text = around_table(rows), traffic_table(counted)
+    sections = [
+        ("Time", text),
+        ("What was measured", note(device)),
+        ("Bytes of a block, counted", bytes_text + _TRAFFIC_NOTE),
+    ]
+    report.write(out, "What surrounds the scan", sections, {"times": rows, "traffic": counted})
+    return f"{text}\n\n{bytes_text}"
 
 
 def around_table(rows: list[dict[str, Any]]) -> str:
-    """Operators in order, each beside ours."""
-    own = {row["operator"]: row["ms"] for row in rows if row["who"] == "ours"}
+    """Operators in order, each beside itself call by call."""
+    plain = {row["operator"]: row["ms"] for row in rows if row["who"] == "plain"}
     lines = [
         {
             "operator": row["operator"],
             "who": row["who"],
             "forward + backward ms": f"{row['ms']:.2f}",
-            "against ours": f"{row['ms'] / own.get(row['operator'], float('nan')):.2f}x",
+            "against plain": f"{row['ms'] / plain.get(row['operator'], float('nan')):.2f}x",
             "peak MiB": "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / _MIB:.0f}",
             "relative error": f"{row['error']:.0e}",
             "first call s": f"{row['first_call_seconds']:.1f}",
@@ -52,8 +59,36 @@ def note(device: str) -> str:
     tokens, width, hidden, vocabulary = SIZES[device]
     return (
         f"{tokens:,} tokens, width {width:,}, feed-forward {hidden:,}, vocabulary {vocabulary:,}; "
-        f"{'bf16 tokens, fp32 parameters' if device == 'cuda' else 'fp32, one thread'}. ours: what "
-        "the model runs; compiled: torch.compile of plain torch, the loss with all logits at once; "
-        "liger: liger-kernel, the loss with fp32 sums. Error: worst of output and gradients, "
+        f"{'bf16 tokens, fp32 parameters and stream' if device == 'cuda' else 'fp32, one thread'}. "
+        "plain: kernels/fused.py call by call; compiled: the same through torch.compile, as the model runs "
+        "it on a GPU; liger: liger-kernel, the loss with fp32 sums. Error: worst of output and gradients, "
         "against fp64, with a cotangent that differs from token to token."
     )
+
+
+def traffic_table(rows: list[dict[str, Any]]) -> str:
+    """Parts of a block by direction, call by call and compiled side by side."""
+    lines = []
+    for row in (row for row in rows if not row["compiled"]):
+        key = ("direction", "part")
+        (fast,) = (r for r in rows if r["compiled"] and all(r[k] == row[k] for k in key))
+        lines.append(
+            {
+                "direction": row["direction"],
+                "part": row["part"],
+                "plain KiB/token": f"{row['bytes_per_token'] / _KIB:,.0f}",
+                "calls": str(row["calls"]),
+                "compiled KiB/token": f"{fast['bytes_per_token'] / _KIB:,.0f}",
+                "operators and calls": str(fast["calls"]),
+            }
+        )
+    return report.table(lines)
+
+
+_TRAFFIC_NOTE = (
+    f"\n\nOne block of {_COUNTED[0]} over {int(_COUNTED[1]):,} tokens in bf16, **counted and not measured** "
+    "(`tttscale.bench.traffic`): what every call of torch reads and writes; a compiled operator counts "
+    "with its arguments and results, a Triton kernel with its arguments, each once. *products*: of tokens; "
+    "*scan*: Triton's kernels; *between*: all else that touches tokens; *parameters*: adding up their "
+    "gradients. A training step goes forward twice (once to find the carries) and back once."
+)

@@ -1,7 +1,7 @@
-"""What surrounds the scan, measured one way, in a process of its own; one JSON list.
+"""What surrounds the scan, run one way, in a process of its own; one JSON list.
 
-Run as `python -m tttscale.bench.around_worker WHO DEVICE`. WHO: ours (what the model runs), compiled
-(torch.compile of plain torch), liger (liger-kernel's Triton kernels, where it can be imported; needs a GPU).
+Run as `python -m tttscale.bench.around_worker WHO DEVICE`. WHO: plain (call by call), compiled
+(torch.compile), liger (liger-kernel's, for what it has, where it can be imported; needs a GPU).
 """
 
 import json
@@ -16,110 +16,145 @@ from torch.nn import functional as F
 
 from tttscale.bench.around import SIZES
 from tttscale.bench.problems import milliseconds
-from tttscale.kernels.cross_entropy import cross_entropy_sum
-from tttscale.model.layers import gated, rms_normalised
+from tttscale.kernels.fused import PLAIN
+from tttscale.model.layers import Rotary
 
 EPS = 1e-6
+HEAD_DIM, SIZE, TAPS = 64, 16, 4
 
 Operator = Callable[..., Tensor]
-
-
-def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """As the model has it."""
-    return rms_normalised(x, weight, EPS)
-
-
-def plain_loss(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """All logits at once."""
-    return F.cross_entropy(F.linear(x, weight.to(x.dtype)).float(), labels, reduction="sum")
-
-
-def sliced_loss(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """As the model has it."""
-    return cross_entropy_sum(x, weight, labels)[0]
+Problem = tuple[list[Tensor], list[Any]]
 
 
 def operators(who: str) -> dict[str, Operator]:
-    """Name -> what is measured."""
-    if who == "ours":
-        return {"rms_norm": rms_norm, "swiglu": gated, "cross_entropy": sliced_loss}
-    if who == "compiled":
-        plain = {"rms_norm": rms_norm, "swiglu": gated, "cross_entropy": plain_loss}
-        return {name: torch.compile(function) for name, function in plain.items()}
-    from liger_kernel.transformers import functional  # type: ignore
-
-    def liger_loss(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        loss = functional.liger_fused_linear_cross_entropy
-        return loss(x, weight.to(x.dtype), labels, reduction="sum", accum_dtype=torch.float32)
-
+    """Name -> what is measured: a function of differentiable inputs and others, its last result."""
+    if who == "liger":
+        return _liger()
+    run = PLAIN if who == "plain" else PLAIN.compiled()
     return {
-        "rms_norm": lambda x, w: functional.liger_rms_norm(x, w, EPS, in_place=False),
-        "swiglu": functional.liger_swiglu,
-        "cross_entropy": liger_loss,
+        "norm": lambda x, w: run.norm(x[None], w, EPS, _narrow(x))[1],
+        "add_norm": lambda x, y, w: run.add_norm(x[None], y[None], w, EPS, y.dtype)[1],
+        "swiglu": lambda gate, up: run.gated(gate[None], up[None]),
+        "gated_norm": lambda x, gate, w, b: run.gated_norm(x[None], gate[None], w, b),
+        "queries_and_keys": lambda x, *rest: run.queries_and_keys(x[None], None, *rest)[1],
+        "cross_entropy": lambda x, w, labels: run.cross_entropy(x, w, labels)[0],
     }
 
 
-def problems(device: str) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """Name -> (differentiable inputs, others). Tokens in the compute dtype, parameters in fp32."""
+def _narrow(x: Tensor) -> torch.dtype:
+    return torch.bfloat16 if x.is_cuda else x.dtype
+
+
+def _liger() -> dict[str, Operator]:
+    from liger_kernel.transformers import functional  # type: ignore
+
+    def loss(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        fused = functional.liger_fused_linear_cross_entropy
+        return fused(x, weight.to(x.dtype), labels, reduction="sum", accum_dtype=torch.float32)
+
+    return {
+        "norm": lambda x, w: functional.liger_rms_norm(x, w, EPS, in_place=False),
+        "swiglu": functional.liger_swiglu,
+        "cross_entropy": loss,
+    }
+
+
+def problems(device: str) -> dict[str, Problem]:
+    """Name -> (differentiable inputs, others). The residual stream and parameters are fp32."""
     tokens, width, hidden, vocabulary = SIZES[device]
     generator = torch.Generator().manual_seed(0)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    compute = torch.bfloat16 if device == "cuda" else torch.float32
 
-    def leaf(*shape: int, scale: float = 1.0, of: torch.dtype = dtype) -> Tensor:
+    def leaf(*shape: int, scale: float = 1.0, of: torch.dtype = torch.float32) -> Tensor:
         x = scale * torch.randn(*shape, generator=generator)
         return x.to(device=device, dtype=of).requires_grad_()
 
+    def of_tokens(features: int) -> Tensor:
+        return leaf(tokens, features, of=compute)
+
+    filters = [leaf(*shape) for shape in ((width, 1, TAPS), (width,)) * 2]
+    padded = leaf(tokens + TAPS - 1, width, of=compute)
+    turns = Rotary(HEAD_DIM, SIZE, 1e4).tables(padded)
     labels = torch.randint(0, vocabulary, (tokens,), generator=generator).to(device)
+    head = leaf(vocabulary, width, scale=0.02)
     return {
-        "rms_norm": ([leaf(tokens, width), leaf(width, of=torch.float32)], []),
-        "swiglu": ([leaf(tokens, hidden), leaf(tokens, hidden)], []),
-        "cross_entropy": (
-            [leaf(tokens, width), leaf(vocabulary, width, scale=0.02, of=torch.float32)],
-            [labels],
-        ),
+        "norm": ([leaf(tokens, width), leaf(width)], []),
+        "add_norm": ([leaf(tokens, width), of_tokens(width), leaf(width)], []),
+        "swiglu": ([of_tokens(hidden), of_tokens(hidden)], []),
+        "gated_norm": ([of_tokens(width), of_tokens(width), leaf(width), leaf(width)], []),
+        "queries_and_keys": ([padded, *filters], [*turns]),
+        "cross_entropy": ([of_tokens(width), head], [labels]),
     }
 
 
+def _rms(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), weight, EPS)
+
+
+def _keys(
+    padded: Tensor, qw: Tensor, qb: Tensor, kw: Tensor, kb: Tensor, cos: Any, sin: Any
+) -> Tensor:
+    x = F.conv1d(padded.t()[None], kw, kb, groups=kw.shape[0]).transpose(1, 2)
+    x = x.unflatten(-1, (-1, HEAD_DIM))
+    at = torch.arange(x.shape[1], device=x.device) % SIZE
+    a, b, cos, sin = x[..., ::2], x[..., 1::2], cos[at, None, ::2], sin[at, None, 1::2]
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+
+
 _EXACT: dict[str, Operator] = {
-    "rms_norm": lambda x, w: w * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS),
-    "swiglu": gated,
+    "norm": _rms,
+    "add_norm": lambda x, y, w: _rms(x + y, w),
+    "swiglu": lambda gate, up: F.silu(gate) * up,
+    "gated_norm": lambda x, gate, w, b: (
+        F.layer_norm(x, (x.shape[-1],), w, b, EPS) * F.gelu(gate, approximate="tanh")
+    ),
+    "queries_and_keys": _keys,
     "cross_entropy": lambda x, w, labels: F.cross_entropy(x @ w.t(), labels, reduction="sum"),
 }
 
 
-def error(name: str, operator: Operator, leaves: list[Tensor], others: list[Tensor]) -> float:
-    """Worst relative error of the output and the gradients against fp64, on the first 512 tokens."""
+def error(name: str, operator: Operator, leaves: list[Tensor], others: list[Any]) -> float:
+    """Worst relative error of the output and the gradients against fp64, on the first tokens."""
 
-    def results(run: Operator, inputs: list[Tensor], rest: list[Tensor]) -> list[Tensor]:
+    def results(run: Operator, inputs: list[Tensor], rest: list[Any]) -> list[Tensor]:
         out = run(*inputs, *rest)
         cotangent = torch.linspace(0.5, 1.5, out.numel(), device=out.device, dtype=torch.float64)
-        grads = torch.autograd.grad(out, inputs, cotangent.view_as(out).to(out.dtype))
+        wanted = [x for x in inputs if x.requires_grad]
+        grads = torch.autograd.grad(
+            out, wanted, cotangent.view_as(out).to(out.dtype), materialize_grads=True
+        )
         return [out.detach(), *grads]
 
-    tokens = leaves[0].shape[0]
-    few = [(x[:512] if x.shape[0] == tokens else x).detach().requires_grad_() for x in leaves]
-    rest = [x[:512] for x in others]
-    wide = [x.detach().double().requires_grad_() for x in few]
-    pairs = zip(results(operator, few, rest), results(_EXACT[name], wide, rest), strict=True)
-    return max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs)
+    tokens, few = leaves[0].shape[0], 512
+    cut = [(x[: few + x.shape[0] - tokens] if x.shape[0] >= tokens else x) for x in leaves]
+    cut = [x.detach().requires_grad_() for x in cut]
+    rest = [x[:few] if x.dtype == torch.int64 else x for x in others]
+    wide = [x.detach().double().requires_grad_() for x in cut]
+    exact_rest = [x if x.dtype == torch.int64 else x.double() for x in rest]
+    ours, theirs = results(operator, cut, rest), results(_EXACT[name], wide, exact_rest)
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if b.any():  # q's parameters have no part in k
+            worst = max(worst, ((a.double() - b.view_as(a)).norm() / b.norm()).item())
+    return worst
 
 
 def measure(who: str, device: str) -> list[dict[str, Any]]:
     """One row per operator."""
     rows = []
-    for name, (leaves, others) in problems(device).items():
+    for name, operator in operators(who).items():
+        leaves, others = problems(device)[name]
         began = time.perf_counter()
-        operator = operators(who)[name]
         d_out = torch.ones_like(operator(*leaves, *others))
 
         def both(
             operator: Operator = operator,
             inputs: list[Tensor] = leaves,
-            rest: list[Tensor] = others,
+            rest: list[Any] = others,
             cotangent: Tensor = d_out,
         ) -> None:
             """Forward and backward."""
-            torch.autograd.grad(operator(*inputs, *rest), inputs, cotangent)
+            torch.autograd.grad(operator(*inputs, *rest), inputs, cotangent, allow_unused=True)
 
         both()
         first_seconds = time.perf_counter() - began

@@ -119,7 +119,7 @@ def time_steps(work: Round, preset: str) -> list[dict[str, Any]]:
     """A 1.3B model through the chunked sweeps, at three (TTT-MLP: two) lengths."""
     if work.device == "cpu":
         return work.worker("gpu_step", preset, work.device, "64", "256") or []
-    most = 1 if preset.endswith("+compile") else 2 if "mlp" in preset else 3
+    most = 1 if preset.endswith("+plain") else 2 if "mlp" in preset else 3
     lengths = ("32768", "131072", "1048576")[:most]
     chunk = "4096" if "mlp" in preset else "8192"
     return work.worker("gpu_step", preset, work.device, chunk, *lengths) or []
@@ -127,7 +127,7 @@ def time_steps(work: Round, preset: str) -> list[dict[str, Any]]:
 
 def time_surroundings(work: Round) -> list[dict[str, Any]]:
     """RMSNorm, SwiGLU and cross-entropy: ours, compiled, and a library's."""
-    whose = ("ours", "compiled", "liger") if work.device == "cuda" else ("ours",)
+    whose = ("plain", "compiled", "liger") if work.device == "cuda" else ("plain",)
     found = [work.worker("around_worker", who, work.device) for who in whose]
     return [row for rows in found for row in rows or []]
 
@@ -213,7 +213,7 @@ def _stages(work: Round, found: Findings) -> list[Callable[[], Any]]:
         steps("ttt-linear-1.3b"),
         scans(*(_PEERS if cuda else [("ours-torch", "linear")])),
         steps("ttt-mlp-1.3b"),
-        *([steps("ttt-linear-1.3b+compile")] if cuda else []),
+        *([steps("ttt-linear-1.3b+plain")] if cuda else []),
         lambda: found.documents.extend(time_documents(work)),
         lambda: found.around.extend(time_surroundings(work)),
         lambda: setattr(found, "sanitizer", check_memory_accesses(work)),

@@ -1,6 +1,6 @@
 """Optimizer steps of a preset through the chunked sweeps, in a process of its own; one JSON list.
 
-Run as `python -m tttscale.bench.gpu_step PRESET[+compile] DEVICE CHUNK TOKENS ...`. bf16, random tokens, one
+Run as `python -m tttscale.bench.gpu_step PRESET[+plain] DEVICE CHUNK TOKENS ...`. bf16, random tokens, one
 sequence, one rank, torch's AdamW without DeepSpeed. On a CPU: a tiny model in fp32.
 """
 
@@ -24,8 +24,8 @@ from tttscale.scan.memory import KeepPolicy
 from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
-_COMPILED = "+compile"
-"""Ending of a preset's name: with train.compile."""
+_PLAIN = "+plain"
+"""Ending of a preset's name: without train.compile, which is the default on a GPU."""
 
 
 @dataclass
@@ -62,9 +62,9 @@ class Steps:
 
     def __init__(self, name: str, device: str, chunk: int) -> None:
         self.name, self.device, self.chunk = name, device, chunk
-        self.config = architecture(name.removesuffix(_COMPILED), device)
+        self.config = architecture(name.removesuffix(_PLAIN), device)
         self.model = TTTForCausalLM(self.config).to(device)
-        if name.endswith(_COMPILED):
+        if device == "cuda" and not name.endswith(_PLAIN):
             compile_operators(self.model)
         fused = device == "cuda"
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=fused)

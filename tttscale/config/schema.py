@@ -85,8 +85,8 @@ class TrainSection(Section):
     """Largest norm of the whole gradient; 0 = no clipping."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto = cuda where there is one."""
-    compile: bool = False
-    """RMSNorm and SwiGLU's activation through torch.compile; needs a C++ compiler (g++, or CXX)."""
+    compile: Literal["auto"] | bool = "auto"
+    """What lies between matrix products through torch.compile (needs a C++ compiler); auto = on a GPU."""
 
 
 class EvaluateSection(Section):

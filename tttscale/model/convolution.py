@@ -1,16 +1,20 @@
-"""Causal convolutions that continue across the edges of a chunk."""
+"""The input of causal convolutions, continued across the edges of a chunk."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tttscale.kernels.causal_conv import causal_conv
 from tttscale.model.chunk import Chunk, Edge
+from tttscale.model.device import to_device
 
 
 class CausalInput:
-    """The input of causal convolutions: cut at document starts, each cut with its past in front, joined."""
+    """What causal convolutions read: cut at document starts, each cut with its past in front, joined.
+
+    `padded` is that, [B, k-1 + T or more, D]; `rows` the convolution's outputs that belong to tokens, None if
+    all do: between two cuts lie outputs of inputs that belong to both.
+    """
 
     def __init__(self, x: Tensor, taps: int, chunk: Chunk, edge: Edge) -> None:
         """Exchange the tail with the neighbours.
@@ -32,17 +36,15 @@ class CausalInput:
             tail = chunk.renew(begin, tail, nothing)
             parts += [tail, part]
             tail = torch.cat([tail, part[:, -reach:]], dim=1)[:, -reach:]
-        self._padded = _Leave.apply(torch.cat(parts, dim=1), reach, edge)
-        self._sizes = [part.shape[1] for part in parts[1:]]
+        self.padded = _Leave.apply(torch.cat(parts, dim=1), reach, edge)
+        self.rows = _rows(cuts, reach, x.device)
 
-    def convolve(self, conv: nn.Conv1d) -> Tensor:
-        """Apply a depthwise convolution's weights; [B, C, D]."""
-        assert conv.bias is not None
-        out = causal_conv(self._padded, conv.weight, conv.bias)
-        if len(self._sizes) == 1:
-            return out
-        # Between two cuts lie outputs of inputs that belong to both.
-        return torch.cat(out.split(self._sizes, dim=1)[::2], dim=1)
+
+def _rows(cuts: list[tuple[int, int]], reach: int, device: torch.device) -> Tensor | None:
+    if len(cuts) == 1:
+        return None
+    rows = [torch.arange(begin, end) + i * reach for i, (begin, end) in enumerate(cuts)]
+    return to_device(torch.cat(rows), device)
 
 
 def _arrive(tail: Tensor, edge: Edge) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from tttscale.kernels.cross_entropy import IGNORED, cross_entropy_sum
+from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import NO_NEIGHBOURS, WHOLE, Chunk, LayerEdges
 from tttscale.model.convolution import CausalInput
 from tttscale.model.initialise import initialise
-from tttscale.model.layers import RMSNorm, SwiGLU
+from tttscale.model.layers import Layer, RMSNorm, SwiGLU
 from tttscale.model.ttt_layer import TTTLayer
 
 
@@ -26,7 +26,7 @@ class CausalLMOutput:
     """Mean over the labels that are not -100."""
 
 
-class PreConv(nn.Module):
+class PreConv(Layer):
     """The convolution in front of a TTT layer: DWConv(RMS(x))."""
 
     def __init__(self, config: TTTConfig) -> None:
@@ -35,10 +35,11 @@ class PreConv(nn.Module):
         self.norm = RMSNorm(width, config.rms_norm_eps)
         self.conv = nn.Conv1d(width, width, config.conv_kernel, groups=width)
 
-    def forward(self, x: Tensor, chunk: Chunk, edges: LayerEdges) -> Tensor:
-        """[B, C, D] -> [B, C, D]."""
-        taps = self.conv.kernel_size[0]
-        return CausalInput(self.norm(x), taps, chunk, edges["pre_conv"]).convolve(self.conv)
+    def forward(self, x: Tensor, chunk: Chunk, edges: LayerEdges) -> tuple[Tensor, Tensor]:
+        """The stream [B, C, D], and what is to be added to it."""
+        x, h = self.norm(x)
+        past = CausalInput(h, self.conv.kernel_size[0], chunk, edges["pre_conv"])
+        return x, self.operators.convolved(past.padded, past.rows, self.conv.weight, self.conv.bias)
 
 
 class Block(nn.Module):
@@ -54,10 +55,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, chunk: Chunk = WHOLE, edges: LayerEdges = NO_NEIGHBOURS) -> Tensor:
         """[B, C, D] -> [B, C, D]; the carry goes in and out through `edges`."""
+        y = None
         if self.conv is not None:
-            x = x + self.conv(x, chunk, edges)
-        x = x + self.seq_modeling_block(self.seq_norm(x), chunk, edges)
-        return x + self.mlp(self.ffn_norm(x))
+            x, y = self.conv(x, chunk, edges)
+        x, h = self.seq_norm(x, y)
+        x, h = self.ffn_norm(x, self.seq_modeling_block(h, chunk, edges))
+        return x + self.mlp(h)
 
 
 class TTTModel(nn.Module):
@@ -70,7 +73,7 @@ class TTTModel(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class TTTForCausalLM(nn.Module):
+class TTTForCausalLM(Layer):
     """A TTT language model with the official state_dict keys.
 
     `embed`, `blocks` and `head` are the pieces of `forward`; a sweep calls them chunk by chunk.
@@ -101,10 +104,9 @@ class TTTForCausalLM(nn.Module):
             x: [B, C, D] after the last block.
             labels: int64 [B, C], already shifted: the token after each position, or -100.
         """
-        x = self.model.norm(x).flatten(0, 1)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        total, losses = cross_entropy_sum(x, self.lm_head.weight, labels.flatten())
+        _, x = self.model.norm(x)
+        run = self.operators.cross_entropy
+        total, losses = run(x.flatten(0, 1), self.lm_head.weight, labels.flatten())
         return total, losses.view_as(labels)
 
     def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> CausalLMOutput:
@@ -112,7 +114,8 @@ class TTTForCausalLM(nn.Module):
         x = self.embed(input_ids)
         for block in self.blocks:
             x = block(x)
-        logits = self.lm_head(self.model.norm(x))
+        _, x = self.model.norm(x)
+        logits = self.operators.products(x, self.lm_head.weight)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if labels is None:
             return CausalLMOutput(logits)

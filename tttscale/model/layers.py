@@ -1,44 +1,49 @@
-"""Token-local layers: RMSNorm, SwiGLU, rotary positions."""
-
-from collections.abc import Callable
+"""Token-local layers: RMSNorm with its residual, SwiGLU, rotary positions; and how their operators run."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from tttscale.kernels.fused import PLAIN, Operators
+from tttscale.kernels.product import compute_dtype
 from tttscale.model.device import to_device
 
 
-def rms_normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """w * cast(x / rms(x)): normalised in fp32 or wider, cast back, then scaled (ttt-lm-pytorch)."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.rms_norm(wide, (x.shape[-1],), eps=eps).to(x.dtype) * weight
+class Layer(nn.Module):
+    """A module whose operators are run as they stand, or compiled."""
+
+    operators: Operators = PLAIN
 
 
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up."""
-    return F.silu(gate) * up
+def compile_operators(model: nn.Module) -> None:
+    """Run what lies between the model's products through torch.compile; results change by rounding."""
+    operators = PLAIN.compiled()
+    for module in model.modules():
+        if isinstance(module, Layer):
+            module.operators = operators
 
 
-class RMSNorm(nn.Module):
-    """`rms_normalised` with its weight."""
+class RMSNorm(Layer):
+    """w * cast(x / rms(x)): normalised in fp32 or wider, cast back, then scaled (ttt-lm-pytorch).
 
-    operator: Callable[[Tensor, Tensor, float], Tensor] = staticmethod(rms_normalised)
+    The residual stream passes through it, so that what comes back along the stream and through the norm is
+    added where the latter is formed.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., D], same dtype."""
-        return self.operator(x, self.weight, self.eps)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The stream x [..., D], or x + y, and its norm in the compute dtype."""
+        wanted = self.weight, self.eps, compute_dtype(x)
+        if y is None:
+            return self.operators.norm(x, *wanted)
+        return self.operators.add_norm(x, y, *wanted)
 
 
-class SwiGLU(nn.Module):
+class SwiGLU(Layer):
     """W_down(silu(W_gate x) * W_up x), no biases."""
-
-    operator: Callable[[Tensor, Tensor], Tensor] = staticmethod(gated)
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -48,44 +53,27 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        return self.down_proj(self.operator(self.gate_proj(x), self.up_proj(x)))
-
-
-def compile_operators(model: nn.Module) -> None:
-    """Run the model's RMSNorm and the activation of SwiGLU through torch.compile.
-
-    One function each for all layers and lengths. Results change by rounding.
-    """
-    norm, gate = torch.compile(rms_normalised, dynamic=True), torch.compile(gated, dynamic=True)
-    for module in model.modules():
-        if isinstance(module, RMSNorm):
-            module.operator = norm
-        elif isinstance(module, SwiGLU):
-            module.operator = gate
+        run = self.operators
+        gate, up = run.products(x, self.gate_proj.weight, self.up_proj.weight)
+        return run.products(run.gated(gate, up), self.down_proj.weight)
 
 
 class Rotary:
-    """Rotary positions modulo the mini-batch, adjacent pairs (a, b) turned by p * theta^(-2i/f)."""
+    """Rotary positions modulo the mini-batch: adjacent pairs (a, b) turned by p * theta^(-2i/f)."""
 
     def __init__(self, head_dim: int, mini_batch_size: int, theta: float) -> None:
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
         positions = torch.arange(mini_batch_size, dtype=torch.float64)
-        angles = torch.outer(positions, theta**-exponents)
-        self.turns = torch.polar(torch.ones_like(angles), angles)  # [K, f/2]
-        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        angles = torch.outer(positions, theta**-exponents).repeat_interleave(2, dim=-1)
+        self.cos, self.sin = angles.cos(), angles.sin()
+        self.sin[:, ::2] *= -1
+        self._copies: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def tables(self, x: Tensor) -> Tensor:
-        """Complex factors [T, 1, f/2] for x [B, T, H, f] that starts at a multiple of K."""
-        dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
-        if (x.device, dtype) not in self._copies:
-            self._copies[x.device, dtype] = to_device(self.turns.to(dtype), x.device)
-        turns = self._copies[x.device, dtype]
-        repeats = -(-x.shape[1] // turns.shape[0])
-        return turns.repeat(repeats, 1)[: x.shape[1]].unsqueeze(1)
-
-    @staticmethod
-    def turn(x: Tensor, tables: Tensor) -> Tensor:
-        """Rotate x [B, T, H, f]; trigonometry in fp32 or wider."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * tables).flatten(-2).to(x.dtype)
+    def tables(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and signed sin of each feature at each position of a mini-batch, [K, f], for tokens like x."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        key = x.device, dtype
+        if key not in self._copies:
+            cos, sin = (to_device(t.to(dtype), x.device) for t in (self.cos, self.sin))
+            self._copies[key] = cos, sin
+        return self._copies[key]

@@ -5,17 +5,16 @@ Parameter names are those of the official checkpoints (ttt-lm-pytorch, `TTTBase`
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tttscale.kernels.scan import ttt_scan
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import Chunk, Edge, LayerEdges, Part
 from tttscale.model.convolution import CausalInput
 from tttscale.model.crossing import Crossing
-from tttscale.model.layers import Rotary
+from tttscale.model.layers import Layer, Rotary
 
 
-class TTTLayer(nn.Module):
+class TTTLayer(Layer):
     """TTT-Linear or TTT-MLP over one chunk, [B, C, D] -> [B, C, D]."""
 
     def __init__(self, config: TTTConfig) -> None:
@@ -50,25 +49,47 @@ class TTTLayer(nn.Module):
 
     def forward(self, h: Tensor, chunk: Chunk, edges: LayerEdges) -> Tensor:
         """h: the normed input [B, C, D]."""
-        q, k, v = self._projections(h, chunk, edges["qk_conv"])
+        q, k, v, rates, gate = self._projections(h)
         turns = self.rotary.tables(q)
-        q, k = self.rotary.turn(q, turns), self.rotary.turn(k, turns)
-        out = self._scan(q, k, v, self._learning_rates(h, chunk), chunk, edges["state"])
-        return self._output(out.flatten(2), h)
-
-    def _projections(self, h: Tensor, chunk: Chunk, edge: Edge) -> tuple[Tensor, Tensor, Tensor]:
-        q = self.q_proj(h)
-        if self.config.share_qk:
-            shared = CausalInput(q, self.config.conv_kernel, chunk, edge)
-            q, k = shared.convolve(self.conv_q), shared.convolve(self.conv_k)
+        if k is None:
+            q, k = self._convolved(q, turns, chunk, edges["qk_conv"])
         else:
-            k = self.k_proj(h)
-        heads = (self.config.num_attention_heads, -1)
-        return q.unflatten(-1, heads), k.unflatten(-1, heads), self.v_proj(h).unflatten(-1, heads)
+            q, k = (self.operators.turned(self._heads(x), *turns) for x in (q, k))
+        out = self._scan(
+            q, k, self._heads(v), self._learning_rates(rates, chunk), chunk, edges["state"]
+        )
+        return self._output(out.flatten(2), gate)
 
-    def _learning_rates(self, h: Tensor, chunk: Chunk) -> Tensor:
+    def _projections(
+        self, h: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]:
+        """q or what q and k have in common, k, v, the rates' logits [B, C, H], the gate."""
+        names = ["q_proj", "v_proj", "k_proj", "g_proj"]
+        here = [name for name in names if hasattr(self, name)]
+        weights = [getattr(self, name).weight for name in here]
+        *found, rates = self.operators.products(h, *weights, self.learnable_ttt_lr_weight[:, 0])
+        by_name = dict(zip(here, found, strict=True))
+        return (
+            by_name["q_proj"],
+            by_name.get("k_proj"),
+            by_name["v_proj"],
+            rates,
+            by_name.get("g_proj"),
+        )
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, C, D] -> [B, C, H, f]."""
+        return x.unflatten(-1, (self.config.num_attention_heads, -1))
+
+    def _convolved(
+        self, qk: Tensor, turns: tuple[Tensor, Tensor], chunk: Chunk, edge: Edge
+    ) -> tuple[Tensor, Tensor]:
+        shared = CausalInput(qk, self.config.conv_kernel, chunk, edge)
+        filters = (p for conv in (self.conv_q, self.conv_k) for p in (conv.weight, conv.bias))
+        return self.operators.queries_and_keys(shared.padded, shared.rows, *filters, *turns)
+
+    def _learning_rates(self, logits: Tensor, chunk: Chunk) -> Tensor:
         """lambda [B, C, H] = base_lr / f * sigmoid(h w + c); zero on padding."""
-        logits = F.linear(h, self.learnable_ttt_lr_weight[:, 0])
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         rates = torch.sigmoid(wide + self.learnable_ttt_lr_bias[:, 0])
         rates = rates * (self.inner_lr_scale * self.config.ttt_base_lr / self.config.head_dim)
@@ -116,9 +137,11 @@ class TTTLayer(nn.Module):
         crossing.close()
         return packing.together(outs)
 
-    def _output(self, out: Tensor, h: Tensor) -> Tensor:
-        wide = out.to(torch.promote_types(out.dtype, torch.float32))
-        y = self.post_norm(wide).to(out.dtype)
-        if self.config.use_gate:
-            y = F.gelu(self.g_proj(h), approximate="tanh") * y
-        return self.o_proj(y)
+    def _output(self, out: Tensor, gate: Tensor | None) -> Tensor:
+        norm, run = self.post_norm, self.operators
+        if gate is None:
+            wide = out.to(torch.promote_types(out.dtype, torch.float32))
+            y = norm(wide).to(out.dtype)
+        else:
+            y = run.gated_norm(out, gate, norm.weight, norm.bias)
+        return run.products(y, self.o_proj.weight)

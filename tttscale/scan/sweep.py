@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tttscale.kernels.product import held_copies
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.batch import Batch, Groups, Reader
 from tttscale.scan.carry import CarryLayout, CarryStore
@@ -83,6 +84,7 @@ class Sweeps:
         ranges = self._ranges_of_step(train)
         self._upcoming = groups, train, self._reader.read(groups, ranges)
 
+    @held_copies()
     def forward(self, groups: Groups, *, train: bool = True) -> Losses:
         """Run all own chunks; groups[m] are the B sequences of the m-th place.
 
@@ -116,6 +118,7 @@ class Sweeps:
         self.losses.settle()
         return self.losses
 
+    @held_copies()
     def backward(self, scale: float) -> Losses:
         """Add `scale` times the gradient of the summed losses to the parameters' `.grad`.
 
@@ -178,14 +181,14 @@ class Sweeps:
         return self._inputs[work.sequence, work.chunk, work.layers.start]
 
     def _layers(self, work: Work, batch: Batch, edges: ChunkEdges, x: Tensor | None) -> Tensor:
-        with self._precision():
+        with self.precision():
             out = self.model.embed(batch.ids) if x is None else x
             for layer in work.layers:
                 out = self.model.blocks[layer](out, batch.chunk, edges.layer(layer))
         return out
 
     def _head(self, work: Work, batch: Batch, x: Tensor) -> Tensor:
-        with self._precision():
+        with self.precision():
             total, losses = self.model.head(x, batch.labels)
         self.losses.add(work.sequence, work.chunk, batch.begin, losses, batch.labels)
         return total
@@ -202,7 +205,8 @@ class Sweeps:
 
     # ---- small things --------------------------------------------------------------------------
 
-    def _precision(self) -> AbstractContextManager:
+    def precision(self) -> AbstractContextManager:
+        """Autocast as in the sweeps."""
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)

@@ -57,6 +57,8 @@ class _Job:
         )
         engine = setup.build_engine(config, self.model, mesh)
         self._trainer = Trainer(config, mesh, self.model, sweeps, engine)
+        if setup.wants_compile(config, device):
+            setup.warm_up(sweeps)
         self._describe(mesh, sweeps)
 
     def _describe(self, mesh: Any, sweeps: Any) -> None:

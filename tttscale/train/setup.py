@@ -78,20 +78,42 @@ def build_model(config: Config, device: torch.device) -> TTTForCausalLM:
     """The model in fp32, equal on all ranks.
 
     Raises:
-        LaunchError: train.compile without a C++ compiler.
+        LaunchError: it is to be compiled, without a C++ compiler.
     """
     model = TTTForCausalLM(config.architecture(), config.model.init, config.run.seed)
     if config.model.initial_weights is not None:
         load_weights(model, config.model.initial_weights)
-    if config.train.compile:
+    if wants_compile(config, device):
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             raise LaunchError(
-                f"train.compile = true: torch.compile needs a C++ compiler, and there is no {compiler} "
-                "on this host. Install one, name it in CXX, or set train.compile=false."
+                f"train.compile = {str(config.train.compile).lower()}: torch.compile needs a C++ compiler, "
+                f"and there is no {compiler} on this host. Install one, name it in CXX, or set "
+                "train.compile=false."
             )
         compile_operators(model)
     return model.to(device)
+
+
+def wants_compile(config: Config, device: torch.device) -> bool:
+    """`train.compile`, where "auto" is settled by the device."""
+    asked = config.train.compile
+    return device.type == "cuda" if asked == "auto" else asked
+
+
+def warm_up(sweeps: Sweeps) -> None:
+    """Run one block and the head on a whole chunk of nothing, forward and backward.
+
+    What is compiled may depend on the lengths that it first meets. So all ranks meet the same, whatever
+    chunks they own, and the first step is as fast as the others.
+    """
+    model, shape = sweeps.model, (sweeps.batch, sweeps.schedule.layout.chunk_tokens)
+    ids = torch.zeros(shape, dtype=torch.int64, device=sweeps.device)
+    for with_grad in (False, True):
+        with torch.set_grad_enabled(with_grad), sweeps.precision():
+            loss, _ = model.head(model.blocks[0](model.embed(ids)), ids)
+    loss.backward()
+    model.zero_grad()
 
 
 def build_sweeps(

@@ -1,0 +1,96 @@
+"""An operator made of two pure functions, its forward and its backward: run as they stand, or compiled.
+
+What lies between matrix products is bound by memory. Run as it stands, each line of it reads and writes whole
+tensors; through torch.compile a function is one pass over them, or two where it sums over tokens.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Outputs = tuple[Tensor, ...]
+Saved = tuple[Any, ...]
+"""Tensors, None where there is none."""
+Grads = tuple[Tensor | None, ...]
+Forward = Callable[..., tuple[Outputs, Saved]]
+Backward = Callable[[Saved, Outputs], Grads]
+
+
+_OPTIONS = {
+    "deterministic": True,  # no choice of code by measured time
+    # One pass: what several results need is computed for each of them, not written down in between.
+    "realize_reads_threshold": 64,
+    "realize_acc_reads_threshold": 64,
+    "realize_opcount_threshold": 512,
+}
+
+
+class Operator:
+    """A differentiable function of tensors.
+
+    forward(*inputs) returns the outputs and what the backward needs; backward(saved, gradients) the gradients
+    of the inputs, None for those that have none. Both are functions of nothing but their arguments.
+    """
+
+    def __init__(self, forward: Forward, backward: Backward) -> None:
+        self.forward, self.backward = forward, backward
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The outputs: a tensor, or a tuple of several."""
+        outputs = _Apply.apply(self, *inputs)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def compiled(self) -> "Operator":
+        """The same through torch.compile, once for all lengths.
+
+        Lengths are the second dim of tensors [B, T, ...] and the last of int64 ones; all else is fixed. The
+        code does not depend on whether there is a graph, nor on anything timed: equal inputs, equal bits.
+        """
+        return Operator(compiled(self.forward), compiled(self.backward))
+
+
+class _Apply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, operator: Operator, *inputs: Any) -> tuple[Tensor, ...]:
+        """The outputs; keeps what the backward needs."""
+        # Detached: compiled code is one for inputs that want gradients and another for those that do not.
+        outputs, saved = operator.forward(*map(_detached, inputs))
+        ctx.operator = operator
+        ctx.save_for_backward(*saved)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Grads:
+        """Gradients of the inputs."""
+        return None, *ctx.operator.backward(ctx.saved_tensors, grads)
+
+
+def _detached(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A pure function through torch.compile, once for all lengths; see `Operator.compiled`."""
+    fast = torch.compile(function, options=_OPTIONS)
+
+    def run(*arguments: Any) -> Any:
+        for argument in arguments:
+            for x in argument if isinstance(argument, tuple) else (argument,):
+                if isinstance(x, Tensor):
+                    _mark_length(x)
+        return fast(*arguments)
+
+    return run
+
+
+def _mark_length(x: Tensor) -> None:
+    """Tell torch.compile which dim is a length. One of 1 is another case to it, with code of its own."""
+    dim = 1 if x.dim() >= 3 else x.dim() - 1
+    if (x.dim() >= 3 or x.dtype == torch.int64) and x.shape[dim] > 1:
+        torch._dynamo.mark_dynamic(x, dim)

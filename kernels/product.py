@@ -1,0 +1,103 @@
+"""Products of tokens with parameters: operands in the compute dtype, gradients of parameters in fp32."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from tttscale.kernels.operator import compiled
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """In which products of x are taken: autocast's dtype where it is on, else x's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class _Held(threading.local):
+    copies: dict[tuple[nn.Parameter, torch.dtype], Tensor] | None = None
+
+
+_held = _Held()
+
+
+@contextmanager
+def held_copies() -> Iterator[None]:
+    """Within it a parameter is cast once, not once for every chunk. Nothing may change parameters there."""
+    _held.copies = {}
+    try:
+        yield
+    finally:
+        _held.copies = None
+
+
+def copy_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """weight in dtype, without a graph."""
+    if _held.copies is None or not isinstance(weight, nn.Parameter) or weight.dtype == dtype:
+        return weight.detach().to(dtype)
+    key = weight, dtype
+    if key not in _held.copies:
+        _held.copies[key] = weight.detach().to(dtype)
+    return _held.copies[key]
+
+
+def wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """a b of [n, m] and [m, l], summed and returned in fp32 or wider."""
+    if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).to(torch.promote_types(a.dtype, torch.float32))
+
+
+def total(*parts: Tensor) -> Tensor:
+    """Their sum, rounded once."""
+    dtype = parts[0].dtype
+    out = parts[0].to(torch.promote_types(dtype, torch.float32))
+    for part in parts[1:]:
+        out = out + part
+    return out.to(dtype)
+
+
+class Products:
+    """x W^T for one or several W, whose gradients at x are summed in one pass."""
+
+    def __init__(self, add: Callable[..., Tensor] = total) -> None:
+        self.add = add
+
+    def compiled(self) -> "Products":
+        """With that sum through torch.compile."""
+        return Products(compiled(self.add))
+
+    def __call__(self, x: Tensor, *weights: Tensor) -> Any:
+        """[..., D] with [N, D] each -> [..., N] in the compute dtype; a tensor, or a tuple of several."""
+        outs = _Products.apply(self.add, x.to(compute_dtype(x)), *weights)
+        return outs if len(outs) > 1 else outs[0]
+
+
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, add: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Keeps x, and the copies of the weights, which the chunks of a sweep have in common."""
+        ctx.copies = [copy_of(w, x.dtype) for w in weights]
+        ctx.add, ctx.dtypes = add, [w.dtype for w in weights]
+        ctx.save_for_backward(x)
+        return tuple(x @ copy.t() for copy in ctx.copies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x and of the weights."""
+        (x,), copies = ctx.saved_tensors, ctx.copies
+        d_x = None
+        if ctx.needs_input_grad[1]:
+            parts = [grad @ copy for grad, copy in zip(grads, copies, strict=True)]
+            d_x = ctx.add(*parts) if len(parts) > 1 else parts[0]
+        rows = x.flatten(0, -2)
+        d_weights = [
+            wide_product(grad.flatten(0, -2).t(), rows).to(dtype) if wanted else None
+            for grad, dtype, wanted in zip(grads, ctx.dtypes, ctx.needs_input_grad[2:], strict=True)
+        ]
+        return None, d_x, *d_weights
