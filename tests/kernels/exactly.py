@@ -4,6 +4,9 @@ import torch
 
 # fp32 products are exact there; bf16 operands are rounded to nearest by hand.
 LARGEST_ERROR = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+LARGEST_ERROR_OF_TOKEN_IDX = 5e-6
+"""In fp32: a place of token_idx is one sum over all tokens, most of which cancels (the torch backend: 3e-6).
+What is left depends on the order in which a processor's BLAS adds."""
 
 
 def narrow(p, dtype):
@@ -33,5 +36,10 @@ def relative(ours, exact):
 
 
 def assert_relatively_close(ours, exact, tolerance):
+    """Of `everything`; all but token_idx's gradient within the tolerance."""
     errors = [relative(a, b) for a, b in zip(ours, exact, strict=True)]
-    assert all(error <= tolerance for error in errors), errors  # max would pass over a NaN
+    limits = [tolerance] * len(errors)
+    states = (len(errors) - 8) // 2
+    limits[1 + states + 4] = max(tolerance, LARGEST_ERROR_OF_TOKEN_IDX)
+    close = [error <= limit for error, limit in zip(errors, limits, strict=True)]
+    assert all(close), errors  # max would pass over a NaN

@@ -7,10 +7,12 @@ import torch
 
 from tests.kernels.exactly import (
     LARGEST_ERROR,
+    LARGEST_ERROR_OF_TOKEN_IDX,
     assert_relatively_close,
     everything,
     exactly,
     narrow,
+    relative,
 )
 from tests.kernels.problem import KINDS, Recorder, problem
 from tests.layers import small_layer
@@ -106,6 +108,7 @@ def test_a_cut_changes_nothing(kind, dtype):
     grads = torch.autograd.grad(results, leaves, cotangents)
     found = errors(kind, [*results, *grads], [x.detach().double() for x in whole])
     limits = {n: 1e-6 if dtype == torch.float32 else limit_of(n, dtype) for n in found}
+    limits["dtoken_idx"] = max(limits["dtoken_idx"], LARGEST_ERROR_OF_TOKEN_IDX)
     assert not {name: e for name, e in found.items() if not e <= limits[name]}
 
 
@@ -256,7 +259,9 @@ def test_a_layer_with_documents_inside(kind, monkeypatch):
 
     exact = everything_of(layer, x)
     monkeypatch.setattr(ttt_layer, "ttt_scan", functools.partial(ttt_scan, backend="triton"))
-    assert_relatively_close(everything_of(layer.float(), x.float()), exact, 1e-4)
+    ours = everything_of(layer.float(), x.float())
+    errors = [relative(a, b) for a, b in zip(ours, exact, strict=True)]
+    assert all(error <= 1e-4 for error in errors), errors
 
 
 @pytest.mark.parametrize(

@@ -113,14 +113,14 @@ def close(ours, theirs, tolerance):
         assert (a - b).norm() <= tolerance * b.norm().clamp(min=1e-30), name
 
 
-def close_parameters(ours, theirs, each=1e-5):
-    """Within 1e-6 of the whole vector, and no single parameter tensor far off.
+def close_parameters(ours, theirs, each=1e-5, whole=1e-6):
+    """Within `whole` of the whole vector, and no single parameter tensor far off.
 
     Tensors that start at zero (norm biases, learning-rate biases) are a few Adam steps long, and Adam
     turns the rounding of their smallest gradients into relative errors of a few 1e-6.
     """
     a, b = (torch.cat([torch.from_numpy(p[n]).flatten() for n in theirs]) for p in (ours, theirs))
-    assert (a - b).norm() <= 1e-6 * b.norm()
+    assert (a - b).norm() <= whole * b.norm()
     close(ours, theirs, each)
 
 

@@ -28,11 +28,12 @@ def test_stages_agree(world):
     for results in per_rank:
         for precision in ("fp32", "bf16"):
             parameters, losses, norms = results[precision, 0]
-            # bf16 casts turn a last-bit difference of a parameter into one of 2^-9 downstream.
-            each = 1e-5 if precision == "fp32" else 1e-4
+            # bf16 casts turn a last-bit difference of a parameter into one of 2^-9 downstream, and Adam that
+            # of a small gradient into a step; whether a cast is on the edge depends on the processor.
+            each, whole = (1e-5, 1e-6) if precision == "fp32" else (1e-2, 1e-4)
             for stage in STAGES[1:]:
-                close_parameters(results[precision, stage][0], parameters, each)
-                rounding = 1e-6 if precision == "fp32" else 1e-4
+                close_parameters(results[precision, stage][0], parameters, each, whole)
+                rounding = 1e-6 if precision == "fp32" else 1e-3
                 assert results[precision, stage][1] == pytest.approx(losses, rel=rounding)
                 assert results[precision, stage][2] == pytest.approx(
                     norms, rel=1e-4 if precision == "fp32" else 1e-2
