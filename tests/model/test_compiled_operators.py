@@ -13,6 +13,7 @@ from tttscale.errors import LaunchError
 from tttscale.kernels.fused import PLAIN
 from tttscale.model import TTTConfig, TTTForCausalLM
 from tttscale.model.layers import Layer, compile_operators
+from tttscale.scan.memory import KeepPolicy
 from tttscale.train import setup
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -57,6 +58,13 @@ def test_warm_up_compiles_all_that_a_step_needs_and_leaves_nothing_behind():
     losses = sweeps.forward([[small_windows(config).sequence(0)]])
     sweeps.backward(1.0)
     assert losses.sums.isfinite().all()
+    # Chunks that keep their graph and those that do not run the same code.
+    others = setup.build_sweeps(
+        config, model, alone, sequences=1, batch=1, keep=KeepPolicy(layout.chunks)
+    )
+    again = others.forward([[small_windows(config).sequence(0)]])
+    others.backward(1.0)
+    assert torch.equal(again.sums, losses.sums)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
 
 
