@@ -152,9 +152,10 @@ def _turn(wide: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     cos, sin: [K, f], for each feature; sin with the sign of its place. Positions are taken modulo K.
     """
-    positions = torch.arange(wide.shape[1], device=wide.device) % len(cos)
+    length, repeats = wide.shape[1], -(-wide.shape[1] // len(cos))
+    cos, sin = (table.repeat(repeats, 1)[:length].unsqueeze(1) for table in (cos, sin))
     swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(wide * cos[positions].unsqueeze(1), swapped, sin[positions].unsqueeze(1))
+    return torch.addcmul(wide * cos, swapped, sin)
 
 
 def _convolved(padded: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor) -> Result:
