@@ -166,7 +166,9 @@ class Segment(ABC):
 
     def _shape(self, launch: Launch) -> dict[str, Any]:
         """The compile-time arguments that every kernel takes, and how to launch it."""
+        unfused = {} if launch.fused else {"enable_fp_fusion": False}
         return {
+            **unfused,
             "F": self.dim,
             "FP": padded(self.dim),
             "K": self.size,

@@ -1,4 +1,9 @@
-"""Launches for fp32 tokens, on all GPUs: products on the plain units fill the registers, so few columns."""
+"""Launches for fp32 tokens, on all GPUs: products on the plain units fill the registers, so few columns.
+
+Not fused but for TTT-Linear's chains: on the plain units a thread may have one product of a row's sum. Fused
+with the first addition it would be exact in that thread and rounded in the others, which hold the same sum
+and store it to the same place: which of them came last would decide the last bit (tests/ptx finds it).
+"""
 
 from tttscale.kernels.launches.launch import CHAINS, LARGEST_DIM, Launch
 
@@ -12,5 +17,8 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
         rows = LARGEST_DIM if dim > 96 or (dim > 32 and size > 32) else 16
         return Launch(16, 1, rows, max_registers=128)
     if kernel in CHAINS:
-        return Launch(8, 1, 16 if dim > 64 else 32, max_registers=255 if large else None)
-    return Launch(16, 1, 16, max_registers=128) if large else Launch(8, 1, 16)
+        most = 255 if large else None
+        return Launch(8, 1, 16 if dim > 64 else 32, max_registers=most, fused=False)
+    if large:
+        return Launch(16, 1, 16, max_registers=128, fused=False)
+    return Launch(8, 1, 16, fused=False)

@@ -15,6 +15,8 @@ class Launch:
     """TTT-MLP's forward chain: whether the state stays in registers."""
     max_registers: int | None = None
     """Per thread, where not all fits: left alone the compiler goes down to 32 and spills the rest."""
+    fused: bool = True
+    """Whether a product and a sum may become one operation without the rounding in between."""
 
 
 CHAINS = ("advance", "advance_backward")

@@ -28,6 +28,8 @@ from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
 from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_LAUNCH = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
+"""Options of a launch that are no arguments of its kernel."""
 _SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one program can have."""
 
@@ -40,7 +42,7 @@ class Recorder:
 
     def record(self, kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Derive the signature that Triton's launcher would."""
-        launch = {name: options.pop(name) for name in ("num_warps", "num_stages", "maxnreg")}
+        launch = {name: options.pop(name) for name in _LAUNCH if name in options}
         names = kernel.arg_names
         values = {**dict(zip(names, arguments, strict=False)), **options}
         signature, constants, attributes = {}, {}, {}

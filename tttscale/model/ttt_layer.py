@@ -49,33 +49,23 @@ class TTTLayer(Layer):
 
     def forward(self, h: Tensor, chunk: Chunk, edges: LayerEdges) -> Tensor:
         """h: the normed input [B, C, D]."""
-        q, k, v, rates, gate = self._projections(h)
-        turns = self.rotary.tables(q)
-        if k is None:
-            q, k = self._convolved(q, turns, chunk, edges["qk_conv"])
+        of = self._projections(h)
+        turns = self.rotary.tables(h)
+        if self.config.share_qk:
+            q, k = self._convolved(of["q_proj"], turns, chunk, edges["qk_conv"])
         else:
-            q, k = (self.operators.turned(self._heads(x), *turns) for x in (q, k))
-        out = self._scan(
-            q, k, self._heads(v), self._learning_rates(rates, chunk), chunk, edges["state"]
-        )
-        return self._output(out.flatten(2), gate)
+            heads = (self._heads(of[name]) for name in ("q_proj", "k_proj"))
+            q, k = (self.operators.turned(x, *turns) for x in heads)
+        v, rates = self._heads(of["v_proj"]), self._learning_rates(of["rates"], chunk)
+        out = self._scan(q, k, v, rates, chunk, edges["state"])
+        return self._output(out.flatten(2), of.get("g_proj"))
 
-    def _projections(
-        self, h: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]:
-        """q or what q and k have in common, k, v, the rates' logits [B, C, H], the gate."""
-        names = ["q_proj", "v_proj", "k_proj", "g_proj"]
-        here = [name for name in names if hasattr(self, name)]
-        weights = [getattr(self, name).weight for name in here]
-        *found, rates = self.operators.products(h, *weights, self.learnable_ttt_lr_weight[:, 0])
-        by_name = dict(zip(here, found, strict=True))
-        return (
-            by_name["q_proj"],
-            by_name.get("k_proj"),
-            by_name["v_proj"],
-            rates,
-            by_name.get("g_proj"),
-        )
+    def _projections(self, h: Tensor) -> dict[str, Tensor]:
+        """What each projection of this layer makes of h, and the rates' logits [B, C, H]."""
+        names = [n for n in ("q_proj", "k_proj", "v_proj", "g_proj") if hasattr(self, n)]
+        weights = [getattr(self, name).weight for name in names]
+        found = self.operators.products(h, *weights, self.learnable_ttt_lr_weight[:, 0])
+        return dict(zip([*names, "rates"], found, strict=True))
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, C, D] -> [B, C, H, f]."""

@@ -1,0 +1,43 @@
+"""The compiled kernels of the paper's shape, run on the CPU by tests/ptx: results, bits, and no races."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tttscale.bench.gpu_errors import limit_of
+from tttscale.bench.kernels import DTYPES
+
+CHAINS = {"linear": 8, "mlp": 9}  # launches of a scan
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "capability", "tokens"),
+    [
+        ("linear", "bf16", 90, 91),  # more than a block, and a short mini-batch
+        ("linear", "bf16", 80, 59),
+        ("linear", "fp32", 90, 59),
+        ("mlp", "bf16", 90, 75),
+        ("mlp", "bf16", 80, 43),
+        ("mlp", "fp32", 90, 43),
+    ],
+)
+def test_compiled_scans_equal_the_reference(kind, dtype, capability, tokens):
+    words = map(str, (kind, 64, 16, dtype, capability, tokens))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ptx", *words, *(["waits"] if kind == "linear" else [])],
+        env={**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.strip().splitlines()[-1])
+    assert len(facts["launches"]) == CHAINS[kind]
+    off = {n: e for n, e in facts["errors"].items() if not e <= limit_of(n, DTYPES[dtype])}
+    assert not off
+    assert facts["same_bits"] is (True if kind == "linear" else None)
+    assert DTYPES[dtype] in (torch.bfloat16, torch.float32)

@@ -1,0 +1,70 @@
+"""A scan on compiled kernels that are run here.
+
+    python -m tests.ptx KIND DIM K DTYPE CAPABILITY TOKENS [waits]
+
+Without TRITON_INTERPRET. Forward and backward; with `waits` once more, with neighbours that wait. Scratch
+holds NaN until it is written. Prints one JSON object: relative errors against fp64, whether both runs have
+the same bits (null for one), what ran.
+"""
+
+import functools
+import json
+import sys
+import time
+from unittest import mock
+
+import torch
+
+from tests.ptx.launch import emulated
+from tttscale.bench.problems import Waiting, errors, on, problem, reference, results
+from tttscale.kernels import scan
+from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
+from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+
+SCANS = {"linear": TritonLinearScan, "mlp": TritonMLPScan}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_MAKERS = (
+    *((torch, name) for name in ("empty", "empty_like", "empty_strided")),
+    (torch.Tensor, "new_empty"),
+)
+
+
+def poisoned(make):
+    """Memory that holds NaN instead of whatever was there."""
+
+    def run(*args, **kwargs):
+        out = make(*args, **kwargs)
+        return out.fill_(float("nan")) if out.is_floating_point() else out
+
+    return run
+
+
+def run(kind, dim, size, dtype, capability, tokens, waits):
+    """What `main` prints."""
+    leaves = on("cpu", problem(kind, heads=1, dim=dim, tokens=tokens, size=size), DTYPES[dtype])
+    began = time.perf_counter()
+    scan_type = functools.partial(SCANS[kind], architecture=capability)
+    with (
+        emulated(capability) as device,
+        mock.patch.object(scan, "_scan_type", return_value=scan_type),
+    ):
+        patches = [mock.patch.object(o, n, poisoned(getattr(o, n))) for o, n in _MAKERS]
+        for patch in patches:
+            patch.start()
+        ours = results(kind, leaves, "triton")
+        launches = list(device.launches)
+        again = results(kind, leaves, "triton", handoff=Waiting()) if waits else None
+        for patch in patches:
+            patch.stop()
+    return {
+        "errors": errors(kind, ours, reference(kind, leaves)),
+        "same_bits": again and all(torch.equal(a, b) for a, b in zip(ours, again, strict=True)),
+        "launches": launches,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+if __name__ == "__main__":
+    kind, dim, size, dtype, capability, tokens, *rest = sys.argv[1:]
+    shape = kind, int(dim), int(size), dtype
+    print(json.dumps(run(*shape, int(capability), int(tokens), rest == ["waits"])))
