@@ -1,10 +1,10 @@
 """A scan on compiled kernels that are run here.
 
-    python -m tests.ptx KIND DIM K DTYPE CAPABILITY TOKENS [waits]
+    python -m tests.ptx KIND DIM K DTYPE CAPABILITY TOKENS [waits] [copies]
 
-Without TRITON_INTERPRET. Forward and backward; with `waits` once more, with neighbours that wait. Scratch
-holds NaN until it is written. Prints one JSON object: relative errors against fp64, whether both runs have
-the same bits (null for one), what ran.
+Without TRITON_INTERPRET. Forward and backward; with `waits` once more, with neighbours that wait; with `copies`
+as `Block.copies_are_fenced` has it. Scratch holds NaN until it is written. Prints one JSON object: relative
+errors against fp64, whether both runs have the same bits (null for one), what ran.
 """
 
 import functools
@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 
+from tests.ptx.execute import Block
 from tests.ptx.launch import emulated
 from tttscale.bench.problems import Waiting, errors, on, problem, reference, results
 from tttscale.kernels import scan
@@ -67,4 +68,5 @@ def run(kind, dim, size, dtype, capability, tokens, waits):
 if __name__ == "__main__":
     kind, dim, size, dtype, capability, tokens, *rest = sys.argv[1:]
     shape = kind, int(dim), int(size), dtype
-    print(json.dumps(run(*shape, int(capability), int(tokens), rest == ["waits"])))
+    Block.copies_are_fenced = "copies" in rest
+    print(json.dumps(run(*shape, int(capability), int(tokens), "waits" in rest)))

@@ -25,6 +25,10 @@ SPECIAL = {"%tid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x", "%nctaid.y
 class Block:
     """Registers and control flow of a block; memory is the launch's."""
 
+    copies_are_fenced = False
+    """Whether tensor cores may read what cp.async brought without a fence. By the PTX manual they may not;
+    CUTLASS's loops do (sm90_mma_multistage_gmma_ss_warpspecialized.hpp), and so does code of Triton 3.6."""
+
     def __init__(self, program, memory, shared, clock, arguments, place, grid):
         self.program, self.memory, self.shared, self.clock = program, memory, shared, clock
         self.count = program.threads
@@ -38,6 +42,7 @@ class Block:
             self.registers[f"%nctaid.{axis}"] = np.full(self.count, size, np.uint32)
         self.copies, self.groups = [], []
         self.using, self.products = [], []
+        self.in_flight = set()
 
     def run(self):
         """From the first instruction to `ret`."""
@@ -92,6 +97,8 @@ class Block:
             return np.broadcast_to(bits.view(wanted), self.count)
         if operand == "global_smem":
             return np.zeros(self.count, wanted)
+        if operand in self.in_flight:
+            raise FaultError(f"{operand} is used while a tensor core may write it")
         value = self.registers[operand]
         if value.dtype.itemsize != np.dtype(wanted).itemsize:
             value = value.astype(BITS[np.dtype(wanted).itemsize])
@@ -393,7 +400,7 @@ class Block:
         self.groups = self.groups[len(done) :]
         for to, warps, values in (copy for group in done for copy in group):
             self.shared.landing[to] -= 1
-            self.shared.write(to, warps, values)
+            self.shared.write(to, warps, values, fenced=self.copies_are_fenced)
 
     def _bar(self, i, mask):
         assert mask is None
@@ -428,11 +435,17 @@ class Block:
         elif i.parts[1] == "wait_group":
             done = self.products[: len(self.products) - i.operands[0]]
             self.products = self.products[len(done) :]
-            for at in (at for group in done for at in group):
-                self.shared.in_use[at] -= 1
+            for targets, places in (product for group in done for product in group):
+                self.in_flight.difference_update(targets)
+                for at in places:
+                    self.shared.in_use[at] -= 1
 
     def _wide_product(self, i):
         targets, a, b, scale, *signs = i.operands
+        places, self.in_flight = (
+            [],
+            self.in_flight.difference(targets),
+        )  # one after the other is allowed
         columns = int(re.search(r"n(\d+)k16", i.operation).group(1))
         assert signs[:2] == [1, 1], "a negated operand"
         transposed_b = bool(signs[-1])
@@ -446,14 +459,16 @@ class Block:
         if isinstance(a, tuple):
             left = tc.fragment_a([self.get(s, "b32") for s in a]).reshape(groups, 64, 16)
         else:
-            left = self._described(a, 64, bool(signs[2]))
-        right = self._described(b, columns, transposed_b).swapaxes(-1, -2)
+            left = self._described(a, 64, bool(signs[2]), places)
+        right = self._described(b, columns, transposed_b, places).swapaxes(-1, -2)
         value = tc.product(left, right, out.reshape(groups, 64, columns))
         registers = tc.registers_of(value.reshape(-1, 16, columns))
         for target, register in zip(targets, registers, strict=True):
             self.put(target, register)
+        self.in_flight.update(targets)
+        self.using.append((targets, places))
 
-    def _described(self, operand, outer, transposed):
+    def _described(self, operand, outer, transposed, places):
         """An operand in shared memory, for each group of four warps: [groups, outer, 16] fp32."""
         found = []
         descriptors = self.get(operand, "b64").reshape(-1, 4 * tc.LANES)
@@ -466,7 +481,7 @@ class Block:
             warps = np.full(outer, self.warps[group * 4 * tc.LANES])
             self._read_by_group(at, warps, group)
             self.shared.in_use[at] += 1  # its places are all different
-            self.using.append(at)
+            places.append(at)
             found.append(tc.from_bf16(self.shared.data[at]))
         return np.stack(found)
 
