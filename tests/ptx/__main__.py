@@ -2,9 +2,9 @@
 
     python -m tests.ptx KIND DIM K DTYPE CAPABILITY TOKENS [waits] [copies]
 
-Without TRITON_INTERPRET. Forward and backward; with `waits` once more, with neighbours that wait; with `copies`
-as `Block.copies_are_fenced` has it. Scratch holds NaN until it is written. Prints one JSON object: relative
-errors against fp64, whether both runs have the same bits (null for one), what ran.
+Without TRITON_INTERPRET. Forward and backward; with `waits` once more, with neighbours that wait; with
+`copies` as `Block.copies_are_fenced` has it. Scratch holds NaN until it is written. Prints one JSON object:
+relative errors against fp64, whether both runs have the same bits (null for one), what ran.
 """
 
 import functools
