@@ -57,9 +57,12 @@ class _Job:
         )
         engine = setup.build_engine(config, self.model, mesh)
         self._trainer = Trainer(config, mesh, self.model, sweeps, engine)
-        if setup.wants_compile(config, device):
-            setup.warm_up(sweeps)
         self._describe(mesh, sweeps)
+        if setup.wants_compile(config, device):
+            recorder.note("train.compile: compiling; the first time this takes a minute or two")
+            setup.warm_up(sweeps)
+            if self._evaluation is not None and self._evaluation.batch != sweeps.batch:
+                setup.warm_up(self._evaluation)
 
     def _describe(self, mesh: Any, sweeps: Any) -> None:
         layout, parallel = sweeps.schedule.layout, self._config.parallel
