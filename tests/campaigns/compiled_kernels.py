@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
@@ -109,21 +109,33 @@ def examine(configuration: Configuration) -> list[str]:
     return [f"{configuration} {fault}" for fault in found]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Compile every shipped kernel, no GPU needed.")
+def asked(description: str) -> list[Configuration]:
+    """The configurations of the command line."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="KIND:DIM:K:DTYPE:CAPABILITY", help="these alone"
     )
-    wanted = chosen(parser.parse_args().only)
-    for capability in dict.fromkeys(configuration.capability for configuration in wanted):
-        if not comparable(capability):
-            print(f"kernels_sm{capability}.json is of another Triton: not compared")
+    return chosen(parser.parse_args().only)
+
+
+def examine_all(
+    examine: Callable[[Configuration], list[str]], wanted: Sequence[Configuration]
+) -> None:
+    """Side by side; prints the faults and exits, with 1 if there are any."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         found = [fault for faults_ in pool.map(examine, wanted) for fault in faults_]
     for fault in found:
         print("FAILED", fault)
     print(f"{len(wanted)} configurations, {len(found)} faults")
     sys.exit(bool(found))
+
+
+def main() -> None:
+    wanted = asked("Compile every shipped kernel, no GPU needed.")
+    for capability in dict.fromkeys(configuration.capability for configuration in wanted):
+        if not comparable(capability):
+            print(f"kernels_sm{capability}.json is of another Triton: not compared")
+    examine_all(examine, wanted)
 
 
 if __name__ == "__main__":

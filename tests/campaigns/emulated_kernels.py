@@ -8,17 +8,15 @@ says which results are off, which differ with neighbours that wait, and which ac
 block and a part of the next, which ends in a short mini-batch.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from tests.campaigns.compiled_kernels import Configuration, chosen
+from tests.campaigns.compiled_kernels import Configuration, asked, examine_all
 from tttscale.bench.gpu_errors import limit_of
 from tttscale.bench.kernels import DTYPES
 from tttscale.kernels.launch_table import mini_batches_per_block
@@ -64,19 +62,5 @@ def faults(facts: dict, dtype: torch.dtype) -> list[str]:
     return found if facts["same_bits"] else [*found, "other bits with neighbours that wait"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Run every compiled kernel, no GPU needed.")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="KIND:DIM:K:DTYPE:CAPABILITY", help="these alone"
-    )
-    wanted = chosen(parser.parse_args().only)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = [fault for faults_ in pool.map(examine, wanted) for fault in faults_]
-    for fault in found:
-        print("FAILED", fault)
-    print(f"{len(wanted)} configurations, {len(found)} faults")
-    sys.exit(bool(found))
-
-
 if __name__ == "__main__":
-    main()
+    examine_all(examine, asked("Run every compiled kernel, no GPU needed."))

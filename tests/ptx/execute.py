@@ -13,6 +13,10 @@ TYPES = {
     "u64": np.uint64, "b64": np.uint64, "s64": np.int64,
 }  # fmt: skip
 BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+SIMPLE = {
+    "add": np.add, "sub": np.subtract, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+    "not": np.invert, "min": np.minimum, "max": np.maximum, "neg": np.negative, "rem": np.fmod,
+}  # fmt: skip
 COMPARE = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
     "gt": np.greater, "ge": np.greater_equal,
@@ -81,10 +85,13 @@ class Block:
         return ~mask if instruction.negated else mask
 
     def _step(self, kind, instruction):
+        mask = self._mask(instruction)
+        if kind in SIMPLE:
+            return self._simple(instruction, mask, SIMPLE[kind])
         handler = getattr(self, f"_{kind}", None)
         if handler is None:
             raise NotImplementedError(instruction.operation)
-        handler(instruction, self._mask(instruction))
+        return handler(instruction, mask)
 
     # ---- operands --------------------------------------------------------------------------------
 
@@ -144,7 +151,7 @@ class Block:
             return self.put(target, low | high << half, mask)
         return self.put(target, self.get(source, kind), mask)
 
-    def _binary(self, i, mask, function):
+    def _simple(self, i, mask, function):
         target, *sources = i.operands
         if i.parts[-1] == "pred":
             return self.put(target, function(*map(self.predicate, sources)), mask)
@@ -153,40 +160,10 @@ class Block:
             value = function(*(self.get(s, kind) for s in sources))
         return self.put(target, value.astype(TYPES[kind], copy=False), mask)
 
-    def _add(self, i, mask):
-        self._binary(i, mask, np.add)
-
-    def _sub(self, i, mask):
-        self._binary(i, mask, np.subtract)
-
-    def _and(self, i, mask):
-        self._binary(i, mask, np.bitwise_and)
-
-    def _or(self, i, mask):
-        self._binary(i, mask, np.bitwise_or)
-
-    def _xor(self, i, mask):
-        self._binary(i, mask, np.bitwise_xor)
-
-    def _not(self, i, mask):
-        self._binary(i, mask, np.invert)
-
-    def _min(self, i, mask):
-        self._binary(i, mask, np.minimum)
-
-    def _max(self, i, mask):
-        self._binary(i, mask, np.maximum)
-
-    def _neg(self, i, mask):
-        self._binary(i, mask, np.negative)
-
     def _div(self, i, mask):
         if i.parts[-1] == "f32":
-            return self._binary(i, mask, np.divide)
-        return self._binary(i, mask, lambda a, b: np.trunc(a / b))
-
-    def _rem(self, i, mask):
-        self._binary(i, mask, np.fmod)
+            return self._simple(i, mask, np.divide)
+        return self._simple(i, mask, lambda a, b: np.trunc(a / b))
 
     def _mul(self, i, mask):
         self._product(i, mask, None)
