@@ -17,5 +17,6 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
     if kernel == "advance":
         return Launch(8, 1 if dim <= 64 else 2, 128, resident=dim <= 64 and size == 16)
     if kernel == "advance_backward":
-        return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128)
+        merged = 32 < dim <= 64 and size == 16  # elsewhere it would spill, or win nothing
+        return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, merged=merged)
     return Launch(4 if kind == "linear" and dim <= 64 and kernel != "gradients" else 8)

@@ -13,6 +13,8 @@ class Launch:
     """Hidden features that a program takes at a time; rows of a tile of W in TTT-Linear's chains."""
     resident: bool = False
     """TTT-MLP's forward chain: whether the state stays in registers."""
+    merged: bool = False
+    """TTT-MLP's reverse chain: whether a mini-batch goes through the state's gradient once, not twice."""
     max_registers: int | None = None
     """Per thread, where not all fits: left alone the compiler goes down to 32 and spills the rest."""
     fused: bool = True

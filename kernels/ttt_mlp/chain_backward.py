@@ -79,13 +79,11 @@ def _gradient1(
 
 @triton.jit
 def _asked(
-    k, step, at, cols, dw1_ptr, db1_ptr, dw2_ptr, local_ptr, slope_ptr, x2_ptr, w2_ptr,
-    row_ok, kappa2, from_g1,
+    k, step, dW1, db1, dW2, at, cols, local_ptr, slope_ptr, x2_ptr, w2_ptr, row_ok, kappa2, from_g1,
     F: tl.constexpr, K: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """A tile's parts of kappa2 and dG2 of a mini-batch."""
+    """A tile's parts of kappa2 and dG2 of a mini-batch, whose tensors the pointers are."""
     inner = at + tl.arange(0, IB)
-    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB, BF16)
     wide, wide_ok = tokens_of_tile(inner, row_ok, F, K)
     x2 = narrow(load(x2_ptr + wide, wide_ok), BF16)
     kappa2 = mma(tl.trans(x2), dW2, kappa2, BF16)
@@ -96,13 +94,12 @@ def _asked(
 
 @triton.jit
 def _passed(
-    k, step, g2, dz2, at, cols, dw1_ptr, db1_ptr, dw2_ptr, local_ptr, slope_ptr, x2_ptr, w2_ptr,
+    k, step, g2, dz2, dW1, db1, dW2, at, cols, local_ptr, slope_ptr, x2_ptr, w2_ptr,
     share_ptr, curved_ptr, dz1_ptr, row_ok,
     F: tl.constexpr, K: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """A tile's gradient through a mini-batch; dZ1 on the way."""
+    """A tile's gradient through a mini-batch; dZ1 into memory on the way."""
     inner = at + tl.arange(0, IB)
-    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB, BF16)
     wide, wide_ok = tokens_of_tile(inner, row_ok, F, K)
     dg1 = _gradient1(k, step, dW1, db1, local_ptr, at, F, K, IB, BF16)
     dx2 = mma(dW2, tl.trans(narrow(g2, BF16)), tl.zeros([IB, K], tl.float32), BF16) * step[None, :]
@@ -115,28 +112,26 @@ def _passed(
     store(dz1_ptr + wide, dz1, wide_ok)
     dW2 = mma(load(x2_ptr + wide, wide_ok), dz2, dW2, BF16)
     dW2 = mma(dg1 * slope, g2, dW2, BF16)
-    dW1, db1 = mma(dz1, k, dW1, BF16), db1 + tl.sum(dz1, 1)
-    store_state(dw1_ptr, db1_ptr, dw2_ptr, at, dW1, db1, dW2, F, BF16)
+    return mma(dz1, k, dW1, BF16), db1 + tl.sum(dz1, 1), dW2
 
 
 @triton.jit
 def _read(
-    q, dz2q, at, cols, dw1_ptr, db1_ptr, dw2_ptr, xq_ptr, dz1q_ptr, db1_read_ptr,
-    dw1_saved_ptr, db1_saved_ptr, saves, rows_ok,
+    q, dz2q, dW1, db1, dW2, at, cols, xq_ptr, dz1q_ptr, db1_read_ptr, dw1_saved_ptr, db1_saved_ptr,
+    saves, rows_ok,
     F: tl.constexpr, TOKENS: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """What a block's readers add to a tile's gradient, which is then that behind the block before it."""
+    """A tile's gradient with what a block's readers add: that behind the block before it, which is saved."""
     I: tl.constexpr = 4 * F
     inner = at + tl.arange(0, IB)
-    dW1, db1, dW2 = load_state(dw1_ptr, db1_ptr, dw2_ptr, at, F, cols.shape[0], IB, BF16)
     wide, wide_ok = tokens_of_tile(inner, rows_ok, F, TOKENS)
     dz1q, xq = load(dz1q_ptr + wide, wide_ok), load(xq_ptr + wide, wide_ok)
     dW1, dW2 = mma(dz1q, q, dW1, BF16), mma(xq, dz2q, dW2, BF16)
     db1 += load(db1_read_ptr + inner, inner < I)
-    store_state(dw1_ptr, db1_ptr, dw2_ptr, at, dW1, db1, dW2, F, BF16)
     ok = (inner[:, None] < I) & (cols[None, :] < F) & saves
     store(dw1_saved_ptr + cols[None, :] * I + inner[:, None], dW1, ok)
     tl.store(db1_saved_ptr + inner, db1, mask=(inner < I) & saves)
+    return dW1, db1, dW2
 
 
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
@@ -194,9 +189,10 @@ def advance_backward_kernel(
         kappa2, from_g1 = tl.zeros([K, FP], tl.float32) + db2, local2
         tl.debug_barrier()  # the tiles were written by other threads
         for at in tl.range(0, I, IB, disable_licm=True):
+            dW1, db1, dW2 = load_state(dw1_tiles_ptr, db1_ptr, dw2_tiles_ptr, at, F, FP, IB, BF16)
             kappa2, from_g1 = _asked(
-                k, step, at, cols, dw1_tiles_ptr, db1_ptr, dw2_tiles_ptr, local_ptr + hidden,
-                slope_ptr + hidden, x2_ptr + wide, w2_at, row_ok, kappa2, from_g1, F, K, IB, BF16,
+                k, step, dW1, db1, dW2, at, cols, local_ptr + hidden, slope_ptr + hidden,
+                x2_ptr + wide, w2_at, row_ok, kappa2, from_g1, F, K, IB, BF16,
             )  # fmt: skip
 
         if not AHEAD:
@@ -223,11 +219,13 @@ def advance_backward_kernel(
         db2 += tl.sum(dz2, 0)[None, :]
         tl.debug_barrier()
         for at in tl.range(0, I, IB, disable_licm=True):
-            _passed(
-                k, step, g2, dz2, at, cols, dw1_tiles_ptr, db1_ptr, dw2_tiles_ptr,
-                local_ptr + hidden, slope_ptr + hidden, x2_ptr + wide, w2_at, share_ptr + hidden,
+            dW1, db1, dW2 = load_state(dw1_tiles_ptr, db1_ptr, dw2_tiles_ptr, at, F, FP, IB, BF16)
+            dW1, db1, dW2 = _passed(
+                k, step, g2, dz2, dW1, db1, dW2, at, cols, local_ptr + hidden,
+                slope_ptr + hidden, x2_ptr + wide, w2_at, share_ptr + hidden,
                 curved_ptr + hidden, dz1_ptr + wide, row_ok, F, K, IB, BF16,
             )  # fmt: skip
+            store_state(dw1_tiles_ptr, db1_ptr, dw2_tiles_ptr, at, dW1, db1, dW2, F, BF16)
         if i % BLOCK == 0:
             rows_ok = block_rows < T - i * K
             ok = rows_ok[:, None] & cols_ok
@@ -238,11 +236,15 @@ def advance_backward_kernel(
             saved = block - 1
             tl.debug_barrier()
             for at in tl.range(0, I, IB, disable_licm=True):
-                _read(
-                    q, dz2q, at, cols, dw1_tiles_ptr, db1_ptr, dw2_tiles_ptr, xq_ptr + wide,
-                    dz1q_ptr + wide, db1_read_ptr + block * I, dw1_saved_ptr + saved * F * I,
+                dW1, db1, dW2 = load_state(
+                    dw1_tiles_ptr, db1_ptr, dw2_tiles_ptr, at, F, FP, IB, BF16
+                )
+                dW1, db1, dW2 = _read(
+                    q, dz2q, dW1, db1, dW2, at, cols, xq_ptr + wide, dz1q_ptr + wide,
+                    db1_read_ptr + block * I, dw1_saved_ptr + saved * F * I,
                     db1_saved_ptr + saved * I, i > 0, rows_ok, F, BLOCK * K, IB, BF16,
                 )  # fmt: skip
+                store_state(dw1_tiles_ptr, db1_ptr, dw2_tiles_ptr, at, dW1, db1, dW2, F, BF16)
         if AHEAD:
             k, step, local2, g2, normed = next_k, next_step, next_local2, next_g2, next_normed
             rstd, m, y_mean, a1, bend = c0, c1, c2, c3, c4

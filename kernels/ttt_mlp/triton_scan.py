@@ -8,6 +8,7 @@ from tttscale.kernels.triton_segment import Kept, Planes, Segment, State, padded
 from tttscale.kernels.triton_targets import targets_kernel
 from tttscale.kernels.ttt_mlp.chain import advance_kernel, advance_streamed_kernel
 from tttscale.kernels.ttt_mlp.chain_backward import advance_backward_kernel, replay_kernel
+from tttscale.kernels.ttt_mlp.chain_merged import advance_backward_merged_kernel
 from tttscale.kernels.ttt_mlp.parallel import (
     hidden_backward_kernel,
     keys_kernel,
@@ -122,8 +123,9 @@ class MLPSegment(Segment):
         planes.dw1 = self.new(n, self.blocks, f, i)
         planes.db1 = self.new(n, self.blocks, i, wide=True)
         planes.dw1[:, -1], planes.db1[:, -1] = running[0], running[1][:, 0]
+        merged = self.launch("advance_backward").merged
         self.run(
-            advance_backward_kernel,
+            advance_backward_merged_kernel if merged else advance_backward_kernel,
             "advance_backward",
             (n,),
             *(self.k, self.q, step, self.gamma, G2, x2, xq, planes.dz1q, dz2q, *reads),

@@ -39,6 +39,24 @@ def test_conditional_parts_count_by_their_share():
     assert cycles_per_step(CODE, block=4) == 8 / 4 + 5 * 3 / 4
 
 
+def test_of_an_if_with_two_parts_the_longer_is_the_rare_one():
+    code = assembled(
+        "HMMA.16816.F32 R4, R8, R12, R4",  # the main loop begins: 0
+        "@P0 BRA {6}",
+        "FADD R3, R3, R3",  # the first part: 2 to 5
+        "FADD R3, R3, R3",
+        "FADD R3, R3, R3",
+        "BRA {8}",
+        "FMUL R3, R3, R3",  # the second: 6, 7
+        "FMUL R3, R3, R3",
+        "@P2 BRA {0}",
+        "EXIT",
+    )
+    assert cycles_per_step(code, block=4) == (3 + 4) / 4 + (3 + 2) * 3 / 4
+    swapped = code.replace("FMUL", "FADD")
+    assert cycles_per_step(swapped, block=1) == 3 + 4
+
+
 def test_local_memory_inside_and_outside_loops():
     assert in_loops(CODE, ("LDL", "STL")) == 2
     assert cycles_per_step(assembled("MOV R1, R2", "EXIT")) is None

@@ -55,6 +55,8 @@ def candidates(kind: str, kernel: str, now: Launch) -> list[Launch]:
     ]
     if kind == "mlp" and kernel == "advance":
         others += [replace(launch, resident=not launch.resident) for launch in others]
+    if kind == "mlp" and kernel == "advance_backward":
+        others += [replace(launch, merged=not launch.merged) for launch in others]
     return [now, *(launch for launch in others if launch != now)]
 
 
@@ -135,6 +137,7 @@ def _is(function: str, kernel: str) -> bool:
     names = {
         "gradients": ("token_gradients_kernel",),
         "advance": ("advance_kernel", "advance_streamed_kernel"),
+        "advance_backward": ("advance_backward_kernel", "advance_backward_merged_kernel"),
     }
     return function in names.get(kernel, (f"{kernel}_kernel",))
 

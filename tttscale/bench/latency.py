@@ -7,6 +7,7 @@ caches and the tensor cores' queue are not modelled. It ranks kernels; it does n
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -100,7 +101,8 @@ def cycles_per_step(
         return None
     body = instructions[loop[0] : loop[1] + 1]
     entered, passed = (
-        _cycles(_repeated(part, tiles), exposed_loads) for part in (body, _unconditional(body))
+        _cycles(_repeated(part, tiles), exposed_loads)
+        for part in (_rare(body), _unconditional(body))
     )
     return (entered / block + passed * (1 - 1 / block)) / steps
 
@@ -124,16 +126,40 @@ def _target(x: Instruction) -> int | None:
 
 
 def _unconditional(body: list[Instruction]) -> list[Instruction]:
-    """The body without what its conditional forward branches pass over."""
-    kept, until = [], -1
-    for x in body:
-        if x.address < until:
+    """The body without what is entered now and then: all of an if, or the longer of its two parts."""
+    return _without(body, lambda first, second: first if len(first) > len(second) else second)
+
+
+def _rare(body: list[Instruction]) -> list[Instruction]:
+    """The body as it is now and then: without the shorter part of an if that has two."""
+    return _without(
+        body, lambda first, second: second if len(first) > len(second) else first, whole=True
+    )
+
+
+def _without(
+    body: list[Instruction], choose: Callable[..., list[Instruction]], whole: bool = False
+) -> list[Instruction]:
+    """The body without the part chosen of each forward branch's two; with `whole`, only where there are two.
+
+    A conditional branch passes over the first part; if that ends with a branch forward, what this one passes
+    over is the second.
+    """
+    index, dropped, at = {x.address: i for i, x in enumerate(body)}, set(), 0
+    while at < len(body):
+        x, target = body[at], _target(body[at])
+        end = index.get(target, -1) if target is not None and x.text.startswith("@") else -1
+        if end <= at:
+            at += 1
             continue
-        kept.append(x)
-        target = _target(x)
-        if target is not None and x.text.startswith("@") and x.address < target <= body[-1].address:
-            until = target
-    return kept
+        first, second = body[at + 1 : end], []
+        over = _target(first[-1]) if first else None
+        if over is not None and not first[-1].text.startswith("@") and index.get(over, -1) > end:
+            second = body[end : index[over]]
+        if second or not whole:
+            dropped.update(y.address for y in choose(first, second))
+        at = end + len(second)
+    return [x for x in body if x.address not in dropped]
 
 
 def _repeated(body: list[Instruction], turns: int) -> list[Instruction]:

@@ -1,0 +1,105 @@
+"""What a mini-batch of the chains costs, counted while their compiled code is run: python -m tests.ptx.count.
+
+Of the paper's shape in bf16, per mini-batch and head: instructions of PTX per warp, wavefronts of shared
+memory (accesses of a warp that go in one turn; a multiprocessor does one a cycle), bytes read from and
+written to global memory (in sectors of 32). What is done once per block of mini-batches counts by its share.
+Prints a table for Hopper. Without TRITON_INTERPRET.
+"""
+
+import functools
+from collections import Counter
+from unittest import mock
+
+import numpy as np
+
+from tests.ptx.__main__ import DTYPES, SCANS
+from tests.ptx.execute import Block
+from tests.ptx.launch import emulated
+from tests.ptx.memory import Space
+from tttscale.bench import report
+from tttscale.bench.problems import on, problem, results
+from tttscale.kernels import scan
+
+DIM, SIZE, BLOCK_TOKENS, CAPABILITY = 64, 16, 64, 90
+SECTOR, BANKS = 16, 32  # places; words of two places
+
+
+class Counts(Counter):
+    """By (kernel, what)."""
+
+    kernel = ""
+
+    def step(self, plain):
+        """Wraps `Block._step`."""
+
+        def run(block, kind, instruction):
+            self.kernel, self.operation = block.program.name, instruction.operation
+            self[self.kernel, "instructions"] += 1
+            return plain(block, kind, instruction)
+
+        return run
+
+    def access(self, plain, what):
+        """Wraps `Space.read` and `Space.write`."""
+
+        def run(space, at, warps, *rest, **options):
+            if space.name == "global":
+                self[self.kernel, f"bytes {what}"] += 32 * _turns(at, warps, _sectors)
+            elif not self.operation.startswith(
+                ("wgmma", "cp.async.c")
+            ):  # copies count when they land
+                self[self.kernel, "wavefronts"] += _turns(at, warps, _wavefronts)
+            return plain(space, at, warps, *rest, **options)
+
+        return run
+
+
+def _turns(at, warps, count):
+    return sum(count(at[warps == warp]) for warp in np.unique(warps))
+
+
+def _sectors(at):
+    """Sectors that a warp touches."""
+    return len(np.unique(at // SECTOR))
+
+
+def _wavefronts(at):
+    """Turns that a warp takes: as many lanes at once as have 128 bytes, and one word of each bank."""
+    lanes, turns = max(1, 2 * BANKS // at.shape[1]), 0
+    for begin in range(0, len(at), lanes):
+        words = np.unique(at[begin : begin + lanes] // 2)
+        turns += np.bincount(words % BANKS).max()
+    return turns
+
+
+def counted(kind, tokens):
+    """Counts of a scan's forward and backward."""
+    counts = Counts()
+    leaves = on("cpu", problem(kind, heads=1, dim=DIM, tokens=tokens, size=SIZE), DTYPES["bf16"])
+    scan_type = functools.partial(SCANS[kind], architecture=CAPABILITY)
+    with (
+        emulated(CAPABILITY),
+        mock.patch.object(scan, "_scan_type", return_value=scan_type),
+        mock.patch.object(Block, "_step", counts.step(Block._step)),
+        mock.patch.object(Space, "read", counts.access(Space.read, "read")),
+        mock.patch.object(Space, "write", counts.access(Space.write, "written")),
+    ):
+        results(kind, leaves, "triton")
+    return counts
+
+
+def main():
+    rows = []
+    for kind in ("linear", "mlp"):
+        one, two = (counted(kind, n * BLOCK_TOKENS) for n in (1, 2))
+        for kernel in sorted({k for k, _ in two if k.startswith("advance")}):
+            row = {"inner": kind, "kernel": kernel.removesuffix("_kernel")}
+            for what in ("instructions", "wavefronts", "bytes read", "bytes written"):
+                more = two[kernel, what] - one[kernel, what]
+                row[what] = f"{more * SIZE / BLOCK_TOKENS:,.0f}"
+            rows.append(row)
+    print(report.table(rows))
+
+
+if __name__ == "__main__":
+    main()
