@@ -1,8 +1,9 @@
 """The reverse chain of TTT-MLP with one visit to the state's gradient a mini-batch, for small ones.
 
 Between what a mini-batch asks of all tiles and its way through them stands the inner gradient's Jacobian,
-which needs sums over all tiles. So a step takes a mini-batch through a tile and asks the tile at once for the one
-in front. Where a block begins its readers come in between, in a second visit. Else as in chain_backward.py.
+which needs sums over all tiles. So a step takes a mini-batch through a tile and asks the tile at once for
+the one in front. Where a block begins its readers come in between, in a second visit. Else as in
+chain_backward.py.
 """
 
 import triton
