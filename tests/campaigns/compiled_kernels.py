@@ -109,33 +109,33 @@ def examine(configuration: Configuration) -> list[str]:
     return [f"{configuration} {fault}" for fault in found]
 
 
-def asked(description: str) -> list[Configuration]:
-    """The configurations of the command line."""
+def command_line(description: str) -> argparse.ArgumentParser:
+    """With the configurations to take as `only`, for `chosen`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="KIND:DIM:K:DTYPE:CAPABILITY", help="these alone"
     )
-    return chosen(parser.parse_args().only)
+    return parser
 
 
 def examine_all(
     examine: Callable[[Configuration], list[str]], wanted: Sequence[Configuration]
-) -> None:
-    """Side by side; prints the faults and exits, with 1 if there are any."""
+) -> list[str]:
+    """Side by side; prints the faults, and returns them."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         found = [fault for faults_ in pool.map(examine, wanted) for fault in faults_]
     for fault in found:
         print("FAILED", fault)
     print(f"{len(wanted)} configurations, {len(found)} faults")
-    sys.exit(bool(found))
+    return found
 
 
 def main() -> None:
-    wanted = asked("Compile every shipped kernel, no GPU needed.")
+    wanted = chosen(command_line("Compile every shipped kernel, no GPU needed.").parse_args().only)
     for capability in dict.fromkeys(configuration.capability for configuration in wanted):
         if not comparable(capability):
             print(f"kernels_sm{capability}.json is of another Triton: not compared")
-    examine_all(examine, wanted)
+    sys.exit(bool(examine_all(examine, wanted)))
 
 
 if __name__ == "__main__":
