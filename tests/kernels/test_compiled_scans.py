@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 
+from tests.campaigns.compiled_kernels import every
+from tests.campaigns.emulated_kernels import faults
 from tttscale.bench.gpu_errors import limit_of
 from tttscale.bench.kernels import DTYPES
 
-CHAINS = {"linear": 8, "mlp": 9}  # launches of a scan
+LAUNCHES = {"linear": 8, "mlp": 9}
+REPORT = Path(__file__).parents[2] / "benchmarks/kernels_emulated.json"
 
 
 @pytest.mark.parametrize(
@@ -36,8 +39,16 @@ def test_compiled_scans_equal_the_reference(kind, dtype, capability, tokens):
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.strip().splitlines()[-1])
-    assert len(facts["launches"]) == CHAINS[kind]
+    assert len(facts["launches"]) == LAUNCHES[kind]
     off = {n: e for n, e in facts["errors"].items() if not e <= limit_of(n, DTYPES[dtype])}
     assert not off
     assert facts["same_bits"] is (True if kind == "linear" else None)
-    assert DTYPES[dtype] in (torch.bfloat16, torch.float32)
+
+
+def test_the_report_covers_every_shipped_configuration():
+    """To mend: `python -m tests.campaigns.emulated_kernels --out benchmarks/kernels_emulated`."""
+    ran = json.loads(REPORT.read_text())["data"]
+    assert set(ran) == {str(configuration) for configuration in every()}
+    assert not [
+        f for configuration in every() for f in faults(ran[str(configuration)], configuration)
+    ]
