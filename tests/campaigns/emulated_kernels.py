@@ -3,9 +3,9 @@
     python -m tests.campaigns.emulated_kernels --out benchmarks/kernels_emulated
     python -m tests.campaigns.emulated_kernels --only linear:64:16:bf16:90 mlp:64:32:bf16:80
 
-Takes no GPU, but two cores for an hour (tests/ptx says what is checked on the way). Exits with 1 and says
-which results are off, which differ with neighbours that wait, and which accesses are faults. Tokens: one
-block and a part of the next, which ends in a short mini-batch.
+Takes no GPU, but two cores for half an hour (tests/ptx says what is checked on the way). Exits with 1 and
+says which results are off, which differ with neighbours that wait, and which accesses are faults. Tokens:
+one block and a part of the next, which ends in a short mini-batch.
 """
 
 import json
@@ -30,9 +30,9 @@ HOW = (
     "compiled for the GPU named, whose PTX `tests/ptx` runs on the CPU: **simulated**. Nothing here "
     "says how fast they are, nor what the assembler makes of PTX. Errors are relative, root of mean "
     "squares, against the fp64 reference of the same (rounded) inputs; scratch holds NaN until it is "
-    "written. An access outside of all tensors, to memory that nobody wrote, or that meets another "
-    "thread's with no barrier or fence in between, would have ended the run. *same bits*: outputs, "
-    "states and gradients of both runs.\n\n"
+    "written. An access outside of all tensors, to shared memory that nobody wrote, or that meets "
+    "another warp's with no barrier or fence in between, would have ended the run; lanes of one warp "
+    "are not held against each other. *same bits*: outputs, states and gradients of both runs.\n\n"
     "Limits: 1e-5 in fp32; 1e-2 in bf16, but 3e-2 for token_idx, each of whose places is one sum over "
     "all tokens that mostly cancels."
 )

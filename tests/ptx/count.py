@@ -22,6 +22,8 @@ from tttscale.kernels import scan
 
 DIM, SIZE, BLOCK_TOKENS, CAPABILITY = 64, 16, 64, 90
 SECTOR, BANKS = 16, 32  # places; words of two places
+_COUNTED_ELSEWHERE = ("wgmma", "cp.async.c")
+"""Tensor cores read without turns of a warp; copies count when they land."""
 
 
 class Counts(Counter):
@@ -45,9 +47,7 @@ class Counts(Counter):
         def run(space, at, warps, *rest, **options):
             if space.name == "global":
                 self[self.kernel, f"bytes {what}"] += 32 * _turns(at, warps, _sectors)
-            elif not self.operation.startswith(
-                ("wgmma", "cp.async.c")
-            ):  # copies count when they land
+            elif not self.operation.startswith(_COUNTED_ELSEWHERE):
                 self[self.kernel, "wavefronts"] += _turns(at, warps, _wavefronts)
             return plain(space, at, warps, *rest, **options)
 

@@ -23,7 +23,6 @@ COMPARE = {
     "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)), "nan": lambda a, b: np.isnan(a) | np.isnan(b),
     "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
 }  # fmt: skip
-SPECIAL = {"%tid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z"}
 
 
 class Block:
@@ -416,13 +415,13 @@ class Block:
                 self.in_flight.difference_update(targets)
                 for at in places:
                     self.shared.in_use[at] -= 1
+        else:  # orders registers against tensor cores; in lockstep they are in order
+            assert i.parts[1] == "fence", i.operation
 
     def _wide_product(self, i):
         targets, a, b, scale, *signs = i.operands
-        places, self.in_flight = (
-            [],
-            self.in_flight.difference(targets),
-        )  # one after the other is allowed
+        places = []
+        self.in_flight.difference_update(targets)  # one after the other is allowed
         columns = int(re.search(r"n(\d+)k16", i.operation).group(1))
         assert signs[:2] == [1, 1], "a negated operand"
         transposed_b = bool(signs[-1])

@@ -5,6 +5,8 @@ ZeRO within 1e-6 (fp32).
 """
 
 import hashlib
+import os
+import shutil
 
 import pytest
 import torch
@@ -52,6 +54,8 @@ def first_step(config, ranks):
     model = setup.build_model(config, torch.device("cpu")).double()
     share = config.train.sequences_per_step // mesh.replicas
     sweeps = setup.build_sweeps(config, model, mesh, sequences=share, batch=1)
+    if config.train.compile is True:
+        setup.warm_up(sweeps)
     windows = small_windows(config)
     first = mesh.replica * share
     with Recorded(first) as recorded:
@@ -137,6 +141,19 @@ def test_ranks_do_not_change_results(alone, world):
         assert norms == pytest.approx(norms1, rel=1e-4)
         assert step_losses == pytest.approx(step_losses1, rel=1e-6)
         close_parameters(parameters, parameters1)
+
+
+def compiled_step(ranks):
+    return first_step(small_config(ranks.world_size, compile=True), ranks)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+def test_ranks_do_not_change_results_of_compiled_operators(alone):
+    one, two = (values(run_ranks(compiled_step, world))[0] for world in (1, 2))
+    assert (one[0] == two[0]).all()
+    assert one[1] == two[1]
+    close(two[2], one[2], 1e-10)
+    close(one[2], alone[1, "striped"][0][2], 1e-10)
 
 
 def test_both_layouts_have_the_same_losses_and_carries(alone):

@@ -34,6 +34,7 @@ def test_stages_agree(world):
             for stage in STAGES[1:]:
                 close_parameters(results[precision, stage][0], parameters, each, whole)
                 rounding = 1e-6 if precision == "fp32" else 1e-3
+                assert results[precision, stage][1][0] == losses[0]  # before the first update
                 assert results[precision, stage][1] == pytest.approx(losses, rel=rounding)
                 assert results[precision, stage][2] == pytest.approx(
                     norms, rel=1e-4 if precision == "fp32" else 1e-2

@@ -117,6 +117,7 @@ def error(name: str, operator: Operator, leaves: list[Tensor], others: list[Any]
     """Worst relative error of the output and the gradients against fp64, on the first tokens."""
 
     def results(run: Operator, inputs: list[Tensor], rest: list[Any]) -> list[Tensor]:
+        """The output and the gradients of all inputs that want one."""
         out = run(*inputs, *rest)
         cotangent = torch.linspace(0.5, 1.5, out.numel(), device=out.device, dtype=torch.float64)
         wanted = [x for x in inputs if x.requires_grad]

@@ -126,7 +126,7 @@ def time_steps(work: Round, preset: str) -> list[dict[str, Any]]:
 
 
 def time_surroundings(work: Round) -> list[dict[str, Any]]:
-    """RMSNorm, SwiGLU and cross-entropy: ours, compiled, and a library's."""
+    """What lies between the products: call by call, compiled, and a library's."""
     whose = ("plain", "compiled", "liger") if work.device == "cuda" else ("plain",)
     found = [work.worker("around_worker", who, work.device) for who in whose]
     return [row for rows in found for row in rows or []]

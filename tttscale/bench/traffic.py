@@ -96,6 +96,7 @@ class Counted(TorchDispatchMode):
         """The function, counted as one pass over its arguments and results."""
 
         def run(*arguments: Any) -> Any:
+            """What the function returns."""
             self.paused += 1
             results = function(*arguments)
             self.paused -= 1
@@ -143,9 +144,8 @@ def count(preset: str, tokens: int, compiled: bool) -> list[dict[str, Any]]:
         for module in block.modules():
             if isinstance(module, Layer) and compiled:
                 module.operators = counted.compiled(PLAIN)
-        block(
-            x
-        ).sum().backward()  # weights are cast, and have gradients to which the next are added
+        # From here on weights are cast, and have gradients to which the next are added.
+        block(x).sum().backward()
         for direction in ("forward", "backward"):
             counted.bytes.clear()
             counted.calls.clear()
