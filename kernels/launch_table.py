@@ -50,9 +50,6 @@ def why_no_launch(
         return f"takes head dims up to {LARGEST_DIM}, not {dim}"
     if size not in SIZES:
         return f"takes mini-batches of 16, 32 or 64 tokens, not {size}"
-    if (architecture, kind, dtype, size) == (80, "mlp", torch.float32, 64) and dim > 64:
-        # 168 KiB of shared memory, of 163.
-        return "takes mini-batches of 16 or 32 tokens in fp32 at head dims above 64 on this GPU"
     return None
 
 

@@ -12,10 +12,10 @@ from tttscale.kernels.triton_ops import (
     block_of,
     load,
     mma,
+    narrow,
     norm_backward,
     rates_of,
     store,
-    turned_weights,
 )
 
 
@@ -39,18 +39,8 @@ def token_gradients_kernel(
     cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
-    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    lam, tau, weights, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
-    # The same weights with rows as sources and columns as readers.
-    tau_last = tl.load(tau_ptr + K - 1)
-    turned = -turned_weights(rows, tau, tau_last, K) * lam[:, None]
-    turned_keys = tl.where(rows[:, None] // K < rows[None, :] // K, -tau_last * lam[:, None], 0.0)
-    left = T - tl.program_id(0) * BLOCK * K
-    last = tl.minimum(left - (rows // K) * K, K) - 1  # of the token's mini-batch
-    last_tau = tl.load(tau_ptr + tl.maximum(last, 0))
-
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    read, moved, turned_read, turned_moved = square0, square0, square0, square0
+    read, moved = square0, square0  # R and A, without their weights
     dq = tl.zeros([BLOCK * K, FP], tl.float32)
     dk, ahead = dq, dq
     future = tl.zeros([BLOCK * K], tl.float32)
@@ -68,22 +58,31 @@ def token_gradients_kernel(
         dW1 = load(dw1_saved_ptr + saved * F * I + matrix, matrix_ok)
         read = mma(dz1q, tl.trans(g1), read, BF16)
         moved = mma(dz1, tl.trans(g1), moved, BF16)
-        turned_read = mma(g1, tl.trans(dz1q), turned_read, BF16)
-        turned_moved = mma(g1, tl.trans(dz1), turned_moved, BF16)
         dq = mma(dz1q, W1, dq, BF16)
         dk = mma(dz1, W1, dk, BF16)
         ahead = mma(g1, dW1, ahead, BF16)
         db1 = load(db1_saved_ptr + saved * I + inner, inner < I)
         future += tl.sum(g1 * db1[None, :], 1)
-    dq = mma(-read * weights, k, dq, BF16)
-    dk = mma(moved * key_weights + turned_moved * turned_keys, k, dk, BF16)
-    dk = mma(turned_read * turned, q, dk, BF16)
+
+    lam, reads, moves = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    read = narrow(-read * reads * lam[None, :], BF16)
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
+    dq, dk = mma(read, k, dq, BF16), mma(tl.trans(read), q, dk, BF16)
+    d_out = load(d_out_ptr + tokens + token, here)
+    store(dq_ptr + tokens + token, dq + d_out, here)
+    # What a token's key is to later keys, its inner gradient is to them too.
+    scores = mma(k, tl.trans(k), square0, BF16) + 1
+    earlier = rows[None, :] // K < rows[:, None] // K
+    future += tl.sum(tl.where(earlier, moved * scores, 0.0), 0) + tl.sum(ahead * k, 1)
+    moved = narrow(-moved * moves * lam[None, :], BF16)
+    dk = mma(tl.trans(moved), k, mma(moved, k, dk, BF16), BF16)
+    left = T - tl.program_id(0) * BLOCK * K
+    last = tl.minimum(left - (rows // K) * K, K) - 1  # of the token's mini-batch
+    last_tau = tl.load(tau_ptr + tl.maximum(last, 0))
     dk -= (last_tau * lam)[:, None] * ahead
 
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    d_out = load(d_out_ptr + tokens + token, here)
-    store(dq_ptr + tokens + token, dq + d_out, here)
     p, normed = load(p_ptr + before * F + tile, here), load(normed_ptr + before * F + tile, here)
     rstd = load(plane_ptr + before + rows, rows_ok)[:, None]
     dy = norm_backward(p, normed, rstd, cols_ok, F)
@@ -92,10 +91,6 @@ def token_gradients_kernel(
     miss = tl.where(here, beta - load(v_ptr + tokens + token, here) + k, 0.0)
     store_norm_sums(dnorm_ptr, saved, cols, dy * (miss + 2 * gamma * normed), dy * gamma, F)
     asked = load(asked_ptr + before + rows, rows_ok)
-    future += tl.sum(ahead * k, 1)
-    key_scores = mma(k, tl.trans(k), square0, BF16) + 1
-    later = rows[:, None] // K < rows[None, :] // K
-    future += tl.sum(tl.where(later, turned_moved * key_scores, 0.0), 1)
     if g2_ptr is not None:
         kappa2 = load(kappa2_ptr + before * F + tile, here)
         future += tl.sum(load(g2_ptr + before * F + tile, here) * kappa2, 1)

@@ -126,40 +126,28 @@ def gelu_slope_curvature(x):
 
 
 @triton.jit
-def weights_of_pairs(rows, tau, tau_last, lam, K: tl.constexpr):
-    """How strongly reader i (rows) reads the inner gradient of token j (columns) of its own block.
+def weights_of_pairs(rows, tau, tau_last, K: tl.constexpr):
+    """How strongly reader i (rows) reads the inner gradient of token j (columns) of its block, over lam_j.
 
-    Same mini-batch: tau_i lam_j where j <= i; an earlier one: tau_last lam_j; 0 otherwise. The second
-    result is the weight in the keys' own Z: -tau_last lam_j of an earlier mini-batch, else 0.
-    A mini-batch before another one is never short, so its last factor is tau[K - 1].
+    Same mini-batch: tau_i where j <= i; an earlier one: tau_last; 0 otherwise. The second result is the same
+    for the keys' own Z: tau_last of an earlier mini-batch, else 0. A mini-batch before another one is never
+    short, so its last factor is tau[K - 1].
     """
     i, j = rows[:, None], rows[None, :]
-    earlier = (j // K < i // K).to(tl.float32) * tau_last
-    same = ((j // K == i // K) & (j <= i)).to(tl.float32) * tau[:, None]
-    return (same + earlier) * lam[None, :], -earlier * lam[None, :]
+    earlier = tl.where(j // K < i // K, tau_last, 0.0)
+    return tl.where((j // K == i // K) & (j <= i), tau[:, None], earlier), earlier
 
 
 @triton.jit
-def turned_weights(rows, tau, tau_last, K: tl.constexpr):
-    """The same seen from the sources (rows) to their readers (columns), without the sources' lam."""
-    i, j = rows[:, None], rows[None, :]
-    later = (i // K < j // K).to(tl.float32) * tau_last
-    return ((i // K == j // K) & (i <= j)).to(tl.float32) * tau[None, :] + later
-
-
-@triton.jit
-def store_tau_sums(
-    dtau_ptr, dlast_ptr, before, block, rows, rows_ok, pairs, scores, lam, K: tl.constexpr
-):  # fmt: skip
+def tau_sums(rows, pairs, scores, lam, K: tl.constexpr):
     """Gradients of the readers' factors, and of the last ones, which earlier mini-batches are read with.
 
     pairs, scores: [readers, sources], products of gradients dZq G^T and of inputs.
     """
     i, j = rows[:, None], rows[None, :]
     terms = pairs * scores * lam[None, :]
-    dtau = -tl.sum(tl.where((i // K == j // K) & (j <= i), terms, 0.0), 1)
-    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
-    tl.store(dlast_ptr + block, -tl.sum(tl.where(j // K < i // K, terms, 0.0)))
+    own = -tl.sum(tl.where((j // K == i // K) & (j <= i), terms, 0.0), 1)
+    return own, -tl.sum(tl.where(j // K < i // K, terms, 0.0))
 
 
 @triton.jit
@@ -183,8 +171,7 @@ def block_of(
 
 @triton.jit
 def rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K: tl.constexpr):
-    """lam and tau of a block's tokens, and both results of `weights_of_pairs`."""
-    lam = load(lr_ptr + before + rows, rows_ok)
+    """lam of a block's tokens, and both results of `weights_of_pairs`."""
     tau = tl.load(tau_ptr + rows % K)
-    weights, key_weights = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), lam, K)
-    return lam, tau, weights, key_weights
+    reads, moves = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), K)
+    return load(lr_ptr + before + rows, rows_ok), reads, moves

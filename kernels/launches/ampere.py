@@ -1,7 +1,7 @@
 """Launches for GPUs of compute capability 8.0 (A100), and others of 8.x.
 
-Chosen by what the compiler makes of them (benchmarks/kernels_sm80.md), never timed. The tensor cores take
-both operands from registers: half the columns of hopper.py in the parallel kernels.
+Chosen by what the compiler makes of them (benchmarks/kernels_sm80.md), never timed. The parallel kernels:
+one warp for 16 rows of a block, so that none does another's products again.
 """
 
 from tttscale.kernels.launches.launch import CHAINS, Launch
@@ -16,5 +16,7 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
         return Launch(8, 2, 64 if dim > 64 and size > 16 else 128, max_registers=most)
     if kernel == "advance_backward":
         return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, max_registers=255)
-    few = kind == "linear" and dim <= 64 and size * dim <= 64 * 16 and kernel != "gradients"
-    return Launch(4 if few else 8, 1, 16, max_registers=most)
+    warps = 2 if size <= 32 else 4
+    if dim > 64 and (kind == "linear" or kernel in ("gradients", "replay")):
+        warps *= 2  # the rest would spill
+    return Launch(warps, 1, 32 if dim <= 64 and size <= 32 else 16, max_registers=255)

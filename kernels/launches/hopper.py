@@ -19,4 +19,8 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
     if kernel == "advance_backward":
         merged = 32 < dim <= 64 and size == 16  # elsewhere it would spill, or win nothing
         return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, merged=merged)
-    return Launch(4 if kind == "linear" and dim <= 64 and kernel != "gradients" else 8)
+    # One warpgroup for a block's 64 rows: of two, the second would do the first one's products again.
+    if kernel == "gradients":
+        columns = 64 if kind == "linear" and dim <= 64 else 32
+        return Launch(8 if dim > 64 else 4, 1, columns, max_registers=255)
+    return Launch(4, 1, 16 if kernel == "keys" else 32, max_registers=255)

@@ -13,12 +13,12 @@ from tttscale.kernels.triton_ops import (
     block_of,
     load,
     mma,
+    narrow,
     norm_backward,
     normalised,
     rates_of,
     store,
-    store_tau_sums,
-    turned_weights,
+    tau_sums,
 )
 
 
@@ -28,7 +28,7 @@ def readout_kernel(
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """out = q + LN(q W + b - (weights (q k^T + 1)) G)."""
+    """out = q + LN(q W + b - (C (q k^T + 1)) G)."""
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
     )
@@ -41,12 +41,12 @@ def readout_kernel(
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    _, _, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, reads, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
 
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     scores = mma(q, tl.trans(k), square0, BF16) + 1
     zq = mma(q, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
-    zq = mma(-scores * weights, g, zq, BF16)
+    zq = mma(-scores * reads * lam[None, :], g, zq, BF16)
     normed, _ = normalised(zq, cols_ok, F)
     store(out_ptr + tokens + token, q + normed * gamma + beta, here)
 
@@ -69,10 +69,10 @@ def jacobian_kernel(
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    _, _, _, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, _, moves = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     scores = mma(k, tl.trans(k), tl.zeros([BLOCK * K, BLOCK * K], tl.float32), BF16) + 1
     z = mma(k, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
-    z = mma(scores * key_weights, g, z, BF16)
+    z = mma(-scores * moves * lam[None, :], g, z, BF16)
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
     miss = beta - load(v_ptr + tokens + token, here) + k
@@ -101,25 +101,25 @@ def readout_backward_kernel(
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam, tau, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, reads, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
 
     # Readers: their pre-norm output again, then its gradient.
     scores = mma(q, tl.trans(k), square0, BF16) + 1
     zq = mma(q, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
-    zq = mma(-scores * weights, g, zq, BF16)
+    zq = mma(-scores * reads * lam[None, :], g, zq, BF16)
     normed, rstd = normalised(zq, cols_ok, F)
     d_out = load(d_out_ptr + tokens + token, here)
     store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     dzq = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dzq_ptr + before * F + tile, dzq, here)
-    pairs = mma(dzq, tl.trans(g), square0, BF16)
-    store_tau_sums(dtau_ptr, dlast_ptr, before, saved, rows, rows_ok, pairs, scores, lam, K)
+    dtau, dlast = tau_sums(rows, mma(dzq, tl.trans(g), square0, BF16), scores, lam, K)
+    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
+    tl.store(dlast_ptr + saved, dlast)
 
-    # Sources: rows are now the tokens that are read, columns their readers.
-    asked = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K)
-    asked *= mma(k, tl.trans(q), square0, BF16) + 1
+    # Sources: rows are now the tokens that are read.
+    asked = tl.trans(narrow(scores * reads, BF16))
     asked = mma(asked, dzq, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
     store(local_ptr + before * F + tile, -lam[:, None] * asked, here)
     tl.store(asked_ptr + before + rows, tl.sum(asked * g, 1), mask=rows_ok)

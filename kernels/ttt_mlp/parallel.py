@@ -15,12 +15,12 @@ from tttscale.kernels.triton_ops import (
     gelu_slope_curvature,
     load,
     mma,
+    narrow,
     norm_backward,
     normalised,
     rates_of,
     store,
-    store_tau_sums,
-    turned_weights,
+    tau_sums,
 )
 from tttscale.kernels.ttt_mlp.fragments import hidden_width, store_hidden
 from tttscale.kernels.ttt_mlp.tiles import load_matrix2
@@ -44,7 +44,7 @@ def readout_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """out = q + LN(Xq W2 + b2 - (weights (Xq X2^T + 1)) G2)."""
+    """out = q + LN(Xq W2 + b2 - (C (Xq X2^T + 1)) G2)."""
     I: tl.constexpr = 4 * F
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
@@ -52,10 +52,10 @@ def readout_kernel(
     cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    _, _, weights, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, reads, moves = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    read1 = -(mma(q, tl.trans(k), square0, BF16) + 1) * weights
-    moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
+    read1 = narrow(-(mma(q, tl.trans(k), square0, BF16) + 1) * reads * lam[None, :], BF16)
+    moved1 = narrow(-(mma(k, tl.trans(k), square0, BF16) + 1) * moves * lam[None, :], BF16)
 
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
     zq, scores2 = tl.zeros([BLOCK * K, FP], tl.float32) + b2, square0
@@ -69,7 +69,8 @@ def readout_kernel(
         zq = mma(xq, load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
         scores2 = mma(xq, tl.trans(x2), scores2, BF16)
     g2 = load(g2_ptr + before * F + rows[:, None] * F + cols[None, :], here)
-    zq = mma(-(scores2 + 1) * weights, g2, zq, BF16)
+    lam, reads, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    zq = mma(-(scores2 + 1) * reads * lam[None, :], g2, zq, BF16)
     normed, _ = normalised(zq, cols_ok, F)
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
@@ -94,10 +95,11 @@ def keys_kernel(
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
     k, g2 = load(k_ptr + tokens + token, here), load(g2_ptr + before * F + tile, here)
-    _, _, _, key_weights = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, _, moves = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    moved1 = (mma(k, tl.trans(k), square0, BF16) + 1) * key_weights
-    moved2 = mma(g2, tl.trans(g2), square0, BF16) * key_weights
+    moves *= -lam[None, :]
+    moved1 = narrow((mma(k, tl.trans(k), square0, BF16) + 1) * moves, BF16)
+    moved2 = narrow(mma(g2, tl.trans(g2), square0, BF16) * moves, BF16)
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
     z, scores2 = tl.zeros([BLOCK * K, FP], tl.float32) + b2, square0
     hidden = saved * BLOCK * K * hidden_width(F)
@@ -116,10 +118,11 @@ def keys_kernel(
         store_hidden(curved_ptr + hidden, begin, back * curvature, F, BF16)
         z = mma(x2, W2, z, BF16)
         scores2 = mma(x2, tl.trans(x2), scores2, BF16)
-    z = mma((scores2 + 1) * key_weights, g2, z, BF16)
+    lam, _, moves = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    z = mma(-(scores2 + 1) * moves * lam[None, :], g2, z, BF16)
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
-    miss = beta - load(v_ptr + tokens + token, here) + k
+    miss = beta - load(v_ptr + tokens + token, here) + load(k_ptr + tokens + token, here)
     store_jacobian(
         normed_ptr + before * F, plane_ptr + before, tile, rows, here, scans.to(tl.int64) * T,
         z, miss, gamma, cols_ok, F,
@@ -144,12 +147,12 @@ def readout_backward_kernel(
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    lam, tau, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, reads, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    read1 = -(mma(q, tl.trans(k), square0, BF16) + 1) * weights
+    read1 = narrow(-(mma(q, tl.trans(k), square0, BF16) + 1) * reads * lam[None, :], BF16)
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
     zq = tl.zeros([BLOCK * K, FP], tl.float32) + b2
-    scores, turned_scores = square0, square0
+    scores = square0
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
@@ -160,9 +163,10 @@ def readout_backward_kernel(
         zq = mma(xq, load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
         x2 = load(x2_ptr + before * I + wide, wide_ok)
         scores = mma(xq, tl.trans(x2), scores, BF16)
-        turned_scores = mma(x2, tl.trans(xq), turned_scores, BF16)
     g2 = load(g2_ptr + before * F + tile, here)
-    zq = mma(-(scores + 1) * weights, g2, zq, BF16)
+    scores += 1
+    lam, reads, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    zq = mma(-scores * reads * lam[None, :], g2, zq, BF16)
     normed, rstd = normalised(zq, cols_ok, F)
     d_out = load(d_out_ptr + tokens + token, here)
     store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
@@ -170,68 +174,70 @@ def readout_backward_kernel(
     dz2q = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dz2q_ptr + before * F + tile, dz2q, here)
     tl.store(db2_read_ptr + saved * F + cols, tl.sum(dz2q, 0), mask=cols < F)
-    pairs = mma(dz2q, tl.trans(g2), square0, BF16)
-    store_tau_sums(dtau_ptr, dlast_ptr, before, saved, rows, rows_ok, pairs, scores + 1, lam, K)
-    asked = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K) * (turned_scores + 1)
+    dtau, dlast = tau_sums(rows, mma(dz2q, tl.trans(g2), square0, BF16), scores, lam, K)
+    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
+    tl.store(dlast_ptr + saved, dlast)
+    asked = tl.trans(narrow(scores * reads, BF16))
     asked = mma(asked, dz2q, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
     store(p_ptr + before * F + tile, -lam[:, None] * asked, here)
     tl.store(asked_ptr + before + rows, tl.sum(asked * g2, 1), mask=rows_ok)
 
 
-@triton.jit(do_not_specialize=["T", "heads", "scans"])
+@triton.jit(do_not_specialize=["T", "heads"])
 def hidden_backward_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, g1_ptr, g2_ptr, w1_saved_ptr, b1_saved_ptr, w2_saved_ptr,
     x2_ptr, dz2q_ptr, dz1q_ptr, db1_read_ptr, local_ptr, share_ptr,
     asked_ptr, dtau_ptr, dlast_ptr,
-    stride_b, stride_h, stride_t, T, heads, scans,
+    stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Hidden layer, IB columns per program: dz1q and its sum, what the block's readers have of dG1, dX2.
+    """Hidden layer: dz1q and its sum, and what the block's readers have of dG1 and dX2.
 
-    asked_ptr, dtau_ptr and dlast_ptr receive this program's part of sums over the hidden columns.
+    What asked_ptr, dtau_ptr and dlast_ptr hold of the output layer receives the hidden one's.
     """
     I: tl.constexpr = 4 * F
     _, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
     )
-    inner = tl.program_id(2) * IB + tl.arange(0, IB)
     here = rows_ok[:, None] & (cols[None, :] < F)
-    wide_ok = rows_ok[:, None] & (inner[None, :] < I)
-    tile, wide = rows[:, None] * F + cols[None, :], rows[:, None] * I + inner[None, :]
-    lam, tau, weights, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    tile = rows[:, None] * F + cols[None, :]
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
+    dz2q = narrow(load(dz2q_ptr + before * F + tile, here), BF16)
+    g2 = load(g2_ptr + before * F + tile, here)
+    lam, reads, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     wide0 = tl.zeros([BLOCK * K, IB], tl.float32)
-    w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
-    W2 = tl.trans(load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F))
-    g1 = load(g1_ptr + before * I + wide, wide_ok)
-    g2 = load(g2_ptr + before * F + tile, here)
-    dz2q = load(dz2q_ptr + before * F + tile, here)
-    k = load(k_ptr + tokens + token, here)
-
-    x2 = load(x2_ptr + before * I + wide, wide_ok)
-
-    # Readers: hidden layer and its gradient.
-    q = load(q_ptr + tokens + token, here)
     scores = mma(q, tl.trans(k), square0, BF16) + 1
-    xq, slope = gelu_and_slope(
-        _layer1(q, -scores * weights, w1_at, b1_at, g1, inner, cols, F, BF16)
-    )
-    pairs = -mma(dz2q, tl.trans(g2), square0, BF16) * weights
-    dz1q = mma(pairs, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope
-    store(dz1q_ptr + before * I + wide, dz1q, wide_ok)
-    tl.store(db1_read_ptr + saved * I + inner, tl.sum(dz1q, 0), mask=inner < I)
-    pairs = mma(dz1q, tl.trans(g1), square0, BF16)
-    part = tl.program_id(2) * (scans.to(tl.int64) * T) + before
-    block = tl.program_id(2) * scans * tl.num_programs(0) + saved
-    store_tau_sums(dtau_ptr, dlast_ptr, part, block, rows, rows_ok, pairs, scores, lam, K)
-
-    # Sources: rows are now the tokens that are read, columns their readers.
-    turned = turned_weights(rows, tau, tl.load(tau_ptr + K - 1), K)
-    pairs = -mma(g2, tl.trans(dz2q), square0, BF16) * turned * lam[:, None]
-    hidden, begin = saved * BLOCK * K * hidden_width(F), tl.program_id(2) * IB
-    store_hidden(share_ptr + hidden, begin, mma(pairs, xq, wide0, BF16), F, BF16)
-    scores = mma(k, tl.trans(q), square0, BF16) + 1
-    asked = mma(turned * scores, dz1q, wide0, BF16)
-    store_hidden(local_ptr + hidden, begin, -lam[:, None] * asked, F, BF16)
-    tl.store(asked_ptr + part + rows, tl.sum(asked * g1, 1), mask=rows_ok)
+    turned = tl.trans(narrow(scores * reads, BF16))
+    read1 = narrow(-scores * reads * lam[None, :], BF16)
+    read2 = narrow(-mma(dz2q, tl.trans(g2), square0, BF16) * reads * lam[None, :], BF16)
+    pairs, asked = square0, tl.zeros([BLOCK * K], tl.float32)
+    w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
+    hidden = saved * BLOCK * K * hidden_width(F)
+    for begin in range(0, I, IB):
+        inner = begin + tl.arange(0, IB)
+        wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
+        # Readers: the hidden layer again, and its gradient.
+        g1 = load(g1_ptr + before * I + wide, wide_ok)
+        xq, slope = gelu_and_slope(_layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
+        W2 = tl.trans(load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F))
+        x2 = load(x2_ptr + before * I + wide, wide_ok)
+        dz1q = mma(read2, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope
+        store(dz1q_ptr + before * I + wide, dz1q, wide_ok)
+        tl.store(db1_read_ptr + saved * I + inner, tl.sum(dz1q, 0), mask=inner < I)
+        pairs = mma(dz1q, tl.trans(g1), pairs, BF16)
+        # Sources: rows are now the tokens that are read.
+        store_hidden(share_ptr + hidden, begin, mma(tl.trans(read2), xq, wide0, BF16), F, BF16)
+        part = mma(turned, dz1q, wide0, BF16)
+        store_hidden(local_ptr + hidden, begin, -lam[:, None] * part, F, BF16)
+        asked += tl.sum(part * g1, 1)
+    scores = mma(q, tl.trans(k), square0, BF16) + 1
+    dtau, dlast = tau_sums(rows, pairs, scores, lam, K)
+    asked += load(asked_ptr + before + rows, rows_ok)
+    dtau += load(dtau_ptr + before + rows, rows_ok)
+    dlast += tl.load(dlast_ptr + saved)
+    tl.debug_barrier()  # several warps have read what one of them writes
+    tl.store(asked_ptr + before + rows, asked, mask=rows_ok)
+    tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
+    tl.store(dlast_ptr + saved, dlast)

@@ -92,19 +92,13 @@ class MLPSegment(Segment):
             *(xq, dz2q, db2_read),
             *(planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
         )
-        parts = padded(i) // self.columns("hidden_backward")
-        asked, d_tau = (self.new(parts, n, t, wide=True) for _ in range(2))
-        d_last = self.new(parts, n, self.blocks, wide=True)
         self.run(
             hidden_backward_kernel,
             "hidden_backward",
-            (*grid, parts),
+            grid,
             *(*readers, G1, G2, W1, b1, W2, x2, dz2q),
-            *(planes.dz1q, db1_read, local, share, asked, d_tau, d_last),
+            *(planes.dz1q, db1_read, local, share, planes.asked, planes.d_tau, planes.d_last),
         )
-        planes.asked += asked.sum(0)
-        planes.d_tau += d_tau.sum(0)
-        planes.d_last += d_last.sum(0)
         return planes
 
     def advance_backward(self, kept: Kept, planes: Planes, d_state: State) -> State:

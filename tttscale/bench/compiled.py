@@ -22,7 +22,8 @@ from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
 from tttscale.bench.fingerprint import fingerprint
-from tttscale.bench.latency import cycles_per_step, in_loops
+from tttscale.bench.latency import cycles_per_step, in_loops, issued
+from tttscale.bench.products import products
 from tttscale.kernels.triton_scan import TritonScan
 from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
 from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
@@ -113,10 +114,18 @@ def resources(
     block: int = 1,
     tiles: int = 1,
     steps: int = 1,
+    turns: int = 1,
 ) -> dict[str, Any]:
     """Compile one kernel and read what it needs from the binary.
 
-    The last three arguments are those of `cycles_per_step`.
+    Args:
+        source: the kernel.
+        launch: its warps and options.
+        capability: 80 or 90.
+        block: as `cycles_per_step` takes it, like the next two.
+        tiles: see there.
+        steps: see there.
+        turns: how many each loop takes in a kernel that is not serial.
     """
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -126,6 +135,7 @@ def resources(
         usage = _output(tools / "cuobjdump", "-res-usage", file.name)
         code = _output(tools / "cuobjdump", "-sass", file.name)
     registers, stack = (int(re.findall(rf"{key}:(\d+)", usage)[-1]) for key in ("REG", "STACK"))
+    done_by = products(compiled.asm["ttgir"])
     operations = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", code)
     return {
         **launch,
@@ -136,6 +146,9 @@ def resources(
         "local_accesses": operations.count("LDL") + operations.count("STL"),
         "barriers": operations.count("BAR"),
         "instructions": len(operations),
+        "products": len(done_by),
+        "repeated_products": sum(warps > 1 for warps in done_by),
+        "issued": issued(code, turns),
         "local_accesses_in_loops": in_loops(code, ("LDL", "STL")),
         "cycles_per_step": cycles_per_step(code, block=block, tiles=tiles, steps=steps),
         "cycles_per_step_loads_exposed": cycles_per_step(
@@ -161,13 +174,25 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
             for i, key in enumerate(source.fn.arg_names)
             if key.isupper() and (i,) in source.constants
         }
-        if kind == "linear":  # its chains take a block in one turn
-            turn = {"steps": known["BLOCK"]}
-        else:
-            turn = {"block": known["BLOCK"], "tiles": -(-4 * dim // known.get("IB", 4 * dim))}
         row["code"] = fingerprint(source, launch)
-        rows.append({**row, **resources(source, launch, capability, **turn)})
+        turn = _turns(name, kind, dim, known)
+        needs = resources(source, launch, capability, **turn)
+        if "turns" in turn:  # replay has four programs a block
+            warps = launch["num_warps"] * (4 if name == "replay_kernel" else 1)
+            needs["issued_per_token"] = warps * needs["issued"] / (known["BLOCK"] * size)
+        rows.append({**row, **needs})
     print(json.dumps(rows))
+
+
+def _turns(name: str, kind: str, dim: int, known: dict[str, int]) -> dict[str, int]:
+    """How often a kernel's loops are gone through, as `resources` takes it."""
+    inner = dim if kind == "linear" else 4 * dim
+    tiles = -(-inner // known.get("IB", inner))
+    if not name.startswith("advance"):
+        return {"turns": known["BLOCK"] if name == "replay_kernel" else tiles}
+    if kind == "linear":  # its chains take a block in one turn
+        return {"steps": known["BLOCK"]}
+    return {"block": known["BLOCK"], "tiles": tiles}
 
 
 if __name__ == "__main__":

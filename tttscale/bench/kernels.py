@@ -56,6 +56,7 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
     sections = [
         ("Result", f"{summary}\n\n{text}"),
         ("Predicted cycles of the serial kernels", _chains(data, peers) + _CHAIN_NOTE),
+        ("Instructions of the parallel kernels", report.table(_parallel(data))),
         ("Memory of a scan", report.table([_memory(row) for row in scratch]) + _MEMORY_NOTE),
         ("What was measured", _NOTE),
     ]
@@ -84,7 +85,9 @@ _NOTE = (
     "Compiled by the host code's own launches (`tttscale.bench.compiled`), nothing was run. *stack*: "
     "bytes of local memory per thread; *local*: its loads and stores in the code, counted once "
     "wherever they stand; *in loops*: those that are done more than once; *barriers*, *instructions*: "
-    "counted once."
+    "counted once. *products*: those on tensor cores (fp32: none, plain units), of which *repeated* are done "
+    "by two warps or more, for want of rows. *issued/token*: what a parallel kernel's warps issue for one "
+    "token of one head, loops by their turns; an SM issues four a cycle."
 )
 _CHAIN_NOTE = (
     "\n\nA static model (`tttscale.bench.latency`: one warp in order, fixed latencies), **not a "
@@ -125,6 +128,31 @@ def _chains(data: list[dict[str, Any]], peers: list[dict[str, Any]]) -> str:
     return report.table(lines)
 
 
+def _parallel(data: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Of the paper's shape: what all warps issue for a token of one head."""
+    lines = []
+    for inner, dtype in dict.fromkeys((row["inner"], row["dtype"]) for row in data):
+        shape = (inner, dtype, *_MAIN[0][:2])
+        rows = [
+            row
+            for row in data
+            if (row["inner"], row["dtype"], row["dim"], row["K"]) == shape
+            and "issued_per_token" in row
+        ]
+        each = {row["kernel"].removesuffix("_kernel"): row["issued_per_token"] for row in rows}
+        lines.append(
+            {
+                "inner": inner,
+                "dtype": dtype,
+                "issued/token": ", ".join(f"{name} {count:,.0f}" for name, count in each.items()),
+                "in all": f"{sum(each.values()):,.0f}",
+                "products": str(sum(row["products"] for row in rows)),
+                "repeated": str(sum(row["repeated_products"] for row in rows)),
+            }
+        )
+    return lines
+
+
 def _cycles(row: dict[str, Any]) -> str:
     low, high = row["cycles_per_step"], row["cycles_per_step_loads_exposed"]
     return "no loop found" if low is None else f"{low:,.0f} to {high:,.0f}"
@@ -158,4 +186,7 @@ def _row(row: dict[str, Any]) -> dict[str, str]:
         "shared KiB": f"{row['shared_bytes'] / 1024:.0f}{'' if row['fits'] else ' (too much)'}",
         "barriers": str(row["barriers"]),
         "instructions": str(row["instructions"]),
+        "products": str(row["products"] or "plain"),
+        "repeated": str(row["repeated_products"]),
+        "issued/token": f"{row['issued_per_token']:,.0f}" if "issued_per_token" in row else "",
     }

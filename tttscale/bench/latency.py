@@ -109,14 +109,24 @@ def cycles_per_step(
 
 def in_loops(code: str, kinds: tuple[str, ...]) -> int:
     """How many instructions of these kinds stand in any loop."""
-    instructions = parse(code)
+    return sum(x.kind in kinds for x in _looped(parse(code)))
+
+
+def issued(code: str, turns: int = 1) -> int:
+    """How many instructions a warp issues if every loop takes `turns` turns and every branch is entered."""
+    instructions = [x for x in parse(code) if x.kind != "NOP"]
+    return len(instructions) + (turns - 1) * len(_looped(instructions))
+
+
+def _looped(instructions: list[Instruction]) -> list[Instruction]:
+    """Those that stand in any loop."""
     index = {x.address: i for i, x in enumerate(instructions)}
     inside: set[int] = set()
     for i, x in enumerate(instructions):
         begin = index.get(target) if (target := _target(x)) is not None else None
         if begin is not None and begin < i:
             inside.update(range(begin, i + 1))
-    return sum(instructions[i].kind in kinds for i in inside)
+    return [instructions[i] for i in sorted(inside)]
 
 
 def _target(x: Instruction) -> int | None:
