@@ -19,4 +19,4 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
     warps = 2 if size <= 32 else 4
     if dim > 64 and (kind == "linear" or kernel in ("gradients", "replay")):
         warps *= 2  # the rest would spill
-    return Launch(warps, 1, 32 if dim <= 64 and size <= 32 else 16, max_registers=255)
+    return Launch(warps, 2, 32, max_registers=255)

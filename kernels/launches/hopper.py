@@ -21,6 +21,9 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
         return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, merged=merged)
     # One warpgroup for a block's 64 rows: of two, the second would do the first one's products again.
     if kernel == "gradients":
-        columns = 64 if kind == "linear" and dim <= 64 else 32
-        return Launch(8 if dim > 64 else 4, 1, columns, max_registers=255)
-    return Launch(4, 1, 16 if kernel == "keys" else 32, max_registers=255)
+        single = kind == "linear" and dim <= 64
+        return Launch(8 if dim > 64 else 4, 2, 64 if single else 32, max_registers=255)
+    if kernel in ("readout", "jacobian") and kind == "linear" and dim <= 64:
+        return Launch(4, max_registers=168)  # three programs a multiprocessor
+    columns = 16 if kernel == "keys" and 32 < dim <= 64 else 32  # more would spill
+    return Launch(4, 2, columns, max_registers=255)

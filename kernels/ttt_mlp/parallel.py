@@ -95,6 +95,8 @@ def keys_kernel(
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
     k, g2 = load(k_ptr + tokens + token, here), load(g2_ptr + before * F + tile, here)
+    k = narrow(k, BF16)
+    g2 = narrow(g2, BF16)
     lam, _, moves = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     moves *= -lam[None, :]
@@ -110,6 +112,7 @@ def keys_kernel(
         w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
         z1 = _layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16)
         x2, slope, curvature = gelu_slope_curvature(z1)
+        x2 = narrow(x2, BF16)
         store(x2_ptr + before * I + wide, x2, wide_ok)
         store_hidden(slope_ptr + hidden, begin, slope, F, BF16)
         W2 = load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F)

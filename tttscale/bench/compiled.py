@@ -22,7 +22,7 @@ from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
 from tttscale.bench.fingerprint import fingerprint
-from tttscale.bench.latency import cycles_per_step, in_loops, issued
+from tttscale.bench.latency import cycles_in_all, cycles_per_step, in_loops, issued
 from tttscale.bench.products import products
 from tttscale.kernels.triton_scan import TritonScan
 from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
@@ -32,7 +32,11 @@ _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _LAUNCH = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 """Options of a launch that are no arguments of its kernel."""
 _SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
-"""Shared memory that one program can have."""
+"""Shared memory that one program can have; an SM has 1 KiB more, and each program takes one."""
+_MULTIPROCESSORS = {80: 108, 90: 132}
+_REGISTERS = 64 << 10
+HEADS = 32
+"""Scans at once, where the parallel kernels' cycles are predicted."""
 
 
 class Recorder:
@@ -149,6 +153,8 @@ def resources(
         "products": len(done_by),
         "repeated_products": sum(warps > 1 for warps in done_by),
         "issued": issued(code, turns),
+        "program_cycles": cycles_in_all(code, turns),
+        "program_cycles_loads_exposed": cycles_in_all(code, turns, exposed_loads=True),
         "local_accesses_in_loops": in_loops(code, ("LDL", "STL")),
         "cycles_per_step": cycles_per_step(code, block=block, tiles=tiles, steps=steps),
         "cycles_per_step_loads_exposed": cycles_per_step(
@@ -177,11 +183,29 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
         row["code"] = fingerprint(source, launch)
         turn = _turns(name, kind, dim, known)
         needs = resources(source, launch, capability, **turn)
-        if "turns" in turn:  # replay has four programs a block
-            warps = launch["num_warps"] * (4 if name == "replay_kernel" else 1)
-            needs["issued_per_token"] = warps * needs["issued"] / (known["BLOCK"] * size)
+        if "turns" in turn:
+            needs |= _throughput(name, {**row, **needs}, known["BLOCK"] * size, capability)
         rows.append({**row, **needs})
     print(json.dumps(rows))
+
+
+def _throughput(name: str, needs: dict[str, Any], tokens: int, capability: int) -> dict[str, float]:
+    """A parallel kernel's programs on one SM, and its cycles for a mini-batch of `HEADS` heads on the GPU."""
+    warps, registers = needs["num_warps"], -(-needs["registers"] // 8) * 8
+    programs = min(
+        _REGISTERS // (32 * warps * registers),
+        (_SHARED_LIMIT_BYTES[capability] + 1024) // (needs["shared_bytes"] + 1024),
+        64 // warps,
+    )
+    count = 4 if name == "replay_kernel" else 1  # programs of one block
+    share = count * HEADS * needs["K"] / tokens / _MULTIPROCESSORS[capability]
+    return {
+        "issued_per_token": count * warps * needs["issued"] / tokens,
+        "programs_per_sm": programs,
+        "cycles_to_issue": share * warps * needs["issued"] / 4,
+        "cycles": share * needs["program_cycles"] / programs,
+        "cycles_loads_exposed": share * needs["program_cycles_loads_exposed"] / programs,
+    }
 
 
 def _turns(name: str, kind: str, dim: int, known: dict[str, int]) -> dict[str, int]:

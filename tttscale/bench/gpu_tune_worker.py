@@ -42,7 +42,8 @@ _TILED = {
 def candidates(kind: str, kernel: str, now: Launch) -> list[Launch]:
     """The launch of the table first, then its neighbours in each direction and in pairs."""
     serial = kernel in ("advance", "advance_backward")
-    columns, all_warps, all_stages = {now.inner_columns}, (4, 8, 16), (1, 2)
+    columns, all_stages = {now.inner_columns}, (1, 2)
+    all_warps = (now.num_warps // 2, now.num_warps, now.num_warps * 2)
     if kernel in _TILED[kind]:
         columns |= {now.inner_columns // 2, now.inner_columns * 2}
     if serial:  # they take long to compile, and need the registers of many warps

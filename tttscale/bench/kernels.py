@@ -56,7 +56,10 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
     sections = [
         ("Result", f"{summary}\n\n{text}"),
         ("Predicted cycles of the serial kernels", _chains(data, peers) + _CHAIN_NOTE),
-        ("Instructions of the parallel kernels", report.table(_parallel(data))),
+        (
+            "Predicted cycles of the parallel kernels",
+            report.table(_parallel(data)) + _PARALLEL_NOTE,
+        ),
         ("Memory of a scan", report.table([_memory(row) for row in scratch]) + _MEMORY_NOTE),
         ("What was measured", _NOTE),
     ]
@@ -100,6 +103,12 @@ _CHAIN_NOTE = (
 )
 
 
+_PARALLEL_NOTE = (
+    "\n\nbf16, head dim 64, K 16. *issued/token*: instructions of all warps for one token of one head. "
+    "Cycles of the whole GPU for one mini-batch of 32 heads: *to issue* them, four a cycle and SM; and, by "
+    "the static model above, to go through the programs, as many of them side by side as registers and "
+    "shared memory allow, with loads from memory as prefetched and in full. The larger one counts."
+)
 _MEMORY_NOTE = (
     "\n\nOne sequence, 32 heads of 64 features, counted where the host code allocates scratch (all "
     "but the running states): what the forward keeps for the backward, and the most scratch that exists at "
@@ -129,28 +138,34 @@ def _chains(data: list[dict[str, Any]], peers: list[dict[str, Any]]) -> str:
 
 
 def _parallel(data: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Of the paper's shape: what all warps issue for a token of one head."""
+    """Parallel kernels of the paper's shape, and the sum of each learner's."""
+    found = [
+        row
+        for row in data
+        if "issued_per_token" in row and (row["dim"], row["K"], row["dtype"]) == _MAIN[0]
+    ]
     lines = []
-    for inner, dtype in dict.fromkeys((row["inner"], row["dtype"]) for row in data):
-        shape = (inner, dtype, *_MAIN[0][:2])
-        rows = [
-            row
-            for row in data
-            if (row["inner"], row["dtype"], row["dim"], row["K"]) == shape
-            and "issued_per_token" in row
+    for inner in dict.fromkeys(row["inner"] for row in found):
+        rows = [row for row in found if row["inner"] == inner]
+        lines += [
+            _throughput(f"{inner} {row['kernel'].removesuffix('_kernel')}", row) for row in rows
         ]
-        each = {row["kernel"].removesuffix("_kernel"): row["issued_per_token"] for row in rows}
-        lines.append(
-            {
-                "inner": inner,
-                "dtype": dtype,
-                "issued/token": ", ".join(f"{name} {count:,.0f}" for name, count in each.items()),
-                "in all": f"{sum(each.values()):,.0f}",
-                "products": str(sum(row["products"] for row in rows)),
-                "repeated": str(sum(row["repeated_products"] for row in rows)),
-            }
-        )
+        keys = ("issued_per_token", "cycles_to_issue", "cycles", "cycles_loads_exposed")
+        keys += ("products", "repeated_products")
+        lines.append(_throughput(f"{inner}, all", {key: sum(r[key] for r in rows) for key in keys}))
     return lines
+
+
+def _throughput(name: str, row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "kernel": name,
+        "programs/SM": str(row.get("programs_per_sm", "")),
+        "products": str(row["products"]),
+        "repeated": str(row["repeated_products"]),
+        "issued/token": f"{row['issued_per_token']:,.0f}",
+        "cycles to issue": f"{row['cycles_to_issue']:,.0f}",
+        "cycles": f"{row['cycles']:,.0f} to {row['cycles_loads_exposed']:,.0f}",
+    }
 
 
 def _cycles(row: dict[str, Any]) -> str:

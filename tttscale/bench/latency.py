@@ -9,7 +9,7 @@ caches and the tensor cores' queue are not modelled. It ranks kernels; it does n
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 _LATENCY = {  # cycles until the result of an instruction with a scoreboard is there; sm_90, published studies
     "LDS": 30, "LDSM": 33, "SHFL": 24, "MUFU": 22, "LDG": 30, "LDGSTS": 30, "LDL": 40, "LDC": 30,
@@ -116,6 +116,16 @@ def issued(code: str, turns: int = 1) -> int:
     """How many instructions a warp issues if every loop takes `turns` turns and every branch is entered."""
     instructions = [x for x in parse(code) if x.kind != "NOP"]
     return len(instructions) + (turns - 1) * len(_looped(instructions))
+
+
+def cycles_in_all(code: str, turns: int = 1, exposed_loads: bool = False) -> float:
+    """Predicted cycles from a program's first instruction to its last if every loop takes `turns` turns."""
+    instructions = [x for x in parse(code) if x.kind != "NOP"]
+    looped = {x.address for x in _looped(instructions)}
+    written_out: list[Instruction] = []
+    for loops, part in groupby(instructions, key=lambda x: x.address in looped):
+        written_out += list(part) * (turns if loops else 1)
+    return _cycles(written_out, exposed_loads)
 
 
 def _looped(instructions: list[Instruction]) -> list[Instruction]:
