@@ -56,11 +56,12 @@ def token_gradients_kernel(
         matrix_ok = (inner[:, None] < I) & cols_ok
         W1 = load(w1_saved_ptr + saved * F * I + matrix, matrix_ok)
         dW1 = load(dw1_saved_ptr + saved * F * I + matrix, matrix_ok)
+        # First, so that no tensor core still reads g1 when Triton's next load writes there (triton 3.7).
+        ahead = mma(g1, dW1, ahead, BF16)
         read = mma(dz1q, tl.trans(g1), read, BF16)
         moved = mma(dz1, tl.trans(g1), moved, BF16)
         dq = mma(dz1q, W1, dq, BF16)
         dk = mma(dz1, W1, dk, BF16)
-        ahead = mma(g1, dW1, ahead, BF16)
         db1 = load(db1_saved_ptr + saved * I + inner, inner < I)
         future += tl.sum(g1 * db1[None, :], 1)
 

@@ -42,6 +42,9 @@ def test_compiles_and_fits(kind, dim, size, dtype, capability):
     assert all(row["fits"] for row in rows), rows
     if (dim, size) == (64, 16):
         assert not any(row["stack_bytes"] or row["local_accesses"] for row in rows), rows
+        assert not any(row["repeated_products"] for row in rows), rows
+        if dtype == "bf16":
+            assert sum(row["products"] for row in rows) > 40
 
 
 def test_the_papers_shape_does_not_spill_on_hopper(tmp_path):
@@ -76,6 +79,7 @@ def test_the_reports_speak_of_the_kernels_that_are_shipped(capability):
     papers = [r for r in rows.values() if (r["dim"], r["K"]) == (64, 16)]
     assert len(papers) >= 2 * (6 + 8)
     assert not [row for row in papers if row["stack_bytes"] or row["local_accesses"]]
+    assert not [row for row in papers if row["repeated_products"]]
 
 
 def test_a_fingerprint_is_of_code_and_launch(tmp_path):

@@ -1,6 +1,9 @@
 """The static model counts what it says: made-up code, one cycle per instruction."""
 
-from tttscale.bench.latency import cycles_per_step, in_loops
+import pytest
+
+from tttscale.bench.latency import cycles_in_all, cycles_per_step, in_loops, issued
+from tttscale.bench.products import products
 
 PLAIN = (1 | 7 << 5 | 7 << 8) << 41  # stall for one cycle, no scoreboards
 
@@ -72,3 +75,35 @@ def test_products_of_an_inner_loop_alone_count_as_the_main_loops():
         "EXIT",
     )
     assert cycles_per_step(code, tiles=3) == 5 + 2 * 2
+
+
+def test_a_whole_program():
+    code = assembled(
+        "MOV R1, R2",
+        "FADD R3, R3, R3",  # the loop: 1, 2
+        "@P1 BRA {1}",
+        "EXIT",
+        "NOP",
+    )
+    assert issued(code) == 4
+    assert issued(code, turns=5) == 2 + 5 * 2
+    assert cycles_in_all(code, turns=5) == 2 + 5 * 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "warps"),
+    [
+        ("versionMajor = 3, versionMinor = 0, warpsPerCTA = [4, 1], instrShape = [16, 64, 16]", "64x64", 1),
+        ("versionMajor = 3, versionMinor = 0, warpsPerCTA = [8, 1], instrShape = [16, 32, 16]", "64x64", 2),
+        ("versionMajor = 3, versionMinor = 0, warpsPerCTA = [4, 2], instrShape = [16, 32, 16]", "64x64", 1),
+        ("versionMajor = 2, versionMinor = 0, warpsPerCTA = [1, 8], instrShape = [16, 8]", "16x32", 2),
+    ],
+)  # fmt: skip
+def test_by_how_many_warps_a_product_is_done(layout, shape, warps):
+    dialect = (
+        f"#mma = #ttg.nvidia_mma<{{{layout}}}>\n"
+        f"%a = tt.dot %x, %y, %z : tensor<64x16xbf16> -> tensor<{shape}xf32, #mma>\n"
+        f"%b = ttng.warp_group_dot %x, %y, %a : !ttg.memdesc<64x16xbf16> -> tensor<{shape}xf32, #mma>\n"
+        "%c = tt.dot %x, %y, %z : tensor<64x16xf32> -> tensor<64x64xf32, #blocked>\n"
+    )
+    assert products(dialect) == [warps, warps]

@@ -84,6 +84,6 @@ def _operand(text):
         return ("address", base, int(offset or "0", 0))
     if text.startswith("0f"):
         return int(text[2:], 16)
-    if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)", text):
-        return int(text, 0)
+    if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", text):
+        return int(text.removesuffix("U"), 0)
     return text

@@ -117,6 +117,7 @@ def test_copies_that_are_waited_for():
         ("bfe.u32 %r5, %r1, 2, 3;", lambda t: t >> 2 & 7),
         ("bfe.s32 %r5, %r1, 1, 1;", lambda t: -(t >> 1 & 1)),
         ("prmt.b32 %r5, %r1, %r2, 4180;", lambda t: 4 * t | t << 16),
+        ("prmt.b32 %r5, %r1, %r2, 0x1054U;", lambda t: 4 * t | t << 16),
         ("mad.lo.s32 %r5, %r1, -3, %r2;", lambda t: t),
         ("shfl.sync.bfly.b32 %r5, %r1, 4, 31, -1;", lambda t: t ^ 4),
         ("sub.s32 %r4, %r1, 40; shr.s32 %r5, %r4, 1;", lambda t: (t - 40) >> 1),
