@@ -56,7 +56,8 @@ def token_gradients_kernel(
         matrix_ok = (inner[:, None] < I) & cols_ok
         W1 = load(w1_saved_ptr + saved * F * I + matrix, matrix_ok)
         dW1 = load(dw1_saved_ptr + saved * F * I + matrix, matrix_ok)
-        # First, so that no tensor core still reads g1 when Triton's next load writes there (triton 3.7).
+        # First: Triton loads the next g1 into the same buffer (its issue 6691), and before that waits for all
+        # products but the last ones. One that reads g1 would still be under way there (tests/ptx finds it).
         ahead = mma(g1, dW1, ahead, BF16)
         read = mma(dz1q, tl.trans(g1), read, BF16)
         moved = mma(dz1, tl.trans(g1), moved, BF16)

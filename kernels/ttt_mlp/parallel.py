@@ -2,6 +2,7 @@
 
 One program per block of mini-batches and (sequence, head). As in ../ttt_linear/parallel.py, known inner
 gradients turn both layers into attention with known values; the hidden layer is taken IB columns at a time.
+What is needed before and behind that loop is loaded or formed again: it would wait in registers all the way.
 """
 
 import triton
