@@ -40,6 +40,12 @@ def test_compiles_and_fits(kind, dim, size, dtype, capability):
     rows = json.loads(run("-m", "tttscale.bench.compiled", *words))
     assert len(rows) >= 6
     assert all(row["fits"] for row in rows), rows
+    for row in rows:
+        assert ("issued_per_token" in row) != row["kernel"].startswith("advance")
+        if "issued_per_token" in row:
+            assert row["programs_per_sm"] * row["num_warps"] * 32 * row["registers"] <= 64 << 10
+            assert row["issued_per_token"] > 0
+            assert 0 < row["cycles"] <= row["cycles_loads_exposed"]
     if (dim, size) == (64, 16):
         assert not any(row["stack_bytes"] or row["local_accesses"] for row in rows), rows
         assert not any(row["repeated_products"] for row in rows), rows
