@@ -39,9 +39,7 @@ def mini_batches_per_block(architecture: int, size: int, dtype: torch.dtype) -> 
     return max(1, BLOCK_TOKENS // (2 if half else 1) // size)
 
 
-def why_no_launch(
-    architecture: int, kind: str, dim: int, size: int, dtype: torch.dtype
-) -> str | None:
+def why_no_launch(architecture: int, dim: int, size: int, dtype: torch.dtype) -> str | None:
     """Why the table has nothing for a scan, as the rest of a sentence; None if it has."""
     if architecture < 80:
         return "needs a GPU of compute capability 8.0 or more"

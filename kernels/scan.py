@@ -116,7 +116,7 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     """The class that runs the phases."""
     if backend == "torch":
         return _SCANS[kind]
-    missing = _why_not_triton(kind, q, size)
+    missing = _why_not_triton(q, size)
     if missing and backend == "triton":
         raise ValueError(f"ttt_scan: backend 'triton' {missing}; use 'auto' or 'torch'")
     if missing or (backend == "auto" and not q.is_cuda):
@@ -131,8 +131,8 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     return TritonMLPScan
 
 
-def _why_not_triton(kind: str, q: Tensor, size: int) -> str | None:
-    if missing := why_no_launch(architecture_of(q.device), kind, q.shape[3], size, q.dtype):
+def _why_not_triton(q: Tensor, size: int) -> str | None:
+    if missing := why_no_launch(architecture_of(q.device), q.shape[3], size, q.dtype):
         return missing
     if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return "needs a GPU, or TRITON_INTERPRET=1 in the environment to be interpreted on a CPU"

@@ -1,5 +1,6 @@
 """What ttt_scan promises besides its numbers: order of the phases, dtypes, memory, messages."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -227,8 +228,12 @@ def test_on_a_gpu_auto_takes_triton_wherever_it_has_a_kernel(
             scan._scan_type(kind, "triton", q, 16)  # type: ignore[arg-type]
 
 
-def test_what_no_gpu_generation_has_a_launch_for():
-    assert why_no_launch(90, "mlp", 128, 64, torch.float32) is None
-    assert why_no_launch(80, "mlp", 128, 64, torch.float32) is None
-    assert why_no_launch(80, "mlp", 128, 64, torch.bfloat16) is None
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_what_there_is_a_launch_for(architecture):
+    for dtype in (torch.float32, torch.bfloat16):
+        for dim, size in itertools.product((16, 24, 32, 64, 96, 128), (16, 32, 64)):
+            assert why_no_launch(architecture, dim, size, dtype) is None
+    assert "head dims up to 128, not 160" in why_no_launch(architecture, 160, 16, torch.bfloat16)
+    assert "16, 32 or 64 tokens, not 48" in why_no_launch(architecture, 64, 48, torch.bfloat16)
+    assert "fp32 and bf16, not float16" in why_no_launch(architecture, 64, 16, torch.float16)
     assert architecture_of(torch.device("cpu")) == 90

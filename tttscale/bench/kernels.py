@@ -74,7 +74,7 @@ def shapes_of(capability: int, everything: bool) -> list[Shape]:
         (kind, dim, size, dtype)
         for kind in ("mlp", "linear")
         for dim, size, dtype in (_ALL if everything else _MAIN)
-        if why_no_launch(capability, kind, dim, size, DTYPES[dtype]) is None
+        if why_no_launch(capability, dim, size, DTYPES[dtype]) is None
     ]
 
 
