@@ -46,6 +46,12 @@ def test_compiles_and_fits(kind, dim, size, dtype, capability):
             assert row["programs_per_sm"] * row["num_warps"] * 32 * row["registers"] <= 64 << 10
             assert row["issued_per_token"] > 0
             assert 0 < row["cycles"] <= row["cycles_loads_exposed"]
+            assert row["cycles_to_move"] > 0
+    if (kind, dtype) == ("linear", "bf16") and capability == 80:
+        (readout,) = (row for row in rows if row["kernel"] == "readout_kernel")
+        # q, k, G and out; of each block of 32 tokens its W and, in fp32, b; lr.
+        expected = 4 * 2 * dim + (2 * dim * dim + 4 * dim) / 32 + 4
+        assert readout["bytes_per_token"] == pytest.approx(expected, abs=1)  # parameters, shared
     if (dim, size) == (64, 16):
         assert not any(row["stack_bytes"] or row["local_accesses"] for row in rows), rows
         assert not any(row["repeated_products"] for row in rows), rows

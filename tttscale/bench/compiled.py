@@ -34,16 +34,22 @@ _LAUNCH = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 _SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one program can have; an SM has 1 KiB more, and each program takes one."""
 _MULTIPROCESSORS = {80: 108, 90: 132}
+_BYTES_PER_CYCLE = {80: 2039 / 1.41, 90: 3350 / 1.98}
+"""To and from memory: published GB/s of an A100 80 GB and an H100 SXM, over their boost clocks in GHz."""
 _REGISTERS = 64 << 10
 HEADS = 32
 """Scans at once, where the parallel kernels' cycles are predicted."""
+_TOKENS, _HEADS = 2048, 2
+"""The scan whose launches are recorded."""
 
 
 class Recorder:
-    """Stands in for a launch: keeps what has to be compiled, once per kernel."""
+    """Stands in for a launch: keeps what has to be compiled, once per kernel, and what it reads or writes."""
 
     def __init__(self) -> None:
         self.sources: dict[str, tuple[ASTSource, dict[str, int]]] = {}
+        self.tensor_bytes: dict[str, int] = {}
+        """Of all tensors that a kernel takes."""
 
     def record(self, kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Derive the signature that Triton's launcher would."""
@@ -67,6 +73,8 @@ class Recorder:
         if name in self.sources and signature != self.sources[name][0].signature:
             name = f"backward_{name}"  # what only a backward asks for, or does without
         self.sources[name] = (source, launch)
+        tensors = (x for x in values.values() if isinstance(x, torch.Tensor))
+        self.tensor_bytes[name] = sum(x.nbytes for x in tensors)
 
 
 @contextmanager
@@ -101,10 +109,10 @@ def problem_of(
 
 
 def launches(
-    kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = 2048, capability: int = 90
+    kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = _TOKENS, capability: int = 90
 ) -> Recorder:
     """Everything that a forward and a backward of `tokens` tokens launch on such a GPU."""
-    scan, state, q = problem_of(kind, dim, size, dtype, tokens, 2, capability)
+    scan, state, q = problem_of(kind, dim, size, dtype, tokens, _HEADS, capability)
     with recording() as recorder:
         _, saved, last = scan.forward(state)
         scan.backward(saved, torch.zeros_like(q), last)
@@ -170,9 +178,8 @@ def _output(*command: str | Path) -> str:
 def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) -> None:
     """Compile all kernels of one configuration and print what they need."""
     rows = []
-    for name, (source, launch) in launches(
-        kind, dim, size, dtype, capability=capability
-    ).sources.items():
+    recorder = launches(kind, dim, size, dtype, capability=capability)
+    for name, (source, launch) in recorder.sources.items():
         row = {"inner": kind, "dim": dim, "K": size, "dtype": _NAMES[dtype], "kernel": name}
         print(f"compiling {name}", file=sys.stderr)
         known = {
@@ -185,6 +192,11 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
         needs = resources(source, launch, capability, **turn)
         if "turns" in turn:
             needs |= _throughput(name, {**row, **needs}, known["BLOCK"] * size, capability)
+            moved = recorder.tensor_bytes[name] / (_TOKENS * _HEADS)
+            needs |= {
+                "bytes_per_token": moved,
+                "cycles_to_move": moved * HEADS * size / _BYTES_PER_CYCLE[capability],
+            }
         rows.append({**row, **needs})
     print(json.dumps(rows))
 

@@ -107,7 +107,10 @@ _PARALLEL_NOTE = (
     "\n\nbf16, head dim 64, K 16. *issued/token*: instructions of all warps for one token of one head. "
     "Cycles of the whole GPU for one mini-batch of 32 heads: *to issue* them, four a cycle and SM; and, by "
     "the static model above, to go through the programs, as many of them side by side as registers and "
-    "shared memory allow, with loads from memory as prefetched and in full. The larger one counts."
+    "shared memory allow, with loads from memory as prefetched and in full. *bytes/token*: all tensors that "
+    "a launch takes, each counted once, for one token of one head; to *move* them takes so many cycles at the "
+    "published bandwidth and boost clock (H100 SXM 3,350 GB/s and 1.98 GHz, A100 80 GB 2,039 GB/s and 1.41 "
+    "GHz), if none stay in the second-level cache. The largest one counts."
 )
 _MEMORY_NOTE = (
     "\n\nOne sequence, 32 heads of 64 features, counted where the host code allocates scratch (all "
@@ -151,7 +154,7 @@ def _parallel(data: list[dict[str, Any]]) -> list[dict[str, str]]:
             _throughput(f"{inner} {row['kernel'].removesuffix('_kernel')}", row) for row in rows
         ]
         keys = ("issued_per_token", "cycles_to_issue", "cycles", "cycles_loads_exposed")
-        keys += ("products", "repeated_products")
+        keys += ("products", "repeated_products", "bytes_per_token", "cycles_to_move")
         lines.append(_throughput(f"{inner}, all", {key: sum(r[key] for r in rows) for key in keys}))
     return lines
 
@@ -165,6 +168,8 @@ def _throughput(name: str, row: dict[str, Any]) -> dict[str, str]:
         "issued/token": f"{row['issued_per_token']:,.0f}",
         "cycles to issue": f"{row['cycles_to_issue']:,.0f}",
         "cycles": f"{row['cycles']:,.0f} to {row['cycles_loads_exposed']:,.0f}",
+        "bytes/token": f"{row['bytes_per_token']:,.0f}",
+        "cycles to move": f"{row['cycles_to_move']:,.0f}",
     }
 
 
