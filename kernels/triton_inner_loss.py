@@ -85,8 +85,8 @@ def store_jacobian(
 
 
 @triton.jit
-def store_norm_sums(dnorm_ptr, saved, cols, d_gamma, d_beta, F: tl.constexpr):
-    """This block's part of the gradients of the norm's weight and bias; [2, F] per block."""
-    at = dnorm_ptr + saved * 2 * F + cols
+def store_norm_sums(dnorm_ptr, cols, d_gamma, d_beta, F: tl.constexpr):
+    """A block's part of the gradients of the norm's weight and bias, [2, F], to dnorm_ptr."""
+    at = dnorm_ptr + cols
     tl.store(at, tl.sum(d_gamma, 0), mask=cols < F)
     tl.store(at + F, tl.sum(d_beta, 0), mask=cols < F)

@@ -170,8 +170,8 @@ def block_of(
 
 
 @triton.jit
-def rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K: tl.constexpr):
-    """lam of a block's tokens, and both results of `weights_of_pairs`."""
+def rates_of(lr_ptr, tau_ptr, rows, rows_ok, K: tl.constexpr):
+    """lam of the block at lr_ptr, and both results of `weights_of_pairs`."""
     tau = tl.load(tau_ptr + rows % K)
     reads, moves = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), K)
-    return load(lr_ptr + before + rows, rows_ok), reads, moves
+    return load(lr_ptr + rows, rows_ok), reads, moves

@@ -189,6 +189,8 @@ class Segment(ABC):
         options = self._shape(launch)
         if "IB" in kernel.arg_names:
             options["IB"] = self.columns(name)
+        if "KEYS_IB" in kernel.arg_names:
+            options["KEYS_IB"] = min(launch.key_columns, options["IB"])
         return options
 
     def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:

@@ -11,6 +11,8 @@ class Launch:
     num_stages: int = 1
     inner_columns: int = 32
     """Hidden features that a program takes at a time; rows of a tile of W in TTT-Linear's chains."""
+    key_columns: int = 32
+    """TTT-MLP's readout_backward: the same where it goes through the keys' hidden layer."""
     resident: bool = False
     """TTT-MLP's forward chain: whether the state stays in registers."""
     merged: bool = False

@@ -41,7 +41,7 @@ def readout_kernel(
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam, reads, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
 
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     scores = mma(q, tl.trans(k), square0, BF16) + 1
@@ -69,7 +69,7 @@ def jacobian_kernel(
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam, _, moves = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, _, moves = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
     scores = mma(k, tl.trans(k), tl.zeros([BLOCK * K, BLOCK * K], tl.float32), BF16) + 1
     z = mma(k, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
     z = mma(-scores * moves * lam[None, :], g, z, BF16)
@@ -101,7 +101,7 @@ def readout_backward_kernel(
     square = cols[:, None] * F + cols[None, :]
     W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
     b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
-    lam, reads, _ = rates_of(lr_ptr, tau_ptr, before, rows, rows_ok, K)
+    lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
 
     # Readers: their pre-norm output again, then its gradient.
@@ -110,7 +110,7 @@ def readout_backward_kernel(
     zq = mma(-scores * reads * lam[None, :], g, zq, BF16)
     normed, rstd = normalised(zq, cols_ok, F)
     d_out = load(d_out_ptr + tokens + token, here)
-    store_norm_sums(dnorm_ptr, saved, cols, d_out * normed, d_out, F)
+    store_norm_sums(dnorm_ptr + saved * 2 * F, cols, d_out * normed, d_out, F)
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     dzq = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dzq_ptr + before * F + tile, dzq, here)

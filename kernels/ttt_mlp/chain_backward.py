@@ -1,4 +1,4 @@
-"""The reverse chain of TTT-MLP, and W2 in front of every mini-batch, which it needs.
+"""The reverse chain of TTT-MLP.
 
 Tiles as in chain.py. Here they stay in memory, in fragment order (fragments.py): what a step needs beside
 the state's gradient fills the registers. A step goes through the tiles twice, before and after the inner
@@ -19,34 +19,6 @@ from tttscale.kernels.ttt_mlp.fragments import (
     to_fragments,
 )
 from tttscale.kernels.ttt_mlp.tiles import load_matrix2, tokens_of_tile
-
-
-@triton.jit(do_not_specialize=["T", "heads"])
-def replay_kernel(
-    step_ptr, x2_ptr, g2_ptr, w2_saved_ptr, w2_inside_ptr,
-    stride_b, stride_h, stride_t, T, heads,
-    F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
-):  # fmt: skip
-    """W2 in front of each mini-batch, FP hidden rows at a time."""
-    n = tl.program_id(1).to(tl.int64)
-    rows, cols = tl.arange(0, K), tl.arange(0, FP)
-    inner = tl.program_id(2) * FP + cols
-    cols_ok = cols[None, :] < F
-    at, ok = inner[:, None] * F + cols[None, :], (inner[:, None] < 4 * F) & cols_ok
-    count, first = tl.cdiv(T, K), tl.program_id(0) * BLOCK
-    block = n * tl.num_programs(0) + tl.program_id(0)
-    W2 = load(w2_saved_ptr + block * 4 * F * F + at, ok)
-    for i in range(first, tl.minimum(first + BLOCK, count)):
-        inside = n * count + i
-        store(w2_inside_ptr + inside * 4 * F * F + at, W2, ok)
-        before = n * T + i * K
-        row_ok = i * K + rows < T
-        step = load(step_ptr + before + rows, row_ok)[:, None]
-        x2_ok = row_ok[None, :] & (inner[:, None] < 4 * F)
-        x2 = load(x2_ptr + before * 4 * F + rows[None, :] * 4 * F + inner[:, None], x2_ok)
-        here = row_ok[:, None] & cols_ok
-        g2 = load(g2_ptr + before * F + rows[:, None] * F + cols[None, :], here)
-        W2 = mma(x2, g2 * step, W2, BF16)
 
 
 @triton.jit

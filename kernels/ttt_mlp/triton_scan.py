@@ -7,14 +7,10 @@ from tttscale.kernels.triton_scan import TritonScan
 from tttscale.kernels.triton_segment import Kept, Planes, Segment, State, padded
 from tttscale.kernels.triton_targets import targets_kernel
 from tttscale.kernels.ttt_mlp.chain import advance_kernel, advance_streamed_kernel
-from tttscale.kernels.ttt_mlp.chain_backward import advance_backward_kernel, replay_kernel
+from tttscale.kernels.ttt_mlp.chain_backward import advance_backward_kernel
 from tttscale.kernels.ttt_mlp.chain_merged import advance_backward_merged_kernel
-from tttscale.kernels.ttt_mlp.parallel import (
-    hidden_backward_kernel,
-    keys_kernel,
-    readout_backward_kernel,
-    readout_kernel,
-)
+from tttscale.kernels.ttt_mlp.parallel import readout_kernel
+from tttscale.kernels.ttt_mlp.parallel_backward import readout_backward_kernel
 
 
 class MLPSegment(Segment):
@@ -72,32 +68,15 @@ class MLPSegment(Segment):
         db2_read = self.new(n, self.blocks, self.dim, wide=True)
         inside = self.new(n, -(-t // self.size), i, self.dim)
         planes.chain = (x2, xq, dz2q, db1_read, db2_read, local, share, slope, curved, inside)
-        states, grid = _in_order(kept), (self.blocks, n)
-        G1, G2, W1, b1, W2, _ = states
-        self.run(
-            keys_kernel,
-            "keys",
-            grid,
-            *(self.k, self.v, self.lr, self.tau, self.gamma, self.beta, *states),
-            *(x2, slope, curved, planes.normed, planes.jacobian),
-        )
-        parts = padded(i) // padded(self.dim)
-        self.run(replay_kernel, "replay", (*grid, parts), *(kept[-1], x2, G2, W2, inside))
-        readers = (self.q, self.k, self.lr, self.tau)
         self.run(
             readout_backward_kernel,
             "readout_backward",
-            grid,
-            *(*readers, self.gamma, *states, x2, d_out),
-            *(xq, dz2q, db2_read),
-            *(planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
-        )
-        self.run(
-            hidden_backward_kernel,
-            "hidden_backward",
-            grid,
-            *(*readers, G1, G2, W1, b1, W2, x2, dz2q),
-            *(planes.dz1q, db1_read, local, share, planes.asked, planes.d_tau, planes.d_last),
+            (self.blocks, n),
+            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, kept[-1]),
+            *(*_in_order(kept), d_out),
+            *(x2, slope, curved, planes.normed, planes.jacobian, inside),
+            *(xq, dz2q, db2_read, planes.p, planes.dz1q, db1_read, local, share),
+            *(planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
         )
         return planes
 
