@@ -19,13 +19,6 @@ from tttscale.kernels.triton_ops import (
 )
 
 
-@triton.jit
-def _transposed(ptr, inner, cols, F: tl.constexpr, I: tl.constexpr):
-    """The columns `inner` of a matrix [F, I] as rows, [IB, FP]."""
-    ok = (inner[:, None] < I) & (cols[None, :] < F)
-    return load(ptr + cols[None, :] * I + inner[:, None], ok)
-
-
 @triton.jit(do_not_specialize=["T", "heads", "scans"])
 def token_gradients_kernel(
     q_ptr, k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, d_out_ptr,
@@ -47,40 +40,42 @@ def token_gradients_kernel(
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    tile0 = tl.zeros([BLOCK * K, FP], tl.float32)
-
-    # Readers. R, without its weights, is dz1q g1^T.
-    read, dq = square0, tile0
+    read, moved = square0, square0  # R and A, without their weights
+    dq = tl.zeros([BLOCK * K, FP], tl.float32)
+    dk, ahead = dq, dq
+    future = tl.zeros([BLOCK * K], tl.float32)
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
-        wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
-        g1, dz1q = load(g1_ptr + before * I + wide, wide_ok), load(dz1q_ptr + before * I + wide, wide_ok)
-        read = mma(dz1q, tl.trans(g1), read, BF16)
-        dq = mma(dz1q, _transposed(w1_saved_ptr + saved * F * I, inner, cols, F, I), dq, BF16)
-    lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
-    read = narrow(-read * reads * lam[None, :], BF16)
-    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
-    dq, dk = mma(read, k, dq, BF16), mma(tl.trans(read), q, tile0, BF16)
-    store(dq_ptr + tokens + token, dq + load(d_out_ptr + tokens + token, here), here)
-
-    # Sources, which later tokens read by their keys. A, without its weights, is dz1 g1^T.
-    moved, ahead, future = square0, tile0, tl.zeros([BLOCK * K], tl.float32)
-    for begin in range(0, I, IB):
-        inner = begin + tl.arange(0, IB)
-        wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
-        g1, dz1 = load(g1_ptr + before * I + wide, wide_ok), load(dz1_ptr + before * I + wide, wide_ok)
+        inner_ok = inner[None, :] < I
+        wide = rows[:, None] * I + inner[None, :]
+        wide_ok = rows_ok[:, None] & inner_ok
+        g1 = load(g1_ptr + before * I + wide, wide_ok)
+        dz1 = load(dz1_ptr + before * I + wide, wide_ok)
+        dz1q = load(dz1q_ptr + before * I + wide, wide_ok)
+        matrix = inner[:, None] + cols[None, :] * I  # transposed: [IB, FP]
+        matrix_ok = (inner[:, None] < I) & cols_ok
+        W1 = load(w1_saved_ptr + saved * F * I + matrix, matrix_ok)
+        dW1 = load(dw1_saved_ptr + saved * F * I + matrix, matrix_ok)
         # First: Triton loads the next g1 into the same buffer (its issue 6691), and before that waits for all
         # products but the last ones. One that reads g1 would still be under way there (tests/ptx finds it).
-        ahead = mma(g1, _transposed(dw1_saved_ptr + saved * F * I, inner, cols, F, I), ahead, BF16)
+        ahead = mma(g1, dW1, ahead, BF16)
+        read = mma(dz1q, tl.trans(g1), read, BF16)
         moved = mma(dz1, tl.trans(g1), moved, BF16)
-        dk = mma(dz1, _transposed(w1_saved_ptr + saved * F * I, inner, cols, F, I), dk, BF16)
+        dq = mma(dz1q, W1, dq, BF16)
+        dk = mma(dz1, W1, dk, BF16)
         db1 = load(db1_saved_ptr + saved * I + inner, inner < I)
         future += tl.sum(g1 * db1[None, :], 1)
-    k = load(k_ptr + tokens + token, here)
+
+    lam, reads, moves = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
+    read = narrow(-read * reads * lam[None, :], BF16)
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
+    dq, dk = mma(read, k, dq, BF16), mma(tl.trans(read), q, dk, BF16)
+    d_out = load(d_out_ptr + tokens + token, here)
+    store(dq_ptr + tokens + token, dq + d_out, here)
+    # What a token's key is to later keys, its inner gradient is to them too.
     scores = mma(k, tl.trans(k), square0, BF16) + 1
     earlier = rows[None, :] // K < rows[:, None] // K
     future += tl.sum(tl.where(earlier, moved * scores, 0.0), 0) + tl.sum(ahead * k, 1)
-    lam, _, moves = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
     moved = narrow(-moved * moves * lam[None, :], BF16)
     dk = mma(tl.trans(moved), k, mma(moved, k, dk, BF16), BF16)
     left = T - tl.program_id(0) * BLOCK * K

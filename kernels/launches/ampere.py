@@ -17,6 +17,6 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
     if kernel == "advance_backward":
         return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, max_registers=255)
     warps = 2 if size <= 32 else 4
-    if dim > 64 and (kind == "linear" or kernel in ("gradients", "replay")):
+    if dim > 64 and (kind == "linear" or kernel == "gradients"):
         warps *= 2  # the rest would spill
     return Launch(warps, 2, 32, max_registers=255)

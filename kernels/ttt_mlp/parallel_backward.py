@@ -93,14 +93,15 @@ def _replay(
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """W2 in front of each mini-batch, FP hidden rows at a time."""
+    """W2 in front of each mini-batch, as many of its rows at a time as it has columns, 64 at most."""
+    ROWS: tl.constexpr = FP if FP < 64 else 64
     n = tl.program_id(1).to(tl.int64)
     rows, cols = tl.arange(0, K), tl.arange(0, FP)
     cols_ok = cols[None, :] < F
     count, first = tl.cdiv(T, K), tl.program_id(0) * BLOCK
     block = n * tl.num_programs(0) + tl.program_id(0)
-    for begin in range(0, 4 * F, FP):
-        inner = begin + cols
+    for begin in range(0, 4 * F, ROWS):
+        inner = begin + tl.arange(0, ROWS)
         at, ok = inner[:, None] * F + cols[None, :], (inner[:, None] < 4 * F) & cols_ok
         W2 = load(w2_saved_ptr + block * 4 * F * F + at, ok)
         for i in range(first, tl.minimum(first + BLOCK, count)):

@@ -126,7 +126,7 @@ def resources(
     block: int = 1,
     tiles: int = 1,
     steps: int = 1,
-    turns: int = 1,
+    turns: int | tuple[int, ...] = 1,
 ) -> dict[str, Any]:
     """Compile one kernel and read what it needs from the binary.
 
@@ -137,7 +137,7 @@ def resources(
         block: as `cycles_per_step` takes it, like the next two.
         tiles: see there.
         steps: see there.
-        turns: how many each loop takes in a kernel that is not serial.
+        turns: as `cycles_in_all` takes them, in a kernel that is not serial.
     """
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -191,7 +191,7 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
         turn = _turns(name, kind, dim, known)
         needs = resources(source, launch, capability, **turn)
         if "turns" in turn:
-            needs |= _throughput(name, {**row, **needs}, known["BLOCK"] * size, capability)
+            needs |= _throughput({**row, **needs}, known["BLOCK"] * size, capability)
             moved = recorder.tensor_bytes[name] / (_TOKENS * _HEADS)
             needs |= {
                 "bytes_per_token": moved,
@@ -201,7 +201,7 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
     print(json.dumps(rows))
 
 
-def _throughput(name: str, needs: dict[str, Any], tokens: int, capability: int) -> dict[str, float]:
+def _throughput(needs: dict[str, Any], tokens: int, capability: int) -> dict[str, float]:
     """A parallel kernel's programs on one SM, and its cycles for a mini-batch of `HEADS` heads on the GPU."""
     warps, registers = needs["num_warps"], -(-needs["registers"] // 8) * 8
     programs = min(
@@ -209,10 +209,9 @@ def _throughput(name: str, needs: dict[str, Any], tokens: int, capability: int) 
         (_SHARED_LIMIT_BYTES[capability] + 1024) // (needs["shared_bytes"] + 1024),
         64 // warps,
     )
-    count = 4 if name == "replay_kernel" else 1  # programs of one block
-    share = count * HEADS * needs["K"] / tokens / _MULTIPROCESSORS[capability]
+    share = HEADS * needs["K"] / tokens / _MULTIPROCESSORS[capability]
     return {
-        "issued_per_token": count * warps * needs["issued"] / tokens,
+        "issued_per_token": warps * needs["issued"] / tokens,
         "programs_per_sm": programs,
         "cycles_to_issue": share * warps * needs["issued"] / 4,
         "cycles": share * needs["program_cycles"] / programs,
@@ -220,12 +219,15 @@ def _throughput(name: str, needs: dict[str, Any], tokens: int, capability: int) 
     }
 
 
-def _turns(name: str, kind: str, dim: int, known: dict[str, int]) -> dict[str, int]:
+def _turns(name: str, kind: str, dim: int, known: dict[str, int]) -> dict[str, Any]:
     """How often a kernel's loops are gone through, as `resources` takes it."""
     inner = dim if kind == "linear" else 4 * dim
     tiles = -(-inner // known.get("IB", inner))
     if not name.startswith("advance"):
-        return {"turns": known["BLOCK"] if name == "replay_kernel" else tiles}
+        if "KEYS_IB" in known:  # four phases
+            replayed = -(-inner // min(known["FP"], 64)) * known["BLOCK"]
+            return {"turns": (-(-inner // known["KEYS_IB"]), replayed, tiles, tiles)}
+        return {"turns": tiles}
     if kind == "linear":  # its chains take a block in one turn
         return {"steps": known["BLOCK"]}
     return {"block": known["BLOCK"], "tiles": tiles}

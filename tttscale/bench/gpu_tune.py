@@ -21,8 +21,7 @@ KERNELS = {
         "targets",
     ),
     "mlp": (
-        "advance_backward", "advance", "gradients", "readout_backward", "hidden_backward", "keys",
-        "readout", "replay", "targets",
+        "advance_backward", "advance", "gradients", "readout_backward", "readout", "targets",
     ),
 }  # fmt: skip
 """Serial kernels first."""

@@ -31,10 +31,7 @@ from tttscale.kernels.launches.launch import Launch
 HEADS, DIM, SIZE = 32, 64, 16
 _TILED = {
     "linear": ("gradients", "advance", "advance_backward"),
-    "mlp": (
-        "readout", "keys", "readout_backward", "hidden_backward", "gradients", "advance",
-        "advance_backward",
-    ),
+    "mlp": ("readout", "readout_backward", "gradients", "advance", "advance_backward"),
 }  # fmt: skip
 """Kernels that take a matrix some rows or columns at a time."""
 

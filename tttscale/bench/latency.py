@@ -7,9 +7,9 @@ caches and the tensor cores' queue are not modelled. It ranks kernels; it does n
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 _LATENCY = {  # cycles until the result of an instruction with a scoreboard is there; sm_90, published studies
     "LDS": 30, "LDSM": 33, "SHFL": 24, "MUFU": 22, "LDG": 30, "LDGSTS": 30, "LDL": 40, "LDC": 30,
@@ -112,31 +112,57 @@ def in_loops(code: str, kinds: tuple[str, ...]) -> int:
     return sum(x.kind in kinds for x in _looped(parse(code)))
 
 
-def issued(code: str, turns: int = 1) -> int:
-    """How many instructions a warp issues if every loop takes `turns` turns and every branch is entered."""
-    instructions = [x for x in parse(code) if x.kind != "NOP"]
-    return len(instructions) + (turns - 1) * len(_looped(instructions))
+def issued(code: str, turns: int | Sequence[int] = 1) -> int:
+    """How many instructions a warp issues if every branch is entered; `turns` as `cycles_in_all` takes it."""
+    return len(_written_out(code, turns))
 
 
-def cycles_in_all(code: str, turns: int = 1, exposed_loads: bool = False) -> float:
-    """Predicted cycles from a program's first instruction to its last if every loop takes `turns` turns."""
+def cycles_in_all(
+    code: str, turns: int | Sequence[int] = 1, exposed_loads: bool = False
+) -> float:
+    """Predicted cycles from a program's first instruction to its last.
+
+    Args:
+        code: the output of `cuobjdump -sass`.
+        turns: of each loop, or of each outermost one in the order of the code. What stands between a loop and
+            one inside it counts like that one.
+        exposed_loads: as in `cycles_per_step`.
+
+    Raises:
+        ValueError: there are not as many outermost loops.
+    """
+    return _cycles(_written_out(code, turns), exposed_loads)
+
+
+def _written_out(code: str, turns: int | Sequence[int]) -> list[Instruction]:
+    """All instructions in the order of the code, loops one turn after the other."""
     instructions = [x for x in parse(code) if x.kind != "NOP"]
-    looped = {x.address for x in _looped(instructions)}
-    written_out: list[Instruction] = []
-    for loops, part in groupby(instructions, key=lambda x: x.address in looped):
-        written_out += list(part) * (turns if loops else 1)
-    return _cycles(written_out, exposed_loads)
+    loops = _outermost(instructions)
+    if isinstance(turns, int):
+        turns = [turns] * len(loops)
+    out, at = [], 0
+    for (begin, end), count in zip(loops, turns, strict=True):
+        out += instructions[at:begin] + instructions[begin:end] * count
+        at = end
+    return out + instructions[at:]
 
 
 def _looped(instructions: list[Instruction]) -> list[Instruction]:
     """Those that stand in any loop."""
+    return [x for begin, end in _outermost(instructions) for x in instructions[begin:end]]
+
+
+def _outermost(instructions: list[Instruction]) -> list[tuple[int, int]]:
+    """First index of each loop that no other contains, and the one behind its last."""
     index = {x.address: i for i, x in enumerate(instructions)}
-    inside: set[int] = set()
+    loops: list[tuple[int, int]] = []
     for i, x in enumerate(instructions):
         begin = index.get(target) if (target := _target(x)) is not None else None
         if begin is not None and begin < i:
-            inside.update(range(begin, i + 1))
-    return [instructions[i] for i in sorted(inside)]
+            while loops and loops[-1][1] > begin:
+                begin = min(begin, loops.pop()[0])
+            loops.append((begin, i + 1))
+    return loops
 
 
 def _target(x: Instruction) -> int | None:
