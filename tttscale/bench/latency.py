@@ -125,11 +125,12 @@ def cycles_in_all(
     Args:
         code: the output of `cuobjdump -sass`.
         turns: of each loop, or of each outermost one in the order of the code. What stands between a loop and
-            one inside it counts like that one.
+            one inside it counts like that one. Where there are fewer, those of fewest turns were written out
+            by the compiler.
         exposed_loads: as in `cycles_per_step`.
 
     Raises:
-        ValueError: there are not as many outermost loops.
+        ValueError: there are more outermost loops than turns.
     """
     return _cycles(_written_out(code, turns), exposed_loads)
 
@@ -138,8 +139,9 @@ def _written_out(code: str, turns: int | Sequence[int]) -> list[Instruction]:
     """All instructions in the order of the code, loops one turn after the other."""
     instructions = [x for x in parse(code) if x.kind != "NOP"]
     loops = _outermost(instructions)
-    if isinstance(turns, int):
-        turns = [turns] * len(loops)
+    turns = [turns] * len(loops) if isinstance(turns, int) else list(turns)
+    while len(turns) > len(loops):
+        turns.remove(min(turns))
     out, at = [], 0
     for (begin, end), count in zip(loops, turns, strict=True):
         out += instructions[at:begin] + instructions[begin:end] * count
