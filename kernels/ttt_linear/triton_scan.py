@@ -6,11 +6,8 @@ from tttscale.kernels.triton_scan import TritonScan
 from tttscale.kernels.triton_segment import Kept, Planes, Segment, State
 from tttscale.kernels.triton_targets import targets_kernel
 from tttscale.kernels.ttt_linear.chain import advance_backward_kernel, advance_kernel
-from tttscale.kernels.ttt_linear.parallel import (
-    jacobian_kernel,
-    readout_backward_kernel,
-    readout_kernel,
-)
+from tttscale.kernels.ttt_linear.parallel import readout_kernel
+from tttscale.kernels.ttt_linear.parallel_backward import readout_backward_kernel
 
 
 class LinearSegment(Segment):
@@ -26,7 +23,9 @@ class LinearSegment(Segment):
         W_saved, b_saved = self.new(n, self.blocks, f, f), self.new(n, self.blocks, f, wide=True)
         last = [W.new_empty(W.shape), b.new_empty(b.shape)]
         u = self.new(n, self.length, f, wide=True)
-        step, scores = self._targets(u)
+        step, scores = self._step_and_scores()
+        tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
+        self.run(targets_kernel, "targets", (self.blocks, n), *tokens, step, u, None, scores)
         self.run(
             advance_kernel,
             "advance",
@@ -41,19 +40,17 @@ class LinearSegment(Segment):
         self.run(readout_kernel, "readout", (self.blocks, self.scans), *tokens, *kept, out)
 
     def readout_backward(self, kept: Kept, d_out: Tensor) -> Planes:
-        """dZq, the readers' share of dG, and the Jacobian's row constants."""
+        """Step and products of keys, dZq, the readers' share of dG, and the Jacobian's row constants."""
         planes = self.new_planes()
-        grid, norm = (self.blocks, self.scans), (self.gamma, self.beta)
-        keys = (self.k, self.v, self.lr, self.tau, *norm, *kept)
-        self.run(jacobian_kernel, "jacobian", grid, *keys, planes.normed, planes.jacobian)
+        planes.chain = step, scores = self._step_and_scores()
         self.run(
             readout_backward_kernel,
             "readout_backward",
-            grid,
-            *(self.q, self.k, self.lr, self.tau, self.gamma, *kept, d_out),
+            (self.blocks, self.scans),
+            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, *kept, d_out),
+            *(step, scores, planes.normed, planes.jacobian),
             *(planes.dz1q, planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
         )
-        planes.chain = self._targets()
         return planes
 
     def advance_backward(self, kept: Kept, planes: Planes, d_state: State) -> State:
@@ -76,17 +73,14 @@ class LinearSegment(Segment):
         planes.chain = ()
         return self.narrow_states(first)
 
-    def _targets(self, u: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """step [N, T] and the products of keys inside blocks; also u, if wanted."""
+    def _step_and_scores(self) -> tuple[Tensor, Tensor | None]:
+        """Scratch of targets_kernel: step [N, T], and the products of keys inside blocks if there are any."""
         step, scores = self.new(self.scans, self.length, wide=True), None
         if self.block > 1:
             # Fetched ahead is what gives every thread 4 bytes of a mini-batch's products.
             threads = 32 * self.launch("advance").num_warps
             too_narrow = self.size**2 * self.q.element_size() < 4 * threads
             scores = self.new(self.scans, self.length, self.block * self.size, wide=too_narrow)
-        tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
-        grid = (self.blocks, self.scans)
-        self.run(targets_kernel, "targets", grid, *tokens, step, u, None, scores)
         return step, scores
 
 

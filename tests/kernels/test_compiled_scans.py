@@ -13,7 +13,7 @@ from tests.campaigns.emulated_kernels import faults
 from tttscale.bench.gpu_errors import limit_of
 from tttscale.bench.kernels import DTYPES
 
-LAUNCHES = {"linear": 8, "mlp": 6}
+LAUNCHES = {"linear": 6, "mlp": 6}
 REPORT = Path(__file__).parents[2] / "benchmarks/kernels_emulated.json"
 
 
