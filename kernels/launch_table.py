@@ -31,12 +31,10 @@ def architecture_of(device: torch.device) -> int:
 def mini_batches_per_block(architecture: int, size: int, dtype: torch.dtype) -> int:
     """Mini-batches of a block, the same for all kernels of a scan.
 
-    Half as many in fp32 and before Hopper, where a product of 64 rows is no more than one of twice 32: the
-    masked products inside a block are then half as large, which is fewer instructions in all, and nothing
-    spills (kernels/README.md).
+    Half as many in fp32, whose products of 64 rows would fill more registers than there are.
     """
-    half = dtype == torch.float32 or architecture == 80
-    return max(1, BLOCK_TOKENS // (2 if half else 1) // size)
+    tokens = BLOCK_TOKENS // (2 if dtype == torch.float32 else 1)
+    return max(1, tokens // size)
 
 
 def why_no_launch(architecture: int, dim: int, size: int, dtype: torch.dtype) -> str | None:

@@ -16,7 +16,7 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
         return Launch(8, 2, 64 if dim > 64 and size > 16 else 128, max_registers=most)
     if kernel == "advance_backward":
         return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, max_registers=255)
-    warps = 2 if size <= 32 else 4
-    if dim > 64 and (kind == "linear" or kernel == "gradients"):
-        warps *= 2  # the rest would spill
-    return Launch(warps, 2, 32, max_registers=255)
+    if dim > 64 and (kernel == "gradients" or (kind, kernel) == ("linear", "readout_backward")):
+        return Launch(8, 2, 32, max_registers=255)  # the rest would spill
+    columns = 16 if kind == "mlp" and kernel == "gradients" else 32  # more would spill
+    return Launch(4, 2, columns, 16, max_registers=255)

@@ -24,7 +24,7 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
     if kernel == "gradients":
         single = kind == "linear" and dim <= 64
         return Launch(8 if dim > 64 else 4, 2, 64 if single else 32, max_registers=255)
-    if kernel in ("readout", "jacobian") and kind == "linear" and dim <= 64:
+    if kernel == "readout" and kind == "linear" and dim <= 64:
         return Launch(4, max_registers=168)  # three programs a multiprocessor
     keys = 16 if 32 < dim <= 64 else 32  # more would spill
     return Launch(4, 2, 32, keys, max_registers=255)
