@@ -22,7 +22,9 @@ from tttscale.kernels.triton_ops import (
 @triton.jit
 def _load_turned(ptr, inner, cols, F: tl.constexpr, I: tl.constexpr):
     """Columns `inner` of W [F, I] at ptr, transposed."""
-    return load(ptr + inner[:, None] + cols[None, :] * I, (inner[:, None] < I) & (cols[None, :] < F))
+    return load(
+        ptr + inner[:, None] + cols[None, :] * I, (inner[:, None] < I) & (cols[None, :] < F)
+    )
 
 
 @triton.jit
@@ -70,7 +72,9 @@ def token_gradients_kernel(
     TTT-MLP's second layer adds G2 kappa2 to it (None for TTT-Linear).
     """
     dk = tl.zeros([BLOCK * K, FP], tl.float32)
-    if T > 0 if I > F else True:  # always; TTT-MLP: a branch keeps offsets out of registers behind it
+    if (
+        T > 0 if I > F else True
+    ):  # always; TTT-MLP: a branch keeps offsets out of registers behind it
         dk = _readers(
             q_ptr, k_ptr, lr_ptr, tau_ptr, d_out_ptr, g1_ptr, dz1q_ptr, w1_saved_ptr, dq_ptr,
             stride_b, stride_h, stride_t, T, heads, F, FP, I, IB, K, BLOCK, BF16,
@@ -83,7 +87,10 @@ def token_gradients_kernel(
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    moved, ahead = square0, tl.zeros([BLOCK * K, FP], tl.float32)  # A without its weights; what later blocks ask
+    moved, ahead = (
+        square0,
+        tl.zeros([BLOCK * K, FP], tl.float32),
+    )  # A without its weights; what later blocks ask
     future = tl.zeros([BLOCK * K], tl.float32)
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)

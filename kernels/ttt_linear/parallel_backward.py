@@ -110,18 +110,20 @@ def readout_backward_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
     """All phases of one block."""
-    # The conditions hold; they keep what phases have in common out of registers between them.
+    # The conditions hold. They and the barriers keep what phases have in common out of registers.
     if heads > 0:
         targets_kernel(
             k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, step_ptr, None, None, scores_ptr,
             stride_b, stride_h, stride_t, T, heads, F, FP, K, BLOCK, BF16,
         )  # fmt: skip
+    tl.debug_barrier()
     if scans > 0:
         _jacobian(
             k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g_ptr, w_saved_ptr, b_saved_ptr,
             normed_ptr, plane_ptr,
             stride_b, stride_h, stride_t, T, heads, scans, F, FP, K, BLOCK, BF16,
         )  # fmt: skip
+    tl.debug_barrier()
     if T > 0:
         _readers(
             q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, g_ptr, w_saved_ptr, b_saved_ptr, d_out_ptr,

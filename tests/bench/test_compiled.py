@@ -49,8 +49,8 @@ def test_compiles_and_fits(kind, dim, size, dtype, capability):
             assert row["cycles_to_move"] > 0
     if (kind, dtype) == ("linear", "bf16") and capability == 80:
         (readout,) = (row for row in rows if row["kernel"] == "readout_kernel")
-        # q, k, G and out; of each block of 32 tokens its W and, in fp32, b; lr.
-        expected = 4 * 2 * dim + (2 * dim * dim + 4 * dim) / 32 + 4
+        # q, k, G and out; of each block of 64 tokens its W and, in fp32, b; lr.
+        expected = 4 * 2 * dim + (2 * dim * dim + 4 * dim) / 64 + 4
         assert readout["bytes_per_token"] == pytest.approx(expected, abs=1)  # parameters, shared
     if (dim, size) == (64, 16):
         assert not any(row["stack_bytes"] or row["local_accesses"] for row in rows), rows
@@ -89,7 +89,7 @@ def test_the_reports_speak_of_the_kernels_that_are_shipped(capability):
     assert {name: row["code"] for name, row in rows.items()} == shipped
     assert all(row["fits"] and row["registers"] > 0 for row in rows.values())
     papers = [r for r in rows.values() if (r["dim"], r["K"]) == (64, 16)]
-    assert len(papers) >= 2 * (6 + 8)
+    assert len(papers) >= 2 * (6 + 6)
     assert not [row for row in papers if row["stack_bytes"] or row["local_accesses"]]
     assert not [row for row in papers if row["repeated_products"]]
 
@@ -155,7 +155,7 @@ lengths = (1, 15, 16, 75, 1000, 4096, 20000)
 for kind in ("linear", "mlp"):
     for dim in (16, 48, 64):
         first = variants(kind, dim, 75)
-        assert len(first) >= 8
+        assert len(first) == 6
         for tokens in (*lengths, 1 << 20) if dim == 64 else lengths:
             found = variants(kind, dim, tokens)
             assert found == first, (kind, dim, tokens, found ^ first)

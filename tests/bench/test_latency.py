@@ -90,6 +90,22 @@ def test_a_whole_program():
     assert cycles_in_all(code, turns=5) == 2 + 5 * 2
 
 
+def test_each_outermost_loop_has_its_own_turns():
+    code = assembled(
+        "MOV R1, R2",  # a loop around another: 0 to 2
+        "FADD R3, R3, R3",
+        "@P1 BRA {1}",
+        "@P1 BRA {0}",
+        "FADD R4, R4, R4",  # the second loop: 4, 5
+        "@P1 BRA {4}",
+        "EXIT",
+    )
+    assert issued(code, turns=(3, 5)) == 3 * 4 + 5 * 2 + 1
+    assert issued(code, turns=(3, 1, 5)) == issued(code, turns=(3, 5))  # one was written out
+    with pytest.raises(ValueError, match="argument"):
+        issued(code, turns=(3,))
+
+
 @pytest.mark.parametrize(
     ("layout", "shape", "warps"),
     [

@@ -51,6 +51,9 @@ def candidates(kind: str, kernel: str, now: Launch) -> list[Launch]:
         for warps in all_warps
         for stages in all_stages
     ]
+    if kind == "mlp" and kernel == "readout_backward":
+        keys = 16 if now.key_columns == 32 else 32
+        others += [replace(x, key_columns=keys) for x in others if x.inner_columns >= 32]
     if kind == "mlp" and kernel == "advance":
         others += [replace(launch, resident=not launch.resident) for launch in others]
     if kind == "mlp" and kernel == "advance_backward":

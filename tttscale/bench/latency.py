@@ -117,9 +117,7 @@ def issued(code: str, turns: int | Sequence[int] = 1) -> int:
     return len(_written_out(code, turns))
 
 
-def cycles_in_all(
-    code: str, turns: int | Sequence[int] = 1, exposed_loads: bool = False
-) -> float:
+def cycles_in_all(code: str, turns: int | Sequence[int] = 1, exposed_loads: bool = False) -> float:
     """Predicted cycles from a program's first instruction to its last.
 
     Args:
