@@ -66,15 +66,14 @@ def token_gradients_kernel(
     F: tl.constexpr, FP: tl.constexpr, I: tl.constexpr, IB: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """dq, dk, dv, dlr of one block; IB columns of the inner width I at a time.
+    """dq, dk, dv, dlr of one block; IB columns of the inner width I at a time, first readers, then sources.
 
     future_ptr receives the inner gradients times what later blocks and keys ask of them (of the state);
     TTT-MLP's second layer adds G2 kappa2 to it (None for TTT-Linear).
     """
     dk = tl.zeros([BLOCK * K, FP], tl.float32)
-    if (
-        T > 0 if I > F else True
-    ):  # always; TTT-MLP: a branch keeps offsets out of registers behind it
+    # Always; for TTT-MLP by a branch, which keeps the readers' offsets out of registers behind it.
+    if (T > 0 if I > F else True):  # fmt: skip
         dk = _readers(
             q_ptr, k_ptr, lr_ptr, tau_ptr, d_out_ptr, g1_ptr, dz1q_ptr, w1_saved_ptr, dq_ptr,
             stride_b, stride_h, stride_t, T, heads, F, FP, I, IB, K, BLOCK, BF16,
@@ -87,10 +86,8 @@ def token_gradients_kernel(
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    moved, ahead = (
-        square0,
-        tl.zeros([BLOCK * K, FP], tl.float32),
-    )  # A without its weights; what later blocks ask
+    # A without its weights; what later blocks ask of G1.
+    moved, ahead = (square0, tl.zeros([BLOCK * K, FP], tl.float32),)  # fmt: skip
     future = tl.zeros([BLOCK * K], tl.float32)
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)

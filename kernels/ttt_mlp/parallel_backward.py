@@ -3,10 +3,10 @@
 One program per block of mini-batches and (sequence, head), in four phases: the keys' forward again, W2 in
 front of every mini-batch, the readers' output layer, the readers' hidden layer. Each goes through the hidden
 layer some columns at a time and reads much of what the others read or wrote. In one program all but the
-first find it in the second-level cache; the scratch of a whole segment would not stay there.
+first can find it in the second-level cache, which does not hold the scratch of a whole segment.
 
-The phases take pointers to what belongs to their block. What one needs before and behind its loop is loaded
-or formed again: it would wait in registers all the way.
+What a phase needs before and behind its loop, or behind a store, is loaded or formed again: it would wait in
+registers all the way.
 """
 
 import triton
@@ -246,6 +246,7 @@ def readout_backward_kernel(
     IB: tl.constexpr, KEYS_IB: tl.constexpr,
 ):  # fmt: skip
     """All phases of one block; the keys' takes KEYS_IB columns at a time, the readers' IB."""
+    # The conditions hold; they keep what phases have in common out of registers.
     if scans > 0:
         _keys(
             k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,
