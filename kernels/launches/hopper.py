@@ -20,7 +20,7 @@ def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
         merged = 32 < dim <= 64 and size == 16  # elsewhere it would spill, or win nothing
         return Launch(8, 2 if dim <= 64 and size < 64 else 1, 128, merged=merged)
     # One warpgroup for a block's 64 rows: of two, the second would do the first one's products again. But
-    # gradients of head dims above 64 would spill, and only two of their ten products are done again.
+    # gradients of head dims above 64 would spill, and only one or two of their ten products are done again.
     if kernel == "gradients":
         single = kind == "linear" and dim <= 64
         return Launch(8 if dim > 64 else 4, 2, 64 if single else 32, max_registers=255)
