@@ -31,8 +31,7 @@ SLACK_BYTES = 16
 def allowance(kind, dtype, capability):
     """kept, and the scratch of a forward and of a backward, bytes per token and head."""
     e = {"bf16": 2, "fp32": 4}[dtype]
-    # Every so many tokens a state is saved; 64 would spill in fp32, and on an A100.
-    block = 64 if (dtype, capability) == ("bf16", 90) else 32
+    block = {"bf16": 64, "fp32": 32}[dtype]  # a state is saved every so many tokens
     jacobian, asked, d_tau, step, u = 5 * 4, 4, 4, 4, 4 * F
     # Each block's share in d(tau_last) and, side by side, in those of the norm's weight and bias.
     readers = jacobian + asked + d_tau + (4 + 2 * 4 * F) / block
