@@ -71,7 +71,8 @@ class Segment(ABC):
         self.size, self.dtype, self.architecture = size, self.lr.dtype, architecture
         self.batch, self.heads, self.length, self.dim = self.q.shape
         self.scans, self.compute = self.batch * self.heads, self.q.dtype
-        self.strides = self.q.stride()[:3]
+        # A dim with one place may have 0, where any number would do; ttt_mlp/parallel_backward.py takes none.
+        self.strides = tuple(stride or self.dim for stride in self.q.stride()[:3])
         self.block = mini_batches_per_block(architecture, size, self.compute)
         self.blocks = -(-self.length // (self.block * size))
         self.inner = self.dim if self.kind == "linear" else 4 * self.dim

@@ -246,7 +246,7 @@ def readout_backward_kernel(
     IB: tl.constexpr, KEYS_IB: tl.constexpr,
 ):  # fmt: skip
     """All phases of one block; the keys' takes KEYS_IB columns at a time, the readers' IB."""
-    # The conditions hold; they keep what phases have in common out of registers.
+    # The conditions hold (segments have no stride of 0); they keep what phases share out of registers.
     if scans > 0:
         _keys(
             k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,

@@ -45,7 +45,7 @@ def test_errors_do_not_grow_with_the_length(kind, dtype):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_launches_of_an_older_gpu(kind, monkeypatch):
-    """Half the block, other tiles, and TTT-MLP's state in memory: the same results."""
+    """Other tiles, and TTT-MLP's state in memory: the same results."""
     monkeypatch.setattr(triton_scan, "architecture_of", lambda device: 80)
     p = problem(kind, 16, 75, 16, batch=1)
     leaves = narrow(p, torch.bfloat16)
@@ -84,6 +84,18 @@ def test_tokens_that_overlap_or_leave_gaps_in_memory():
     for ours in others:
         assert all(torch.equal(a, b) for a, b in zip(ours, dense, strict=True))
         assert ours[0].is_contiguous()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strides_of_dims_with_one_place_say_nothing(kind):
+    """They may be 0; kernels take it that strides are not."""
+    p = problem(kind, 16, 1, 16, batch=1)
+    leaves = narrow(p, torch.float32)
+    dense = everything(p, leaves, backend="triton")
+    q, *others = (x.detach() for x in leaves)
+    q = q.as_strided(q.shape, (0, q.stride(1), 0, 1))
+    ours = everything(p, [x.requires_grad_() for x in (q, *others)], backend="triton")
+    assert all(torch.equal(a, b) for a, b in zip(ours, dense, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
