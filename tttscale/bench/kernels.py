@@ -110,7 +110,8 @@ _PARALLEL_NOTE = (
     "shared memory allow, with loads from memory as prefetched and in full. *bytes/token*: all tensors that "
     "a launch takes, each counted once, for one token of one head; to *move* them takes so many cycles at "
     "the published bandwidth and boost clock (H100 SXM 3,350 GB/s and 1.98 GHz, A100 80 GB 2,039 GB/s and "
-    "1.41 GHz), if none stay in the second-level cache. The largest one counts."
+    "1.41 GHz), if within a launch all of a block stays in the second-level cache, and nothing from one "
+    "launch to the next. The largest one counts."
 )
 _MEMORY_NOTE = (
     "\n\nOne sequence, 32 heads of 64 features, counted where the host code allocates scratch (all "
