@@ -31,7 +31,8 @@ def architecture_of(device: torch.device) -> int:
 def mini_batches_per_block(architecture: int, size: int, dtype: torch.dtype) -> int:
     """Mini-batches of a block, the same for all kernels of a scan.
 
-    Half as many in fp32, whose products of 64 rows would fill more registers than there are.
+    Half as many in fp32: products of 64 rows would fill more registers than there are, and the plain units
+    are busy longest as it is; twice the tokens are a quarter more work for each (README.md).
     """
     tokens = BLOCK_TOKENS // (2 if dtype == torch.float32 else 1)
     return max(1, tokens // size)

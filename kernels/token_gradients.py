@@ -8,15 +8,7 @@ import triton
 import triton.language as tl
 
 from tttscale.kernels.triton_inner_loss import store_norm_sums
-from tttscale.kernels.triton_ops import (
-    block_of,
-    load,
-    mma,
-    narrow,
-    norm_backward,
-    rates_of,
-    store,
-)
+from tttscale.kernels.triton_ops import block_of, load, mma, narrow, norm_backward, rates_of, store
 
 
 @triton.jit
@@ -73,7 +65,7 @@ def token_gradients_kernel(
     """
     dk = tl.zeros([BLOCK * K, FP], tl.float32)
     # Always; for TTT-MLP by a branch, which keeps the readers' offsets out of registers behind it.
-    if (T > 0 if I > F else True):  # fmt: skip
+    if I == F or T > 0:
         dk = _readers(
             q_ptr, k_ptr, lr_ptr, tau_ptr, d_out_ptr, g1_ptr, dz1q_ptr, w1_saved_ptr, dq_ptr,
             stride_b, stride_h, stride_t, T, heads, F, FP, I, IB, K, BLOCK, BF16,
@@ -86,8 +78,8 @@ def token_gradients_kernel(
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    # A without its weights; what later blocks ask of G1.
-    moved, ahead = (square0, tl.zeros([BLOCK * K, FP], tl.float32),)  # fmt: skip
+    moved = square0  # A without its weights
+    ahead = tl.zeros([BLOCK * K, FP], tl.float32)  # what later blocks ask of G1
     future = tl.zeros([BLOCK * K], tl.float32)
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)

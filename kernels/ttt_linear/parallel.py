@@ -11,6 +11,22 @@ import triton.language as tl
 from tttscale.kernels.triton_ops import block_of, load, mma, normalised, rates_of, store
 
 
+@triton.jit
+def load_state(w_ptr, b_ptr, cols, F: tl.constexpr):
+    """W [FP, FP] and b [1, FP] in front of a block; pointers are those of the block."""
+    ok = (cols[:, None] < F) & (cols[None, :] < F)
+    W = load(w_ptr + cols[:, None] * F + cols[None, :], ok)
+    return W, load(b_ptr + cols, cols < F)[None, :]
+
+
+@triton.jit
+def read_state(x, k, g, W, b, weights, lam, BF16: tl.constexpr):
+    """x W + b - (C (x k^T + 1)) G, and x k^T + 1; weights: of `weights_of_pairs`, C is those times lam."""
+    scores = mma(x, tl.trans(k), tl.zeros_like(weights), BF16) + 1
+    z = mma(x, W, tl.zeros_like(x) + b, BF16)
+    return mma(-scores * weights * lam[None, :], g, z, BF16), scores
+
+
 @triton.jit(do_not_specialize=["T", "heads"])
 def readout_kernel(
     q_ptr, k_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g_ptr, w_saved_ptr, b_saved_ptr, out_ptr,
@@ -27,14 +43,8 @@ def readout_kernel(
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
     g = load(g_ptr + before * F + rows[:, None] * F + cols[None, :], here)
-    square = cols[:, None] * F + cols[None, :]
-    W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
-    b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
+    W, b = load_state(w_saved_ptr + saved * F * F, b_saved_ptr + saved * F, cols, F)
     lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
-
-    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    scores = mma(q, tl.trans(k), square0, BF16) + 1
-    zq = mma(q, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
-    zq = mma(-scores * reads * lam[None, :], g, zq, BF16)
+    zq, _ = read_state(q, k, g, W, b, reads, lam, BF16)
     normed, _ = normalised(zq, cols_ok, F)
     store(out_ptr + tokens + token, q + normed * gamma + beta, here)

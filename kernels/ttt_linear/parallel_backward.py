@@ -23,6 +23,7 @@ from tttscale.kernels.triton_ops import (
     tau_sums,
 )
 from tttscale.kernels.triton_targets import targets_kernel
+from tttscale.kernels.ttt_linear.parallel import load_state, read_state
 
 
 @triton.jit
@@ -40,13 +41,9 @@ def _jacobian(
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
     k, g = load(k_ptr + tokens + token, here), load(g_ptr + before * F + tile, here)
-    square = cols[:, None] * F + cols[None, :]
-    W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
-    b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
+    W, b = load_state(w_saved_ptr + saved * F * F, b_saved_ptr + saved * F, cols, F)
     lam, _, moves = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
-    scores = mma(k, tl.trans(k), tl.zeros([BLOCK * K, BLOCK * K], tl.float32), BF16) + 1
-    z = mma(k, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
-    z = mma(-scores * moves * lam[None, :], g, z, BF16)
+    z, _ = read_state(k, k, g, W, b, moves, lam, BF16)
     gamma = load(gamma_ptr + head * F + cols, cols < F)[None, :]
     beta = load(beta_ptr + head * F + cols, cols < F)[None, :]
     miss = beta - load(v_ptr + tokens + token, here) + k
@@ -72,16 +69,11 @@ def _readers(
     tile = rows[:, None] * F + cols[None, :]
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
     g = load(g_ptr + before * F + tile, here)
-    square = cols[:, None] * F + cols[None, :]
-    W = load(w_saved_ptr + saved * F * F + square, (cols[:, None] < F) & cols_ok)
-    b = load(b_saved_ptr + saved * F + cols, cols < F)[None, :]
+    W, b = load_state(w_saved_ptr + saved * F * F, b_saved_ptr + saved * F, cols, F)
     lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
-    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
 
     # Readers: their pre-norm output again, then its gradient.
-    scores = mma(q, tl.trans(k), square0, BF16) + 1
-    zq = mma(q, W, tl.zeros([BLOCK * K, FP], tl.float32) + b, BF16)
-    zq = mma(-scores * reads * lam[None, :], g, zq, BF16)
+    zq, scores = read_state(q, k, g, W, b, reads, lam, BF16)
     normed, rstd = normalised(zq, cols_ok, F)
     d_out = load(d_out_ptr + tokens + token, here)
     store_norm_sums(dnorm_ptr + saved * 2 * F, cols, d_out * normed, d_out, F)
@@ -89,7 +81,7 @@ def _readers(
     dzq = norm_backward(d_out * gamma, normed, rstd, cols_ok, F)
     store(dzq_ptr + before * F + tile, dzq, here)
     g = load(g_ptr + before * F + tile, here)
-    dtau, dlast = tau_sums(rows, mma(dzq, tl.trans(g), square0, BF16), scores, lam, K)
+    dtau, dlast = tau_sums(rows, mma(dzq, tl.trans(g), tl.zeros_like(scores), BF16), scores, lam, K)
     tl.store(dtau_ptr + before + rows, dtau, mask=rows_ok)
     tl.store(dlast_ptr + saved, dlast)
     lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)

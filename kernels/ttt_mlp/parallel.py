@@ -21,6 +21,13 @@ from tttscale.kernels.ttt_mlp.tiles import load_matrix2
 
 
 @triton.jit
+def weights1(x, k, weights, lam, BF16: tl.constexpr):
+    """What multiplies G1 in layer 1: -C (x k^T + 1); weights: of `weights_of_pairs`, C is those times lam."""
+    scores = mma(x, tl.trans(k), tl.zeros_like(weights), BF16) + 1
+    return narrow(-scores * weights * lam[None, :], BF16)
+
+
+@triton.jit
 def layer1(x, pair_weights, w1_ptr, b1_ptr, g1, inner, cols, F: tl.constexpr, BF16: tl.constexpr):
     """x W1 + b1 + (pair_weights) G1 for the hidden columns `inner`; pointers are those of the block."""
     I: tl.constexpr = 4 * F
@@ -47,12 +54,10 @@ def readout_kernel(
     here = rows_ok[:, None] & cols_ok
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
     lam, reads, moves = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
-    square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    read1 = narrow(-(mma(q, tl.trans(k), square0, BF16) + 1) * reads * lam[None, :], BF16)
-    moved1 = narrow(-(mma(k, tl.trans(k), square0, BF16) + 1) * moves * lam[None, :], BF16)
+    read1, moved1 = weights1(q, k, reads, lam, BF16), weights1(k, k, moves, lam, BF16)
 
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
-    zq, scores2 = tl.zeros([BLOCK * K, FP], tl.float32) + b2, square0
+    zq, scores2 = tl.zeros_like(q) + b2, tl.zeros_like(reads)
     w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)

@@ -28,7 +28,7 @@ from tttscale.kernels.triton_ops import (
     tau_sums,
 )
 from tttscale.kernels.ttt_mlp.fragments import hidden_width, store_hidden
-from tttscale.kernels.ttt_mlp.parallel import layer1
+from tttscale.kernels.ttt_mlp.parallel import layer1, weights1
 from tttscale.kernels.ttt_mlp.tiles import load_matrix2
 
 
@@ -137,7 +137,7 @@ def _output(
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
     lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
-    read1 = narrow(-(mma(q, tl.trans(k), square0, BF16) + 1) * reads * lam[None, :], BF16)
+    read1 = weights1(q, k, reads, lam, BF16)
     b2 = load(b2_saved_ptr + saved * F + cols, cols < F)[None, :]
     zq = tl.zeros([BLOCK * K, FP], tl.float32) + b2
     scores = square0
