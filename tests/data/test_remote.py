@@ -62,6 +62,15 @@ def test_lost_cut_and_swapped_shards(store, url):
     assert {d.file for d in verify_store(url).damages} == {"train/tokens/c/1", "train/tokens/c/2"}
 
 
+@pytest.mark.parametrize("behind", [63, 100])  # a chunk, several chunks
+def test_a_shard_lost_under_a_reader_is_never_read_as_zeros(store, url, behind):
+    split = TokenStore.open(url).split("train")
+    split.read(256, 266)  # the shard's index is known from here on
+    (store / "train/tokens/c/1").unlink()
+    with pytest.raises(DataError, match=r"train/tokens/c/1 is missing"):
+        split.read(320, 321 + behind)
+
+
 def test_what_is_not_there(server, url):
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
         TokenStore.open(url + "-not")
