@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tttscale.data import ByteTokenizer, TokenStore, build_store, render_info
+from tttscale.data.build import _Build
 from tttscale.data.layout import Holdout
 from tttscale.data.runs import content_hash
 from tttscale.data.staging import Staging, locked
@@ -247,6 +248,25 @@ def test_torn_shards_are_written_anew(large, tmp_path, monkeypatch):
         shard.write_bytes(shard.read_bytes()[:-7] + b"garbage")
     build(tmp_path / "out", large / "corpus.jsonl", **LARGE)
     assert tree(tmp_path / "out") == tree(large / "store")
+
+
+@pytest.mark.parametrize("source", [".", "**/*"])
+def test_a_build_inside_its_source_does_not_read_itself(tmp_path, monkeypatch, source):
+    for name in ("a.txt", "b.txt", "deep/store.building/c.txt"):  # the last one is not the build's
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    monkeypatch.chdir(tmp_path)
+    publish = _Build.publish
+    monkeypatch.setattr("tttscale.data.build._Build.publish", lambda *_: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            build(Path("store"), Path(source), holdout_fraction=0)
+    monkeypatch.setattr("tttscale.data.build._Build.publish", publish)
+    resumed = build(Path("store"), Path(source), holdout_fraction=0)
+    assert resumed.splits["train"].documents == 3
+    shutil.rmtree("store")
+    assert build(Path("store"), Path(source), holdout_fraction=0) == resumed
 
 
 def test_changed_sources_are_read_anew(large, tmp_path):
