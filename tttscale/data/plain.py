@@ -30,6 +30,8 @@ FILLER = 0
 class PlainStore(TokenStore):
     """A folder of plain arrays; `TokenStore.open` makes one where there is no manifest.
 
+    Its fingerprint follows the arrays' metadata: their tokens have no digests that it could follow.
+
     Args:
         storage: Its files.
         vocab_size: Ids at or above this are refused.
@@ -37,6 +39,8 @@ class PlainStore(TokenStore):
     Raises:
         DataError: There is no 1-D integer array of a usual name.
     """
+
+    names_tokenizer = False
 
     def __init__(self, storage: Storage, vocab_size: int | None) -> None:
         import zarr
@@ -57,11 +61,6 @@ class PlainStore(TokenStore):
                 )
         largest = max(int(np.iinfo(array.dtype).max) for array in self._arrays.values())
         self.info = _describe(metadata, self._arrays, vocab_size or min(largest + 1, 1 << 32))
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the arrays' metadata; their tokens have no digests that it could follow."""
-        return self.info.tokenizer.digest[:32]
 
     def tokenizer(self) -> Tokenizer:
         """Raises DataError: nobody knows it."""
@@ -85,6 +84,8 @@ class PlainStore(TokenStore):
 
 
 class _PlainSplit(Split):
+    knows_documents = False
+
     def __init__(self, store: PlainStore, name: str, array: "zarr.Array") -> None:
         self.name, self.text_bytes, self.filler = name, 0, FILLER
         self.num_tokens = array.shape[0]
@@ -99,6 +100,9 @@ class _PlainSplit(Split):
             f"{self._where}: plain arrays do not say where documents begin. Set "
             "data.documents=ignore, or build a store with `tttscale data build`."
         )
+
+    def forget(self) -> None:
+        """Nothing is remembered here."""
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """Tokens [begin, end).

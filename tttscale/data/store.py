@@ -28,6 +28,9 @@ class Split:
     Use `TokenStore.split`. Attributes are sizes from the manifest.
     """
 
+    knows_documents = True
+    """Whether it says where documents begin."""
+
     def __init__(self, store: "TokenStore", name: SplitName, info: SplitInfo) -> None:
         self.name = name
         self.num_tokens = info.tokens
@@ -115,6 +118,9 @@ class TokenStore:
         storage: Its files.
         quarantine: What is set apart and read as padding; None if damage is refused.
     """
+
+    names_tokenizer = True
+    """Whether it says which tokenizer made its ids."""
 
     def __init__(
         self, storage: Storage, info: StoreInfo, quarantine: Quarantine | None = None

@@ -83,8 +83,8 @@ def _sample(files: Sequence[Path], text_key: str, sample_bytes: int) -> Iterator
             yield text
     if nothing:
         raise DataError(
-            f"--sample {sample_bytes}: nothing was drawn from the {total} bytes of {len(files)} "
-            "files. Give more, or name files that hold text in UTF-8."
+            f"--sample {sample_bytes}: nothing was drawn from the sources' {total} bytes. Give more, "
+            "or name files that hold text in UTF-8."
         )
 
 

@@ -14,6 +14,7 @@ from tttscale.cluster import Ranks, discover_place
 from tttscale.data.crew import Crew
 from tttscale.data.integrity import parse_manifest
 from tttscale.data.manifest import StoreInfo
+from tttscale.data.plain import is_plain
 from tttscale.data.progress import Progress
 from tttscale.data.quarantine import QUARANTINE_FILE, DamagedRange, Quarantine
 from tttscale.data.runs import Meter
@@ -105,7 +106,13 @@ def verify_store(
     """
     began = time.perf_counter()
     storage = open_storage(location)
-    info = parse_manifest(root_attributes(storage), storage.location)
+    attributes = root_attributes(storage)
+    if not attributes and is_plain(storage):
+        raise DataError(
+            f"{storage.location}: plain arrays have no digests to verify. Lost chunks and foreign ids "
+            "are refused when they are read; for more, build a store with `tttscale data build`."
+        )
+    info = parse_manifest(attributes, storage.location)
     crew = Crew(ranks or discover_place({}), workers)
     keys = list(info.files)
     mine = len(keys[crew.rank :: crew.size])
