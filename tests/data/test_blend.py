@@ -182,6 +182,22 @@ def test_stores_that_do_not_fit(stores, tmp_path, corpus):
         open_tokens(Config.model_validate(tree))
 
 
+def test_errors_name_the_key_that_decides(stores):
+    nowhere = [stores[0], "nowhere"]
+    with pytest.raises(
+        DataError, match=r"^data\.blend\[1\]\.store = nowhere: no such folder\. Build"
+    ):
+        open_tokens(config_of(nowhere))
+    with pytest.raises(DataError, match=r"^data\.store = nowhere: no such folder\. Build"):
+        open_tokens(config_of(["nowhere"]))
+    for key in ("split", "heldout_split"):
+        asked = (
+            rf"^data\.store = {stores[0]}, data\.{key} = nope: {stores[0]} has no split 'nope', "
+        )
+        with pytest.raises(DataError, match=asked + r"only train, heldout\. "):
+            open_tokens(config_of(stores[:1], **{key: "nope"}))
+
+
 def test_the_record_of_a_run(stores, tmp_path, corpus):
     config = config_of(stores)
     tokens = open_tokens(config)

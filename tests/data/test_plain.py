@@ -43,7 +43,9 @@ def test_plain_arrays_are_read_by_windows(arrays):
 
 def test_what_plain_arrays_cannot_do_is_said(arrays):
     store = TokenStore.open(arrays, vocab_size=1000)
-    with pytest.raises(DataError, match=r"has only train, val.*data\.heldout_split"):
+    with pytest.raises(
+        DataError, match=r"plain has no split 'heldout', only train, val.*data\.heldout_split"
+    ):
         store.split("heldout")
     with pytest.raises(DataError, match=r"where documents begin.*data\.documents=ignore"):
         Windows(store.split("train"), 64, 0, 16, "reset")

@@ -82,7 +82,10 @@ def open_tokens(config: Config) -> Tokens:
 
 
 def _component(config: Config, key: str, part: BlendPart) -> Component:
-    store = TokenStore.open(part.store, config.data.damaged, config.model.vocab_size)
+    try:
+        store = TokenStore.open(part.store, config.data.damaged, config.model.vocab_size)
+    except DataError as error:
+        raise DataError(f"{key} = {error}") from None
     vocabulary = store.info.tokenizer.vocab_size
     if vocabulary > config.model.vocab_size:
         raise DataError(

@@ -56,7 +56,7 @@ class PlainStore(TokenStore):
         for name, array in self._arrays.items():
             if array.ndim != 1 or array.dtype.kind not in "iu":
                 raise DataError(
-                    f"data.store {self.path}: {name} is {array.dtype} {list(array.shape)}; plain "
+                    f"{self.path}: {name} is {array.dtype} {list(array.shape)}; plain "
                     "arrays of tokens are 1-D integers. Build a store with `tttscale data build`."
                 )
         largest = max(int(np.iinfo(array.dtype).max) for array in self._arrays.values())
@@ -65,7 +65,7 @@ class PlainStore(TokenStore):
     def tokenizer(self) -> Tokenizer:
         """Raises DataError: nobody knows it."""
         raise DataError(
-            f"data.store {self.path}: plain arrays do not say which tokenizer made them. What needs "
+            f"{self.path}: plain arrays do not say which tokenizer made them. What needs "
             "no text works: `tttscale data show --tokens 0`, for one."
         )
 
@@ -77,8 +77,8 @@ class PlainStore(TokenStore):
         """
         if name not in self._arrays:
             raise DataError(
-                f"data.split {name!r}: {self.path} has only {', '.join(self._arrays)}. "
-                "Name one of these; held-out ones with data.heldout_split."
+                f"{self.path} has no split {name!r}, only {', '.join(self._arrays)}. Name one of "
+                "these; held-out ones with data.heldout_split."
             )
         return _PlainSplit(self, name, self._arrays[name])
 

@@ -178,7 +178,7 @@ class TokenStore:
         codec = ByteTokenizer() if data is None else JsonTokenizer(data, described.name)
         if codec.digest != described.digest:
             raise DataError(
-                f"data.store {self.path}: its tokenizer {described.name} is not at hand. {REBUILD}"
+                f"{self.path}: its tokenizer {described.name} is not at hand. {REBUILD}"
             )
         return codec
 
@@ -192,8 +192,8 @@ class TokenStore:
             if known == name:
                 return Split(self, known, split)
         raise DataError(
-            f"data.split {name!r}: {self.path} has only {', '.join(self.info.splits)}. "
-            "Name one of these."
+            f"{self.path} has no split {name!r}, only {', '.join(self.info.splits)}. Name one of "
+            "these."
         )
 
     def array(self, name: str, length: int) -> "zarr.Array":
@@ -273,4 +273,4 @@ def root_attributes(storage: Storage) -> dict[str, Any]:
             raise ValueError("not a group")
         return root.get("attributes", {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"data.store {storage.location}: not a Zarr v3 group. {REBUILD}") from error
+        raise DataError(f"{storage.location}: not a Zarr v3 group. {REBUILD}") from error
