@@ -77,7 +77,7 @@ def build_store(
     codec = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     recipe = Recipe(codec, text_key, skip_undecodable)
     crew = Crew(ranks or discover_place({}), workers)
-    staging = Staging(Path(out))
+    staging = Staging(out)
     build = _Build(staging, crew, recipe, progress or (lambda state: None))
     with (
         crew.together(),

@@ -103,17 +103,27 @@ class Remote:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise DataError(
-                f"{self.location}: {key}: {_first_line(error)}. Check the URL, the "
-                "network and the credentials in the environment."
-            ) from error
+            raise self._refusal(key, error) from error
 
     def sizes(self) -> dict[str, int] | None:
-        """Bytes of every object from one listing; None for plain HTTP, which has none."""
+        """Bytes of every object from one listing; None for plain HTTP, which has none.
+
+        Raises:
+            DataError: The server does not answer, or refuses, as where only reading is allowed.
+        """
         if urlsplit(self.location).scheme in ("http", "https"):
             return None
-        listing = self._obstore.list(self._store)
-        return {entry["path"]: entry["size"] for batch in listing for entry in batch}
+        try:
+            listing = self._obstore.list(self._store)
+            return {entry["path"]: entry["size"] for batch in listing for entry in batch}
+        except Exception as error:
+            raise self._refusal("listing its objects", error) from error
+
+    def _refusal(self, asked: str, error: Exception) -> DataError:
+        return DataError(
+            f"{self.location}: {asked}: {_first_line(error)}. Check the URL, the network and the "
+            "credentials in the environment: they must allow reading and listing."
+        )
 
     def zarr_store(self) -> "Store":
         """An ObjectStore."""
