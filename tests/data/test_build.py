@@ -153,6 +153,14 @@ def test_an_existing_out_is_refused(store, corpus):
     assert tree(store) == before
 
 
+@pytest.mark.parametrize("out", [".", "/", "deep/.."])
+def test_an_out_without_a_name_is_refused(tmp_path, corpus, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"OUT {re.escape(out)}: not the name of a new folder"):
+        build(Path(out), corpus)
+    assert [p.name for p in tmp_path.iterdir()] == ["corpus.jsonl"]
+
+
 def test_sources_without_text_are_refused(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(DataError, match=r"no text in them"):

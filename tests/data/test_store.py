@@ -44,6 +44,15 @@ def test_what_is_not_a_store(tmp_path):
         TokenStore.open(nowhere)
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
         TokenStore.open(tmp_path)
+    for text in ("[1]", '{"zarr_format": 3, "node_type": "group", "attributes": [1]}'):
+        (tmp_path / "zarr.json").write_text(text)
+        with pytest.raises(DataError, match=r"not a Zarr v3 group"):
+            TokenStore.open(tmp_path)
+    (tmp_path / "zarr.json").unlink()
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/zarr.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"not a Zarr v3 group"):
+        TokenStore.open(tmp_path)
     zarr.create_group(tmp_path / "foreign", attributes={"format": "other"})
     with pytest.raises(DataError, match=r"not a token store"):
         TokenStore.open(tmp_path / "foreign")

@@ -152,6 +152,8 @@ def _metadata(storage: Storage, name: str) -> bytes | None:
                 node = json.loads(data)
             except ValueError:
                 return None
+            if not isinstance(node, dict):
+                return None
             return data if file == ".zarray" or node.get("node_type") == "array" else None
     return None
 

@@ -21,7 +21,7 @@ class Staging:
         runs: The tokens of the pieces that are done.
 
     Raises:
-        DataError: `out` is a URL.
+        DataError: `out` is a URL, or has no name.
     """
 
     def __init__(self, out: str | Path) -> None:
@@ -31,6 +31,11 @@ class Staging:
                 "the store when it is complete."
             )
         self.out = Path(out)
+        if self.out.name in ("", ".."):
+            raise DataError(
+                f"OUT {out}: not the name of a new folder. Name the folder to make, such as "
+                f"{self.out / 'store'}."
+            )
         self.root = self.out.with_name(self.out.name + ".building")
         self.runs = self.root / "runs"
 

@@ -271,6 +271,9 @@ def root_attributes(storage: Storage) -> dict[str, Any]:
         root = json.loads(data or b"{}")
         if data is not None and (root["zarr_format"], root["node_type"]) != (3, "group"):
             raise ValueError("not a group")
-        return root.get("attributes", {})
+        attributes = root.get("attributes", {})
+        if not isinstance(attributes, dict):
+            raise TypeError("attributes are no object")
+        return attributes
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{storage.location}: not a Zarr v3 group. {REBUILD}") from error
