@@ -61,7 +61,7 @@ class Blend:
         return np.searchsorted(self._ends, points, side="right")
 
     def sequence(self, index: int) -> Sequence:
-        """The `index`-th sequence of the run, index = step * sequences_per_step + i."""
+        """The `index`-th sequence of the run, index = (step - 1) * sequences_per_step + i."""
         part, local = self.place(index)
         return self.parts[part].sequence(local)
 
