@@ -25,7 +25,7 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[Server]:
+def serving(root: Path, may_list: bool = True) -> Iterator[Server]:
     """Serves the files below `root` as http://.../NAME and as objects of bucket `bucket`."""
     requests: list[Request] = []
 
@@ -40,6 +40,8 @@ def serving(root: Path) -> Iterator[Server]:
             url = urlsplit(self.path)
             requests.append(Request(self.command, url.path, self.headers.get("Range")))
             query = parse_qs(url.query)
+            if "list-type" in query and not may_list:
+                return self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
             if "list-type" in query:
                 return self.answer(200, listing(root, query["prefix"][0]))
             path = root / url.path.removeprefix("/bucket").lstrip("/")

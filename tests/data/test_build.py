@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tttscale.data import ByteTokenizer, TokenStore, build_store, render_info
+from tttscale.data.build import _Build
 from tttscale.data.layout import Holdout
 from tttscale.data.runs import content_hash
 from tttscale.data.staging import Staging, locked
@@ -152,6 +153,14 @@ def test_an_existing_out_is_refused(store, corpus):
     assert tree(store) == before
 
 
+@pytest.mark.parametrize("out", [".", "/", "deep/.."])
+def test_an_out_without_a_name_is_refused(tmp_path, corpus, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"OUT {re.escape(out)}: not the name of a new folder"):
+        build(Path(out), corpus)
+    assert [p.name for p in tmp_path.iterdir()] == ["corpus.jsonl"]
+
+
 def test_sources_without_text_are_refused(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(DataError, match=r"no text in them"):
@@ -247,6 +256,25 @@ def test_torn_shards_are_written_anew(large, tmp_path, monkeypatch):
         shard.write_bytes(shard.read_bytes()[:-7] + b"garbage")
     build(tmp_path / "out", large / "corpus.jsonl", **LARGE)
     assert tree(tmp_path / "out") == tree(large / "store")
+
+
+@pytest.mark.parametrize("source", [".", "**/*"])
+def test_a_build_inside_its_source_does_not_read_itself(tmp_path, monkeypatch, source):
+    for name in ("a.txt", "b.txt", "deep/store.building/c.txt"):  # the last one is not the build's
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    monkeypatch.chdir(tmp_path)
+    publish = _Build.publish
+    monkeypatch.setattr("tttscale.data.build._Build.publish", lambda *_: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            build(Path("store"), Path(source), holdout_fraction=0)
+    monkeypatch.setattr("tttscale.data.build._Build.publish", publish)
+    resumed = build(Path("store"), Path(source), holdout_fraction=0)
+    assert resumed.splits["train"].documents == 3
+    shutil.rmtree("store")
+    assert build(Path("store"), Path(source), holdout_fraction=0) == resumed
 
 
 def test_changed_sources_are_read_anew(large, tmp_path):

@@ -42,6 +42,12 @@ def test_text_and_json_lines_plain_and_compressed(tmp_path, ending):
     assert read(compress(tmp_path / f"b.ndjson{ending}", bodies), text_key="body") == ["one"]
 
 
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_names_in_capitals_are_read_alike(tmp_path, ending):
+    plain = compress(tmp_path / f"a.jsonl{ending}", LINES)
+    assert read(plain.rename(tmp_path / f"A.JSONL{ending.upper()}")) == ["one", "zwölf"]
+
+
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 @pytest.mark.parametrize("harm", [lambda data: data[:-9], lambda data: b"nonsense" + data])
 def test_broken_compressed_files_are_refused(tmp_path, ending, harm):

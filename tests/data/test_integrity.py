@@ -1,5 +1,6 @@
 """A store is never silently wrong."""
 
+import asyncio
 import json
 import random
 import re
@@ -8,8 +9,9 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from zarr.abc.store import SuffixByteRequest
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore
 
 from tttscale.data import TokenStore, Windows
 from tttscale.data.guard import GuardedStore
@@ -288,6 +290,25 @@ def test_the_synchronous_way_is_guarded_too(store):
     for wanted in (index, None):
         with pytest.raises(DataError, match=r"here: train/tokens/c/1 is damaged at its end"):
             guard.get_sync(keys[1], byte_range=wanted)
+
+
+def test_several_ranges_at_once_are_guarded_too(store):
+    """As zarr 3.3 and later ask for the chunks of a shard; older ones ask by `get` alone."""
+    manifest, key = TokenStore.open(store).info.files, "train/tokens/c/1"
+    guard = GuardedStore(LocalStore(store, read_only=True), manifest, "here")
+    wanted = [RangeByteRequest(9, 30), SuffixByteRequest(manifest[key].index_bytes), None]
+    data = (store / key).read_bytes()
+
+    async def ask():
+        groups = guard.get_ranges(
+            key, wanted, prototype=default_buffer_prototype(), max_gap_bytes=1
+        )
+        return {place: one and one.to_bytes() async for group in groups for place, one in group}
+
+    assert asyncio.run(ask()) == {0: data[9:30], 1: data[-manifest[key].index_bytes :], 2: data}
+    (store / key).unlink()
+    with pytest.raises(DataError, match=r"here: train/tokens/c/1 is missing"):
+        asyncio.run(ask())
 
 
 def test_a_store_built_anew_under_a_reader_is_refused(store, corpus):

@@ -1,9 +1,18 @@
+import shutil
+
 import numpy as np
 import pytest
 import zarr
+from typer.testing import CliRunner
 from zarr.codecs import BloscCodec
 
+from tests.data.conftest import build
+from tests.data.test_blend import config_of
+from tttscale.cli import app
 from tttscale.data import TokenStore, Windows, render_info
+from tttscale.data.components import open_tokens
+from tttscale.data.show import show_step
+from tttscale.data.verify import verify_store
 from tttscale.errors import DataError
 
 TOKENS = np.random.default_rng(0).integers(1, 1000, 5000)
@@ -29,17 +38,66 @@ def test_plain_arrays_are_read_by_windows(arrays):
     np.testing.assert_array_equal(windows.window(3).chunk(0, 64).labels, TOKENS[193:257])
     assert store.split("val").num_tokens == 700
     assert len(store.fingerprint) == 32
-    assert "train" in render_info(store.info)
+    assert f"fingerprint {store.fingerprint}" in render_info(store.info)
 
 
 def test_what_plain_arrays_cannot_do_is_said(arrays):
     store = TokenStore.open(arrays, vocab_size=1000)
-    with pytest.raises(DataError, match=r"has only train, val.*data\.heldout_split"):
+    with pytest.raises(
+        DataError, match=r"plain has no split 'heldout', only train, val.*data\.heldout_split"
+    ):
         store.split("heldout")
     with pytest.raises(DataError, match=r"where documents begin.*data\.documents=ignore"):
         Windows(store.split("train"), 64, 0, 16, "reset")
     with pytest.raises(DataError, match=r"which tokenizer made them"):
         store.tokenizer()
+
+
+def plain_config(*stores, **data):
+    config = config_of([str(store) for store in stores], heldout_split="val", **data)
+    model = config.model.model_copy(update={"vocab_size": 1000})
+    return config.model_copy(update={"model": model})
+
+
+def test_what_a_step_reads_of_plain_arrays(arrays):
+    config = plain_config(arrays, documents="ignore")
+    tokens = open_tokens(config)
+    for sequence in show_step(config, tokens, 1, excerpt_tokens=0, most_documents=9).sequences:
+        (document,) = sequence.documents
+        assert document.document_tokens == 5000
+        assert document.tokens == sequence.end - sequence.begin == config.data.sequence_length
+    with pytest.raises(DataError, match=r"which tokenizer made them.*--tokens 0"):
+        show_step(config, tokens, 1, excerpt_tokens=1, most_documents=9)
+
+
+def test_plain_arrays_are_blended_with_each_other_only(arrays, tmp_path, corpus):
+    shutil.copytree(arrays, tmp_path / "other")
+    array = zarr.create_array(tmp_path / "other", name="test", shape=(9,), dtype="uint32")
+    array[:] = 1
+    tokens = open_tokens(plain_config(arrays, tmp_path / "other", documents="ignore"))
+    assert [c.store.info.splits["train"].tokens for c in tokens.components] == [5000, 5000]
+    assert len({c.store.fingerprint for c in tokens.components}) == 2
+    build(tmp_path / "built", corpus, holdout_fraction=0.3)
+    for pair in ([arrays, tmp_path / "built"], [tmp_path / "built", arrays]):
+        config = plain_config(*pair, documents="ignore")
+        with pytest.raises(DataError, match=r"plain: plain arrays do not name a tokenizer.*built"):
+            open_tokens(config.model_copy(update={"evaluate": no_evaluation(config)}))
+
+
+def no_evaluation(config):
+    return config.evaluate.model_copy(update={"sequences": 0})
+
+
+def test_plain_arrays_have_nothing_to_verify(arrays):
+    with pytest.raises(DataError, match=r"plain arrays have no digests to verify"):
+        verify_store(arrays)
+
+
+def test_plain_arrays_are_timed_too(arrays, tmp_path):
+    words = f"bench data {arrays} --out {tmp_path / 'out'} --repeats 1 --ranks 1"
+    options = ["--sequence", "600", "--chunk", "100"]
+    done = CliRunner().invoke(app, [*words.split(), *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 def test_lost_chunks_and_foreign_ids_are_refused(arrays):

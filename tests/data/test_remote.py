@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from tttscale.cli import app
 from tttscale.data import TokenStore
 from tttscale.data.verify import verify_store
 from tttscale.errors import DataError
@@ -11,14 +13,18 @@ from .object_server import serving
 @pytest.fixture
 def server(store, monkeypatch):
     with serving(store.parent) as server:
-        for name, value in {
-            "AWS_ENDPOINT": server.url,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_SKIP_SIGNATURE": "true",
-            "AWS_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
+        as_s3(server, monkeypatch)
         yield server
+
+
+def as_s3(server, monkeypatch):
+    for name, value in {
+        "AWS_ENDPOINT": server.url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_SKIP_SIGNATURE": "true",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(params=["http", "s3"])
@@ -62,8 +68,45 @@ def test_lost_cut_and_swapped_shards(store, url):
     assert {d.file for d in verify_store(url).damages} == {"train/tokens/c/1", "train/tokens/c/2"}
 
 
+@pytest.mark.parametrize("behind", [63, 100])  # a chunk, several chunks
+def test_a_shard_lost_under_a_reader_is_never_read_as_zeros(store, url, behind):
+    split = TokenStore.open(url).split("train")
+    split.read(256, 266)  # the shard's index is known from here on
+    (store / "train/tokens/c/1").unlink()
+    with pytest.raises(DataError, match=r"train/tokens/c/1 is missing"):
+        split.read(320, 321 + behind)
+
+
 def test_what_is_not_there(server, url):
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
         TokenStore.open(url + "-not")
-    with pytest.raises(DataError, match=r"data\.store .*nowhere"):
+    with pytest.raises(DataError, match=r"^nowhere://bucket/store: "):
         TokenStore.open("nowhere://bucket/store")
+
+
+def test_credentials_that_may_not_list(store, monkeypatch):
+    with serving(store.parent, may_list=False) as server:
+        as_s3(server, monkeypatch)
+        for work in (TokenStore.open, verify_store):
+            with pytest.raises(
+                DataError, match=r"^s3://bucket/store: listing its objects: .*listing"
+            ):
+                work("s3://bucket/store")
+
+
+def test_a_remote_store_is_not_marked(server, url):
+    server.requests.clear()
+    asked = CliRunner().invoke(app, ["data", "verify", url, "--quarantine"])
+    assert isinstance(asked.exception, DataError)
+    assert f"--quarantine {url}: only a store in a folder" in str(asked.exception)
+    assert not server.requests  # before hours of reading
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/out", "https://example.org/out"])
+def test_a_store_is_not_built_behind_a_url(tmp_path, monkeypatch, corpus, out):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    asked = CliRunner().invoke(app, ["data", "build", out, str(corpus)])
+    assert isinstance(asked.exception, DataError)
+    assert f"OUT {out}: a store is built in a folder" in str(asked.exception)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -35,7 +35,7 @@ def test_missing_empty_and_unsupported_sources(tmp_path):
         list_files([str(tmp_path)], suffixes=[".py"])
     with pytest.raises(DataError, match=r"found no file"):
         list_files([str(tmp_path / "*.txt")])
-    for name, suffix in (("a.zip", ".zip"), ("b.tar.gz", ".tar")):
+    for name, suffix in (("a.zip", ".zip"), ("b.tar.gz", ".tar"), ("C.TAR.GZ", ".tar")):
         (tmp_path / name).write_bytes(b"PK")
         with pytest.raises(DataError, match=rf"{name}: {suffix} files are not supported"):
             list_files([str(tmp_path)])

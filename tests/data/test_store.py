@@ -34,13 +34,23 @@ def test_any_range_reads_as_the_whole_does(store):
 
 @pytest.mark.parametrize("name", ["valid", "../train", ""])
 def test_unknown_split(store, name):
-    with pytest.raises(DataError, match=r"data\.split .* has only train, heldout"):
+    with pytest.raises(DataError, match=rf"store has no split '{name}', only train, heldout\."):
         TokenStore.open(store).split(name)
 
 
 def test_what_is_not_a_store(tmp_path):
-    with pytest.raises(DataError, match=r"data\.store .*nowhere: no such folder"):
-        TokenStore.open(tmp_path / "nowhere")
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(DataError, match=rf"^{nowhere}: no such folder\. Build it with"):
+        TokenStore.open(nowhere)
+    with pytest.raises(DataError, match=r"not a Zarr v3 group"):
+        TokenStore.open(tmp_path)
+    for text in ("[1]", '{"zarr_format": 3, "node_type": "group", "attributes": [1]}'):
+        (tmp_path / "zarr.json").write_text(text)
+        with pytest.raises(DataError, match=r"not a Zarr v3 group"):
+            TokenStore.open(tmp_path)
+    (tmp_path / "zarr.json").unlink()
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/zarr.json").write_text("[1]")
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
         TokenStore.open(tmp_path)
     zarr.create_group(tmp_path / "foreign", attributes={"format": "other"})

@@ -73,3 +73,7 @@ def test_clear_errors(run, tmp_path):
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(DataError, match="no held-out losses"):
         compare(run)
+    metrics(run, 1.0)
+    (tmp_path / "store").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"^data\.store = .*/store: no such folder\."):
+        compare(run)

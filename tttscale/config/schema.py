@@ -29,7 +29,7 @@ class RunSection(Section):
     dir: Text = "runs"
     """Folder that holds all runs, relative to the working directory."""
     seed: Count = 0
-    """Seed of the initial weights."""
+    """Seed of the initial weights, of the order of windows, and of which store of a blend comes next."""
 
 
 class ParallelSection(Section):

@@ -1,14 +1,18 @@
 """Several stores as one source of sequences: which of them comes next is a function of the index."""
 
-from bisect import bisect_right
 from collections.abc import Sequence as Items
-from itertools import accumulate
+from functools import lru_cache
+
+import numpy as np
 
 from tttscale.config.shares import SLOTS, slot_counts
 from tttscale.data.order import stable_hash
 from tttscale.data.windows import Sequence, Windows
 
 _BITS = SLOTS.bit_length() - 1
+_POINTS = np.array([int(f"{slot:0{_BITS}b}"[::-1], 2) for slot in range(SLOTS)])
+"""Reversed bits of each slot."""
+_KEPT_BLOCKS = 4
 
 
 class Blend:
@@ -16,8 +20,9 @@ class Blend:
 
     The run's sequences are cut into blocks of 4096 slots, of which every part has a fixed number of
     points p. Slot s of block b goes to p = reversed bits of s, XOR a hash of b: such points lie so
-    evenly that each piece of a run, not only the whole block, is close to the weights. No state, so
-    neither resuming nor the number of ranks matters.
+    evenly that each piece of a run, not only the whole block, is close to the weights. A part's own
+    sequences are taken one after the other, so each of its windows comes once before any comes again.
+    No state, so neither resuming nor the number of ranks matters.
 
     Args:
         parts: The windows of each store, all of one length.
@@ -34,25 +39,29 @@ class Blend:
         self.parts = tuple(parts)
         self.slots = slot_counts(weights)
         assert all(self.slots), weights
-        self._ends = list(accumulate(self.slots))
-        self._seed = seed
+        self._ends, self._seed = np.cumsum(self.slots), seed
+        self._parts_of = lru_cache(_KEPT_BLOCKS)(self._deal)
         self.sequence_tokens = parts[0].sequence_tokens
         self.count = min(part.count * len(parts) + j for j, part in enumerate(parts))
 
     def place(self, index: int) -> tuple[int, int]:
         """The part of the run's `index`-th sequence, and which of that part's sequences it is.
 
-        In every block a part's sequences are each of its next ones once.
+        In every block each part takes its next ones, one after the other.
         """
         assert index >= 0, index
         block, slot = divmod(index, SLOTS)
-        point = _reversed_bits(slot) ^ stable_hash(self._seed, block) % SLOTS
-        part = bisect_right(self._ends, point)
-        first = self._ends[part] - self.slots[part]
-        return part, block * self.slots[part] + point - first
+        parts = self._parts_of(block)
+        part = int(parts[slot])
+        return part, block * self.slots[part] + int(np.count_nonzero(parts[:slot] == part))
+
+    def _deal(self, block: int) -> np.ndarray:
+        """The part of each slot of a block, int64 [4096]."""
+        points = _POINTS ^ stable_hash(self._seed, block) % SLOTS
+        return np.searchsorted(self._ends, points, side="right")
 
     def sequence(self, index: int) -> Sequence:
-        """The `index`-th sequence of the run, index = step * sequences_per_step + i."""
+        """The `index`-th sequence of the run, index = (step - 1) * sequences_per_step + i."""
         part, local = self.place(index)
         return self.parts[part].sequence(local)
 
@@ -61,7 +70,3 @@ class Blend:
         assert 0 <= number < self.count, (number, self.count)
         local, part = divmod(number, len(self.parts))
         return self.parts[part].window(local)
-
-
-def _reversed_bits(slot: int) -> int:
-    return int(f"{slot:0{_BITS}b}"[::-1], 2)

@@ -77,7 +77,7 @@ def build_store(
     codec = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     recipe = Recipe(codec, text_key, skip_undecodable)
     crew = Crew(ranks or discover_place({}), workers)
-    staging = Staging(Path(out))
+    staging = Staging(out)
     build = _Build(staging, crew, recipe, progress or (lambda state: None))
     with (
         crew.together(),
@@ -85,7 +85,7 @@ def build_store(
         _one_builder(staging, crew),
         _one_core_each(),
     ):
-        pieces = crew.lead(lambda: cut(list_files(sources, suffixes, exclude), recipe.identity))
+        pieces = crew.lead(lambda: build.plan(list_files(sources, suffixes, exclude)))
         build.tokenize(pieces)
         layout = crew.lead(
             lambda: build.lay_out(pieces, holdout_fraction, seed, chunk_tokens, shard_tokens)
@@ -102,6 +102,12 @@ class _Build:
         self._staging, self._crew, self._recipe = staging, crew, recipe
         self._progress = progress
         self._described = TokenizerInfo.of(recipe.codec)
+
+    def plan(self, files: Sequence[Path]) -> list[Piece]:
+        """The pieces of `files`, but for what an earlier try left where a source holds OUT."""
+        own = self._staging.root.resolve()
+        files = [f for f in files if own.name not in f.parts or own not in f.resolve().parents]
+        return cut(files, self._recipe.identity)
 
     def tokenize(self, pieces: Sequence[Piece]) -> None:
         """Makes the runs that are not there yet."""

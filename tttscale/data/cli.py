@@ -32,7 +32,7 @@ Excluded = Annotated[
 
 @app.command("build")
 def data_build(
-    out: Annotated[Path, typer.Argument(help="The token store to write.")],
+    out: Annotated[str, typer.Argument(help="The token store to write.")],
     sources: Sources,
     tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json.")] = "bytes",
     workers: Workers = None,
@@ -143,8 +143,10 @@ def data_verify(
 
     Example: `tttscale data verify stores/code --workers 8`
     """
-    from tttscale.data.verify import quarantine, verify_store
+    from tttscale.data.verify import folder_to_mark, quarantine, verify_store
 
+    if set_apart:
+        folder_to_mark(store)  # not after hours of reading
     ranks = discover_place(os.environ)
     own = workers or _share_of_cores(ranks)
     with shown_progress(ranks.rank == 0) as progress:
@@ -160,7 +162,7 @@ def data_verify(
                 f"--report {report}: {error.strerror}. Name a file there is room for."
             ) from error
     if set_apart:
-        ranges = quarantine(Path(store), found).ranges
+        ranges = quarantine(store, found).ranges
         tokens = sum(r.end - r.begin for r in ranges)
         typer.echo(f"quarantined: {tokens:,} tokens in {len(ranges)} ranges")
     elif found.damages:

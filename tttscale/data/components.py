@@ -82,7 +82,10 @@ def open_tokens(config: Config) -> Tokens:
 
 
 def _component(config: Config, key: str, part: BlendPart) -> Component:
-    store = TokenStore.open(part.store, config.data.damaged, config.model.vocab_size)
+    try:
+        store = TokenStore.open(part.store, config.data.damaged, config.model.vocab_size)
+    except DataError as error:
+        raise DataError(f"{key} = {error}") from None
     vocabulary = store.info.tokenizer.vocab_size
     if vocabulary > config.model.vocab_size:
         raise DataError(
@@ -125,14 +128,25 @@ def _together(
 def _check_one_tokenizer(components: Sequence[Component]) -> None:
     first = components[0]
     for other in components[1:]:
+        if first.store.names_tokenizer != other.store.names_tokenizer:
+            _refuse_unnamed(*sorted((first, other), key=lambda c: c.store.names_tokenizer))
         ours, theirs = (c.store.info.tokenizer for c in (first, other))
-        if ours.digest != theirs.digest:
+        # Of plain arrays alone the user knows; their ids are held to model.vocab_size at reading.
+        if first.store.names_tokenizer and ours.digest != theirs.digest:
             raise DataError(
                 f"{first.key} = {first.path} and {other.key} = {other.path} were built with "
                 f"different tokenizers ({ours.name}, sha256 {ours.digest:.12}..., and "
                 f"{theirs.name}, sha256 {theirs.digest:.12}...), so their ids mean different text. "
                 "Build both with the same --tokenizer."
             )
+
+
+def _refuse_unnamed(silent: Component, named: Component) -> NoReturn:
+    raise DataError(
+        f"{silent.key} = {silent.path}: plain arrays do not name a tokenizer, so nobody can say "
+        f"whether it is that of {named.key} = {named.path}. Blend plain arrays with plain arrays, or "
+        "build a store of their text with `tttscale data build`."
+    )
 
 
 def _refuse_heldout(

@@ -128,16 +128,16 @@ class Crew:
         progress: Callable[[int], None],
     ) -> list[Result]:
         workers = min(self.workers, len(jobs))
+        context = multiprocessing.get_context("spawn")  # forked copies of threads' locks hang
+        before = self.counters.read()
+        self.counters = Counters(context if workers > 1 else None)  # an earlier pool's are stopped
+        self.counters.add(*before)
         if workers <= 1:
             results = []
             for count, job in enumerate(jobs, start=1):
                 results.append(function(job, *common, self.counters))
                 progress(count)
             return results
-        context = multiprocessing.get_context("spawn")  # forked copies of threads' locks hang
-        before = self.counters.read()
-        self.counters = Counters(context)
-        self.counters.add(*before)
         pool = ProcessPoolExecutor(workers, context, _enlist, (self.counters, function, common))
         try:
             return _collect([pool.submit(_work, job) for job in jobs], progress)

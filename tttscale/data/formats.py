@@ -54,14 +54,14 @@ def kind_of(path: str | Path) -> Kind:
 
 
 def bare_suffix(path: str | Path) -> str:
-    """The ending of the name, without that of the compression."""
+    """The ending of the name in lower case, without that of the compression."""
     path = Path(path)
-    return Path(path.stem).suffix if is_compressed(path) else path.suffix
+    return (Path(path.stem).suffix if is_compressed(path) else path.suffix).lower()
 
 
 def is_compressed(path: str | Path) -> bool:
     """Whether the file can only be read from its beginning."""
-    return Path(path).suffix in (".gz", ".zst")
+    return Path(path).suffix.lower() in (".gz", ".zst")
 
 
 def read_span(span: Span, text_key: str) -> Iterator[Document]:
@@ -104,7 +104,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstd.open}
     try:
-        with openers.get(Path(path).suffix, open)(path, "rb") as file:
+        with openers.get(Path(path).suffix.lower(), open)(path, "rb") as file:
             yield file
     except (OSError, EOFError, zstd.ZstdError) as error:
         raise DataError(f"source {path}: {error}. Fetch it again, or leave it out.") from error

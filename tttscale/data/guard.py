@@ -1,6 +1,7 @@
 """What stands between Zarr and the files: no lost shard reads as zeros, no index is fetched twice."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import SuffixByteRequest
@@ -25,7 +26,7 @@ CACHED_INDEXES = 1024
 
 
 class CheckedStore(WrapperStore):
-    """A read-only Zarr store that looks at everything before Zarr gets it, on both ways in."""
+    """A read-only Zarr store that looks at everything before Zarr gets it, on every way in."""
 
     async def get(
         self,
@@ -58,6 +59,25 @@ class CheckedStore(WrapperStore):
         return self.admit(
             key, byte_range, store.get_sync(key, prototype=prototype, byte_range=byte_range)
         )
+
+    async def get_ranges(
+        self,
+        key: str,
+        byte_ranges: "Sequence[ByteRequest | None]",
+        *,
+        prototype: "BufferPrototype",
+        **_: Any,
+    ) -> "AsyncIterator[Sequence[tuple[int, Buffer | None]]]":
+        """Several ranges of a file, all at once, as zarr 3.3 and later ask for a shard's chunks.
+
+        Each by `get`: the wrapped store's own way leads past `admit`, and Zarr then takes a file
+        that is not there for zeros.
+
+        Raises:
+            DataError: One of them cannot be trusted.
+        """
+        found = await asyncio.gather(*(self.get(key, prototype, one) for one in byte_ranges))
+        yield list(enumerate(found))
 
     def remembered(self, key: str, byte_range: "ByteRequest | None") -> bytes | None:
         """Bytes that need not be fetched again."""

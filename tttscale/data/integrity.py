@@ -20,33 +20,29 @@ def parse_manifest(attributes: dict[str, Any], location: str) -> StoreInfo:
         DataError: The build did not end, or it is no token store, or of another version.
     """
     if not attributes:
-        raise DataError(f"data.store {location}: not a Zarr v3 group of tokens. {REBUILD}")
+        raise DataError(f"{location}: not a Zarr v3 group of tokens. {REBUILD}")
     if attributes == {"complete": False}:
-        raise DataError(f"data.store {location}: incomplete, its build was interrupted. {REBUILD}")
+        raise DataError(f"{location}: incomplete, its build was interrupted. {REBUILD}")
     if attributes.get("format") != FORMAT:
         raise DataError(
-            f"data.store {location}: a Zarr group, but not a token store (no format {FORMAT!r} in "
+            f"{location}: a Zarr group, but not a token store (no format {FORMAT!r} in "
             "its attributes). Give a folder made by `tttscale data build`."
         )
     version = attributes.get("format_version")
     if version != FORMAT_VERSION:
         raise DataError(
-            f"data.store {location}: format version {version}, but this tttscale reads "
+            f"{location}: format version {version}, but this tttscale reads "
             f"{FORMAT_VERSION}. Use the tttscale that built it, or build it again."
         )
     fields = {key: value for key, value in attributes.items() if key != "digest"}
     if attributes.get("digest") != manifest_digest(fields):
-        raise DataError(
-            f"data.store {location}: its manifest was changed after the build. {REBUILD}"
-        )
+        raise DataError(f"{location}: its manifest was changed after the build. {REBUILD}")
     try:
         return StoreInfo.model_validate(fields)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
-        raise DataError(
-            f"data.store {location}: bad manifest: {key}: {problem['msg']}. {REBUILD}"
-        ) from error
+        raise DataError(f"{location}: bad manifest: {key}: {problem['msg']}. {REBUILD}") from error
 
 
 def check_files(storage: Storage, info: StoreInfo, excused: Collection[str] = ()) -> None:

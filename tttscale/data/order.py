@@ -70,8 +70,8 @@ class WindowOrder:
         """Window of the `sequence_index`-th sequence of the run.
 
         Args:
-            sequence_index: step * sequences_per_step + i, at least 0. It may pass the end of an
-                epoch: epoch e covers [e * num_windows, (e + 1) * num_windows).
+            sequence_index: (step - 1) * sequences_per_step + i, at least 0. It may pass the end of
+                an epoch: epoch e covers [e * num_windows, (e + 1) * num_windows).
 
         Returns:
             A number in [0, num_windows).

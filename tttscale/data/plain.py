@@ -30,6 +30,8 @@ FILLER = 0
 class PlainStore(TokenStore):
     """A folder of plain arrays; `TokenStore.open` makes one where there is no manifest.
 
+    Its fingerprint follows the arrays' metadata: their tokens have no digests that it could follow.
+
     Args:
         storage: Its files.
         vocab_size: Ids at or above this are refused.
@@ -37,6 +39,8 @@ class PlainStore(TokenStore):
     Raises:
         DataError: There is no 1-D integer array of a usual name.
     """
+
+    names_tokenizer = False
 
     def __init__(self, storage: Storage, vocab_size: int | None) -> None:
         import zarr
@@ -52,21 +56,16 @@ class PlainStore(TokenStore):
         for name, array in self._arrays.items():
             if array.ndim != 1 or array.dtype.kind not in "iu":
                 raise DataError(
-                    f"data.store {self.path}: {name} is {array.dtype} {list(array.shape)}; plain "
+                    f"{self.path}: {name} is {array.dtype} {list(array.shape)}; plain "
                     "arrays of tokens are 1-D integers. Build a store with `tttscale data build`."
                 )
         largest = max(int(np.iinfo(array.dtype).max) for array in self._arrays.values())
         self.info = _describe(metadata, self._arrays, vocab_size or min(largest + 1, 1 << 32))
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the arrays' metadata; their tokens have no digests that it could follow."""
-        return self.info.tokenizer.digest[:32]
-
     def tokenizer(self) -> Tokenizer:
         """Raises DataError: nobody knows it."""
         raise DataError(
-            f"data.store {self.path}: plain arrays do not say which tokenizer made them. What needs "
+            f"{self.path}: plain arrays do not say which tokenizer made them. What needs "
             "no text works: `tttscale data show --tokens 0`, for one."
         )
 
@@ -78,13 +77,15 @@ class PlainStore(TokenStore):
         """
         if name not in self._arrays:
             raise DataError(
-                f"data.split {name!r}: {self.path} has only {', '.join(self._arrays)}. "
-                "Name one of these; held-out ones with data.heldout_split."
+                f"{self.path} has no split {name!r}, only {', '.join(self._arrays)}. Name one of "
+                "these; held-out ones with data.heldout_split."
             )
         return _PlainSplit(self, name, self._arrays[name])
 
 
 class _PlainSplit(Split):
+    knows_documents = False
+
     def __init__(self, store: PlainStore, name: str, array: "zarr.Array") -> None:
         self.name, self.text_bytes, self.filler = name, 0, FILLER
         self.num_tokens = array.shape[0]
@@ -99,6 +100,9 @@ class _PlainSplit(Split):
             f"{self._where}: plain arrays do not say where documents begin. Set "
             "data.documents=ignore, or build a store with `tttscale data build`."
         )
+
+    def forget(self) -> None:
+        """Nothing is remembered here."""
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """Tokens [begin, end).
@@ -147,6 +151,8 @@ def _metadata(storage: Storage, name: str) -> bytes | None:
             try:
                 node = json.loads(data)
             except ValueError:
+                return None
+            if not isinstance(node, dict):
                 return None
             return data if file == ".zarray" or node.get("node_type") == "array" else None
     return None

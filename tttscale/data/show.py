@@ -110,7 +110,9 @@ class _Looker:
     def _layout(self) -> PaddedLayout:
         if self._windows.layout is not None:
             return self._windows.layout
-        return PaddedLayout(self._split.document_starts, self._split.num_tokens)
+        split = self._split
+        starts = split.document_starts if split.knows_documents else np.zeros(1, np.int64)
+        return PaddedLayout(starts, split.num_tokens)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

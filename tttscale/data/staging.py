@@ -19,11 +19,24 @@ class Staging:
         out: Where the store will appear.
         root: OUT.building.
         runs: The tokens of the pieces that are done.
+
+    Raises:
+        DataError: `out` is a URL, or has no name.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.root = out.with_name(out.name + ".building")
+    def __init__(self, out: str | Path) -> None:
+        if "://" in str(out):
+            raise DataError(
+                f"OUT {out}: a store is built in a folder, not behind a URL. Name a folder, and copy "
+                "the store when it is complete."
+            )
+        self.out = Path(out)
+        if self.out.name in ("", ".."):
+            raise DataError(
+                f"OUT {out}: not the name of a new folder. Name the folder to make, such as "
+                f"{self.out / 'store'}."
+            )
+        self.root = self.out.with_name(self.out.name + ".building")
         self.runs = self.root / "runs"
 
     def store(self, layout: str) -> Path:

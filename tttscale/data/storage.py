@@ -44,7 +44,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
-            raise DataError(f"data.store {path}: no such folder. {HINT}")
+            raise DataError(f"{path}: no such folder. {HINT}")
         self.path, self.location = path, str(path)
 
     def read(self, key: str) -> bytes | None:
@@ -82,7 +82,7 @@ class Remote:
             import obstore
         except ImportError as error:
             raise DataError(
-                f"data.store {url}: reading from a URL needs obstore. Run `pip install obstore`."
+                f"{url}: reading from a URL needs obstore. Run `pip install obstore`."
             ) from error
         self.location = url
         self._obstore: Any = obstore
@@ -90,7 +90,7 @@ class Remote:
         try:
             self._store = obstore.store.from_url(url, client_options=options)  # type: ignore[arg-type]
         except Exception as error:  # obstore has a kind of its own for every back end
-            raise DataError(f"data.store {url}: {_first_line(error)}. {HINT}") from error
+            raise DataError(f"{url}: {_first_line(error)}. {HINT}") from error
 
     def read(self, key: str) -> bytes | None:
         """Bytes of an object; None if there is none.
@@ -103,17 +103,27 @@ class Remote:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise DataError(
-                f"data.store {self.location}: {key}: {_first_line(error)}. Check the URL, the "
-                "network and the credentials in the environment."
-            ) from error
+            raise self._refusal(key, error) from error
 
     def sizes(self) -> dict[str, int] | None:
-        """Bytes of every object from one listing; None for plain HTTP, which has none."""
+        """Bytes of every object from one listing; None for plain HTTP, which has none.
+
+        Raises:
+            DataError: The server does not answer, or refuses, as where only reading is allowed.
+        """
         if urlsplit(self.location).scheme in ("http", "https"):
             return None
-        listing = self._obstore.list(self._store)
-        return {entry["path"]: entry["size"] for batch in listing for entry in batch}
+        try:
+            listing = self._obstore.list(self._store)
+            return {entry["path"]: entry["size"] for batch in listing for entry in batch}
+        except Exception as error:
+            raise self._refusal("listing its objects", error) from error
+
+    def _refusal(self, asked: str, error: Exception) -> DataError:
+        return DataError(
+            f"{self.location}: {asked}: {_first_line(error)}. Check the URL, the network and the "
+            "credentials in the environment: they must allow reading and listing."
+        )
 
     def zarr_store(self) -> "Store":
         """An ObjectStore."""

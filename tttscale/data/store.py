@@ -28,6 +28,9 @@ class Split:
     Use `TokenStore.split`. Attributes are sizes from the manifest.
     """
 
+    knows_documents = True
+    """Whether it says where documents begin."""
+
     def __init__(self, store: "TokenStore", name: SplitName, info: SplitInfo) -> None:
         self.name = name
         self.num_tokens = info.tokens
@@ -116,6 +119,9 @@ class TokenStore:
         quarantine: What is set apart and read as padding; None if damage is refused.
     """
 
+    names_tokenizer = True
+    """Whether it says which tokenizer made its ids."""
+
     def __init__(
         self, storage: Storage, info: StoreInfo, quarantine: Quarantine | None = None
     ) -> None:
@@ -172,7 +178,7 @@ class TokenStore:
         codec = ByteTokenizer() if data is None else JsonTokenizer(data, described.name)
         if codec.digest != described.digest:
             raise DataError(
-                f"data.store {self.path}: its tokenizer {described.name} is not at hand. {REBUILD}"
+                f"{self.path}: its tokenizer {described.name} is not at hand. {REBUILD}"
             )
         return codec
 
@@ -186,8 +192,8 @@ class TokenStore:
             if known == name:
                 return Split(self, known, split)
         raise DataError(
-            f"data.split {name!r}: {self.path} has only {', '.join(self.info.splits)}. "
-            "Name one of these."
+            f"{self.path} has no split {name!r}, only {', '.join(self.info.splits)}. Name one of "
+            "these."
         )
 
     def array(self, name: str, length: int) -> "zarr.Array":
@@ -265,6 +271,9 @@ def root_attributes(storage: Storage) -> dict[str, Any]:
         root = json.loads(data or b"{}")
         if data is not None and (root["zarr_format"], root["node_type"]) != (3, "group"):
             raise ValueError("not a group")
-        return root.get("attributes", {})
+        attributes = root.get("attributes", {})
+        if not isinstance(attributes, dict):
+            raise TypeError("attributes are no object")
+        return attributes
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"data.store {storage.location}: not a Zarr v3 group. {REBUILD}") from error
+        raise DataError(f"{storage.location}: not a Zarr v3 group. {REBUILD}") from error

@@ -1,9 +1,11 @@
 """A tokenizer of one's own: byte-level BPE, trained on a sample of the sources."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from tttscale.data.formats import read_span
+from tttscale.data.order import stable_hash
 from tttscale.data.pieces import cut
 from tttscale.data.runs import content_hash
 from tttscale.data.sources import list_files
@@ -11,6 +13,8 @@ from tttscale.data.staging import disk_errors, refuse_existing, replaced
 from tttscale.errors import DataError
 
 SAMPLE_BYTES = 1 << 26
+BLOCK_CHARACTERS = 1 << 12
+"""What is drawn at once: of a long document a share, as of many short ones."""
 END, PAD = "<|endoftext|>", "<pad>"
 SMALLEST_VOCABULARY = 256 + 2
 
@@ -27,8 +31,8 @@ def train_tokenizer(
 ) -> int:
     """Writes a `tokenizer.json`: 256 bytes, merges, end of text and padding.
 
-    Documents are taken into the sample by their content, evenly over all sources; those that are not
-    UTF-8 are left out.
+    Blocks of 4096 characters are taken into the sample by their document's content, evenly over all
+    sources; documents that are not UTF-8 are left out.
 
     Args:
         out: The file to write.
@@ -43,7 +47,7 @@ def train_tokenizer(
         The number of ids: fewer than asked for where the text is too short for so many merges.
 
     Raises:
-        DataError: A source or an argument does not allow it, or `out` exists.
+        DataError: A source or an argument does not allow it, nothing was drawn, or `out` exists.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -71,8 +75,27 @@ def _sample(files: Sequence[Path], text_key: str, sample_bytes: int) -> Iterator
     pieces = cut(files, ())
     total = sum(piece.size_bytes for piece in pieces)
     threshold = int(min(1.0, sample_bytes / max(total, 1)) * 2**64)
-    for piece in pieces:
-        for span in piece.spans:
-            for document in read_span(span, text_key):
-                if content_hash(document.data) < threshold:
-                    yield document.data.decode(errors="ignore")
+    nothing = True
+    spans = (span for piece in pieces for span in piece.spans)
+    for document in (document for span in spans for document in read_span(span, text_key)):
+        for text in _drawn(document.data, threshold):
+            nothing = False
+            yield text
+    if nothing:
+        raise DataError(
+            f"--sample {sample_bytes}: nothing was drawn from the sources' {total} bytes. Give more, "
+            "or name files that hold text in UTF-8."
+        )
+
+
+def _drawn(data: bytes, threshold: int) -> Iterator[str]:
+    """What is drawn of a document; blocks that follow each other stay together."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return
+    identity = content_hash(data)
+    blocks = range(0, len(text), BLOCK_CHARACTERS)
+    for taken, group in groupby(blocks, lambda at: stable_hash(identity, at) < threshold):
+        if taken:
+            yield "".join(text[at : at + BLOCK_CHARACTERS] for at in group)

@@ -14,6 +14,7 @@ from tttscale.cluster import Ranks, discover_place
 from tttscale.data.crew import Crew
 from tttscale.data.integrity import parse_manifest
 from tttscale.data.manifest import StoreInfo
+from tttscale.data.plain import is_plain
 from tttscale.data.progress import Progress
 from tttscale.data.quarantine import QUARANTINE_FILE, DamagedRange, Quarantine
 from tttscale.data.runs import Meter
@@ -105,7 +106,13 @@ def verify_store(
     """
     began = time.perf_counter()
     storage = open_storage(location)
-    info = parse_manifest(root_attributes(storage), storage.location)
+    attributes = root_attributes(storage)
+    if not attributes and is_plain(storage):
+        raise DataError(
+            f"{storage.location}: plain arrays have no digests to verify. Lost chunks and foreign ids "
+            "are refused when they are read; for more, build a store with `tttscale data build`."
+        )
+    info = parse_manifest(attributes, storage.location)
     crew = Crew(ranks or discover_place({}), workers)
     keys = list(info.files)
     mine = len(keys[crew.rank :: crew.size])
@@ -129,15 +136,28 @@ def verify_store(
     )
 
 
-def quarantine(location: Path, report: Report) -> Quarantine:
+def folder_to_mark(location: str | Path) -> Path:
+    """The folder that a quarantine file can be written to.
+
+    Raises:
+        DataError: There is none: the store is behind a URL.
+    """
+    storage = open_storage(location)
+    if not isinstance(storage, Folder):
+        raise DataError(
+            f"--quarantine {location}: only a store in a folder can be marked. Verify a copy with "
+            f"--quarantine, then put its {QUARANTINE_FILE} beside the zarr.json of this one."
+        )
+    return storage.path
+
+
+def quarantine(location: str | Path, report: Report) -> Quarantine:
     """Writes what `report` found into the store's quarantine file; removes it if all is well.
 
     Raises:
         DataError: Something is damaged that nothing can be read without, or the store is remote.
     """
-    storage = open_storage(location)
-    if not isinstance(storage, Folder):
-        raise DataError(f"--quarantine {location}: only a store in a folder can be marked.")
+    folder = folder_to_mark(location)
     for damage in report.damages:
         if "/tokens/c/" not in damage.file:
             raise DataError(
@@ -157,9 +177,9 @@ def quarantine(location: Path, report: Report) -> Quarantine:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     found = Quarantine(fingerprint=report.fingerprint, found=now, ranges=tuple(ranges))
     if ranges:
-        found.write(storage.path)
+        found.write(folder)
     else:
-        (storage.path / QUARANTINE_FILE).unlink(missing_ok=True)
+        (folder / QUARANTINE_FILE).unlink(missing_ok=True)
     return found
 
 

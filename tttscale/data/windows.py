@@ -40,7 +40,7 @@ class WindowSource(Protocol):
     count: int
 
     def sequence(self, index: int) -> "Sequence":
-        """The `index`-th sequence of the run, index = step * sequences_per_step + i."""
+        """The `index`-th sequence of the run, index = (step - 1) * sequences_per_step + i."""
         ...
 
     def window(self, number: int) -> "Sequence":
@@ -107,7 +107,7 @@ class Windows:
         return 1.0 if self.layout is None else self.layout.tokens_before(positions) / positions
 
     def sequence(self, index: int) -> "Sequence":
-        """The `index`-th sequence of the run, index = step * sequences_per_step + i."""
+        """The `index`-th sequence of the run, index = (step - 1) * sequences_per_step + i."""
         return self.window(self._order.window(index))
 
     def window(self, number: int) -> "Sequence":

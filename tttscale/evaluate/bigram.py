@@ -68,7 +68,10 @@ def compare(run: Path) -> Comparison:
             f"{run} trained on data.blend, a blend of {len(config.data.parts)} stores, but a bigram "
             "table is of one store's text. Give a run with data.store."
         )
-    store = TokenStore.open(config.data.store)
+    try:
+        store = TokenStore.open(config.data.store)
+    except DataError as error:
+        raise DataError(f"data.store = {error}") from None
     log_probabilities = bigram_table(
         store.split(config.data.split), store.info.tokenizer.vocab_size
     )

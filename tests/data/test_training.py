@@ -1,0 +1,53 @@
+import random
+
+import pytest
+
+from tttscale.data import load_tokenizer
+from tttscale.data.training import _sample, train_tokenizer
+from tttscale.errors import DataError
+
+SMALLEST = 258
+WORDS = ["abide", "bring", "carry", "dwell", "enter", "fetch", "guard", "honor", "index", "judge"]
+
+
+@pytest.fixture
+def book(tmp_path):
+    """One document of a million bytes."""
+    chooser = random.Random(0)
+    path = tmp_path / "book.txt"
+    path.write_text(" ".join(chooser.choice(WORDS) for _ in range(170_000)))
+    return path
+
+
+def test_a_sample_is_drawn_of_a_document_that_is_longer_than_it(book, tmp_path):
+    out = tmp_path / "out.json"
+    assert train_tokenizer(out, [str(book)], vocab_size=400, sample_bytes=1 << 16) > SMALLEST
+    for word in WORDS:
+        assert len(load_tokenizer(str(out)).encode(f" {word}")) == 1
+
+
+def test_a_sample_is_about_as_large_as_asked_and_always_the_same(book):
+    size = book.stat().st_size
+    drawn = list(_sample([book], "text", size // 4))
+    assert sum(map(len, drawn)) == pytest.approx(size / 4, rel=0.3)
+    assert drawn == list(_sample([book], "text", size // 4))
+    assert all(part in book.read_text() for part in drawn)
+    assert list(_sample([book], "text", size)) == [book.read_text()]  # nothing is cut for nothing
+
+
+def test_documents_that_are_not_utf8_are_left_out(tmp_path):
+    (tmp_path / "good.txt").write_text("größer")
+    (tmp_path / "latin.txt").write_bytes("kürzer".encode("latin-1"))
+    files = [tmp_path / "good.txt", tmp_path / "latin.txt"]
+    assert list(_sample(files, "text", 1000)) == ["größer"]
+
+
+def test_nothing_to_train_on_is_refused(book, tmp_path):
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("kürzer".encode("latin-1"))
+    for source, sample in ((book, 1), (latin, 1000)):
+        with pytest.raises(
+            DataError, match=rf"--sample {sample}: nothing was drawn from .* \d+ bytes"
+        ):
+            train_tokenizer(tmp_path / "out.json", [str(source)], sample_bytes=sample)
+        assert not list(tmp_path.glob("out*"))
