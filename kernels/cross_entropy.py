@@ -91,7 +91,7 @@ class _CrossEntropySum(torch.autograd.Function):
                 d_x[part] = grad[0] @ matrix
             if d_weight is not None:
                 d_weight += wide_product(grad[0].t(), x[part])
-        ctx.grads = d_x, d_weight
+        ctx.save_for_backward(d_x, d_weight)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
@@ -99,8 +99,7 @@ class _CrossEntropySum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_sum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """The kept gradients times that of the sum."""
-        d_x, d_weight = ctx.grads
-        ctx.grads = None
+        d_x, d_weight = ctx.saved_tensors
         return (
             None,
             None if d_x is None else d_x.mul_(d_sum.to(d_x.dtype)),

@@ -47,9 +47,10 @@ def copy_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
     """a b of [n, m] and [m, l], summed and returned in fp32 or wider."""
-    if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return (a @ b).to(torch.promote_types(a.dtype, torch.float32))
+    wide = torch.promote_types(a.dtype, torch.float32)
+    if a.is_cuda and a.dtype != wide:
+        return torch.mm(a, b, out_dtype=wide)
+    return a.to(wide) @ b.to(wide)
 
 
 def total(*parts: Tensor) -> Tensor:

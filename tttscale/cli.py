@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             code = getattr(signalled, "exit_code", _INTERRUPTED)
             if _is_first_rank():
                 typer.echo("interrupted", err=True)
+    mesh = sys.modules.get("tttscale.comm.mesh")  # imported only by verbs that start a job
+    if code and mesh is not None:
+        mesh.leave(code)
     sys.exit(code)
 
 
@@ -99,6 +102,8 @@ def train(
             typer.echo(dump_config(resolved), nl=False)
         return
     check_world(resolved, ranks.world_size)
+    # Threads of torch that spin while they wait make a busy host ten times slower. OpenMP reads this once.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tttscale.train.main import train as run
 
     raise typer.Exit(run(resolved, ranks))

@@ -11,12 +11,13 @@ from tests.ranks import run_ranks, values
 from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model
 from tttscale.comm import mesh as meshes
 from tttscale.comm.neighbours import ring_edges, unpack
-from tttscale.errors import PeerError
+from tttscale.errors import LaunchError, PeerError
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.layout import Layout
 from tttscale.scan.memory import KeepPolicy
 from tttscale.scan.schedule import Message, Phase, Schedule
 from tttscale.scan.sweep import Sweeps
+from tttscale.scan.transport import NoPeers
 
 
 class Delayed:
@@ -46,7 +47,7 @@ def delayed_step(ranks, layout):
     schedule = Schedule(Layout(layout, 27, 4, ranks.world_size, 2), 2, parts)
     sweeps = Sweeps(model, schedule, Delayed(mesh.transport, 5), keep=KeepPolicy(ranks.rank % 2))
     sweeps.forward(GROUPS)
-    losses = sweeps.backward(1.0)
+    losses = sweeps.backward()
     losses.load(mesh.sum_on_cpu(losses.flat()))
     grads = {}
     for name, parameter in model.named_parameters():
@@ -106,6 +107,50 @@ def test_a_dead_peer_is_noticed_soon_and_named():
     message, seconds = results[1]
     assert "sequence rank 1 lost rank 0" in message
     assert seconds < 10
+
+
+def dying_in_a_sum(ranks):
+    mesh = meshes.start(ranks, 1, torch.device("cpu"))
+    if ranks.rank == 0:
+        os._exit(3)
+    try:
+        mesh.sum_on_cpu(torch.zeros(1 << 20))
+    except PeerError as error:
+        return str(error)
+    return "no error"
+
+
+def test_a_dead_rank_is_noticed_in_a_sum_too():
+    results = run_ranks(dying_in_a_sum, 2)
+    assert results[0] == ("Died", "exit code 3", "")
+    assert "rank 1 lost another rank in a sum over all ranks" in results[1]
+
+
+def test_other_errors_are_not_taken_for_the_end_of_a_rank():
+    mesh = meshes.Mesh(0, 1, 1, NoPeers())
+    with pytest.raises(RuntimeError, match="shapes"), mesh.noticing("in a sum"):
+        raise RuntimeError("shapes do not fit")
+
+
+def disagreeing(ranks, values):
+    try:
+        meshes.start(ranks, 2, torch.device("cpu"), agreed=values[ranks.rank])
+    except LaunchError as error:
+        return str(error)
+    return "no error"
+
+
+def test_ranks_with_other_values_end_on_every_rank():
+    one = {"run.seed": "0", "train.lr": "0.1"}
+    same = values(run_ranks(disagreeing, 2, [one, dict(one)]))
+    assert same == ["no error", "no error"]
+    other = values(
+        run_ranks(disagreeing, 2, [one, {"run.seed": "17", "train.lr": "0.1", "x": "1"}])
+    )
+    assert other[0] == other[1]
+    assert (
+        "rank 1 runs with run.seed = 17, x = 1, rank 0 with run.seed = 0, x = nothing" in other[0]
+    )
 
 
 def test_ring_edges_have_a_group_for_each_direction():

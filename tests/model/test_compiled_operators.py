@@ -56,14 +56,14 @@ def test_warm_up_compiles_all_that_a_step_needs_and_leaves_nothing_behind():
     layout = sweeps.schedule.layout
     assert layout.length_tokens % layout.chunk_tokens, "the last chunk is to be a short one"
     losses = sweeps.forward([[small_windows(config).sequence(0)]])
-    sweeps.backward(1.0)
+    sweeps.backward()
     assert losses.sums.isfinite().all()
     # Chunks that keep their graph and those that do not run the same code.
     others = setup.build_sweeps(
         config, model, alone, sequences=1, batch=1, keep=KeepPolicy(layout.chunks)
     )
     again = others.forward([[small_windows(config).sequence(0)]])
-    others.backward(1.0)
+    others.backward()
     assert torch.equal(again.sums, losses.sums)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
 

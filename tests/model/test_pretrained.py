@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.scan.helpers import tiny_config, tiny_model
 from tttscale.errors import CheckpointError
 from tttscale.model import TTTForCausalLM
+from tttscale.model.pretrained import load_weights
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -60,6 +61,25 @@ def test_a_tied_file_may_hold_the_head_too(folder):
     assert torch.equal(
         TTTForCausalLM.from_pretrained(folder).lm_head.weight, weights["lm_head.weight"]
     )
+
+
+def test_a_head_of_its_own_is_not_taken_for_the_embedding(tmp_path):
+    tiny_model(tiny_config(tie_word_embeddings=False), torch.float32).save_pretrained(tmp_path)
+    model = tiny_model(tiny_config(), torch.float32, seed=3)
+    before = model.lm_head.weight.detach().clone()
+    with pytest.raises(CheckpointError, match=r"set model\.tie_word_embeddings=false"):
+        load_weights(model, tmp_path)
+    assert torch.equal(model.lm_head.weight, before)
+
+
+@pytest.mark.parametrize(("field", "value"), [("rope_theta", 500.0), ("rms_norm_eps", 1e-5)])
+def test_weights_of_a_model_that_computes_something_else(folder, field, value):
+    model = tiny_model(tiny_config(**{field: value}), torch.float32)
+    saved = getattr(tiny_config(), field)
+    with pytest.raises(CheckpointError, match=rf"config\.json has {field} = {saved}, .* {value};"):
+        load_weights(model, folder)
+    (folder / "config.json").unlink()  # weights alone say nothing of it
+    load_weights(model, folder)
 
 
 def fails(folder, message):

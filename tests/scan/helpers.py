@@ -98,7 +98,7 @@ def sweep(
         transport = wrap(transport) if wrap else transport
         sweeps = Sweeps(model, schedule, transport, batch=batch, keep=KeepPolicy(keep))
         sweeps.forward(groups)
-        losses = sweeps.backward(1.0)
+        losses = sweeps.backward()
         return losses, gradients(model)
 
     results = ThreadWorld(ranks).run(rank)

@@ -2,14 +2,15 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 import torch
 
 from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model, whole_pass
-from tttscale.scan.carry import CarryLayout
+from tttscale.scan.carry import CarryLayout, CarryStore
 from tttscale.scan.layout import Layout
-from tttscale.scan.memory import KeepPolicy
+from tttscale.scan.memory import KeepPolicy, SavedBytes
 from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
@@ -74,14 +75,43 @@ def test_chunks_are_read_ahead_by_one_thread_also_across_sweeps_and_steps():
     sweeps.forward(tokens)
     # Chunk 3 keeps its graph; that of 2, to be recomputed first, is read behind the forward sweep.
     assert wait_for(lambda: [begin for begin, _ in log] == [0, 8, 16, 24, 16])
-    sweeps.backward(1.0)
+    sweeps.backward()
     assert [begin for begin, _ in log] == [0, 8, 16, 24, 16, 8, 0]
     assert {thread for _, thread in log} == {"read-chunk_0"}
     sweeps.prepare(tokens)
     again = [[random_tokens(32)]]
     sweeps.forward(again)  # other sequences than were prepared: these are read, not those
-    sweeps.backward(1.0)
+    sweeps.backward()
     assert [begin for begin, _ in log[7:]] == [0]
+
+
+def test_the_old_carries_go_before_room_for_others_is_made(monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    plain = CarryStore.__init__
+
+    def noted(store, *args):
+        plain(store, *args)
+        alive.add(store)
+        most.append(len(alive))
+
+    monkeypatch.setattr(CarryStore, "__init__", noted)
+    config, tokens = tiny_config(), [[random_tokens(32)]]
+    parts = tuple(CarryLayout.of(config, 1, torch.float64).parts)
+    schedule = Schedule(Layout("striped", 32, 8, 1, 1), config.num_hidden_layers, parts)
+    sweeps = Sweeps(tiny_model(config), schedule, keep=KeepPolicy(1))
+    for keep in (1, 2, 2):
+        sweeps.keep.chunks = keep
+        sweeps.forward(tokens)
+        sweeps.backward()
+    assert most == [1, 1]  # the third step takes the second one's
+
+
+def test_what_the_head_keeps_for_its_backward_is_counted():
+    model = tiny_model(tiny_config(vocab_size=4099, hidden_size=8))
+    x = torch.zeros(1, 3, 8, dtype=torch.float64, requires_grad=True)
+    with SavedBytes(model.parameters()) as saved:
+        model.head(x, torch.zeros(1, 3, dtype=torch.int64))
+    assert saved.total >= model.lm_head.weight.nbytes  # the gradient of the head's weights
 
 
 def wait_for(condition):

@@ -60,7 +60,7 @@ def first_step(config, ranks):
     first = mesh.replica * share
     with Recorded(first) as recorded:
         sweeps.forward([[windows.sequence(first + i)] for i in range(share)])
-    losses = sweeps.backward(1.0)
+    losses = sweeps.backward()
     per_sequence = torch.zeros(config.train.sequences_per_step, dtype=torch.float64)
     chunks = mesh.sum_on_cpu(_placed(losses.sums, mesh))
     for row in range(mesh.replicas):

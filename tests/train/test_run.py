@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.ranks import free_port
 from tttscale.data import build_store
 from tttscale.data.verify import quarantine, verify_store
 from tttscale.model import TTTForCausalLM
@@ -212,6 +213,22 @@ def test_the_deepspeed_launcher(folder):
     )
     assert found.returncode == 0, found.stderr
     assert len(read_metrics(folder / "runs" / "deepspeed" / "metrics.jsonl")) == 2
+
+
+def test_ctrl_c_ends_a_rank_that_waits_for_the_others(folder):
+    alone = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    process = subprocess.Popen(
+        command(folder, "run.name=waiting", "parallel.sequence=2"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
+    )
+    assert process.stderr is not None
+    while "waiting for all 2 ranks at 127.0.0.1" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    time.sleep(1)  # it is about to wait in torch's own code
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
 
 
 def test_ctrl_c_ends_all_ranks_cleanly(folder):

@@ -30,7 +30,7 @@ def test_stages_agree(world):
             parameters, losses, norms = results[precision, 0]
             # bf16 casts turn a last-bit difference of a parameter into one of 2^-9 downstream, and Adam that
             # of a small gradient into a step; whether a cast is on the edge depends on the processor.
-            each, whole = (1e-5, 1e-6) if precision == "fp32" else (1e-2, 1e-4)
+            each, whole = (1e-5, 1e-6) if precision == "fp32" else (1e-2, 1e-3)
             for stage in STAGES[1:]:
                 close_parameters(results[precision, stage][0], parameters, each, whole)
                 rounding = 1e-6 if precision == "fp32" else 1e-3
@@ -73,7 +73,7 @@ def engine_facts(ranks):
             if ranks.rank == 1:
                 model[1].weight.grad = None  # a parameter without a gradient on one rank
             expected = [p.grad.clone() if p.grad is not None else None for p in model.parameters()]
-            norm = engine.step()
+            norm = engine.step(0.5)
         summed = [
             torch.zeros_like(p) if g is None else g for p, g in zip(before, expected, strict=True)
         ]
@@ -90,7 +90,7 @@ def engine_facts(ranks):
             "reduced": calls.reduced / size,
             "moved": all(moved),
             "norm": norm,
-            "true_norm": float(torch.cat([g.flatten() for g in summed]).norm()),
+            "true_norm": 0.5 * float(torch.cat([g.flatten() for g in summed]).norm()),
             "cleared": all(p.grad is None for p in model.parameters()),
         }
     return facts

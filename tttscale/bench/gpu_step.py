@@ -83,7 +83,10 @@ class Steps:
     def step(self, sweeps: Sweeps, tokens: int) -> float:
         """One optimizer step; its mean loss."""
         sweeps.forward([[RandomSequence(tokens, self.config.vocab_size)]])
-        losses = sweeps.backward(1 / tokens)
+        losses = sweeps.backward()
+        for parameter in self.model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.div_(tokens)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from types import FrameType
@@ -10,6 +11,8 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _REPEATS_SECONDS = 2.0
 """A terminal and a launcher both pass on one Ctrl-C; what comes within this time is the same one."""
+_DEAF_SECONDS = 5.0
+"""So long the main thread may be in foreign code that no handler can interrupt, such as a rendezvous."""
 
 
 class Interrupted(BaseException):
@@ -25,12 +28,14 @@ class Interrupts:
     """While entered, the first signal raises Interrupted in the main thread.
 
     Signals right after it are taken for the same one; a later one ends the process at once. The handlers
-    stay when a signal has come, so that nothing interrupts the way out.
+    stay when a signal has come, so that nothing interrupts the way out. If the main thread does not come to
+    handle it, a thread ends the process.
     """
 
     def __init__(self) -> None:
         self._first_at: float | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._wakeup: socket.socket | None = None
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
@@ -38,12 +43,32 @@ class Interrupts:
                 # nohup and background jobs of a shell ignore a signal on purpose.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
+            if self._before:
+                self._watch()
         return self
+
+    def _watch(self) -> None:
+        """Python writes a signal's number to the wakeup socket at once, whatever the main thread does."""
+        reader, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._end_if_deaf, args=(reader,), daemon=True).start()
+
+    def _end_if_deaf(self, reader: socket.socket) -> None:
+        with reader:
+            while numbers := reader.recv(1):
+                if numbers[0] in self._before:
+                    time.sleep(_DEAF_SECONDS)
+                    if self._first_at is None:
+                        os._exit(128 + numbers[0])
 
     def __exit__(self, *_: object) -> None:
         if self._first_at is None:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            self._wakeup.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -1,6 +1,9 @@
 """The ranks of a job as a mesh of replicas and sequence ranks, and the sums over it."""
 
 import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tttscale.cluster.ranks import Ranks
-from tttscale.comm.neighbours import NeighbourTransport
+from tttscale.comm.agreement import check_agreement
+from tttscale.comm.neighbours import NeighbourTransport, lost
 from tttscale.scan.transport import NoPeers, Transport
 
 TIMEOUT = timedelta(minutes=30)
@@ -44,8 +48,23 @@ class Mesh:
     def sum_on_cpu(self, values: Tensor) -> Tensor:
         """Sum a CPU tensor over all ranks, in place; CPU tensors travel over gloo on GPU jobs too."""
         if self.world_size > 1:
-            dist.all_reduce(values)
+            with self.noticing("in a sum over all ranks"):
+                dist.all_reduce(values)
         return values
+
+    @contextmanager
+    def noticing(self, where: str) -> Iterator[None]:
+        """What torch.distributed raises inside is the end of another rank.
+
+        Raises:
+            PeerError: in its place.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            raise lost(f"rank {self.rank} lost another rank {where}", error) from None
 
     def gather(self, values: list[float]) -> Tensor:
         """One row of numbers of every rank: fp64 [world, len(values)]."""
@@ -59,11 +78,24 @@ class Mesh:
             dist.destroy_process_group()
 
 
+def leave(code: int) -> None:
+    """End the process at once if it belongs to a job.
+
+    After an error gloo's threads may still be at work. An ordinary exit takes what they use away from them,
+    and now and then ends in SIGABRT instead of `code`.
+    """
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def start(
     ranks: Ranks,
     sequence_size: int,
     device: torch.device,
     carry_dtype: torch.dtype = torch.float32,
+    agreed: Mapping[str, str] | None = None,
 ) -> Mesh:
     """Join the job and connect the neighbours; every rank calls this once, with equal arguments.
 
@@ -72,6 +104,10 @@ def start(
         sequence_size: sequence ranks R per replica; divides the world.
         device: CPU takes gloo, CUDA takes NCCL for carries and gradients.
         carry_dtype: fp32; fp64 for a model in fp64.
+        agreed: what ranks must have in common, by the names that a user knows.
+
+    Raises:
+        LaunchError: they do not.
     """
     assert ranks.world_size % sequence_size == 0
     # DeepSpeed and other libraries look here; mpirun and srun do not set it.
@@ -87,6 +123,7 @@ def start(
             dist.init_process_group(
                 backend, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT
             )
+        check_agreement({**(agreed or {}), "the device": device.type})
     transport: Transport = NoPeers()
     if sequence_size > 1:
         transport = NeighbourTransport.connect(

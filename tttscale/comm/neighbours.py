@@ -107,7 +107,7 @@ class NeighbourTransport:
         try:
             work = dist.irecv(buffer, self._first + source, group=group)
         except RuntimeError as error:
-            raise _lost(self.rank, source, message, error) from None
+            raise lost(_at(self.rank, source, message), error) from None
         assert work is not None
         return _TorchPending(self, work, buffer, message, source, shapes)
 
@@ -119,7 +119,7 @@ class NeighbourTransport:
         try:
             work = dist.isend(buffer, self._first + target, group=group)
         except RuntimeError as error:
-            raise _lost(self.rank, target, message, error) from None
+            raise lost(_at(self.rank, target, message), error) from None
         assert work is not None
         if self._waiter is not None:
             self._waiter.put(work, buffer, (self.rank, target, message))
@@ -171,7 +171,7 @@ class _TorchPending:
         try:
             self._work.wait()
         except RuntimeError as error:
-            raise _lost(self._transport.rank, self._source, self._message, error) from None
+            raise lost(_at(self._transport.rank, self._source, self._message), error) from None
         lead = self._buffer[:HEADER_FLOATS]
         if lead.is_cuda:
             self._transport.check_later(self._message, lead)
@@ -194,7 +194,7 @@ class _SendWaiter:
             try:
                 work.wait()
             except RuntimeError as error:
-                self._error = self._error or _lost(rank, target, message, error)
+                self._error = self._error or lost(_at(rank, target, message), error)
             del work, buffer
             self._queue.task_done()
 
@@ -227,9 +227,13 @@ def unpack(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Part:
     return tuple(parts)
 
 
-def _lost(rank: int, peer: int, message: Message, error: Exception) -> PeerError:
+def _at(rank: int, peer: int, message: Message) -> str:
+    return f"sequence rank {rank} lost rank {peer} at {message}"
+
+
+def lost(what: str, error: Exception) -> PeerError:
+    """The error of a rank that noticed another one's end."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return PeerError(
-        f"sequence rank {rank} lost rank {peer} at {message}: {reason}. "
-        "The first rank that failed has the cause; this rank only noticed."
+        f"{what}: {reason}. The first rank that failed has the cause; this rank only noticed."
     )

@@ -141,12 +141,18 @@ def _falling_lr(config: Config) -> str | None:
 
 
 def _no_checkpoints_yet(config: Config) -> str | None:
-    if config.checkpoint.every == 0:
-        return None
-    return (
-        f"checkpoint.every = {config.checkpoint.every}, but checkpoints are not available yet; "
-        "set checkpoint.every=0"
-    )
+    every, resume = config.checkpoint.every, config.checkpoint.resume
+    if every != 0:
+        return (
+            f"checkpoint.every = {every}, but checkpoints are not available yet; "
+            "set checkpoint.every=0"
+        )
+    if isinstance(resume, int):
+        return (
+            f"checkpoint.resume = {resume}, but checkpoints are not available yet; "
+            "set checkpoint.resume=never"
+        )
+    return None
 
 
 def _round_up(value: int, step: int) -> int:

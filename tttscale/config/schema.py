@@ -99,7 +99,7 @@ class EvaluateSection(Section):
 
 
 class CheckpointSection(Section):
-    """Saving and resuming."""
+    """Saving and resuming; not available yet: a run that ends early is lost."""
 
     every: Count = 0
     """Steps between checkpoints; 0 = none."""

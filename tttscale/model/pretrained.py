@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -14,7 +15,9 @@ from tttscale.model.architecture import TTTConfig
 
 Model = TypeVar("Model")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-TIED = "lm_head.weight"
+_UNSEEN = ("rope_theta", "rms_norm_eps")
+"""Fields that decide what weights mean and that neither their names nor their shapes show."""
+TIED, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def save_pretrained(model: Any, directory: str | Path) -> None:
@@ -64,19 +67,40 @@ def load_weights(model: Any, directory: str | Path) -> None:
     """Load model.safetensors into a model, strictly.
 
     Raises:
-        CheckpointError: missing, damaged, or other keys or shapes than the model's.
+        CheckpointError: missing, damaged, other keys or shapes than the model's, or from a model that would
+            compute something else with them.
     """
-    path = Path(directory) / WEIGHTS
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such folder. Give one that holds {WEIGHTS}")
+    path = directory / WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; convert the weights to safetensors first")
     try:
         weights = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    if model.config.tie_word_embeddings and "model.embed_tokens.weight" in weights:
-        weights.setdefault(TIED, weights["model.embed_tokens.weight"])
+    if model.config.tie_word_embeddings and EMBEDDING in weights:
+        head = weights.setdefault(TIED, weights[EMBEDDING])
+        if not torch.equal(head, weights[EMBEDDING]):
+            raise CheckpointError(
+                f"{path} has a head of its own, but the model's head is its embedding; "
+                "set model.tie_word_embeddings=false"
+            )
     _check_keys(path, weights, model.state_dict())
+    if (directory / CONFIG).is_file():
+        _check_fields(directory, model.config)
     model.load_state_dict(weights)
+
+
+def _check_fields(directory: Path, wanted: TTTConfig) -> None:
+    found = read_config(directory)
+    for name in _UNSEEN:
+        theirs, ours = getattr(found, name), getattr(wanted, name)
+        if theirs != ours:
+            raise CheckpointError(
+                f"{directory / CONFIG} has {name} = {theirs}, and the model {ours}; set model.{name}={theirs}"
+            )
 
 
 def _check_keys(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -1,8 +1,11 @@
 """`metrics.jsonl`: one JSON object per step, the truth that everything else is drawn from.
 
-Keys: step (from 1), loss (nats per token), grad_norm, lr, tokens (trained on since the start of the
-run), tokens_per_second, step_seconds, data_seconds, bubble_fraction, exposed_comm_seconds,
-peak_memory_bytes and, on some steps, heldout_loss (nats per token).
+Keys: step (from 1), loss (nats per token), grad_norm, lr, tokens (with a loss, since the start of the
+run; padding has none), tokens_per_second, step_seconds, data_seconds (waiting for tokens, of the slowest
+rank), bubble_fraction (share of the step that ranks waited for carries, for their gradients and for the
+last rank to end its backward sweep), exposed_comm_seconds (waiting for carries and their gradients, and
+reducing those of the parameters; not the parameters that ZeRO 1 to 3 gather afterwards), peak_memory_bytes
+and, on some steps, heldout_loss (nats per token). Waits are means over the ranks.
 """
 
 import json

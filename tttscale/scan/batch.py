@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.model.chunk import Chunk
 from tttscale.model.device import to_device
 
@@ -58,23 +57,18 @@ class Batch:
     labels: Tensor
     chunk: Chunk
     begin: int
-    tokens: int
-    """Labels that count, known without asking the device."""
 
 
 def assemble(parts: Sequence[TokenChunk], begin: int, device: torch.device) -> Batch:
     """Stack the same range of B sequences."""
     ids = to_device(torch.from_numpy(np.stack([part.ids for part in parts])), device)
-    targets = np.stack([part.labels for part in parts])
-    labels = to_device(torch.from_numpy(targets), device)
+    labels = to_device(torch.from_numpy(np.stack([part.labels for part in parts])), device)
     padded = None
     if any(part.padded is not None for part in parts):
         nothing = np.zeros(ids.shape[1], dtype=bool)
         rows = [nothing if part.padded is None else part.padded for part in parts]
         padded = to_device(torch.from_numpy(np.stack(rows)), device)
-    tokens = int(np.count_nonzero(targets != IGNORED))
-    chunk = Chunk(tuple(tuple(part.starts) for part in parts), padded)
-    return Batch(ids, labels, chunk, begin, tokens)
+    return Batch(ids, labels, Chunk(tuple(tuple(part.starts) for part in parts), padded), begin)
 
 
 class Reader:

@@ -71,11 +71,9 @@ class Sweeps:
         self._upcoming: tuple[Groups, bool, Generator[Batch, None, None]] | None = None
         self._anew: list[Work] = []
         self.wait_seconds = 0.0
-        """Time that the last step's receives were waited for (the host's view)."""
+        """Time that the last step's receives were waited for."""
         self.data_seconds = 0.0
         """Time that the last step waited for tokens."""
-        self.tokens = 0
-        """Tokens with a loss in this rank's chunks, known after `forward`."""
 
     # ---- the two sweeps ------------------------------------------------------------------------
 
@@ -93,7 +91,7 @@ class Sweeps:
         """
         layout = self.schedule.layout
         self._train = train
-        self.wait_seconds, self.data_seconds, self.tokens = 0.0, 0.0, 0
+        self.wait_seconds, self.data_seconds = 0.0, 0.0
         self.losses = Losses.empty(
             layout.sequences, layout.chunks, self.batch, layout.length_tokens
         )
@@ -107,8 +105,6 @@ class Sweeps:
         self._graphs: dict[Work, Run] = {}
         for work in works:
             batch = next(self._batches)
-            if work.layers.stop == self.schedule.layers:
-                self.tokens += batch.tokens
             edges = ChunkEdges(self._post, work, replay=False, keep=not train or work in kept)
             if work in kept:
                 self._graphs[work] = self._run(work, batch, edges)
@@ -119,8 +115,11 @@ class Sweeps:
         return self.losses
 
     @held_copies()
-    def backward(self, scale: float) -> Losses:
-        """Add `scale` times the gradient of the summed losses to the parameters' `.grad`.
+    def backward(self) -> Losses:
+        """Add the gradient of the summed losses to the parameters' `.grad`.
+
+        Of the sum and not of the mean: a factor that is no power of two would be rounded to the compute
+        dtype, and with it all gradients below the head.
 
         Returns:
             The losses, now complete for this rank's chunks.
@@ -133,10 +132,11 @@ class Sweeps:
             run = self._graphs.pop(forward_of[work], None)
             if run is None:
                 run = self._recompute(forward_of[work], next(self._batches))
-            self._backpropagate(work, run, scale)
+            self._backpropagate(work, run)
             self._inputs.pop((work.sequence, work.chunk, work.layers.start), None)
         self._close(Phase.BACKWARD)
         assert self._post.empty, "carries or gradients were left over"
+        del self._post  # and with it a hold on the stored carries
         self.losses.settle()
         return self.losses
 
@@ -193,9 +193,9 @@ class Sweeps:
         self.losses.add(work.sequence, work.chunk, batch.begin, losses, batch.labels)
         return total
 
-    def _backpropagate(self, work: Work, run: Run, scale: float) -> None:
+    def _backpropagate(self, work: Work, run: Run) -> None:
         if work.layers.stop == self.schedule.layers:
-            grad = torch.full_like(run.out, scale)
+            grad = torch.ones_like(run.out)
         else:
             grad = self._gradients.pop((work.sequence, work.chunk, work.layers.stop))
         torch.autograd.backward(run.out, grad)
@@ -238,13 +238,15 @@ class Sweeps:
         edges = tuple(dict.fromkeys((w.sequence, w.chunk - 1) for w in stored))
         if self._carries is None or self._carries[0] != edges:
             layers, device = self.schedule.layers, self.device
+            self._carries = None  # the old block goes before the new one comes
             self._carries = edges, CarryStore(self.carry, layers, edges, device)
         return self._carries[1]
 
     def _open(self, phase: Phase) -> None:
         ahead = AHEAD_LAYERS * len(self.carry.parts)
         expected = self.schedule.incoming(self.transport.rank, phase)
-        self._post.inboxes[phase] = Inbox(self.transport, expected, self.carry.parts, ahead)
+        inbox = Inbox(self.transport, expected, self.carry.parts, ahead, self.device)
+        self._post.inboxes[phase] = inbox
 
     def _close(self, phase: Phase) -> None:
         self.transport.finish()

@@ -1,14 +1,15 @@
 """How a carry reaches a neighbour: the protocol that `tttscale.comm` implements, and the inbox."""
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tttscale.scan.carry import Shapes
 from tttscale.scan.schedule import Message
+from tttscale.scan.waits import Waits
 
 Part = tuple[Tensor, ...]
 
@@ -71,6 +72,7 @@ class Inbox:
         expected: Iterator[tuple[int, Message]],
         shapes: dict[str, Shapes],
         ahead: int,
+        device: torch.device,
     ) -> None:
         """Post the first receives.
 
@@ -79,10 +81,11 @@ class Inbox:
             expected: (source, message) in the order of their use.
             shapes: of each part.
             ahead: receives posted before they are needed.
+            device: which waits for them.
         """
         self._transport, self._expected, self._shapes = transport, expected, shapes
         self._posted: deque[tuple[Message, Pending]] = deque()
-        self.wait_seconds = 0.0
+        self._waits = Waits(device)
         for _ in range(ahead):
             self._post_next()
 
@@ -98,7 +101,10 @@ class Inbox:
         posted, pending = self._posted.popleft()
         assert posted == message, f"out of order: wanted {message}, posted {posted}"
         self._post_next()
-        began = time.perf_counter()
-        part = pending.wait()
-        self.wait_seconds += time.perf_counter() - began
-        return part
+        with self._waits.one():
+            return pending.wait()
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time that messages were waited for; on a GPU this waits until the last one is there."""
+        return self._waits.seconds()

@@ -14,6 +14,7 @@ import contextlib
 import io
 import logging
 import os
+import time
 import warnings
 from typing import Any
 
@@ -81,6 +82,8 @@ class Engine:
                 config=_deepspeed_config(zero_stage, mesh.world_size, grad_clip),
                 dist_init_required=False,
             )
+        self.reduce_seconds = 0.0
+        """Of the last step: from having all gradients to having their sums over the ranks."""
         if zero_stage < 3:  # stage 3 has scattered its values; ours still stand where they were
             self._share()
 
@@ -95,24 +98,43 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
 
-    def step(self) -> float:
-        """Reduce the gradients (sum over all ranks), clip, update, clear; collective.
+    def step(self, scale: float = 1.0) -> float:
+        """Reduce the gradients (`scale` times their sum over all ranks), clip, update, clear; collective.
+
+        Args:
+            scale: 1 / tokens for the gradient of the mean loss.
 
         Returns:
             The global gradient norm before clipping.
+
+        Raises:
+            PeerError: another rank died meanwhile.
         """
-        # DeepSpeed averages over the ranks; ours is a sum, normalised before by the token count.
+        # DeepSpeed averages over the ranks; ours is a sum.
         grads = []
         for parameter in self._model.parameters():
             grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            grads.append(grad.contiguous().mul_(self._mesh.world_size))
+            grads.append(grad.contiguous().mul_(self._mesh.world_size * scale))
             parameter.grad = None
-        self._engine.backward(self._engine(grads))
-        del grads
-        norm = self._norm_before_step()
-        self._engine.step()
+        with self._mesh.noticing("in the reduction of gradients"):
+            self._reduce(grads)
+            norm = self._norm_before_step()
+            self._engine.step()
         self._share()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
+
+    def _reduce(self, grads: list[Tensor]) -> None:
+        product = self._engine(grads)
+        grads.clear()
+        began = self._now()
+        self._engine.backward(product)
+        self.reduce_seconds = self._now() - began if self._mesh.world_size > 1 else 0.0
+
+    def _now(self) -> float:
+        """In seconds, when the device has done what was asked of it."""
+        if next(self._model.parameters()).is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _norm_before_step(self) -> float | None:
         """Stage 0 in fp32 reports no norm: take it from the reduced gradients."""

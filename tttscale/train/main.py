@@ -1,10 +1,14 @@
 """`tttscale train`: set up, loop, finish."""
 
-from typing import Any
+import sys
+
+import torch
 
 from tttscale.cluster.ranks import Ranks
+from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens, open_tokens
+from tttscale.scan.sweep import Sweeps
 from tttscale.train import setup
 from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent, check_folder
@@ -24,6 +28,9 @@ def train(config: Config, ranks: Ranks) -> int:
     if device.type == "cpu":
         setup.set_threads(config, ranks)
         tune_allocator()
+    if ranks.rank == 0 and ranks.world_size > 1:
+        where = f"{ranks.master_addr}:{ranks.master_port}"
+        print(f"waiting for all {ranks.world_size} ranks at {where}", file=sys.stderr, flush=True)
     mesh = setup.connect(config, ranks, device)
     setup.check_same_stores(mesh, tokens)
     recorder = Recorder(config, tokens) if ranks.rank == 0 else Silent()
@@ -38,7 +45,13 @@ def train(config: Config, ranks: Ranks) -> int:
 
 class _Job:
     def __init__(
-        self, config: Config, ranks: Ranks, mesh: Any, tokens: Tokens, device: Any, recorder: Silent
+        self,
+        config: Config,
+        ranks: Ranks,
+        mesh: Mesh,
+        tokens: Tokens,
+        device: torch.device,
+        recorder: Silent,
     ) -> None:
         self._config, self._tokens, self._recorder = config, tokens, recorder
         self.model = setup.build_model(config, device)
@@ -64,7 +77,7 @@ class _Job:
             if self._evaluation is not None and self._evaluation.batch != sweeps.batch:
                 setup.warm_up(self._evaluation)
 
-    def _describe(self, mesh: Any, sweeps: Any) -> None:
+    def _describe(self, mesh: Mesh, sweeps: Sweeps) -> None:
         layout, parallel = sweeps.schedule.layout, self._config.parallel
         parameters = sum(p.numel() for p in self.model.parameters())
         self._recorder.note(
@@ -73,6 +86,7 @@ class _Job:
             f"{layout.chunk_tokens:,}; {mesh.replicas} replica(s) x {parallel.sequence} sequence "
             f"rank(s), {parallel.layout}, ZeRO {self._config.zero.stage}, "
             f"{self._config.train.precision} on {sweeps.device}"
+            f"{f' with {torch.get_num_threads()} thread(s) a rank' * (sweeps.device.type == 'cpu')}"
         )
         for component in self._tokens.components:
             self._recorder.note(

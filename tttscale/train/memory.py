@@ -1,10 +1,44 @@
-"""The C allocator's habits, which decide how much of a CPU step is spent in page faults."""
+"""A host's memory: what is left of it, and the C allocator's habits.
+
+Those decide how much of a CPU step is spent in page faults.
+"""
 
 import ctypes
+import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**31 - 1
+_CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def available_bytes(cgroup: Path = _CGROUP, cgroups: Path = _CGROUPS) -> int:
+    """Free memory of the host, or what is left of the limit that Slurm or a container has set (cgroup v2)."""
+    return min([psutil.virtual_memory().available, *_left_bytes(cgroup, cgroups)])
+
+
+def _left_bytes(cgroup: Path, cgroups: Path) -> Iterator[int]:
+    """Of every limit on the way from this process's control group to the root."""
+    try:
+        own = re.search(r"^0::/(.*)$", cgroup.read_text(), re.MULTILINE)
+    except OSError:
+        return
+    group = cgroups / (own.group(1) if own else "")
+    for folder in (group, *group.parents[: len(group.parts) - len(cgroups.parts)]):
+        try:
+            limit, used = (
+                (folder / name).read_text().strip() for name in ("memory.max", "memory.current")
+            )
+            cached = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
+        except OSError:
+            continue  # the root has no limit
+        if limit != "max":
+            # Files read not lately go as soon as room is needed.
+            yield max(0, int(limit) - int(used) + int(cached.group(1) if cached else 0))
 
 
 def tune_allocator() -> bool:

@@ -1,17 +1,21 @@
 """From a configuration to the parts of a run: mesh, model, sweeps, optimizer."""
 
+import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
-import psutil
 import torch
 
+from tttscale import __version__
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm import mesh as meshes
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens
-from tttscale.errors import DataError, LaunchError
+from tttscale.errors import CheckpointError, DataError, LaunchError
 from tttscale.model import TTTForCausalLM
 from tttscale.model.layers import compile_operators
 from tttscale.model.pretrained import load_weights
@@ -21,11 +25,12 @@ from tttscale.scan.memory import KeepPolicy
 from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 from tttscale.train.engine import Engine
+from tttscale.train.memory import available_bytes
 
 _MEMORY_SHARE = 0.5
 """Part of the free memory that kept activations may take."""
-
-
+_OF_A_HOST = re.compile(r"^logging\.|^run\.(name|dir)$|\.(store|initial_weights|threads)$")
+"""Keys that need not be equal: folders, and what only one process looks at."""
 _FINGERPRINT_DIGITS = 12
 """48 bits, which a float carries exactly from rank to rank."""
 
@@ -69,9 +74,11 @@ def choose_device(config: Config, ranks: Ranks) -> torch.device:
 
 
 def set_threads(config: Config, ranks: Ranks) -> None:
-    """Share this host's cores between its ranks."""
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(config.parallel.threads or max(1, cores // ranks.local_world_size))
+    """Share this host's cores between its ranks, or take those that the launcher gave to this one."""
+    mine = len(os.sched_getaffinity(0))
+    if mine * ranks.local_world_size > (os.cpu_count() or mine):
+        mine //= ranks.local_world_size  # too many for each rank to have its own
+    torch.set_num_threads(config.parallel.threads or max(1, mine))
 
 
 def build_model(config: Config, device: torch.device) -> TTTForCausalLM:
@@ -79,10 +86,14 @@ def build_model(config: Config, device: torch.device) -> TTTForCausalLM:
 
     Raises:
         LaunchError: it is to be compiled, without a C++ compiler.
+        CheckpointError: `model.initial_weights` cannot be loaded.
     """
     model = TTTForCausalLM(config.architecture(), config.model.init, config.run.seed)
     if config.model.initial_weights is not None:
-        load_weights(model, config.model.initial_weights)
+        try:
+            load_weights(model, config.model.initial_weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"model.initial_weights: {error}") from None
     if wants_compile(config, device):
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
@@ -152,8 +163,7 @@ def keep_policy(config: Config, ranks: Ranks, device: torch.device) -> KeepPolic
     def available() -> int:
         if device.type == "cuda":
             return int(torch.cuda.mem_get_info(device)[0] * _MEMORY_SHARE)
-        free = psutil.virtual_memory().available
-        return int(free * _MEMORY_SHARE / ranks.local_world_size)
+        return int(available_bytes() * _MEMORY_SHARE / ranks.local_world_size)
 
     return KeepPolicy(config.parallel.keep_chunks, available)
 
@@ -174,5 +184,31 @@ def build_engine(config: Config, model: TTTForCausalLM, mesh: Mesh) -> Engine:
 
 
 def connect(config: Config, ranks: Ranks, device: torch.device) -> Mesh:
-    """Join the other ranks."""
-    return meshes.start(ranks, config.parallel.sequence, device)
+    """Join the other ranks.
+
+    Raises:
+        LaunchError: they run with another configuration or version.
+    """
+    return meshes.start(
+        ranks, config.parallel.sequence, device, agreed=_agreed(config.model_dump(mode="json"))
+    )
+
+
+def _agreed(section: dict[str, Any]) -> dict[str, str]:
+    """What all ranks must have in common: the version, and all keys but those of a host."""
+    keys = dict(_flat(section))
+    return {"version": __version__} | {
+        key: value for key, value in keys.items() if not _OF_A_HOST.search(key)
+    }
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """data.blend[0].weight and the like, and what they are in JSON."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for i, inner in enumerate(value):
+            yield from _flat(inner, f"{key}[{i}]")
+    else:
+        yield key, json.dumps(value)

@@ -43,45 +43,48 @@ class Trainer:
         self._config, self._mesh = config, mesh
         self._model, self._sweeps, self._engine = model, sweeps, engine
         self._skipped = config.data.skipped
+        self._tokens = 0
 
     def step(self, step: int, windows: WindowSource) -> dict[str, Any]:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
 
         Raises:
-            NumericsError: the loss is not finite; the parameters are untouched.
+            NumericsError: the loss or its gradient is not finite; the parameters are untouched.
+            PeerError: another rank died.
         """
         began = time.perf_counter()
         lr = learning_rate(self._config.train, step)
         self._engine.set_lr(lr)
         self._model.set_inner_lr_scale(inner_lr_scale(self._config.model, step))
         self._sweeps.forward(self._groups(step, windows))
-        tokens = self._total(self._sweeps.tokens)
-        losses = self._sweeps.backward(1.0 / max(tokens, 1.0))
-        loss = self._mean_loss(losses, step)
+        losses = self._sweeps.backward()
+        own = torch.cat([losses.flat(), torch.tensor([self._gradient_size()])])
+        done = time.perf_counter()
+        everything = self._of_replicas(own)
+        idle_seconds = self._sweeps.wait_seconds + time.perf_counter() - done
+        loss, tokens = self._mean_loss(losses, everything, step)
         if step < self._config.train.steps:
             self._sweeps.prepare(self._groups(step + 1, windows))
-        reducing = time.perf_counter()
-        grad_norm = self._engine.step()
-        reduce_seconds = time.perf_counter() - reducing
+        grad_norm = self._update(tokens)
         seconds = time.perf_counter() - began
-        waits = self._mesh.gather(
-            [self._sweeps.wait_seconds, self._sweeps.data_seconds, _peak_bytes()]
+        self._tokens += int(tokens)
+        exposed_seconds = self._sweeps.wait_seconds + self._engine.reduce_seconds
+        ranks = self._mesh.gather(
+            [idle_seconds, exposed_seconds, self._sweeps.data_seconds, _peak_bytes()]
         )
-        bubble = float(waits[:, 0].mean()) / seconds
+        idle, exposed, data, peak = ranks.unbind(1)
         return {
             "step": step,
             "loss": loss,
             "grad_norm": grad_norm,
             "lr": lr,
-            "tokens": self._config.train.sequences_per_step
-            * self._config.data.sequence_length
-            * step,
+            "tokens": self._tokens,
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
-            "data_seconds": float(waits[:, 1].max()),
-            "bubble_fraction": bubble,
-            "exposed_comm_seconds": float(waits[:, 0].mean()) + reduce_seconds,
-            "peak_memory_bytes": int(waits[:, 2].max()),
+            "data_seconds": float(data.max()),
+            "bubble_fraction": float(idle.mean()) / seconds,
+            "exposed_comm_seconds": float(exposed.mean()),
+            "peak_memory_bytes": int(peak.max()),
         }
 
     def evaluate(self, windows: WindowSource, sweeps: Sweeps | None, sequences: int) -> Evaluation:
@@ -112,33 +115,59 @@ class Trainer:
         )
         return [[windows.sequence(index) for index in group] for group in groups]
 
-    def _total(self, value: float) -> float:
-        return float(self._mesh.sum_on_cpu(torch.tensor([value], dtype=torch.float64)))
+    def _gradient_size(self) -> float:
+        """The largest absolute value in this rank's gradients; not finite if any of them is not."""
+        grads = [p.grad for p in self._model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads, math.inf))
 
-    def _mean_loss(self, losses: Losses, step: int) -> float:
-        """The step's loss, summed in one order whatever the ranks: by sequence, then by chunk."""
-        own = losses.flat()
-        everything = torch.zeros(self._mesh.replicas, len(own), dtype=torch.float64)
-        everything[self._mesh.replica] = own
-        self._mesh.sum_on_cpu(everything)
+    def _of_replicas(self, own: Tensor) -> Tensor:
+        """A row for each replica, summed over its ranks; returns when the slowest rank has come here."""
+        rows = torch.zeros(self._mesh.replicas, len(own), dtype=torch.float64)
+        rows[self._mesh.replica] = own
+        return self._mesh.sum_on_cpu(rows)
+
+    def _update(self, tokens: float) -> float:
+        """Let the optimizer step; the gradient's norm. Nothing but padding teaches nothing: no step then."""
+        if tokens == 0:
+            self._model.zero_grad()
+            return 0.0
+        return self._engine.step(1.0 / tokens)
+
+    def _mean_loss(self, losses: Losses, everything: Tensor, step: int) -> tuple[float, float]:
+        """The step's loss, summed in one order whatever the ranks: by sequence, then by chunk.
+
+        Args:
+            losses: to read a replica's row with.
+            everything: what `_of_replicas` returned, the size of gradients last in each row.
+            step: for the message of an error.
+
+        Returns:
+            The mean over tokens, in nats (NaN without any), and the number of tokens.
+        """
         sums, counts = [], []
-        for row in everything:
-            losses.load(row)
+        for replica, row in enumerate(everything):
+            losses.load(row[:-1])
+            self._check(losses, step, replica)
             sums.append(losses.sequence_sums.flatten())
             counts.append(losses.counts.sum())
-            self._check(losses, step, len(sums) - 1)
-        self.sequence_losses = torch.cat(sums)
-        return _in_order(self.sequence_losses) / max(float(sum(counts)), 1.0)
+        if not everything.isfinite().all():
+            raise NumericsError(_not_finite(step, "the gradient is not finite, though the loss is"))
+        self.sequence_losses, tokens = torch.cat(sums), float(sum(counts))
+        return _in_order(self.sequence_losses) / tokens if tokens else math.nan, tokens
 
     def _check(self, losses: Losses, step: int, replica: int) -> None:
         bad = (~losses.sums.isfinite()).nonzero()
         if len(bad):
             sequence, chunk, _ = bad[0].tolist()
-            raise NumericsError(
-                f"step {step}: the loss of sequence {sequence} (replica {replica}) is not finite from "
-                f"chunk {chunk} on. Parameters are as before this step. Lower train.lr or "
-                "model.ttt_base_lr, or raise train.warmup_steps or model.inner_lr_warmup_steps."
-            )
+            what = f"the loss of sequence {sequence} (replica {replica}) is not finite from chunk {chunk} on"
+            raise NumericsError(_not_finite(step, what))
+
+
+def _not_finite(step: int, what: str) -> str:
+    return (
+        f"step {step}: {what}. Parameters are as before this step. Lower train.lr or "
+        "model.ttt_base_lr, or raise train.warmup_steps or model.inner_lr_warmup_steps."
+    )
 
 
 def _in_order(values: Tensor) -> float:

@@ -1,0 +1,52 @@
+"""Time that a device waits for messages: the host's on a CPU, the stream's on a GPU (simulated)."""
+
+import time
+
+import pytest
+import torch
+
+from tttscale.scan.waits import Waits
+
+
+def test_on_a_cpu_the_host_waits():
+    waits = Waits(torch.device("cpu"))
+    for _ in range(2):
+        with waits.one():
+            time.sleep(0.02)
+    time.sleep(0.05)
+    assert waits.seconds() >= 0.04
+
+
+class Stream:
+    """A GPU's clock, in milliseconds, that runs on when something waits there."""
+
+    def __init__(self):
+        self.now, self.log = 0.0, []
+
+
+def test_on_a_gpu_the_stream_does(monkeypatch):
+    stream = Stream()
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = stream.now
+
+        def elapsed_time(self, other):
+            return other.at - self.at
+
+        def synchronize(self):
+            stream.log.append(self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    waits = Waits(torch.device("cuda"))
+    assert waits.seconds() == 0
+    assert stream.log == []  # without a message nothing waits for the device
+    for milliseconds in (3.0, 5.0):
+        stream.now += 100
+        with waits.one():
+            stream.now += milliseconds
+    assert waits.seconds() == pytest.approx(0.008)
+    assert stream.log == [208.0]

@@ -1,0 +1,40 @@
+"""How long a device stood still for messages."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Waits:
+    """Adds up waits, one after the other.
+
+    On a CPU a receive holds up the host. On a GPU it only holds up the stream, long after the host has gone
+    on, so events on both sides of it are read at the end.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._host_seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """What is done inside is a wait."""
+        if self._cuda:
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            yield
+            after.record()
+            self._events.append((before, after))
+        else:
+            began = time.perf_counter()
+            yield
+            self._host_seconds += time.perf_counter() - began
+
+    def seconds(self) -> float:
+        """All of them so far."""
+        if self._events:
+            self._events[-1][1].synchronize()
+        return self._host_seconds + sum(a.elapsed_time(b) for a, b in self._events) / 1e3
