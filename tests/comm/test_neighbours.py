@@ -10,9 +10,9 @@ import torch
 from tests.ranks import run_ranks, values
 from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model
 from tttscale.comm import mesh as meshes
-from tttscale.comm.neighbours import ring_edges, unpack
+from tttscale.comm.neighbours import ring_edges
 from tttscale.errors import LaunchError, PeerError
-from tttscale.scan.carry import CarryLayout
+from tttscale.scan.carry import CarryLayout, views
 from tttscale.scan.layout import Layout
 from tttscale.scan.memory import KeepPolicy
 from tttscale.scan.schedule import Message, Phase, Schedule
@@ -158,9 +158,9 @@ def test_ring_edges_have_a_group_for_each_direction():
     assert len(set(ring_edges(5))) == 10
 
 
-def test_unpack_gives_views_in_order():
+def test_views_lie_in_order():
     flat = torch.arange(10.0)
-    one, two = unpack(flat, ((2, 3), (4,)))
+    one, two = views(flat, ((2, 3), (4,)))
     assert one.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert two.tolist() == [6, 7, 8, 9]
     assert relative(one.flatten(), flat[:6]) == 0

@@ -9,7 +9,6 @@ import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
@@ -17,12 +16,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tttscale.errors import PeerError
+from tttscale.model.chunk import PARTS
 from tttscale.model.device import to_device
-from tttscale.scan.carry import Shapes
+from tttscale.scan.carry import Shapes, views
 from tttscale.scan.schedule import Message, Phase
 from tttscale.scan.transport import Part
 
-PART_CODES = {"pre_conv": 0, "qk_conv": 1, "state": 2}
+PART_CODES = {part: i for i, part in enumerate(PARTS)}
 HEADER_FLOATS = 6
 _MAGIC = 1779
 """First number of every message; fp32 holds it and all chunk numbers up to 2^24 exactly."""
@@ -177,7 +177,7 @@ class _TorchPending:
             self._transport.check_later(self._message, lead)
         else:
             self._transport.check(self._message, lead)
-        return unpack(self._buffer[HEADER_FLOATS:], self._shapes)
+        return views(self._buffer[HEADER_FLOATS:], self._shapes)
 
 
 class _SendWaiter:
@@ -215,16 +215,6 @@ def ring_edges(size: int) -> list[tuple[int, int, Phase]]:
     """(source, target, phase) of a ring: carries go up, gradients go down."""
     ups = [(r, (r + 1) % size, Phase.FORWARD) for r in range(size)]
     return ups + [(target, source, Phase.BACKWARD) for source, target, _ in ups]
-
-
-def unpack(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Part:
-    """Views of a flat buffer."""
-    parts, at = [], 0
-    for shape in shapes:
-        size = math.prod(shape)
-        parts.append(flat[at : at + size].view(shape))
-        at += size
-    return tuple(parts)
 
 
 def _at(rank: int, peer: int, message: Message) -> str:

@@ -12,6 +12,12 @@ from tttscale.model.architecture import TTTConfig
 Shapes = tuple[tuple[int, ...], ...]
 
 
+def views(flat: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
+    """Tensors of these shapes that lie one behind the other in `flat`."""
+    sizes = [math.prod(shape) for shape in shapes]
+    return tuple(part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True))
+
+
 @dataclass(frozen=True)
 class CarryLayout:
     """Shapes of the parts of one layer's carry, for a batch of B sequences."""
@@ -87,9 +93,5 @@ class CarryStore:
 
     def get(self, sequence: int, edge: int, layer: int, part: str) -> tuple[Tensor, ...]:
         """Views of one part."""
-        flat, at, views = self._blocks[part][self._places[sequence, edge], layer], 0, []
-        for shape in self._layout.parts[part]:
-            size = math.prod(shape)
-            views.append(flat[at : at + size].view(shape))
-            at += size
-        return tuple(views)
+        flat = self._blocks[part][self._places[sequence, edge], layer]
+        return views(flat, self._layout.parts[part])

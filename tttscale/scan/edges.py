@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from tttscale.model.chunk import PARTS
 from tttscale.scan.carry import CarryStore
 from tttscale.scan.schedule import Message, Phase, Schedule, Work
 from tttscale.scan.transport import Inbox, Part, Transport
@@ -56,15 +57,11 @@ class ChunkEdges:
 
     def layer(self, index: int) -> "dict[str, PartEdge]":
         """Edges of one layer by part."""
-        return {part: PartEdge(self, index, part) for part in ("pre_conv", "qk_conv", "state")}
+        return {part: PartEdge(self, index, part) for part in PARTS}
 
     def owner(self, offset: int) -> int | None:
         """Owner of the chunk to the left (-1) or right (+1); None beyond the sequence."""
-        chunk = self.work.chunk + offset
-        layout = self.post.schedule.layout
-        if not 0 <= chunk < layout.chunks:
-            return None
-        return layout.owner(self.work.sequence, chunk)
+        return self.post.schedule.layout.neighbour(self.work.sequence, self.work.chunk, offset)
 
 
 @dataclass(frozen=True)

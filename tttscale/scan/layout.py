@@ -38,6 +38,11 @@ class Layout:
             return (chunk + sequence * self.ranks // self.sequences) % self.ranks
         return chunk * self.ranks // self.chunks
 
+    def neighbour(self, sequence: int, chunk: int, offset: int) -> int | None:
+        """Owner of the chunk to the left (-1) or right (+1); None beyond the sequence."""
+        beyond = not 0 <= chunk + offset < self.chunks
+        return None if beyond else self.owner(sequence, chunk + offset)
+
     def own(self, rank: int) -> list[tuple[int, int]]:
         """(sequence, chunk) pairs of a rank."""
         return [

@@ -66,17 +66,11 @@ class Schedule:
             forward = [Work(phase, m, c, range(layer, layer + 1)) for m, layer, c in by_layer]
         return forward if phase is Phase.FORWARD else forward[::-1]
 
-    def neighbour(self, work: Work) -> int | None:
-        """Owner of the chunk that this work hears from; None at the sequence's end."""
-        chunk = work.chunk + (-1 if work.phase is Phase.FORWARD else 1)
-        if not 0 <= chunk < self.layout.chunks:
-            return None
-        return self.layout.owner(work.sequence, chunk)
-
     def incoming(self, rank: int, phase: Phase) -> Iterator[tuple[int, Message]]:
         """(source rank, message) of all messages from other ranks, in the order of their use."""
+        heard = -1 if phase is Phase.FORWARD else +1
         for work in self.works(rank, phase):
-            source = self.neighbour(work)
+            source = self.layout.neighbour(work.sequence, work.chunk, heard)
             if source is None or source == rank:
                 continue
             for message in self.messages(work):
