@@ -80,5 +80,5 @@ def test_the_exit_code_knows_of_illegal_accesses(said, exit_code, tmp_path, monk
     monkeypatch.setattr(gpu_check, "check_errors", lambda work: [ROW])
     monkeypatch.setattr(gpu_check, "check_memory_accesses", lambda work: said)
     monkeypatch.setattr(Round, "worker", lambda *_, **__: [])
-    assert gpu_check.main(tmp_path / "gpu_check", 100) == exit_code
-    assert said in (tmp_path / "gpu_check.md").read_text()
+    assert gpu_check.main(tmp_path / "round.2", 100) == exit_code
+    assert said in (tmp_path / "round.2.md").read_text()

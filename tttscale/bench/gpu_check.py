@@ -208,7 +208,7 @@ def main(out: Path, seconds: float = 540.0) -> int:
     for stage in _stages(work, found):
         stage()
         found.write(out)
-    print(out.with_suffix(".md").read_text())
+    print(report.beside(out, ".md").read_text())
     failed = found.wrong or unchecked or found.sanitizer.startswith(FAILED)
     return int(bool(failed or not found.errors))
 
