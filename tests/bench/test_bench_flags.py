@@ -1,9 +1,11 @@
 """What the flags of `tttscale bench` ask for, and what they refuse."""
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
-from tttscale.bench import step
+from tttscale.bench import kernels, step
 from tttscale.cli import app
 from tttscale.errors import ConfigError
 
@@ -42,3 +44,22 @@ def test_nothing_is_measured_no_times(words, asked):
     assert done.exit_code == 2
     assert words[1] in done.output
     assert not asked
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        ((), "benchmarks/kernels_sm90_paper"),
+        (("--all",), "benchmarks/kernels_sm90"),
+        (("--capability", "80"), "benchmarks/kernels_sm80_paper"),
+        (("--all", "--capability", "80"), "benchmarks/kernels_sm80"),
+        (("--all", "--out", "mine"), "mine"),
+        (("--out", "mine"), "mine"),
+    ],
+    ids=" ".join,
+)
+def test_each_report_of_kernels_has_its_own_path(words, out, monkeypatch):
+    written = []
+    monkeypatch.setattr(kernels, "bench_kernels", lambda path, *_: written.append(path))
+    assert bench("kernels", *words).exit_code == 0
+    assert written == [Path(out)]

@@ -84,8 +84,13 @@ def documents(
 
 @app.command("kernels")
 def kernels(
-    out: Out = Path("benchmarks/kernels_sm90"),
-    capability: Annotated[int, typer.Option(help="90 (Hopper) or 80 (A100).")] = 90,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Report path without suffix; default: benchmarks/kernels_smN, and _paper without --all."
+        ),
+    ] = None,
+    capability: Annotated[int, typer.Option(help="N: 90 (Hopper) or 80 (A100).")] = 90,
     everything: Annotated[
         bool, typer.Option("--all", help="Every head dim, mini-batch and dtype that is shipped.")
     ] = False,
@@ -95,6 +100,8 @@ def kernels(
 ) -> None:
     """Registers, spills and shared memory of the Triton kernels; no GPU needed.
 
+    Without --all: those of the paper's shape, head dim 64 and mini-batches of 16.
+
     Example: `tttscale bench kernels --all`
     """
     from tttscale.bench.kernels import bench_kernels
@@ -103,7 +110,9 @@ def kernels(
         raise ConfigError(f"--capability {capability}: expected 90 (Hopper) or 80 (A100)")
     if fla is not None and not (fla / "fla").is_dir():
         raise ConfigError(f"--fla {fla}: no folder fla in it; unpack the wheel of fla-core there")
-    typer.echo(bench_kernels(out, capability, everything, fla))
+    # Two generations, or few kernels and all, are not one report: neither overwrites the other.
+    name = f"kernels_sm{capability}{'' if everything else '_paper'}"
+    typer.echo(bench_kernels(out or Path("benchmarks", name), capability, everything, fla))
 
 
 @app.command("build")
