@@ -11,7 +11,8 @@ if [[ -e "$stamp" && "$stamp" -nt pyproject.toml && "$stamp" -nt constraints.txt
 fi
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
-if [[ ! -x .venv/bin/python ]]; then
+# An interrupted venv has no pip yet: made once more it is whole.
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   names=(python3 python3.13 python3.12 python3.11)
   if [[ -n "${PYTHON:-}" ]]; then names=("$PYTHON"); fi
   python=""
