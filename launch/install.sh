@@ -11,7 +11,7 @@ if [[ -e "$stamp" && "$stamp" -nt pyproject.toml && "$stamp" -nt constraints.txt
 fi
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
-# An interrupted venv has no pip yet: made once more it is whole.
+# A .venv whose making was interrupted has no pip yet; making it again completes it.
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   names=(python3 python3.13 python3.12 python3.11)
   if [[ -n "${PYTHON:-}" ]]; then names=("$PYTHON"); fi
@@ -20,7 +20,7 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     if fits "$name"; then python="$name"; break; fi
   done
   [[ -n "$python" ]] || {
-    echo "tttscale needs Python 3.11 to 3.13; ${PYTHON:-python3} is none. Set PYTHON to one that is." >&2
+    echo "tttscale needs Python 3.11 to 3.13; ${PYTHON:-python3} is not. Set PYTHON to one that is." >&2
     exit 1
   }
   "$python" -m venv .venv
