@@ -20,7 +20,7 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     if fits "$name"; then python="$name"; break; fi
   done
   [[ -n "$python" ]] || {
-    echo "tttscale needs Python 3.11 to 3.13; ${PYTHON:-python3} is not. Set PYTHON to one that is." >&2
+    echo "tttscale needs Python 3.11 to 3.13, which ${PYTHON:-python3} is not. Set PYTHON to one that is." >&2
     exit 1
   }
   "$python" -m venv .venv
