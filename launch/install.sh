@@ -11,7 +11,8 @@ if [[ -e "$stamp" && "$stamp" -nt pyproject.toml && "$stamp" -nt constraints.txt
 fi
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
-if [[ ! -x .venv/bin/python ]]; then
+# A .venv whose making was interrupted has no pip yet; making it again completes it.
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   names=(python3 python3.13 python3.12 python3.11)
   if [[ -n "${PYTHON:-}" ]]; then names=("$PYTHON"); fi
   python=""
@@ -19,7 +20,7 @@ if [[ ! -x .venv/bin/python ]]; then
     if fits "$name"; then python="$name"; break; fi
   done
   [[ -n "$python" ]] || {
-    echo "tttscale needs Python 3.11 to 3.13; ${PYTHON:-python3} is none. Set PYTHON to one that is." >&2
+    echo "tttscale needs Python 3.11 to 3.13, which ${PYTHON:-python3} is not. Set PYTHON to one that is." >&2
     exit 1
   }
   "$python" -m venv .venv

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stage="start"
-trap 'echo "quickstart failed while it was to: $stage" >&2' ERR
+trap 'echo "quickstart failed at this step: $stage" >&2' ERR
 say() { stage="$1"; printf '\n== %s\n' "$1"; }
 
 name="quickstart-$(date +%Y%m%d-%H%M%S)"

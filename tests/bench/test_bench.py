@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tttscale.bench import gpu_tune
+from tttscale.bench import gpu_tune, report
 from tttscale.bench.build import bench_build
 from tttscale.bench.documents import bench_documents
 from tttscale.bench.gpu_tune_worker import candidates
@@ -19,6 +19,15 @@ from tttscale.data.training import train_tokenizer
 from tttscale.kernels.launch_table import launch_of
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_dot_in_a_reports_name_is_no_suffix(tmp_path):
+    for name in ("ttt-1.3b", "ttt-1.5b"):
+        report.write(tmp_path / name, name, [], data=name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"ttt-1.{size}b.{suffix}" for size in (3, 5) for suffix in ("json", "md")
+    ]
+    assert json.loads((tmp_path / "ttt-1.3b.json").read_text())["data"] == "ttt-1.3b"
 
 
 def test_scan_report(tmp_path):
@@ -82,8 +91,8 @@ def test_gpu_check_without_a_gpu(tmp_path):
 
 def test_gpu_tune_without_a_gpu(tmp_path):
     """One kernel under the table's launch and under another; the results agree."""
-    assert gpu_tune.main(tmp_path / "tune") == 0
-    rows = json.loads((tmp_path / "tune.json").read_text())["data"]
+    assert gpu_tune.main(tmp_path / "tune.2") == 0
+    rows = json.loads((tmp_path / "tune.2.json").read_text())["data"]
     assert [row["now"] for row in rows] == [True, False]
     assert all(row["right"] and row["us_per_step"] > 0 for row in rows)
 

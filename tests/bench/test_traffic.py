@@ -27,6 +27,20 @@ def rows(*words):
     return {(r["compiled"], r["direction"], r["part"]): r for r in found}
 
 
+def scan_bytes():
+    """All arguments of the three kernels of a forward, bytes per token; blocks of 64 tokens."""
+    f = D // HEADS
+    token, wide, block = BF16 * f, 4 * f, 64
+    state = (BF16 * f * f + 4 * f) / block  # W and b in front of a block
+    scores = BF16 * block  # products of a token's key with those of its block
+    targets = 2 * token + 4 + 4 + wide + scores  # k, v, rate; step, u
+    advance = token + wide + 4 + scores + token + state  # k, u, step; G
+    ends = 2 * 4 * (f * f + f) / TOKENS  # the states that come in and leave
+    readout = 4 * token + 4 + state  # q, k, G, out, rate
+    norm = 4 * (5 * f + 2 * 16 / HEADS) / TOKENS  # weight, bias; token_idx is shared by the heads
+    return HEADS * (targets + advance + ends + readout + norm)
+
+
 def test_a_blocks_bytes():
     found = rows(*LINEAR)
     assert {key[2] for key in found} == set(PARTS)
@@ -41,7 +55,11 @@ def test_a_blocks_bytes():
         backward = found[compiled, "backward", "products"]
         assert backward["calls"] == 2 * len(matrices)
         assert backward["bytes_per_token"] == pytest.approx(2 * tokens + 3 * weights, abs=1)
-        assert found[compiled, "forward", "scan"]["calls"] == 3  # targets, advance, readout
+        scan = found[compiled, "forward", "scan"]
+        assert scan["calls"] == 3  # targets, advance, readout
+        assert scan["bytes_per_token"] == pytest.approx(scan_bytes(), abs=1)
+        # What the reverse chain waits for, the chain, gradients.
+        assert found[compiled, "backward", "scan"]["calls"] == 3
     # Three norms, of which two take a residual; two convolutions' inputs and one of them; both others;
     # gates; the last residual. fp32 stream, bf16 elsewhere.
     norms = 3 * (4 + 2) + 2 * (2 + 4)

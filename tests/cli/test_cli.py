@@ -74,6 +74,13 @@ def test_every_verb_has_help_with_an_example(run, verb):
     assert f"Example: tttscale {' '.join(verb)}" in out
 
 
+def test_help_on_several_hosts_leaves_all_cores_to_a_rank(run):
+    """Open MPI ties a process to one core or a few, and `data build` would count no more."""
+    code, out, _ = run("data", "build", "--help")
+    assert code == 0
+    assert "mpirun -n 4 --map-by node --bind-to none tttscale data build" in " ".join(out.split())
+
+
 def test_train_hands_over_config_and_ranks(run, config, fake_train):
     seen = []
     fake_train(lambda resolved, ranks: seen.append((resolved, ranks)) or 7)

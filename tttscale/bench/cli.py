@@ -16,8 +16,8 @@ Out = Annotated[Path, typer.Option(help="Report path without suffix; .md and .js
 @app.command("scan")
 def scan(
     out: Out = Path("benchmarks/scan_cpu"),
-    tokens: Annotated[int, typer.Option(help="Sequence length.")] = 4096,
-    repeats: Annotated[int, typer.Option(help="Timed repetitions.")] = 3,
+    tokens: Annotated[int, typer.Option(min=1, help="Sequence length.")] = 4096,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repetitions.")] = 3,
     official: Annotated[
         Path | None, typer.Option(help="ttt.py of ttt-lm-pytorch, to measure beside ours.")
     ] = None,
@@ -40,7 +40,9 @@ def step(
     ranks: Annotated[str, typer.Option(help="Numbers of sequence ranks, such as 1,2.")] = "1,2",
     chunk: Annotated[str, typer.Option(help="Tokens per chunk.")] = "2Ki",
     keep: Annotated[str, typer.Option(help="parallel.keep_chunks: a number or auto.")] = "1",
-    steps: Annotated[int, typer.Option(help="Steps per measurement; the fastest counts.")] = 2,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps per measurement; the fastest counts.")
+    ] = 2,
 ) -> None:
     """A whole optimizer step of the quickstart's model, by context length and by ranks.
 
@@ -50,6 +52,8 @@ def step(
 
     sizes = [parse_flag("--lengths", word) for word in lengths.split(",")]
     counts = [parse_flag("--ranks", word) for word in ranks.split(",")]
+    if keep != "auto" and not keep.isdecimal():
+        raise ConfigError(f"--keep {keep!r}: expected auto, or a whole number of at least 0")
     typer.echo(bench_step(out, sizes, counts, parse_flag("--chunk", chunk), keep, steps))
 
 
@@ -80,8 +84,13 @@ def documents(
 
 @app.command("kernels")
 def kernels(
-    out: Out = Path("benchmarks/kernels_sm90"),
-    capability: Annotated[int, typer.Option(help="90 (Hopper) or 80 (A100).")] = 90,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Report path without suffix; default: benchmarks/kernels_smN, and _paper without --all."
+        ),
+    ] = None,
+    capability: Annotated[int, typer.Option(help="N: 90 (Hopper) or 80 (A100).")] = 90,
     everything: Annotated[
         bool, typer.Option("--all", help="Every head dim, mini-batch and dtype that is shipped.")
     ] = False,
@@ -91,6 +100,8 @@ def kernels(
 ) -> None:
     """Registers, spills and shared memory of the Triton kernels; no GPU needed.
 
+    Without --all: those of the paper's shape, head dim 64 and mini-batches of 16.
+
     Example: `tttscale bench kernels --all`
     """
     from tttscale.bench.kernels import bench_kernels
@@ -99,7 +110,9 @@ def kernels(
         raise ConfigError(f"--capability {capability}: expected 90 (Hopper) or 80 (A100)")
     if fla is not None and not (fla / "fla").is_dir():
         raise ConfigError(f"--fla {fla}: no folder fla in it; unpack the wheel of fla-core there")
-    typer.echo(bench_kernels(out, capability, everything, fla))
+    # Two generations, or few kernels and all, are not one report: neither overwrites the other.
+    name = f"kernels_sm{capability}{'' if everything else '_paper'}"
+    typer.echo(bench_kernels(out or Path("benchmarks", name), capability, everything, fla))
 
 
 @app.command("build")

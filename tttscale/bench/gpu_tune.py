@@ -39,7 +39,7 @@ def main(out: Path, seconds: float = 540.0) -> int:
     for case in cases:
         rows += worker(case, "16384" if device == "cuda" else "64", work) or []
         _write(out, device, rows, work.missing)
-    print(out.with_suffix(".md").read_text())
+    print(report.beside(out, ".md").read_text())
     return int(not rows)
 
 

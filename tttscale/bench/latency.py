@@ -3,7 +3,7 @@
 One warp in order: every instruction waits for its stall count and for the scoreboards that its control bits
 name; a scoreboard is released after a fixed latency of the kind of instruction that set it. Other warps,
 caches and the tensor cores' queue are not modelled. It ranks kernels; it does not replace a measurement
-(the reference study behind it gives +-40 %).
+(our earlier prototypes, not published, give +-40 %).
 """
 
 import re

@@ -69,9 +69,14 @@ def write(
     ]
     body = [line for name, text in sections for line in ("", f"## {name}", "", text)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".md").write_text("\n".join(head + body) + "\n", encoding="utf-8")
+    beside(out, ".md").write_text("\n".join(head + body) + "\n", encoding="utf-8")
     text = json.dumps({"circumstances": facts, "data": data}, indent=1) + "\n"
-    out.with_suffix(".json").write_text(text, encoding="utf-8")
+    beside(out, ".json").write_text(text, encoding="utf-8")
+
+
+def beside(out: Path, suffix: str) -> Path:
+    """The report path OUT with a suffix. `ttt-1.3b` has none yet, only a dot in its name."""
+    return out.with_name(out.name + suffix)
 
 
 def run_worker(module: str, *arguments: str, env: dict[str, str] | None = None) -> Any:

@@ -88,8 +88,8 @@ class Counted(TorchDispatchMode):
             return "parameters"
         return "products" if name in ("mm", "bmm", "addmm") else "between"
 
-    def launched(self, kernel: Any, *arguments: Any, **_: Any) -> None:
-        """Stands in for the launch of a Triton kernel."""
+    def launched(self, *arguments: Any, **_: Any) -> None:
+        """Stands in for the launch of a Triton kernel, which does not bind it: all are the launch's."""
         self.add("scan", bytes_of(arguments))
 
     def as_one(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -54,7 +54,7 @@ def data_build(
 
     Example: `tttscale data build stores/code src/ --suffix .py --heldout 0.02`
 
-    On several hosts: `mpirun -n 4 --map-by node tttscale data build ...`
+    On several hosts: `mpirun -n 4 --map-by node --bind-to none tttscale data build ...`
     """
     from tttscale.data import build_store
 

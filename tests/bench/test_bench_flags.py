@@ -1,0 +1,65 @@
+"""What the flags of `tttscale bench` ask for, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tttscale.bench import kernels, step
+from tttscale.cli import app
+from tttscale.errors import ConfigError
+
+
+def bench(*words):
+    return CliRunner().invoke(app, ["bench", *words])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What would be measured."""
+    found = []
+    monkeypatch.setattr(step, "bench_step", lambda *arguments: found.append(arguments))
+    return found
+
+
+@pytest.mark.parametrize("keep", ["foo", "-1", "1.5", ""])
+def test_keep_is_a_number_or_auto(keep, asked):
+    done = bench("step", f"--keep={keep}")
+    assert isinstance(done.exception, ConfigError)
+    assert f"--keep {keep!r}: expected auto" in str(done.exception)
+    assert not asked
+
+
+@pytest.mark.parametrize("keep", ["0", "3", "auto"])
+def test_keep_is_handed_on(keep, asked):
+    assert bench("step", "--keep", keep).exit_code == 0
+    assert asked[0][4] == keep
+
+
+@pytest.mark.parametrize(
+    "words", [("step", "--steps"), ("scan", "--tokens"), ("scan", "--repeats")], ids=" ".join
+)
+def test_nothing_is_measured_no_times(words, asked):
+    done = bench(*words, "0")
+    assert done.exit_code == 2
+    assert words[1] in done.output
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        ((), "benchmarks/kernels_sm90_paper"),
+        (("--all",), "benchmarks/kernels_sm90"),
+        (("--capability", "80"), "benchmarks/kernels_sm80_paper"),
+        (("--all", "--capability", "80"), "benchmarks/kernels_sm80"),
+        (("--all", "--out", "mine"), "mine"),
+        (("--out", "mine"), "mine"),
+    ],
+    ids=" ".join,
+)
+def test_each_report_of_kernels_has_its_own_path(words, out, monkeypatch):
+    written = []
+    monkeypatch.setattr(kernels, "bench_kernels", lambda path, *_: written.append(path))
+    assert bench("kernels", *words).exit_code == 0
+    assert written == [Path(out)]

@@ -1,0 +1,126 @@
+"""Which processes launch/ starts, where, and with which Python; the launchers themselves are stubs."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+class Checkout:
+    """A checkout with a .venv of stubs, and another folder that its scripts are called from."""
+
+    def __init__(self, folder):
+        self.root, self.elsewhere, self.log = folder / "checkout", folder / "else", folder / "log"
+        self.bin = self.root / ".venv" / "bin"
+        self.bin.mkdir(parents=True)
+        self.elsewhere.mkdir()
+        shutil.copytree(LAUNCH, self.root / "launch")
+        (self.elsewhere / "c.yaml").touch()
+
+    def stub(self, name, *lines, folder=None):
+        """A program; by default it writes down its folder, itself and its arguments."""
+        path = (folder or self.bin) / name
+        noted = f'{{ pwd; echo "$0"; printf "%s\\n" "$@"; }} > {self.log}'
+        path.write_text("\n".join(["#!/bin/sh", *(lines or [noted])]))
+        path.chmod(0o755)
+        return path
+
+    def call(self, script, *words, cwd=None, check=True, **env):
+        return subprocess.run(
+            ["bash", os.path.relpath(self.root / "launch" / script, cwd or self.elsewhere), *words],
+            cwd=cwd or self.elsewhere,
+            env={"PATH": SYSTEM_PATH, **env},
+            capture_output=True,
+            text=True,
+            check=check,
+        )
+
+    @property
+    def noted(self):
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed", "mpirun"])
+def test_paths_are_the_callers(launcher, checkout):
+    checkout.stub("python", "exit 1")  # deepspeed.sh asks it for a GPU
+    started = checkout.stub(launcher)
+    checkout.call(f"{launcher}.sh", "c.yaml", "train.steps=2")
+    folder, program, *words = checkout.noted
+    assert (folder, program) == (str(checkout.elsewhere), str(started))
+    assert words[-4:] == ["tttscale", "train", "c.yaml", "train.steps=2"]
+
+
+def test_deepspeeds_hostfile_is_the_callers(checkout):
+    checkout.stub("python", "exit 1")
+    checkout.stub("deepspeed")
+    checkout.call("deepspeed.sh", "c.yaml", HOSTFILE="hosts")
+    assert checkout.noted[0] == str(checkout.elsewhere)
+    assert checkout.noted[2:4] == ["--hostfile", "hosts"]
+
+
+def test_mpirun_starts_the_checkouts_python_on_hosts_with_another_path(checkout):
+    python = checkout.stub("python")
+    checkout.stub("mpirun", 'test "$1 $2" = "-n 2" && shift 2', 'exec env -i PATH=/usr/bin "$@"')
+    checkout.call("mpirun.sh", "c.yaml")
+    assert checkout.noted[1:] == [str(python), "-m", "tttscale", "train", "c.yaml"]
+
+
+def test_mpirun_without_a_python_says_so(checkout):
+    shutil.rmtree(checkout.bin)
+    tools = checkout.elsewhere / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    done = checkout.call("mpirun.sh", "c.yaml", check=False, PATH=str(tools))
+    assert done.returncode == 1
+    assert "no python on the PATH: run bash launch/install.sh" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["check", "tune"])
+def test_gpu_rounds_use_the_checkouts_python_unless_told_of_another(what, checkout):
+    own, other = checkout.stub("python3"), checkout.stub("other", folder=checkout.elsewhere)
+    for python, told in ((own, {}), (other, {"PYTHON": str(other)})):
+        checkout.call(f"gpu_{what}.sh", **told)
+        words = ["-m", f"tttscale.bench.gpu_{what}", f"benchmarks/gpu_{what}", "540"]
+        assert checkout.noted == [str(checkout.root), str(python), *words]
+
+
+def test_slurm_starts_the_python_of_the_folder_of_submission(checkout):
+    checkout.stub("python")
+    checkout.stub("scontrol", "echo node0", "echo node1")
+    checkout.stub("srun")
+    job = {"SLURM_JOB_NODELIST": "node[0-1]", "PATH": f"{checkout.bin}:{SYSTEM_PATH}"}
+    checkout.call("slurm.sbatch", "c.yaml", SLURM_SUBMIT_DIR=str(checkout.root), **job)
+    words = [".venv/bin/python", "-m", "tttscale", "train", "c.yaml"]
+    assert checkout.noted[0] == str(checkout.root)
+    assert checkout.noted[-5:] == words
+
+    refused = checkout.call(
+        "slurm.sbatch", "c.yaml", check=False, SLURM_SUBMIT_DIR=str(checkout.elsewhere), **job
+    )
+    assert refused.returncode == 1
+    assert (
+        f"{checkout.elsewhere} has no .venv/bin/python: submit from the checkout" in refused.stderr
+    )
+
+
+def test_an_interrupted_installation_is_made_whole(checkout):
+    """venv makes the interpreter first; pip comes with a rerun of it."""
+    whole = checkout.root / "whole"
+    pip = f'test "$2" != pip || test -e {whole} || {{ echo No module named pip >&2; exit 1; }}'
+    checkout.stub("python", pip, f'echo "$*" >> {checkout.log}')
+    base = checkout.stub("base", f'test "$2" != venv || touch {whole}', folder=checkout.elsewhere)
+    checkout.call("install.sh", PYTHON=str(base))
+    assert whole.exists()
+    assert [line for line in checkout.noted if " install " in line][-1].endswith("-e .")
+    assert (checkout.root / ".venv" / ".installed").exists()
