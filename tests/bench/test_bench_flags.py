@@ -36,6 +36,16 @@ def test_keep_is_handed_on(keep, asked):
     assert asked[0][4] == keep
 
 
+def test_chunks_are_whole_mini_batches(asked):
+    done = bench("step", "--chunk", "17")
+    assert isinstance(done.exception, ConfigError)
+    assert "--chunk 17" in str(done.exception)
+    assert "set --chunk 32" in str(done.exception)
+    assert not asked
+    assert bench("step", "--chunk", "32").exit_code == 0
+    assert asked[0][3] == 32
+
+
 @pytest.mark.parametrize(
     "words", [("step", "--steps"), ("scan", "--tokens"), ("scan", "--repeats")], ids=" ".join
 )

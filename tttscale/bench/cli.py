@@ -49,12 +49,19 @@ def step(
     Example: `tttscale bench step --lengths 64Ki,256Ki --ranks 1,2`
     """
     from tttscale.bench.step import bench_step
+    from tttscale.model.architecture import TTTConfig
 
     sizes = [parse_flag("--lengths", word) for word in lengths.split(",")]
     counts = [parse_flag("--ranks", word) for word in ranks.split(",")]
     if keep != "auto" and not keep.isdecimal():
         raise ConfigError(f"--keep {keep!r}: expected auto, or a whole number of at least 0")
-    typer.echo(bench_step(out, sizes, counts, parse_flag("--chunk", chunk), keep, steps))
+    chunk_tokens, mini = parse_flag("--chunk", chunk), TTTConfig().mini_batch_size
+    if chunk_tokens % mini:
+        up = -(-chunk_tokens // mini) * mini
+        raise ConfigError(
+            f"--chunk {chunk} is not a multiple of the model's {mini} tokens a mini-batch; set --chunk {up}"
+        )
+    typer.echo(bench_step(out, sizes, counts, chunk_tokens, keep, steps))
 
 
 @app.command("around")
