@@ -55,7 +55,10 @@ def step(
     counts = [parse_flag("--ranks", word) for word in ranks.split(",")]
     if keep != "auto" and not keep.isdecimal():
         raise ConfigError(f"--keep {keep!r}: expected auto, or a whole number of at least 0")
-    chunk_tokens, mini = parse_flag("--chunk", chunk), TTTConfig().mini_batch_size
+    chunk_tokens, mini = (
+        parse_flag("--chunk", chunk),
+        TTTConfig.model_fields["mini_batch_size"].default,
+    )
     if chunk_tokens % mini:
         up = -(-chunk_tokens // mini) * mini
         raise ConfigError(
