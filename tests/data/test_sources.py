@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 
 from tttscale.data.sources import list_files
@@ -50,3 +53,50 @@ def test_excluded_names_are_left_out(tmp_path):
         (tmp_path / folder / "a.py").write_text("a")
         (tmp_path / folder / "site-packages" / "b.py").write_text("b")
     assert names(tmp_path, tmp_path, exclude=["site-packages"]) == ["keep/a.py"]
+
+
+@pytest.fixture
+def locked(tree, monkeypatch):
+    """The folder b, which may not be read; permissions alone would not stop root."""
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path).rstrip("/") == str(tree / "b"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    return tree / "b"
+
+
+@pytest.mark.parametrize("source", [".", "**/*.py", "*/*.py", "b"])
+def test_a_folder_that_may_not_be_read_is_named(tree, locked, source):
+    with pytest.raises(DataError, match=rf"source {locked}/?: Permission denied\..*--exclude b"):
+        list_files([str(tree / source)])
+
+
+def test_a_folder_that_may_not_be_read_can_be_left_out(tree, locked):
+    assert names(tree, tree, exclude=["b"]) == ["a.py", "c.txt"]
+    assert names(tree, tree / "*.py") == ["a.py"]
+
+
+@pytest.mark.parametrize("source", [".", "*", "b/3.py"])
+def test_a_link_to_nothing_is_named(tree, source):
+    (tree / "3.py").symlink_to("gone.py")
+    (tree / "b/3.py").symlink_to("../a.py")  # one that leads to a file is that file
+    if source == "b/3.py":
+        assert names(tree, tree / source) == ["b/3.py"]
+        return
+    with pytest.raises(DataError, match=r"source .*/3\.py: a link, No such file .*--exclude 3\.py"):
+        list_files([str(tree / source)])
+    assert "c.txt" in names(tree, tree, suffixes=[".txt"])
+
+
+def test_links_to_folders_are_left_out_but_mentioned(tree, caplog):
+    (tree / "again").symlink_to("b")
+    assert names(tree, tree, suffixes=[".py"]) == ["a.py", "b/10.py", "b/2.py"]
+    assert f"links to folders are not followed: {tree}/again. Name" in caplog.text
+    caplog.clear()
+    names(tree, tree, exclude=["again"])
+    assert names(tree, tree / "again") == ["again/10.py", "again/2.py"]
+    assert not caplog.records
