@@ -202,6 +202,15 @@ def test_data_build_shows_progress_on_a_terminal(run, tmp_path, monkeypatch):
     assert "M tokens, " in err
 
 
+def test_data_build_shows_no_bar_in_the_log_of_mpirun(run, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    for name, value in (("RANK", 0), ("SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_SIZE", 1)):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
+    code, _, err = run("data", "build", str(tmp_path / "store"), str(tmp_path / "a.txt"))
+    assert (code, err) == (0, "")
+
+
 def test_data_verify_names_damage_and_sets_it_apart(run, tmp_path):
     (tmp_path / "a.txt").write_text("some text " * 100)
     store = str(tmp_path / "store")
