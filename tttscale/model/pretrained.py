@@ -56,6 +56,7 @@ def _whole(path: Path) -> Iterator[Path]:
 
 
 def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
+    path.unlink(missing_ok=True)  # of a process that was killed
     path.touch()
     mode = path.stat().st_mode  # of the umask, as all other files have it; safetensors makes 0600
     try:
