@@ -127,6 +127,10 @@ def plot(
 @app.command()
 def baseline(
     run_dir: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Such as data.store=PATH, if the store moved."),
+    ] = None,
 ) -> None:
     """Compare a run's held-out loss with a bigram model of its training text.
 
@@ -134,7 +138,7 @@ def baseline(
     """
     from tttscale.evaluate.bigram import compare
 
-    typer.echo(compare(run_dir).render())
+    typer.echo(compare(run_dir, overrides or []).render())
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
