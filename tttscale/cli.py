@@ -14,6 +14,7 @@ from tttscale import __version__
 from tttscale.bench.cli import app as bench_app
 from tttscale.cluster import discover, discover_place
 from tttscale.cluster.interrupts import Interrupted, Interrupts
+from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 
@@ -165,6 +166,7 @@ def _report(error: TTTScaleError) -> None:
 
     Other ranks than the first wait a moment. If the first failed too, the launcher ends them meanwhile.
     """
+    tell_torchrun(f"error: {error}")
     if not _is_first_rank():
         time.sleep(_OTHER_RANKS_WAIT_SECONDS)
         typer.echo(f"[rank {discover_place(os.environ).rank}] error: {error}", err=True)

@@ -108,6 +108,19 @@ def test_user_errors_are_one_message_with_their_code(run, config):
     assert "Traceback" not in err
 
 
+def test_torchrun_is_told_in_its_own_form(run, config, monkeypatch, tmp_path):
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    path = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    code, _, err = run("train", config, "train.lrr=1")
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file=str(path))
+    assert f"{failure.message['message']}\n" == err  # type: ignore[index]
+    assert failure.timestamp > 0
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "nowhere" / "error.json"))
+    assert run("train", config, "train.lrr=1") == (code, "", err)
+
+
 def test_other_ranks_wait_and_say_who_they_are(run, config, monkeypatch):
     """The launcher ends them meanwhile if the first rank has failed and spoken."""
     naps = []
