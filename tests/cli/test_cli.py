@@ -231,7 +231,7 @@ def test_data_verify_names_damage_and_sets_it_apart(run, tmp_path):
     code, said, _ = run("data", "verify", store, "--workers", "1")
     assert code == 0
     assert said.endswith("\nwhole\n")
-    (tmp_path / "store/train/tokens/c/0").unlink()
+    kept = (tmp_path / "store/train/tokens/c/0").rename(tmp_path / "kept")
     report = tmp_path / "report.json"
     code, said, err = run("data", "verify", store, "--workers", "1", "--report", str(report))
     assert code == 65
@@ -241,6 +241,16 @@ def test_data_verify_names_damage_and_sets_it_apart(run, tmp_path):
     code, said, _ = run("data", "verify", store, "--workers", "1", "--quarantine")
     assert code == 0
     assert "quarantined: 1,002 tokens in 1 ranges" in said
+    code, _, err = run("data", "verify", store, "--workers", "1")
+    assert (code, "--quarantine" in err) == (65, False)
+    assert "all of that is quarantined. Train with data.damaged=pad" in err
+    code, said, _ = run("data", "info", store)
+    assert code == 0
+    assert "quarantined 1,002 tokens of train in 1 ranges, found 2" in said
+    kept.rename(tmp_path / "store/train/tokens/c/0")
+    code, said, _ = run("data", "verify", store, "--workers", "1")
+    assert code == 0
+    assert "is whole, but quarantine.json sets parts of it apart" in said
 
 
 def test_data_tokenizer_serves_a_build(run, tmp_path):

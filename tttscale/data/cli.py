@@ -121,7 +121,10 @@ def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> N
     """
     from tttscale.data import TokenStore, render_info
 
-    typer.echo(render_info(TokenStore.open(store).info))
+    opened = TokenStore.open(store, damaged="pad")
+    typer.echo(render_info(opened.info))
+    if opened.quarantine:
+        typer.echo(opened.quarantine.render())
 
 
 @app.command("verify")
@@ -143,7 +146,7 @@ def data_verify(
 
     Example: `tttscale data verify stores/code --workers 8`
     """
-    from tttscale.data.verify import quarantine, verify_store
+    from tttscale.data.verify import advice, quarantine, verify_store
 
     ranks = discover_place(os.environ)
     own = workers or _share_of_cores(ranks)
@@ -163,11 +166,10 @@ def data_verify(
         ranges = quarantine(Path(store), found).ranges
         tokens = sum(r.end - r.begin for r in ranges)
         typer.echo(f"quarantined: {tokens:,} tokens in {len(ranges)} ranges")
-    elif found.damages:
-        raise DataError(
-            f"{store} is damaged. Fetch or build it again, or run this with --quarantine and train "
-            "with data.damaged=pad."
-        )
+    elif to_do := advice(store, found):
+        if found.damages:
+            raise DataError(to_do)
+        typer.echo(to_do)
 
 
 @app.command("show")
