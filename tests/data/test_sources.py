@@ -1,9 +1,12 @@
 import errno
 import os
+import sys
 
 import pytest
 
+from tttscale.data.formats import parquet_file
 from tttscale.data.sources import list_files
+from tttscale.data.storage import open_storage
 from tttscale.errors import DataError
 
 
@@ -36,7 +39,7 @@ def test_missing_empty_and_unsupported_sources(tmp_path):
         list_files([str(tmp_path / "nowhere")])
     with pytest.raises(DataError, match=r"found no file whose name ends in \.py.*--suffix"):
         list_files([str(tmp_path)], suffixes=[".py"])
-    with pytest.raises(DataError, match=r"found no file"):
+    with pytest.raises(DataError, match=r"found no file\. .*folders or globs\."):
         list_files([str(tmp_path / "*.txt")])
     for name, suffix in (("a.zip", ".zip"), ("b.tar.gz", ".tar")):
         (tmp_path / name).write_bytes(b"PK")
@@ -100,3 +103,12 @@ def test_links_to_folders_are_left_out_but_mentioned(tree, caplog):
     names(tree, tree, exclude=["again"])
     assert names(tree, tree / "again") == ["again/10.py", "again/2.py"]
     assert not caplog.records
+
+
+def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
+    for package in ("pyarrow", "obstore"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=r"install pyarrow`, or in a .*install -e '\.\[parquet\]'`"):
+        parquet_file("a.parquet")
+    with pytest.raises(DataError, match=r"install obstore`, or in a .*install -e '\.\[remote\]'`"):
+        open_storage("s3://bucket/store")

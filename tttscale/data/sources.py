@@ -41,8 +41,8 @@ def list_files(
     if not files:
         wanted = f" whose name ends in {', '.join(suffixes)}" if suffixes else ""
         raise DataError(
-            f"SOURCES {' '.join(sources) or '(none)'}: found no file{wanted}. {_HINT}, "
-            "or change --suffix."
+            f"SOURCES {' '.join(sources) or '(none)'}: found no file{wanted}. {_HINT}"
+            f"{', or change --suffix' if suffixes else ''}."
         )
     for file in files:
         odd = bare_suffix(file)

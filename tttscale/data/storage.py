@@ -99,7 +99,8 @@ class Remote:
             import obstore
         except ImportError as error:
             raise DataError(
-                f"{url}: reading from a URL needs obstore. Run `pip install obstore`."
+                f"{url}: reading from a URL needs obstore. Run `pip install obstore`, or in a "
+                "checkout `pip install -e '.[remote]'`."
             ) from error
         self.location = url
         self._obstore: Any = obstore
