@@ -114,6 +114,18 @@ def test_a_build_that_skips_everything_says_so(tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
+def test_what_is_no_text_is_mentioned(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("größer \x01 \u202e " * 9)
+    build(tmp_path / "a", tmp_path / "a.txt")
+    assert not caplog.records
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    info = build(tmp_path / "b", *sorted(tmp_path.glob("*.*")))
+    assert sum(split.documents for split in info.splits.values()) == 3
+    assert "2 documents hold NUL bytes" in caplog.text
+    assert f"the first is {tmp_path}/b.png." in caplog.text
+
+
 class Decoding(ByteTokenizer):
     """Wants UTF-8, and adds `shift` to every id."""
 

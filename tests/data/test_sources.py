@@ -112,3 +112,14 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
         parquet_file("a.parquet")
     with pytest.raises(DataError, match=r"install obstore`, or in a .*install -e '\.\[remote\]'`"):
         open_storage("s3://bucket/store")
+
+
+@pytest.mark.parametrize("name", ["zarr.json", ".zarray"])
+def test_stores_are_no_sources(tree, caplog, name):
+    (tree / "store" / "train").mkdir(parents=True)
+    (tree / "store" / name).touch()
+    (tree / "store/train/c.py").touch()
+    assert names(tree, tree) == ["a.py", "c.txt", "b/10.py", "b/2.py"]
+    assert f"Zarr stores are no text and are left out: {tree}/store. Name what" in caplog.text
+    with pytest.raises(DataError, match=rf"source {tree}/store: a Zarr store, which is no text"):
+        list_files([str(tree / "store")])

@@ -1,5 +1,6 @@
 """Builds a token store out of texts: cut into pieces, tokenize each, write the shards."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from tttscale.data.staging import (
 from tttscale.data.tokenizer import Tokenizer, load_tokenizer
 from tttscale.errors import DataError
 
+_log = logging.getLogger(__name__)
 SHARD_TOKENS = 1 << 24
 CHUNK_TOKENS = 1 << 16
 
@@ -185,11 +187,13 @@ class _Build:
             skipped_documents=self.skipped(pieces),
             files=dict(sorted(files.items())),
         )
+        binary = [self._run(piece.name).binary() for piece in pieces]
         zarr.open_group(store, mode="r+").attrs.put(info.attributes())
         for path in [p for p in store.rglob("*") if p.is_dir()]:
             sync(path)
         sync(store / "zarr.json")
         self._staging.publish(layout.name)
+        _mention_binary(binary)
         return info
 
     def skipped(self, pieces: Sequence[Piece]) -> int:
@@ -256,6 +260,18 @@ def _refuse_nothing(sources: Sequence[str], skipped: int, codec: Tokenizer) -> N
             f"which tokenizer {codec.name} needs. Name files that are, or use --tokenizer bytes."
         )
     raise DataError(f"{asked}: no text in them. Name files that hold text.")
+
+
+def _mention_binary(found: Sequence[tuple[int, str]]) -> None:
+    count = sum(number for number, _ in found)
+    if count:
+        _log.warning(
+            "SOURCES: %s documents hold NUL bytes, as images and archives do and text does not; the first "
+            "is %s. They are in the store: if that is not meant, leave them out with --suffix or "
+            "--exclude.",
+            f"{count:,}",
+            next(origin for _, origin in found if origin),
+        )
 
 
 def _check_sizes(

@@ -13,6 +13,8 @@ from tttscale.errors import DataError
 _log = logging.getLogger(__name__)
 # Read as text these would give noise, and with the byte tokenizer without any complaint.
 UNSUPPORTED = (".arrow", ".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z")
+ZARR = {"zarr.json", ".zarray", ".zgroup"}
+"""A folder that holds one of these is an array or a group of Zarr: chunks of numbers."""
 _HINT = "Name text, .jsonl or .parquet files (also .gz and .zst), folders or globs"
 
 
@@ -23,7 +25,8 @@ def list_files(
 
     Args:
         sources: Files, folders and globs (`**` goes down). Folders are walked in sorted order,
-            hidden names left out; links to folders are left out with a warning; globs are sorted.
+            hidden names left out; links to folders and Zarr stores are left out with a warning;
+            globs are sorted.
         suffixes: Endings of the file names to take from folders, such as ".py"; None takes all.
         exclude: Names of folders and files to leave out, wherever they stand inside a folder.
 
@@ -80,20 +83,31 @@ def _matches(pattern: str) -> list[str]:
 
 def _walk(folder: Path, endings: tuple[str, ...], exclude: set[str]) -> Iterator[Path]:
     links: list[Path] = []
+    stores: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in exclude)
+        if ZARR & set(names):
+            stores.append(Path(parent))
+            folders.clear()
+            continue
         links += [path for name in folders if (path := Path(parent, name)).is_symlink()]
         for name in sorted(set(names) - exclude):
             path = Path(parent, name)
             if not name.startswith(".") and name.endswith(endings) and _is_file(path):
                 yield path
-    if links:
-        _log.warning(
-            "source %s: links to folders are not followed: %s. Name what is behind them as sources, "
-            "too, or silence this with --exclude.",
-            folder,
-            ", ".join(map(str, links[:3])) + (f" and {len(links) - 3} more" if links[3:] else ""),
+    if folder in stores:
+        raise DataError(
+            f"source {folder}: a Zarr store, which is no text. Name what it was built from."
         )
+    _mention(links, "links to folders are not followed", "Name what is behind them as sources, too")
+    _mention(stores, "Zarr stores are no text and are left out", "Name what they were built from")
+
+
+def _mention(paths: Sequence[Path], what: str, remedy: str) -> None:
+    if paths:
+        more = f" and {len(paths) - 3} more" if paths[3:] else ""
+        named = ", ".join(map(str, paths[:3])) + more
+        _log.warning("SOURCES: %s: %s. %s, or silence this with --exclude.", what, named, remedy)
 
 
 def _is_file(path: Path) -> bool:
