@@ -14,6 +14,7 @@ from tttscale import __version__
 from tttscale.bench.cli import app as bench_app
 from tttscale.cluster import discover, discover_place
 from tttscale.cluster.interrupts import Interrupted, Interrupts
+from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 
@@ -132,6 +133,10 @@ def plot(
 @app.command()
 def baseline(
     run_dir: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Such as data.store=PATH, if the store moved."),
+    ] = None,
 ) -> None:
     """Compare a run's held-out loss with a bigram model of its training text.
 
@@ -139,7 +144,7 @@ def baseline(
     """
     from tttscale.evaluate.bigram import compare
 
-    typer.echo(compare(run_dir).render())
+    typer.echo(compare(run_dir, overrides or []).render())
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
@@ -166,6 +171,7 @@ def _report(error: TTTScaleError) -> None:
 
     Other ranks than the first wait a moment. If the first failed too, the launcher ends them meanwhile.
     """
+    tell_torchrun(f"error: {error}")
     if not _is_first_rank():
         time.sleep(_OTHER_RANKS_WAIT_SECONDS)
         typer.echo(f"[rank {discover_place(os.environ).rank}] error: {error}", err=True)

@@ -115,6 +115,19 @@ def test_user_errors_are_one_message_with_their_code(run, config):
     assert "Traceback" not in err
 
 
+def test_torchrun_is_told_in_its_own_form(run, config, monkeypatch, tmp_path):
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    path = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    code, _, err = run("train", config, "train.lrr=1")
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file=str(path))
+    assert f"{failure.message['message']}\n" == err  # type: ignore[index]
+    assert failure.timestamp > 0
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "nowhere" / "error.json"))
+    assert run("train", config, "train.lrr=1") == (code, "", err)
+
+
 def test_other_ranks_wait_and_say_who_they_are(run, config, monkeypatch):
     """The launcher ends them meanwhile if the first rank has failed and spoken."""
     naps = []
@@ -209,6 +222,15 @@ def test_data_build_shows_progress_on_a_terminal(run, tmp_path, monkeypatch):
     assert "M tokens, " in err
 
 
+def test_data_build_shows_no_bar_in_the_log_of_mpirun(run, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    for name, value in (("RANK", 0), ("SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_SIZE", 1)):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
+    code, _, err = run("data", "build", str(tmp_path / "store"), str(tmp_path / "a.txt"))
+    assert (code, err) == (0, "")
+
+
 def test_data_verify_names_damage_and_sets_it_apart(run, tmp_path):
     (tmp_path / "a.txt").write_text("some text " * 100)
     store = str(tmp_path / "store")
@@ -216,7 +238,7 @@ def test_data_verify_names_damage_and_sets_it_apart(run, tmp_path):
     code, said, _ = run("data", "verify", store, "--workers", "1")
     assert code == 0
     assert said.endswith("\nwhole\n")
-    (tmp_path / "store/train/tokens/c/0").unlink()
+    kept = (tmp_path / "store/train/tokens/c/0").rename(tmp_path / "kept")
     report = tmp_path / "report.json"
     code, said, err = run("data", "verify", store, "--workers", "1", "--report", str(report))
     assert code == 65
@@ -226,6 +248,16 @@ def test_data_verify_names_damage_and_sets_it_apart(run, tmp_path):
     code, said, _ = run("data", "verify", store, "--workers", "1", "--quarantine")
     assert code == 0
     assert "quarantined: 1,002 tokens in 1 ranges" in said
+    code, _, err = run("data", "verify", store, "--workers", "1")
+    assert (code, "--quarantine" in err) == (65, False)
+    assert "all of that is quarantined. Train with data.damaged=pad" in err
+    code, said, _ = run("data", "info", store)
+    assert code == 0
+    assert "quarantined 1,002 tokens of train in 1 ranges, found 2" in said
+    kept.rename(tmp_path / "store/train/tokens/c/0")
+    code, said, _ = run("data", "verify", store, "--workers", "1")
+    assert code == 0
+    assert "is whole, but quarantine.json sets parts of it apart" in said
 
 
 def test_data_tokenizer_serves_a_build(run, tmp_path):

@@ -83,7 +83,7 @@ def wrong_message(ranks):
 
 def test_a_message_that_was_not_expected_is_named():
     message = values(run_ranks(wrong_message, 2))[1]
-    assert "edge=2" in message
+    assert "expected the state of sequence 0 behind chunk 2, layer 1 (header" in message
     assert "different configurations" in message
 
 
@@ -151,6 +151,17 @@ def test_ranks_with_other_values_end_on_every_rank():
     assert (
         "rank 1 runs with run.seed = 17, x = 1, rank 0 with run.seed = 0, x = nothing" in other[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        (Phase.FORWARD, "the qk_conv of sequence 3 behind chunk 2, layer 1"),
+        (Phase.BACKWARD, "the qk_conv's gradient of sequence 3 behind chunk 2, layer 1"),
+    ],
+)
+def test_messages_are_named_for_people(phase, said):
+    assert str(Message(phase, 3, 2, 1, "qk_conv")) == said
 
 
 def test_ring_edges_have_a_group_for_each_direction():

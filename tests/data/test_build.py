@@ -101,6 +101,29 @@ def test_bytes_take_any_file_and_others_may_skip(tmp_path, monkeypatch):
     info = build(tmp_path / "b", tmp_path / "texts", tokenizer=codec, skip_undecodable=True)
     assert (info.skipped_documents, info.splits["train"].documents) == (1, 1)
     assert "1 documents that are not UTF-8" in render_info(info)
+    assert "held out    1 of 2 documents, 50.00% (1.00% asked for, seed 0)" in render_info(
+        build(tmp_path / "c", tmp_path / "texts")
+    )
+
+
+def test_a_build_that_skips_everything_says_so(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"--skip-undecodable left out all 2 documents.* bytes\."):
+        build(tmp_path / "out", tmp_path, tokenizer=Decoding(), skip_undecodable=True)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_what_is_no_text_is_mentioned(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("größer \x01 \u202e " * 9)
+    build(tmp_path / "a", tmp_path / "a.txt")
+    assert not caplog.records
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    info = build(tmp_path / "b", *sorted(tmp_path.glob("*.*")))
+    assert sum(split.documents for split in info.splits.values()) == 3
+    assert "2 documents hold NUL bytes" in caplog.text
+    assert f"the first is {tmp_path}/b.png." in caplog.text
 
 
 class Decoding(ByteTokenizer):

@@ -16,7 +16,7 @@ from zarr.storage import LocalStore
 from tttscale.data import TokenStore, Windows
 from tttscale.data.guard import GuardedStore
 from tttscale.data.quarantine import QUARANTINE_FILE
-from tttscale.data.verify import quarantine, verify_store
+from tttscale.data.verify import advice, quarantine, verify_store
 from tttscale.errors import DataError
 
 from .conftest import build
@@ -207,6 +207,39 @@ def test_a_mended_store_leaves_quarantine(store):
     shard.write_bytes(good)
     assert quarantine(store, verify_store(store)).ranges == ()
     assert not (store / QUARANTINE_FILE).exists()
+
+
+def test_what_to_do_about_damage_follows_the_quarantine(store):
+    shard = store / "train/tokens/c/1"
+    good = shard.read_bytes()
+    assert advice(store, verify_store(store)) is None
+    damage_one_chunk(store, "train/tokens/c/1", 2)
+    found = verify_store(store)
+    assert "run this with --quarantine and train" in str(advice(store, found))
+    with pytest.raises(DataError, match=r"c/1 is damaged at .*\. Build it again"):
+        TokenStore.open(store).split("train").read(250, 500)
+    quarantine(store, found)
+    assert "all of that is quarantined. Train with data.damaged=pad" in str(advice(store, found))
+    with pytest.raises(DataError, match=r"c/1 is damaged at .* is quarantined: data\.damaged=pad"):
+        TokenStore.open(store).split("train").read(250, 500)
+    (store / "train/tokens/c/2").unlink()
+    assert ", 1 of 2 places not quarantined" in str(advice(store, verify_store(store)))
+    with pytest.raises(DataError, match=r"c/2 is missing, .* bytes\. Build it again"):
+        TokenStore.open(store)
+    quarantine(store, verify_store(store))
+    with pytest.raises(DataError, match=r"c/2 is missing, .* is quarantined: data\.damaged=pad"):
+        TokenStore.open(store)
+    shutil.copy(store / "train/tokens/c/0", store / "train/tokens/c/2")
+    shard.write_bytes(good)
+    assert "is damaged, and all" in str(advice(store, verify_store(store)))
+
+
+def test_a_quarantine_of_what_is_whole_again_is_mentioned(store):
+    shard = store / "train/tokens/c/1"
+    shard.rename(store / "aside")
+    quarantine(store, verify_store(store))
+    (store / "aside").rename(shard)
+    assert "is whole, but quarantine.json sets parts" in str(advice(store, verify_store(store)))
 
 
 def test_quarantine_is_for_tokens_of_this_store_only(store, tmp_path, corpus):

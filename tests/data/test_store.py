@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import random
 
 import numpy as np
@@ -32,6 +34,29 @@ def test_any_range_reads_as_the_whole_does(store):
         np.testing.assert_array_equal(split.read(begin, end), whole[begin:end])
 
 
+@pytest.mark.parametrize("method", ["is_dir", "is_file", "read_bytes"])
+def test_a_store_that_may_not_be_read(store, monkeypatch, method):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(f"pathlib.Path.{method}", refuse)
+    with pytest.raises(DataError, match=rf"^{store}.*: Permission denied\. .*correct the path"):
+        TokenStore.open(store)
+
+
+def test_a_folder_inside_that_may_not_be_read_is_no_missing_file(store, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("/tokens/c"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DataError, match=rf"^{store}/.*/tokens/c: Permission denied\."):
+        TokenStore.open(store)
+
+
 @pytest.mark.parametrize("name", ["valid", "../train", ""])
 def test_unknown_split(store, name):
     with pytest.raises(DataError, match=rf"store has no split '{name}', only train, heldout\."):
@@ -41,6 +66,9 @@ def test_unknown_split(store, name):
 def test_what_is_not_a_store(tmp_path):
     nowhere = tmp_path / "nowhere"
     with pytest.raises(DataError, match=rf"^{nowhere}: no such folder\. Build it with"):
+        TokenStore.open(nowhere)
+    nowhere.touch()
+    with pytest.raises(DataError, match=rf"^{nowhere}: a file, not the folder of a store\. Build"):
         TokenStore.open(nowhere)
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
         TokenStore.open(tmp_path)

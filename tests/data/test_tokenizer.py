@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -52,12 +53,21 @@ def test_a_special_token_written_in_a_text_is_text(tmp_path):
 
 
 def test_unknown_and_broken_tokenizers(tmp_path):
-    with pytest.raises(DataError, match=r"--tokenizer gpt9: no such file"):
+    with pytest.raises(DataError, match=r"--tokenizer gpt9: No such file .*Give `bytes`"):
         load_tokenizer("gpt9")
     broken = tmp_path / "tokenizer.json"
     broken.write_text(json.dumps({"model": 1}))
     with pytest.raises(DataError, match=r"not a tokenizer\.json"):
         load_tokenizer(str(broken))
+
+
+def test_a_tokenizer_that_may_not_be_read(json_file, monkeypatch):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(DataError, match=rf"--tokenizer {json_file}: Permission denied\. Give"):
+        load_tokenizer(str(json_file))
 
 
 def test_a_store_does_not_tell_where_its_tokenizer_lay(json_file, tmp_path):

@@ -51,3 +51,24 @@ def test_nothing_to_train_on_is_refused(book, tmp_path):
         ):
             train_tokenizer(tmp_path / "out.json", [str(source)], sample_bytes=sample)
         assert not list(tmp_path.glob("out*"))
+
+
+def test_the_folder_is_made_and_tried_before_the_work(book, tmp_path, monkeypatch):
+    out = tmp_path / "new" / "stores" / "code.json"
+    assert train_tokenizer(out, [str(book)], vocab_size=300, sample_bytes=1 << 16) == 300
+    assert [path.name for path in out.parent.iterdir()] == ["code.json"]
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tttscale.data.training._sample", pytest.fail)
+    wrong = tmp_path / "file" / "code.json"
+    with pytest.raises(DataError, match=rf"OUT {wrong}: .*File exists.*name another file"):
+        train_tokenizer(wrong, [str(book)])
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_sources_without_text_are_refused_and_leave_nothing(tmp_path, count):
+    sources = [tmp_path / f"{i}.txt" for i in range(count)]
+    for source in sources:
+        source.touch()
+    with pytest.raises(DataError, match=r"SOURCES .*/0\.txt.*: no text in them\. Name files"):
+        train_tokenizer(tmp_path / "new/out.json", [str(path) for path in sources], vocab_size=300)
+    assert sorted(tmp_path.iterdir()) == sources

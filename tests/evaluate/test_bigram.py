@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from tests.train.small import small_config
+from tttscale.config import load_config
 from tttscale.data import ArraySplit, build_store
+from tttscale.data.components import open_tokens
+from tttscale.data.record import write_data_record
 from tttscale.errors import DataError
 from tttscale.evaluate.bigram import bigram_table, compare
 
@@ -32,12 +35,13 @@ def run(tmp_path):
     for i in range(4):
         (text / f"{i}.txt").write_text("ab" * (200 + i))
     build_store(tmp_path / "store", [str(text)], holdout_fraction=0.3)
-    config = small_config().model_dump(mode="json")
-    config["data"] |= {"store": str(tmp_path / "store"), "sequence_length": 44}
-    config["model"] = {"vocab_size": 259, "mini_batch_size": 4}
+    tree = small_config().model_dump(mode="json")
+    tree["data"] |= {"store": str(tmp_path / "store"), "sequence_length": 44}
+    tree["model"] = {"vocab_size": 259, "mini_batch_size": 4}
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    write_data_record(folder, open_tokens(load_config(folder / "config.yaml")))
     return folder
 
 
@@ -65,6 +69,21 @@ def test_a_run_that_is_not_there_yet(run):
     metrics(run, 5.0, 4.0)
     assert compare(run).crossed_at_step is None
     assert "train longer" in compare(run).render()
+
+
+def test_another_store_in_the_place_of_the_run_s_own(run, tmp_path):
+    metrics(run, 5.0, 0.001)
+    expected = compare(run)
+    (tmp_path / "store").rename(tmp_path / "moved")
+    (tmp_path / "text" / "0.txt").write_text("other " * 300)
+    build_store(tmp_path / "store", [str(tmp_path / "text")], holdout_fraction=0.3)
+    with pytest.raises(
+        DataError, match=r"data\.json: the run trained on .*/store with fingerprint"
+    ):
+        compare(run)
+    assert compare(run, [f"data.store={tmp_path / 'moved'}"]) == expected
+    with pytest.raises(DataError, match="no held-out losses"):
+        compare(run, [f"data.store={tmp_path / 'moved'}", "evaluate.sequences=0"])
 
 
 def test_clear_errors(run, tmp_path):

@@ -1,6 +1,7 @@
 """config.json and model.safetensors: there and back, and every way in which they can be wrong."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -131,3 +132,13 @@ def test_weights_that_do_not_fit(folder):
     del weights[EMBEDDING]
     save_file({**weights, "model.norm.weight": norm}, path)
     fails(folder, r"\(2 problems\): missing lm_head\.weight; missing model\.embed_tokens\.weight")
+
+
+def test_files_have_the_mode_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        tiny_model(tiny_config(), torch.float32).save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert modes == {"config.json": 0o640, "model.safetensors": 0o640}

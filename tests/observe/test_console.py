@@ -1,5 +1,7 @@
 import io
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -67,6 +69,45 @@ def test_a_terminal_gets_a_bar_as_well():
     assert "a [bold]note[/bold]" in shown
     assert "2.0794" in shown
     assert "ETA" in shown
+
+
+def test_no_bar_where_mpirun_plays_the_terminal(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    stream = Terminal()
+    console = Console(3, stream)
+    console.step({"step": 2, **RECORD})
+    console.close()
+    assert "\x1b" not in stream.getvalue()
+    assert stream.getvalue().count("\n") == 2
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run():
+    """As a process of its own: what is left in the buffer fails when the interpreter ends."""
+    script = (
+        "from tttscale.observe import Console\n"
+        "import sys\n"
+        "console = Console(3)\n"
+        "console.note('first')\n"
+        "sys.stdin.readline()\n"
+        "for _ in range(3): console.note('nobody reads this')\n"
+        "console.close()\n"
+        "print('the end', file=sys.stderr)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "first\n"
+    process.stdout.close()
+    process.stdout = None
+    _, said = process.communicate("go\n")
+    assert process.returncode == 0
+    assert said.count("quiet for the rest of this run: Broken pipe; the run goes on") == 1
+    assert said.splitlines()[1:] == ["the end"]
 
 
 @pytest.mark.parametrize(

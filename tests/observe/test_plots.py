@@ -1,9 +1,12 @@
 import json
+import math
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 from tttscale.errors import DataError
-from tttscale.observe import MetricsLog
+from tttscale.observe import MetricsLog, figure, plots
 from tttscale.observe.plots import plot_loss, plot_positions, plot_run
 
 PNG = b"\x89PNG"
@@ -68,6 +71,52 @@ def test_nothing_to_plot(tmp_path, records):
 def test_damaged_positions(tmp_path, content):
     with pytest.raises(DataError):
         plot_positions(positions(tmp_path, **content))
+
+
+@pytest.mark.parametrize("step", ["two", [2], None, True, math.nan])
+def test_a_step_that_is_no_number(tmp_path, step):
+    lines = [{"step": 1, "loss": 2.0}, {"step": step, "loss": 2.0}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.jsonl: a record's step is .*, not a number"):
+        plot_loss(tmp_path / "metrics.jsonl")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of every plot."""
+    seen = []
+
+    @contextmanager
+    def new_axes(path):
+        with figure.new_axes(path) as (axes, path):
+            seen.append(axes)
+            yield axes, path
+
+    monkeypatch.setattr(plots, "new_axes", new_axes)
+    return seen
+
+
+def test_plots_name_their_run_and_all_that_is_in_them(tmp_path, drawn):
+    metrics(tmp_path, [{"step": 7, "loss": 2.0, "tokens": 64, "heldout_loss": 3.0}])
+    positions(tmp_path, edges=[0, 16, 32, 64], loss=[4.0, None, 3.0], count=[16, 0, 32])
+    plot_run(tmp_path)
+    by_step, _ = drawn
+    assert [axes.get_title(loc="left") for axes in drawn] == [tmp_path.name] * 2
+    assert by_step.get_xlim() == (6, 8)  # whole steps on both sides of a single one
+    labels = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn]
+    assert labels == [["training", "held-out"], ["bucket mean", "mean of 48 tokens: 3.333"]]
+
+
+def test_buckets_are_steps_and_the_first_takes_no_half_of_the_axis(tmp_path, drawn):
+    count = [16, 0, 32]
+    plot_positions(positions(tmp_path, edges=[0, 16, 32, 64], loss=[4.0, None, 3.0], count=count))
+    (steps,) = drawn[0].patches
+    values, edges, _ = steps.get_data()
+    np.testing.assert_array_equal(values, [4.0, math.nan, 3.0])
+    assert list(edges) == [8, 16, 32, 64]
+    assert drawn[0].get_xlim() == (8, 64)
+    assert "the first 16 are one bucket" in drawn[0].get_xlabel()
 
 
 def test_an_empty_folder_has_no_plots(tmp_path):

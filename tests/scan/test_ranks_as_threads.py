@@ -96,5 +96,8 @@ def test_a_wrong_message_is_named():
     sender, receiver = ThreadTransport(world, 0), ThreadTransport(world, 1)
     sender.send(Message(Phase.FORWARD, 0, 1, 0, "state"), 1, (torch.zeros(1),))
     pending = receiver.post(Message(Phase.FORWARD, 0, 0, 0, "state"), 0, ((1,),))
-    with pytest.raises(PeerError, match=r"expected .*edge=0.* from rank 0 and got .*edge=1"):
+    with pytest.raises(
+        PeerError,
+        match=r"expected the state .* chunk 0, layer 0 from rank 0 and got the state .* chunk 1,",
+    ):
         pending.wait()

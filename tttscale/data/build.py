@@ -1,9 +1,11 @@
 """Builds a token store out of texts: cut into pieces, tokenize each, write the shards."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from tttscale.cluster import Ranks, discover_place
 from tttscale.data.crew import Crew
@@ -25,6 +27,7 @@ from tttscale.data.staging import (
 from tttscale.data.tokenizer import Tokenizer, load_tokenizer
 from tttscale.errors import DataError
 
+_log = logging.getLogger(__name__)
 SHARD_TOKENS = 1 << 24
 CHUNK_TOKENS = 1 << 16
 
@@ -90,7 +93,8 @@ def build_store(
         layout = crew.lead(
             lambda: build.lay_out(pieces, holdout_fraction, seed, chunk_tokens, shard_tokens)
         )
-        _refuse_nothing(layout, sources)
+        if not any(split.tokens for split in layout.splits.values()):
+            _refuse_nothing(sources, crew.lead(lambda: build.skipped(pieces)), codec)
         files = build.write(layout)
         return crew.lead(lambda: build.publish(layout, pieces, files, [*map(str, sources)]))
 
@@ -180,15 +184,21 @@ class _Build:
             sources=sources,
             holdout_fraction=layout.holdout.fraction,
             seed=layout.holdout.seed,
-            skipped_documents=sum(self._run(piece.name).skipped() for piece in pieces),
+            skipped_documents=self.skipped(pieces),
             files=dict(sorted(files.items())),
         )
+        binary = [self._run(piece.name).binary() for piece in pieces]
         zarr.open_group(store, mode="r+").attrs.put(info.attributes())
         for path in [p for p in store.rglob("*") if p.is_dir()]:
             sync(path)
         sync(store / "zarr.json")
         self._staging.publish(layout.name)
+        _mention_binary(binary)
         return info
+
+    def skipped(self, pieces: Sequence[Piece]) -> int:
+        """Documents left out since they are not UTF-8."""
+        return sum(self._run(piece.name).skipped() for piece in pieces)
 
     def _run(self, name: str) -> Run:
         return Run(self._staging.runs, name, self._described.dtype)
@@ -242,10 +252,25 @@ def _one_core_each() -> Iterator[None]:
             os.environ[key] = before
 
 
-def _refuse_nothing(layout: StoreLayout, sources: Sequence[str]) -> None:
-    if not any(split.tokens for split in layout.splits.values()):
+def _refuse_nothing(sources: Sequence[str], skipped: int, codec: Tokenizer) -> NoReturn:
+    asked = f"SOURCES {' '.join(map(str, sources))}"
+    if skipped:
         raise DataError(
-            f"SOURCES {' '.join(map(str, sources))}: no text in them. Name files that hold text."
+            f"{asked}: --skip-undecodable left out all {skipped:,} documents, since none is UTF-8, "
+            f"which tokenizer {codec.name} needs. Name files that are, or use --tokenizer bytes."
+        )
+    raise DataError(f"{asked}: no text in them. Name files that hold text.")
+
+
+def _mention_binary(found: Sequence[tuple[int, str]]) -> None:
+    count = sum(number for number, _ in found)
+    if count:
+        _log.warning(
+            "SOURCES: %s documents hold NUL bytes, as images and archives do and text does not; the first "
+            "is %s. They are in the store: if that is not meant, leave them out with --suffix or "
+            "--exclude.",
+            f"{count:,}",
+            next(origin for _, origin in found if origin),
         )
 
 

@@ -121,7 +121,10 @@ def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> N
     """
     from tttscale.data import TokenStore, render_info
 
-    typer.echo(render_info(TokenStore.open(store).info))
+    opened = TokenStore.open(store, damaged="pad")
+    typer.echo(render_info(opened.info))
+    if opened.quarantine:
+        typer.echo(opened.quarantine.render())
 
 
 @app.command("verify")
@@ -143,7 +146,7 @@ def data_verify(
 
     Example: `tttscale data verify stores/code --workers 8`
     """
-    from tttscale.data.verify import folder_to_mark, quarantine, verify_store
+    from tttscale.data.verify import advice, folder_to_mark, quarantine, verify_store
 
     if set_apart:
         folder_to_mark(store)  # not after hours of reading
@@ -165,11 +168,10 @@ def data_verify(
         ranges = quarantine(store, found).ranges
         tokens = sum(r.end - r.begin for r in ranges)
         typer.echo(f"quarantined: {tokens:,} tokens in {len(ranges)} ranges")
-    elif found.damages:
-        raise DataError(
-            f"{store} is damaged. Fetch or build it again, or run this with --quarantine and train "
-            "with data.damaged=pad."
-        )
+    elif to_do := advice(store, found):
+        if found.damages:
+            raise DataError(to_do)
+        typer.echo(to_do)
 
 
 @app.command("show")

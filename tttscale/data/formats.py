@@ -89,7 +89,8 @@ def parquet_file(path: str | Path) -> "ParquetFile":
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise DataError(
-            f"source {path}: reading Parquet needs pyarrow. Run `pip install pyarrow`."
+            f"source {path}: reading Parquet needs pyarrow. Run `pip install pyarrow`, or in a "
+            "checkout `pip install -e '.[parquet]'`."
         ) from error
     try:
         return ParquetFile(path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MEND = (
     "Look at the whole store with `tttscale data verify`, then fetch or build it again, or set "
-    "what is damaged apart with `--quarantine`."
+    "what is damaged apart with `--quarantine` and read it as padding with data.damaged=pad."
 )
 CACHED_INDEXES = 1024
 """Of about 4 KiB each."""

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tttscale.data.manifest import FORMAT, FORMAT_VERSION, StoreInfo, manifest_digest
+from tttscale.data.quarantine import read_quarantine
 from tttscale.data.staging import digest_of
 from tttscale.data.storage import Storage
 from tttscale.errors import DataError
@@ -64,10 +65,21 @@ def check_files(storage: Storage, info: StoreInfo, excused: Collection[str] = ()
                 state = "is missing" if found is None else f"has {found} bytes"
                 raise DataError(
                     f"{storage.location}: {key} {state}, the manifest says {expected.bytes} "
-                    f"bytes. {REBUILD}"
+                    f"bytes. {remedy(storage, info, key)}"
                 )
         if expected.index is None:
             data = storage.read(key)
             if data is None or digest_of(data) != expected.blake2b:
                 state = "is missing" if data is None else "was changed after the build"
                 raise DataError(f"{storage.location}: {key} {state}. {REBUILD}")
+
+
+def remedy(storage: Storage, info: StoreInfo, file: str) -> str:
+    """What to do about damage in `file`: it may be quarantined already."""
+    try:
+        known = read_quarantine(storage, info.fingerprint)
+    except DataError:  # of another store, or unreadable
+        known = None
+    if known is None or not known.holds(file):
+        return REBUILD
+    return f"What is damaged in it is quarantined: data.damaged=pad reads that as padding. Or: {REBUILD}"

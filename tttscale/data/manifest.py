@@ -130,9 +130,19 @@ def render_info(info: StoreInfo) -> str:
         f"            sha256 {tokenizer.digest}",
         f"on disk     {on_disk:,} bytes in {len(info.files):,} files of {tokenizer.dtype}",
         f"sources     {', '.join(info.sources)}",
-        f"held out    {info.holdout_fraction:.2%} of the documents, seed {info.seed}",
+        f"held out    {_held_out(info)}",
         f"fingerprint {info.fingerprint}",
     ]
     if info.skipped_documents:
         lines.append(f"skipped     {info.skipped_documents:,} documents that are not UTF-8")
     return "\n".join(lines)
+
+
+def _held_out(info: StoreInfo) -> str:
+    """What was asked for and what came of it: of few documents at least one is held out."""
+    counts = {name: split.documents for name, split in info.splits.items()}
+    total, held = sum(counts.values()), counts.get("heldout", 0)
+    if not total:
+        return "documents are not known"
+    asked = f"{info.holdout_fraction:.2%} asked for, seed {info.seed}"
+    return f"{held:,} of {total:,} documents, {held / total:.2%} ({asked})"

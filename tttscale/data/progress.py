@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tttscale.observe.terminal import is_watched
+
 LOG_SECONDS = 30.0
 VERBS = {"tokenize": "tokenizing", "write": "writing shards", "verify": "verifying"}
 
@@ -40,7 +42,7 @@ def shown_progress(shown: bool = True) -> Iterator[Callable[[Progress], None]]:
     """
     if not shown:
         yield lambda state: None
-    elif sys.stderr.isatty():
+    elif is_watched(sys.stderr):
         with _bar() as show:
             yield show
     else:

@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from tttscale.data.manifest import Record, SplitName, StoreInfo
+from tttscale.data.manifest import Record, SplitName
 from tttscale.data.staging import replaced
 from tttscale.data.storage import Storage
 from tttscale.errors import DataError
@@ -39,14 +39,28 @@ class Quarantine(Record):
         """Damaged ranges of a split, ascending."""
         return sorted((r.begin, r.end) for r in self.ranges if r.split == split)
 
+    def holds(self, file: str, begin: int = 0, end: int = 0) -> bool:
+        """Whether values [begin, end) of `file` are set apart; without a range, whether any are."""
+        ranges = [r for r in self.ranges if r.file == file]
+        return any(not end or r.begin <= begin < end <= r.end for r in ranges)
+
+    def render(self) -> str:
+        """A line for people, below those of `render_info`."""
+        counts = (
+            f"{sum(end - begin for begin, end in ranges):,} tokens of {split} in {len(ranges)} ranges"
+            for split in get_args(SplitName)
+            if (ranges := self.of(split))
+        )
+        return f"quarantined {', '.join(counts)}, found {self.found}; data.damaged=pad reads them as padding"
+
     def write(self, folder: Path) -> None:
         """Writes the store's quarantine file, whole or not at all."""
         with replaced(folder / QUARANTINE_FILE) as file:
             file.write((json.dumps(self.model_dump(), indent=1) + "\n").encode())
 
 
-def read_quarantine(storage: Storage, info: StoreInfo) -> Quarantine | None:
-    """The quarantine file of a store; None if there is none.
+def read_quarantine(storage: Storage, fingerprint: str) -> Quarantine | None:
+    """The quarantine file of the store with that fingerprint; None if there is none.
 
     Raises:
         DataError: It is not one, or is about another store.
@@ -61,9 +75,9 @@ def read_quarantine(storage: Storage, info: StoreInfo) -> Quarantine | None:
             f"{storage.location}: {QUARANTINE_FILE} is not what `tttscale data verify "
             f"--quarantine` writes ({error.errors()[0]['msg']}). Remove it and verify again."
         ) from error
-    if found.fingerprint != info.fingerprint:
+    if found.fingerprint != fingerprint:
         raise DataError(
             f"{storage.location}: {QUARANTINE_FILE} is about another store (fingerprint "
-            f"{found.fingerprint}, this one has {info.fingerprint}). Remove it and verify again."
+            f"{found.fingerprint}, this one has {fingerprint}). Remove it and verify again."
         )
     return found

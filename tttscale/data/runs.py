@@ -77,6 +77,11 @@ class Run:
         with np.load(self.table_path) as file:
             return int(file["skipped"])
 
+    def binary(self) -> tuple[int, str]:
+        """Documents with NUL bytes, which text has none of, and where the first comes from."""
+        with np.load(self.table_path) as file:
+            return int(file.get("binary", 0)), str(file.get("first_binary", ""))  # or an older run
+
     def tokens(self) -> np.ndarray:
         """All tokens, mapped from disk."""
         if not self.tokens_path.stat().st_size:
@@ -91,7 +96,7 @@ def make_run(run: Run, piece: Piece, recipe: Recipe, meter: Meter) -> None:
         DataError: A document is bad. The run is then not done.
     """
     rows: list[tuple[int, int, int]] = []
-    skipped = 0
+    skipped, binary, first_binary = 0, 0, ""
     with replaced(run.tokens_path) as file:
         for batch in _batches(piece, recipe.text_key):
             tokens = 0
@@ -102,10 +107,13 @@ def make_run(run: Run, piece: Piece, recipe: Recipe, meter: Meter) -> None:
                     rows.append((len(ids), len(document.data), content_hash(document.data)))
                     file.write(ids.astype(run.dtype).data)
                     tokens += len(ids)
+                    if b"\0" in document.data:
+                        binary, first_binary = binary + 1, first_binary or document.origin
             meter.add(len(batch), sum(len(d.data) for d in batch), tokens)
     table = np.array(rows, np.uint64).reshape(-1, 3)
     with replaced(run.table_path) as file:
-        np.savez(file, documents=table, skipped=np.int64(skipped))
+        columns = {"documents": table, "skipped": skipped}
+        np.savez(file, **columns, binary=binary, first_binary=first_binary)  # type: ignore[arg-type]
     sync(run.table_path.parent)
 
 

@@ -1,5 +1,8 @@
 """Where the files of a store lie: a folder, or an object store by URL."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -39,23 +42,37 @@ class Folder:
         path: Its folder.
 
     Raises:
-        DataError: There is no such folder.
+        DataError: There is no such folder, or it may not be looked at.
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            raise DataError(f"{path}: no such folder. {HINT}")
+        with _readable():
+            if not path.is_dir():
+                found = "a file, not the folder of a store" if path.exists() else "no such folder"
+                raise DataError(f"{path}: {found}. {HINT}")
         self.path, self.location = path, str(path)
 
     def read(self, key: str) -> bytes | None:
-        """Bytes of a file; None if there is none."""
+        """Bytes of a file; None if there is none.
+
+        Raises:
+            DataError: It may not be read.
+        """
         path = self.path / key
-        return path.read_bytes() if path.is_file() else None
+        with _readable():
+            return path.read_bytes() if path.is_file() else None
 
     def sizes(self) -> dict[str, int] | None:
-        """Bytes of every file."""
-        files = (path for path in self.path.rglob("*") if path.is_file())
-        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
+        """Bytes of every file.
+
+        Raises:
+            DataError: A folder in it may not be looked at.
+        """
+        with _readable():
+            walked = os.walk(self.path, onerror=_refuse)
+            paths = (Path(parent, name) for parent, _, names in walked for name in names)
+            files = [path for path in paths if path.is_file()]
+            return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
 
     def zarr_store(self) -> "Store":
         """A LocalStore."""
@@ -82,7 +99,8 @@ class Remote:
             import obstore
         except ImportError as error:
             raise DataError(
-                f"{url}: reading from a URL needs obstore. Run `pip install obstore`."
+                f"{url}: reading from a URL needs obstore. Run `pip install obstore`, or in a "
+                "checkout `pip install -e '.[remote]'`."
             ) from error
         self.location = url
         self._obstore: Any = obstore
@@ -147,6 +165,22 @@ def open_array(location: str | Path, path: str) -> "zarr.Array":
     import zarr
 
     return zarr.open_array(open_storage(location).zarr_store(), path=path, mode="r")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: {error.strerror}. Nobody can say what is in the store: mend this, or "
+            "correct the path."
+        ) from error
+
+
+def _refuse(error: OSError) -> None:
+    """`os.walk` would leave out what it cannot read."""
+    raise error
 
 
 def _first_line(error: Exception) -> str:

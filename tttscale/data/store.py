@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tttscale.data.integrity import REBUILD, check_files, parse_manifest
+from tttscale.data.integrity import REBUILD, check_files, parse_manifest, remedy
 from tttscale.data.manifest import TOKENIZER_FILE, SplitInfo, SplitName, StoreInfo
 from tttscale.data.quarantine import Damaged, Quarantine, read_quarantine
 from tttscale.data.storage import Folder, Storage, open_storage
@@ -158,7 +158,7 @@ class TokenStore:
         if not attributes and plain.is_plain(storage):
             return plain.PlainStore(storage, vocab_size)
         info = parse_manifest(attributes, storage.location)
-        quarantine = read_quarantine(storage, info) if damaged == "pad" else None
+        quarantine = read_quarantine(storage, info.fingerprint) if damaged == "pad" else None
         check_files(storage, info, {r.file for r in quarantine.ranges} if quarantine else ())
         return cls(storage, info, quarantine)
 
@@ -230,11 +230,11 @@ class TokenStore:
         except Exception as error:  # every codec has its own kinds
             where = first_damaged(array, begin, end)
             # A server may also have failed to answer, which says nothing about the shard.
-            local = isinstance(self.storage, Folder)
+            local, key = isinstance(self.storage, Folder), f"{name}/c/{where // shard}"
             raise DataError(
-                f"{self.path}: {name}/c/{where // shard} {'is damaged' if local else 'failed'} at "
+                f"{self.path}: {key} {'is damaged' if local else 'failed'} at "
                 f"value {where % shard} of the shard ({where} of the split): {error}. "
-                f"{REBUILD if local else SERVER}"
+                f"{remedy(self.storage, self.info, key) if local else SERVER}"
             ) from error
 
 

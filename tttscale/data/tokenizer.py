@@ -121,18 +121,20 @@ def load_tokenizer(spec: str) -> Tokenizer:
         spec: "bytes", the path of a `tokenizer.json`, or a folder that holds one.
 
     Raises:
-        DataError: There is no such file, or it is not a tokenizer.
+        DataError: There is no such file, it may not be read, or it is not a tokenizer.
     """
     if spec == "bytes":
         return ByteTokenizer()
     path = Path(spec)
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
+    try:
+        path = path / "tokenizer.json" if path.is_dir() else path
+        definition = path.read_bytes()
+    except OSError as error:
         raise DataError(
-            f"--tokenizer {spec}: no such file. Give `bytes`, or the path of a tokenizer.json "
-            "(or of a folder that holds one)."
-        )
-    tokenizer = JsonTokenizer(path.read_bytes(), name=spec)
+            f"--tokenizer {spec}: {error.strerror}. Give `bytes`, or the path of a tokenizer.json "
+            "(or of a folder that holds one) that you may read."
+        ) from error
+    tokenizer = JsonTokenizer(definition, name=spec)
     tokenizer.name = Path(spec).name or path.name  # a store is the same wherever its tokenizer lay
     return tokenizer
 

@@ -1,15 +1,17 @@
 """A tokenizer of one's own: byte-level BPE, trained on a sample of the sources."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 from tttscale.data.formats import read_span
 from tttscale.data.order import stable_hash
 from tttscale.data.pieces import cut
 from tttscale.data.runs import content_hash
 from tttscale.data.sources import list_files
-from tttscale.data.staging import disk_errors, refuse_existing, replaced
+from tttscale.data.staging import refuse_existing, replaced
 from tttscale.errors import DataError
 
 SAMPLE_BYTES = 1 << 26
@@ -47,7 +49,8 @@ def train_tokenizer(
         The number of ids: fewer than asked for where the text is too short for so many merges.
 
     Raises:
-        DataError: A source or an argument does not allow it, nothing was drawn, or `out` exists.
+        DataError: A source or an argument does not allow it, nothing was drawn, or `out` exists or
+            cannot be written; nothing is left then.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -65,22 +68,48 @@ def train_tokenizer(
         show_progress=False,  # type: ignore
     )
     files = list_files(sources, suffixes, exclude)
-    tokenizer.train_from_iterator(_sample(files, text_key, sample_bytes), trainer)
-    with disk_errors(Path(out)), replaced(Path(out)) as file:
+    with _new_file(Path(out)) as file:
+        tokenizer.train_from_iterator(_sample(files, text_key, sample_bytes), trainer)
         file.write(tokenizer.to_str().encode())
     return tokenizer.get_vocab_size(with_added_tokens=True)
+
+
+@contextmanager
+def _new_file(out: Path) -> Iterator[IO[bytes]]:
+    """Open before any work is done: a folder that may not be written to is said at once."""
+    made: list[Path] = []
+    try:
+        made += [folder for folder in out.parents if not folder.exists()]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(out) as file:
+            yield file
+    except BaseException as error:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise DataError(
+                f"OUT {out}: {error}. Check space and permissions, or name another file."
+            ) from error
+        raise
 
 
 def _sample(files: Sequence[Path], text_key: str, sample_bytes: int) -> Iterator[str]:
     pieces = cut(files, ())
     total = sum(piece.size_bytes for piece in pieces)
     threshold = int(min(1.0, sample_bytes / max(total, 1)) * 2**64)
-    nothing = True
+    nothing = no_text = True
     spans = (span for piece in pieces for span in piece.spans)
     for document in (document for span in spans for document in read_span(span, text_key)):
+        no_text = False
         for text in _drawn(document.data, threshold):
             nothing = False
             yield text
+    if no_text:
+        raise DataError(
+            f"SOURCES {' '.join(map(str, files[:3]))}{' ...' if files[3:] else ''}: no text in them. "
+            "Name files that hold text."
+        )
     if nothing:
         raise DataError(
             f"--sample {sample_bytes}: nothing was drawn from the sources' {total} bytes. Give more, "

@@ -16,7 +16,7 @@ from tttscale.data.integrity import parse_manifest
 from tttscale.data.manifest import StoreInfo
 from tttscale.data.plain import is_plain
 from tttscale.data.progress import Progress
-from tttscale.data.quarantine import QUARANTINE_FILE, DamagedRange, Quarantine
+from tttscale.data.quarantine import QUARANTINE_FILE, DamagedRange, Quarantine, read_quarantine
 from tttscale.data.runs import Meter
 from tttscale.data.staging import digest_of
 from tttscale.data.storage import Folder, Storage, open_storage
@@ -181,6 +181,31 @@ def quarantine(location: str | Path, report: Report) -> Quarantine:
     else:
         (folder / QUARANTINE_FILE).unlink(missing_ok=True)
     return found
+
+
+def advice(location: str | Path, report: Report) -> str | None:
+    """What to do now that `report` is known; None if all is well.
+
+    Raises:
+        DataError: There is a quarantine file, but it is not this store's.
+    """
+    known = read_quarantine(open_storage(location), report.fingerprint)
+    if not report.damages:
+        return known and (
+            f"{location} is whole, but {QUARANTINE_FILE} sets parts of it apart, which data.damaged=pad "
+            "reads as padding. Run this with --quarantine to remove it."
+        )
+    fresh = [d for d in report.damages if not known or not known.holds(d.file, d.begin, d.end)]
+    if not fresh:
+        return (
+            f"{location} is damaged, and all of that is quarantined. Train with data.damaged=pad, or "
+            "fetch or build it again."
+        )
+    new = f", {len(fresh)} of {len(report.damages)} places not quarantined" if known else ""
+    return (
+        f"{location} is damaged{new}. Fetch or build it again, or run this with --quarantine and "
+        "train with data.damaged=pad."
+    )
 
 
 def check_file(key: str, location: str, started: int, meter: Meter) -> list[Damage]:

@@ -1,13 +1,15 @@
 """A bigram model of the training text: the bar that a language model has to clear first."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tttscale.config import Config, load_config
-from tttscale.data import Split, TokenStore, Windows
+from tttscale.data import TokenSplit
+from tttscale.data.show import open_run
+from tttscale.data.windows import WindowSource
 from tttscale.errors import DataError
 from tttscale.observe import read_metrics
 
@@ -47,48 +49,50 @@ class Comparison:
         )
 
 
-def compare(run: Path) -> Comparison:
+def compare(run: Path, overrides: Sequence[str] = ()) -> Comparison:
     """Compare a finished run with a bigram model of its own training split.
 
+    Args:
+        run: Its folder.
+        overrides: Of its configuration, such as data.store=PATH for a store that moved.
+
     Raises:
-        DataError: no such run, no held-out losses in it, or a vocabulary too large for a table.
+        ConfigError: an override is wrong.
+        DataError: no such run, no held-out losses in it, a vocabulary too large for a table, or the
+            stores open now are not those it trained on.
     """
     if not (run / "config.yaml").is_file():
         raise DataError(
             f"{run} is not a run's folder: it has no config.yaml. Give run.dir/run.name."
         )
-    config = load_config(run / "config.yaml")
+    config, tokens = open_run(run, overrides)
     records = [r for r in read_metrics(run / "metrics.jsonl") if "heldout_loss" in r]
-    if not records:
+    if not records or tokens.heldout is None:
         raise DataError(
             f"{run}/metrics.jsonl has no held-out losses. Train with evaluate.sequences=1 or more."
         )
-    if config.data.store is None:
+    if config.data.blend is not None:
         raise DataError(
             f"{run} trained on data.blend, a blend of {len(config.data.parts)} stores, but a bigram "
             "table is of one store's text. Give a run with data.store."
         )
-    try:
-        store = TokenStore.open(config.data.store)
-    except DataError as error:
-        raise DataError(f"data.store = {error}") from None
-    log_probabilities = bigram_table(
-        store.split(config.data.split), store.info.tokenizer.vocab_size
-    )
-    loss, tokens = _heldout_loss(config, store, log_probabilities)
+    (component,) = tokens.components
+    vocabulary = component.store.info.tokenizer.vocab_size
+    table = bigram_table(component.splits["train"], vocabulary)
+    loss, count = _heldout_loss(tokens.heldout, config.evaluate.sequences, table)
     better = [r["step"] for r in records if r["heldout_loss"] < loss]
-    heldout = store.split(config.data.heldout_split)
+    heldout = component.splits["heldout"]
     ln2 = math.log(2)
     return Comparison(
         run_bits=records[-1]["heldout_loss"] / ln2,
         bigram_bits=loss / ln2,
         crossed_at_step=better[0] if better else None,
         tokens_per_byte=heldout.num_tokens / max(heldout.text_bytes, 1),
-        tokens=tokens,
+        tokens=count,
     )
 
 
-def bigram_table(split: Split, vocabulary: int) -> np.ndarray:
+def bigram_table(split: TokenSplit, vocabulary: int) -> np.ndarray:
     """Log probabilities [V, V] of the next token given one token, add-0.1 smoothed.
 
     Raises:
@@ -109,18 +113,11 @@ def bigram_table(split: Split, vocabulary: int) -> np.ndarray:
 
 
 def _heldout_loss(
-    config: Config, store: TokenStore, log_probabilities: np.ndarray
+    windows: WindowSource, sequences: int, log_probabilities: np.ndarray
 ) -> tuple[float, int]:
-    """Mean nats on the windows that the run was evaluated on."""
-    windows = Windows(
-        store.split(config.data.heldout_split),
-        config.data.sequence_length,
-        config.run.seed,
-        config.model.mini_batch_size,
-        config.data.documents,
-    )
+    """Mean nats on the windows that the run was evaluated on, and how many tokens that are."""
     total, count = 0.0, 0
-    for i in range(config.evaluate.sequences):
+    for i in range(sequences):
         chunk = windows.window(i).chunk(0, windows.sequence_tokens)
         valid = chunk.labels >= 0
         total -= float(log_probabilities[chunk.ids[valid], chunk.labels[valid]].sum())

@@ -1,6 +1,8 @@
 """Weights in and out: config.json and safetensors with the official keys. No pickle."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,20 +23,50 @@ TIED, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def save_pretrained(model: Any, directory: str | Path) -> None:
-    """Write both files; each appears under its name only once it is whole."""
+    """Write both files; each appears under its name only once it is whole.
+
+    Raises:
+        OSError: the file system refused; nothing half-written is left.
+    """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         weights.pop(TIED)
-    partial = directory / f"{WEIGHTS}.tmp-save"
-    save_file(weights, partial, metadata={"format": "pt"})
-    partial.replace(directory / WEIGHTS)
     fields = {"architectures": ["TTTForCausalLM"], "model_type": "ttt", "torch_dtype": "float32"}
     text = json.dumps(fields | model.config.model_dump(), indent=2) + "\n"
-    partial = directory / f"{CONFIG}.tmp-save"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(directory / CONFIG)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with _whole(directory / WEIGHTS) as partial:
+            _save_weights(weights, partial)
+        with _whole(directory / CONFIG) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except BaseException:
+        with suppress(OSError):  # there was something in it before
+            directory.rmdir()
+        raise
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Where to write what takes its place at `path` in the end; removed if that fails."""
+    partial = path.with_name(f"{path.name}.tmp-save")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
+    path.unlink(missing_ok=True)  # of a process that was killed
+    path.touch()
+    mode = path.stat().st_mode  # of the umask, as all other files have it; safetensors makes 0600
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from None
+    path.chmod(mode)
 
 
 def from_pretrained(model_type: Any, directory: str | Path) -> Any:

@@ -1,12 +1,19 @@
 """One aligned line per step; on a terminal also a progress bar."""
 
+import logging
 import math
+import os
 import statistics
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from tttscale.observe.terminal import is_watched
+
+_log = logging.getLogger(__name__)
 _HEADER_EVERY = 25
 _ETA_WINDOW = 20
 _MISSING = "-"
@@ -71,14 +78,18 @@ _COLUMNS = (
 
 
 class Console:
-    """Prints a run's progress: aligned lines with units, a header now and then, the time left."""
+    """Prints a run's progress: aligned lines with units, a header now and then, the time left.
+
+    When nobody reads it any more (`| head`), it says so once and is quiet from then on.
+    """
 
     def __init__(self, total_steps: int, stream: TextIO | None = None) -> None:
         self._total = total_steps
         self._stream = stream or sys.stdout
         self._recent: deque[float] = deque(maxlen=_ETA_WINDOW)
         self._lines = 0
-        self._bar = _Bar(total_steps, self._stream) if self._stream.isatty() else None
+        self._bar = _Bar(total_steps, self._stream) if is_watched(self._stream) else None
+        self._is_read = True
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Print one step's record (the keys of `metrics.jsonl`; missing ones show as a dash)."""
@@ -88,8 +99,9 @@ class Console:
             self._write(self._header())
         self._lines += 1
         self._write(self._line(record))
-        if self._bar:
-            self._bar.advance_to(int(record["step"]), self._time_left(record))
+        with self._until_nobody_reads():
+            if self._bar:
+                self._bar.advance_to(int(record["step"]), self._time_left(record))
 
     def note(self, text: str) -> None:
         """Print a remark between the step lines."""
@@ -97,9 +109,10 @@ class Console:
 
     def close(self) -> None:
         """Take the progress bar away; closing twice is fine."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        with self._until_nobody_reads():
+            if self._bar:
+                self._bar.stop()
+        self._bar = None
 
     def _header(self) -> str:
         titles = [f"{'step':>{self._step_width()}}", *(f"{c.title:>{c.width}}" for c in _COLUMNS)]
@@ -125,10 +138,29 @@ class Console:
         return duration((self._total - int(record["step"])) * statistics.median(self._recent))
 
     def _write(self, text: str) -> None:
-        if self._bar:
-            self._bar.print(text)
-        else:
-            print(text, file=self._stream, flush=True)
+        with self._until_nobody_reads():
+            if self._bar:
+                self._bar.print(text)
+            elif self._is_read:
+                print(text, file=self._stream, flush=True)
+
+    @contextmanager
+    def _until_nobody_reads(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._go_quiet(error)
+
+    def _go_quiet(self, error: OSError) -> None:
+        self._is_read, self._bar = False, None
+        _log.warning(
+            "the console is quiet for the rest of this run: %s; the run goes on, and its metrics are in "
+            "metrics.jsonl",
+            error.strerror,
+        )
+        # What is still in the stream's buffer would fail once more when the process ends.
+        with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 class _Bar:

@@ -28,7 +28,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_axes(path: Path) -> Iterator[tuple["Axes", Path]]:
-    """An empty plot; when the block ends it is saved to `path` as PNG."""
+    """An empty plot; when the block ends it is saved to `path` as PNG, whole or not at all."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,7 +37,13 @@ def new_axes(path: Path) -> Iterator[tuple["Axes", Path]]:
         figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)  # needs no display, and leaves pyplot's global state alone
         yield figure.add_subplot(), path
-        figure.savefig(path)
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            figure.savefig(partial, format="png")
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def add_bits_axis(axes: "Axes") -> None:

@@ -35,6 +35,10 @@ class MetricsLog:
         self._file.write(json.dumps(plain, allow_nan=False) + "\n")
         self._file.flush()
 
+    def fileno(self) -> int:
+        """The open file, as the system knows it."""
+        return self._file.fileno()
+
     def close(self) -> None:
         """Close the file; closing twice is fine."""
         self._file.close()

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,26 +40,28 @@ def plot_loss(metrics: str | Path, out: str | Path | None = None) -> Path:
     """Draw training and held-out loss by step and tokens, to loss_by_step.png beside `metrics`.
 
     Raises:
-        DataError: no record has a step and a finite loss.
+        DataError: no record has a step and a finite loss, or a step is no number.
     """
-    records = {record["step"]: record for record in read_metrics(metrics) if "step" in record}
-    ordered = [records[step] for step in sorted(records)]  # of a repeated step the last one counts
+    records = _by_step(Path(metrics))
+    ordered = [records[step] for step in sorted(records)]
     train, heldout = _points(ordered, "loss"), _points(ordered, "heldout_loss")
     if not train and not heldout:
         raise DataError(f"{metrics} has no finite losses to plot; train at least one step first")
-    with new_axes(Path(out or Path(metrics).with_name("loss_by_step.png"))) as (axes, path):
+    with _named_axes(metrics, out, "loss_by_step.png") as (axes, path):
         _draw_training(axes, train)
         if heldout:
             steps, losses = zip(*heldout, strict=True)
             axes.plot(steps, losses, "o-", color=ORANGE, linewidth=1.2, label="held-out", zorder=4)
         axes.set(xlabel="optimizer step", ylabel="loss (nats per token)")
         axes.margins(x=0.02)
+        if len(records) == 1:  # the axis would show fractions of a step
+            axes.set_xlim(ordered[0]["step"] - 1, ordered[0]["step"] + 1)
         add_bits_axis(axes)
         axes.locator_params(axis="x", integer=True)
         tokens = _points(ordered, "tokens")
         if tokens and min(tokens[-1]) > 0:
             add_tokens_axis(axes, tokens[-1][1] / tokens[-1][0])
-        axes.legend(loc="upper right")
+        axes.legend(loc="best")
     return path
 
 
@@ -79,26 +82,50 @@ def plot_positions(positions: str | Path, out: str | Path | None = None) -> Path
         raise DataError(f"{positions} has no bucket with tokens; evaluate at least one sequence")
     total = sum(counts[n] for n in used)
     mean = sum(losses[n] * counts[n] for n in used) / total
-    # Position 0 has no place on a log axis; positions are drawn counted from 1.
-    shifted = [edge + 1 for edge in edges]
-    middle = [math.sqrt(shifted[n] * shifted[n + 1]) for n in used]
-    with new_axes(Path(out or Path(positions).with_name("loss_by_position.png"))) as (axes, path):
+    held = set(used)
+    steps = [losses[n] if n in held else math.nan for n in range(len(losses))]
+    # Position 0 has no place on a log axis: a bucket that begins there is drawn an octave wide.
+    borders = [edge or edges[1] / 2 for edge in edges]
+    with _named_axes(positions, out, "loss_by_position.png") as (axes, path):
         axes.set_xscale("log", base=2)
-        spans = [shifted[n] for n in used], [shifted[n + 1] for n in used]
-        values = [losses[n] for n in used]
-        axes.hlines(values, *spans, color=BLUE, linewidth=5, alpha=0.22)
-        axes.plot(
-            middle, values, "o-", color=BLUE, linewidth=1.6, markersize=4, label="bucket mean"
-        )
+        axes.stairs(steps, borders, baseline=None, color=BLUE, linewidth=1.8, label="bucket mean")
         label = f"mean of {decimal(total)} tokens: {mean:.3f}"
         axes.axhline(mean, color=GREY, linestyle="--", linewidth=1, label=label)
-        axes.set(xlabel="position in context (tokens)", ylabel="held-out loss (nats per token)")
+        begins = "" if edges[0] else f"; the first {binary(edges[1])} are one bucket"
+        axes.set(xlabel=f"position in context (tokens{begins})")
+        axes.set(ylabel="held-out loss (nats per token)")
         axes.xaxis.set_major_formatter(lambda value, _: binary(value))
         axes.minorticks_off()
-        axes.set_xlim(min(spans[0]) / 1.15, max(spans[1]) * 1.15)
+        axes.set_xlim(borders[used[0]], borders[used[-1] + 1])
+        axes.margins(y=0.08)
         add_bits_axis(axes)
-        axes.legend(loc="upper right")
+        axes.legend(loc="best")
     return path
+
+
+@contextmanager
+def _named_axes(
+    source: str | Path, out: str | Path | None, name: str
+) -> Iterator[tuple["Axes", Path]]:
+    """Axes for `out`, or else for `name` beside `source`, under the name of the run."""
+    source = Path(source)
+    with new_axes(Path(out or source.with_name(name))) as (axes, path):
+        axes.set_title(source.resolve().parent.name, loc="left", parse_math=False)
+        yield axes, path
+
+
+def _by_step(path: Path) -> dict[float, dict[str, Any]]:
+    """The records that have a step; of a repeated one the last."""
+    records: dict[float, dict[str, Any]] = {}
+    for record in read_metrics(path):
+        step = record.get("step", 0)
+        if isinstance(step, bool) or not isinstance(step, int | float) or not math.isfinite(step):
+            raise DataError(
+                f"{path}: a record's step is {step!r:.60}, not a number. Mend or remove that line."
+            )
+        if "step" in record:
+            records[step] = record
+    return records
 
 
 def _draw_training(axes: "Axes", points: list[tuple[float, float]]) -> None:

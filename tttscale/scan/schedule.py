@@ -40,6 +40,12 @@ class Message:
     layer: int
     part: str
 
+    def __str__(self) -> str:
+        """For errors, such as "the state's gradient of sequence 0 behind chunk 2, layer 1"."""
+        gradient = "'s gradient" if self.phase is Phase.BACKWARD else ""
+        place = f"sequence {self.sequence} behind chunk {self.edge}, layer {self.layer}"
+        return f"the {self.part}{gradient} of {place}"
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -1,7 +1,9 @@
 """What rank 0 writes: the run's folder, metrics, console, wandb, plots, final weights."""
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +38,19 @@ class Recorder(Silent):
         """Create the run's folder.
 
         Raises:
-            ConfigError: a run of this name exists.
+            ConfigError: a run of this name exists, or run.dir cannot be written to.
         """
         self.folder = run_folder(config)
+        self._config = config
         check_folder(config)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        write_data_record(self.folder, tokens)
+        with _disk(config):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._metrics = MetricsLog(self.folder / "metrics.jsonl")
+            _claim(self._metrics, config)
+            (self.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+            write_data_record(self.folder, tokens)
         self._every = config.logging.every
         self._steps = config.train.steps
-        self._metrics = MetricsLog(self.folder / "metrics.jsonl")
         self._console = Console(config.train.steps)
         wandb = config.logging.wandb
         self._wandb = WandbSink(
@@ -53,8 +58,13 @@ class Recorder(Silent):
         )
 
     def step(self, record: Mapping[str, Any]) -> None:
-        """One step's record to every sink; metrics.jsonl first, it is the truth."""
-        self._metrics.write(record)
+        """One step's record to every sink; metrics.jsonl first, it is the truth.
+
+        Raises:
+            ConfigError: run.dir cannot be written to.
+        """
+        with _disk(self._config):
+            self._metrics.write(record)
         if record["step"] % self._every == 0 or record["step"] == self._steps:
             self._console.step(record)
         self._wandb.log(record)
@@ -64,21 +74,36 @@ class Recorder(Silent):
         self._console.note(text)
 
     def finish(self, model: Any, positions: dict[str, Any] | None) -> None:
-        """Final weights, loss by position, plots."""
-        model.save_pretrained(self.folder / "final")
-        if positions is not None:
-            text = json.dumps(positions) + "\n"
-            (self.folder / "positions.json").write_text(text, encoding="utf-8")
-        plots = plot_run(self.folder)
+        """Loss by position, plots, final weights.
+
+        Raises:
+            ConfigError: run.dir cannot be written to.
+        """
+        with _disk(self._config):
+            try:
+                plots = self._draw(positions)
+            finally:  # the weights are what the run was for, so nothing above keeps them back
+                model.save_pretrained(self.folder / "final")
         self.note(f"final weights: {self.folder / 'final'}")
         for path in plots:
             self.note(f"plot: {path}")
 
+    def _draw(self, positions: dict[str, Any] | None) -> list[Path]:
+        if positions is not None:
+            text = json.dumps(positions) + "\n"
+            (self.folder / "positions.json").write_text(text, encoding="utf-8")
+        return plot_run(self.folder)
+
     def close(self) -> None:
-        """Flush and close all sinks."""
+        """Flush and close all sinks.
+
+        Raises:
+            ConfigError: run.dir cannot be written to.
+        """
         self._wandb.finish()
         self._console.close()
-        self._metrics.close()
+        with _disk(self._config):
+            self._metrics.close()
 
 
 def run_folder(config: Config) -> Path:
@@ -87,14 +112,47 @@ def run_folder(config: Config) -> Path:
 
 
 def check_folder(config: Config) -> None:
-    """Refuse to write over another run.
+    """Refuse to write over another run; one that ended before its first step is none.
 
     Raises:
-        ConfigError: the run's folder already holds metrics.
+        ConfigError: the run's folder already holds steps or weights, or cannot be looked at.
     """
     folder = run_folder(config)
-    if (folder / "metrics.jsonl").exists():
+    with _disk(config):
+        metrics, weights = folder / "metrics.jsonl", folder / "final"
+        taken = weights.exists() or (metrics.exists() and metrics.stat().st_size > 0)
+    if taken:
         raise ConfigError(
             f"run.name = {config.run.name!r}: {folder} already holds a run. Choose another name "
             f"(run.name=...), or remove that folder."
         )
+
+
+def _claim(metrics: MetricsLog, config: Config) -> None:
+    """Keep others out until the first step is written; the system frees it when the process ends."""
+    try:
+        fcntl.flock(metrics.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        metrics.close()
+        raise ConfigError(
+            f"run.name = {config.run.name!r}: another process is training in {run_folder(config)}. "
+            "Choose another name (run.name=...), or end that process."
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+
+
+@contextmanager
+def _disk(config: Config) -> Iterator[None]:
+    """Errors of the file system, said once and with the key that decides.
+
+    Raises:
+        ConfigError: the file system refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"run.dir = {config.run.dir!r}: cannot write to {run_folder(config)}: {error}. Check "
+            "space and permissions, or name another folder with run.dir=..."
+        ) from error

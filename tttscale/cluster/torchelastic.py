@@ -1,0 +1,23 @@
+"""What torchrun shows of a process that failed."""
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_FILE = "TORCHELASTIC_ERROR_FILE"
+
+
+def tell_torchrun(message: str) -> None:
+    """Write why this process fails to where torchrun looks; nothing under other launchers.
+
+    Without it torchrun's last words are a box that says `error_file: <N/A>`.
+    """
+    path = os.environ.get(_FILE)
+    if not path:
+        return
+    extra = {"timestamp": str(int(time.time()))}  # of several the earliest is taken for the cause
+    # The process ends with its own message whatever becomes of this one.
+    with suppress(OSError), Path(path).open("w", encoding="utf-8") as file:
+        json.dump({"message": {"message": message, "extraInfo": extra}}, file)
