@@ -189,11 +189,13 @@ def advice(location: str | Path, report: Report) -> str | None:
     Raises:
         DataError: There is a quarantine file, but it is not this store's.
     """
-    known = read_quarantine(open_storage(location), report.fingerprint)
+    storage = open_storage(location)
+    known = read_quarantine(storage, report.fingerprint)
+    again = "run this" if isinstance(storage, Folder) else "verify a copy"
     if not report.damages:
         return known and (
             f"{location} is whole, but {QUARANTINE_FILE} sets parts of it apart, which data.damaged=pad "
-            "reads as padding. Run this with --quarantine to remove it."
+            "reads as padding. Run this with --quarantine, or remove that file."
         )
     fresh = [d for d in report.damages if not known or not known.holds(d.file, d.begin, d.end)]
     if not fresh:
@@ -203,7 +205,7 @@ def advice(location: str | Path, report: Report) -> str | None:
         )
     new = f", {len(fresh)} of {len(report.damages)} places not quarantined" if known else ""
     return (
-        f"{location} is damaged{new}. Fetch or build it again, or run this with --quarantine and "
+        f"{location} is damaged{new}. Fetch or build it again, or {again} with --quarantine and "
         "train with data.damaged=pad."
     )
 
