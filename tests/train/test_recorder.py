@@ -102,9 +102,11 @@ def test_a_plot_is_there_whole_or_not_at_all(config):
     recorder = Recorder(config, TOKENS)
     recorder.step(STEP)
     recorder.close()
+    (plot,) = plot_run(recorder.folder)
+    before = plot.read_bytes()
     with pytest.raises(OSError, match="File too large"), largest_file(5_000):
         plot_run(recorder.folder)
-    assert not list(recorder.folder.glob("*.png*"))
+    assert [(p, p.read_bytes()) for p in recorder.folder.glob("*.png*")] == [(plot, before)]
 
 
 def test_a_step_that_cannot_be_written_is_one_error(config):
