@@ -36,9 +36,9 @@ def test_stages_agree(world):
                 rounding = 1e-6 if precision == "fp32" else 1e-3
                 assert results[precision, stage][1][0] == losses[0]  # before the first update
                 assert results[precision, stage][1] == pytest.approx(losses, rel=rounding)
-                assert results[precision, stage][2] == pytest.approx(
-                    norms, rel=1e-4 if precision == "fp32" else 1e-2
-                )
+                found = results[precision, stage][2]
+                assert found[0] == pytest.approx(norms[0], rel=1e-6)
+                assert found == pytest.approx(norms, rel=1e-4 if precision == "fp32" else 3e-2)
     for name, value in per_rank[0]["fp32", 3][0].items():
         for other in per_rank[1:]:
             assert (other["fp32", 3][0][name] == value).all(), "ranks drifted apart"
