@@ -103,7 +103,7 @@ def train(
             typer.echo(dump_config(resolved), nl=False)
         return
     check_world(resolved, ranks.world_size)
-    # Threads of torch that spin while they wait make a busy host ten times slower. OpenMP reads this once.
+    # Threads of torch that spin while they wait slow each other down on a busy host. OpenMP reads this once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tttscale.train.main import train as run
 

@@ -1,9 +1,13 @@
 """A small run: configuration and windows over random documents, without a store."""
 
 import numpy as np
+import torch
 
+from tttscale.comm import mesh as meshes
 from tttscale.config.schema import Config
 from tttscale.data import ArraySplit, Windows
+from tttscale.train import setup
+from tttscale.train.trainer import Trainer
 
 SEQUENCE_TOKENS = 44
 
@@ -37,6 +41,16 @@ def small_config(sequence=1, layout="striped", sequences_per_step=4, stage=1, **
             },
         }
     )
+
+
+def small_trainer(ranks, config):
+    """A trainer on the CPU, its model and its sweeps."""
+    mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
+    model = setup.build_model(config, torch.device("cpu"))
+    share = config.train.sequences_per_step // mesh.replicas
+    sweeps = setup.build_sweeps(config, model, mesh, sequences=share, batch=1)
+    engine = setup.build_engine(config, model, mesh)
+    return Trainer(config, mesh, model, sweeps, engine), model, sweeps
 
 
 def small_windows(config):

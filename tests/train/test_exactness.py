@@ -13,11 +13,10 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import run_ranks, values
-from tests.train.small import small_config, small_windows
+from tests.train.small import small_config, small_trainer, small_windows
 from tttscale.comm import mesh as meshes
 from tttscale.scan.edges import PartEdge
 from tttscale.train import setup
-from tttscale.train.trainer import Trainer
 
 LAYOUTS = ("striped", "contiguous")
 CASES = {1: [1], 2: [2, 1], 3: [3], 4: [4, 2], 6: [3], 8: [4]}  # world -> sequence ranks
@@ -86,11 +85,7 @@ def _placed(sums, mesh):
 
 def five_steps(config, ranks):
     """fp32 parameters after five steps, and the first step's record."""
-    mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
-    model = setup.build_model(config, torch.device("cpu"))
-    share = config.train.sequences_per_step // mesh.replicas
-    sweeps = setup.build_sweeps(config, model, mesh, sequences=share, batch=1)
-    trainer = Trainer(config, mesh, model, sweeps, setup.build_engine(config, model, mesh))
+    trainer, model, _ = small_trainer(ranks, config)
     windows = small_windows(config)
     records = [trainer.step(step, windows) for step in range(1, 6)]
     parameters = {n: p.detach().numpy().copy() for n, p in model.named_parameters()}

@@ -8,25 +8,15 @@ import pytest
 import torch
 
 from tests.ranks import run_ranks, values
-from tests.train.small import small_config, small_windows
+from tests.train.small import small_config, small_trainer, small_windows
 from tttscale.comm import mesh as meshes
 from tttscale.errors import NumericsError
 from tttscale.train import setup
-from tttscale.train.trainer import Trainer
-
-
-def build(ranks, config):
-    mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
-    model = setup.build_model(config, torch.device("cpu"))
-    share = config.train.sequences_per_step // mesh.replicas
-    sweeps = setup.build_sweeps(config, model, mesh, sequences=share, batch=1)
-    trainer = Trainer(config, mesh, model, sweeps, setup.build_engine(config, model, mesh))
-    return trainer, model, sweeps
 
 
 def step_with(ranks, config, bad):
     """Two steps; in the second the last rank has `bad` in one gradient. Its error, and what changed."""
-    trainer, model, sweeps = build(ranks, config)
+    trainer, model, sweeps = small_trainer(ranks, config)
     trainer.step(1, small_windows(config))
     plain = sweeps.backward
 
@@ -63,7 +53,7 @@ def test_a_gradient_that_is_no_number_ends_all_ranks_before_the_update():
 
 def step_of_padding(ranks):
     config = small_config(1)
-    trainer, model, _ = build(ranks, config)
+    trainer, model, _ = small_trainer(ranks, config)
     first = trainer.step(1, small_windows(config))
     before = [p.detach().clone() for p in model.parameters()]
     nothing = small_windows(config)
@@ -97,7 +87,7 @@ def test_a_step_without_tokens_changes_nothing_and_has_no_loss():
 
 def slow_rank(ranks):
     config = small_config(2, sequences_per_step=2)
-    trainer, _, sweeps = build(ranks, config)
+    trainer, _, sweeps = small_trainer(ranks, config)
     record = trainer.step(1, small_windows(config))
     if ranks.rank == 1:
         plain = sweeps.backward
@@ -114,14 +104,30 @@ def test_waiting_for_the_last_rank_is_part_of_the_bubble():
 
 def one_rank(ranks):
     config = small_config(1)
-    trainer, _, _ = build(ranks, config)
+    trainer, _, _ = small_trainer(ranks, config)
     return trainer.step(1, small_windows(config))
 
 
 def test_a_single_rank_waits_for_nobody():
-    record = values(run_ranks(one_rank, 1))[0]
-    assert record["exposed_comm_seconds"] == 0
-    assert record["bubble_fraction"] == pytest.approx(0, abs=0.02)
+    assert values(run_ranks(one_rank, 1))[0]["exposed_comm_seconds"] == 0
+
+
+def test_ranks_agree_on_all_keys_but_those_of_a_host(monkeypatch):
+    found = {}
+    monkeypatch.setattr(meshes, "start", lambda *_, agreed: found.update(agreed))
+    place = meshes.Ranks(0, 2, 0, 2, "127.0.0.1", 1, "environment")
+    config = small_config(2)
+    parts = [{"store": "here/a", "weight": 3}, {"store": "here/b"}]
+    config = type(config).model_validate(
+        config.model_dump() | {"data": {"blend": parts, "sequence_length": 44}}
+    )
+    setup.connect(config, place, torch.device("cpu"))
+    assert found["run.seed"] == "0"
+    assert found["train.lr"] == "0.01"
+    assert float(found["data.blend[0].weight"]) == 3
+    assert found["train.betas"] == "[0.9, 0.95]"
+    own = ("run.name", "run.dir", "logging.every", "data.blend[0].store", "parallel.threads")
+    assert not set(own) & set(found)
 
 
 @pytest.mark.parametrize(

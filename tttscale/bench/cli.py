@@ -55,10 +55,8 @@ def step(
     counts = [parse_flag("--ranks", word) for word in ranks.split(",")]
     if keep != "auto" and not keep.isdecimal():
         raise ConfigError(f"--keep {keep!r}: expected auto, or a whole number of at least 0")
-    chunk_tokens, mini = (
-        parse_flag("--chunk", chunk),
-        TTTConfig.model_fields["mini_batch_size"].default,
-    )
+    chunk_tokens = parse_flag("--chunk", chunk)
+    mini = TTTConfig.model_fields["mini_batch_size"].default
     if chunk_tokens % mini:
         up = -(-chunk_tokens // mini) * mini
         raise ConfigError(

@@ -123,6 +123,11 @@ class Engine:
         self._share()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
+    def skip(self) -> None:
+        """Clear the gradients in place of a step; all ranks or none."""
+        self._model.zero_grad()
+        self.reduce_seconds = 0.0
+
     def _reduce(self, grads: list[Tensor]) -> None:
         product = self._engine(grads)
         grads.clear()

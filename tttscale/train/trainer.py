@@ -129,7 +129,7 @@ class Trainer:
     def _update(self, tokens: float) -> float:
         """Let the optimizer step; the gradient's norm. Nothing but padding teaches nothing: no step then."""
         if tokens == 0:
-            self._model.zero_grad()
+            self._engine.skip()
             return 0.0
         return self._engine.step(1.0 / tokens)
 
