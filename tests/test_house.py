@@ -19,7 +19,7 @@ FLOORS = [
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
-    {"kernels", "observe", "cluster", "errors"},
+    {"kernels", "observe", "cluster", "errors", "files"},
 ]
 SIDEWAYS = {
     ("config", "model"),

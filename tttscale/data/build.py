@@ -16,16 +16,10 @@ from tttscale.data.progress import Progress
 from tttscale.data.runs import Meter, Recipe, Run, make_run
 from tttscale.data.shards import describe, prepare_arrays, write_shard
 from tttscale.data.sources import list_files
-from tttscale.data.staging import (
-    Staging,
-    disk_errors,
-    locked,
-    refuse_existing,
-    replaced,
-    sync,
-)
+from tttscale.data.staging import Staging, disk_errors, locked, refuse_existing
 from tttscale.data.tokenizer import Tokenizer, load_tokenizer
 from tttscale.errors import DataError
+from tttscale.files import replaced, sync
 
 _log = logging.getLogger(__name__)
 SHARD_TOKENS = 1 << 24

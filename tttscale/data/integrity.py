@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from tttscale.data.manifest import FORMAT, FORMAT_VERSION, StoreInfo, manifest_digest
 from tttscale.data.quarantine import read_quarantine
-from tttscale.data.staging import digest_of
 from tttscale.data.storage import Storage
 from tttscale.errors import DataError
+from tttscale.files import digest_of
 
 REBUILD = "Build it again with `tttscale data build`, or fetch it again."
 

@@ -7,9 +7,9 @@ from typing import Literal, get_args
 from pydantic import Field, ValidationError
 
 from tttscale.data.manifest import Record, SplitName
-from tttscale.data.staging import replaced
 from tttscale.data.storage import Storage
 from tttscale.errors import DataError
+from tttscale.files import replaced
 
 QUARANTINE_FILE = "quarantine.json"
 Damaged = Literal["refuse", "pad"]

@@ -10,9 +10,9 @@ import numpy as np
 
 from tttscale.data.formats import Document, read_span
 from tttscale.data.pieces import Piece
-from tttscale.data.staging import replaced, sync
 from tttscale.data.tokenizer import Tokenizer
 from tttscale.errors import DataError
+from tttscale.files import replaced, sync
 
 BATCH_BYTES = 1 << 20
 """Text handed to the tokenizer at once."""

@@ -8,7 +8,7 @@ import numpy as np
 from tttscale.data.layout import ARRAYS, SPLITS, ShardJob, StoreLayout
 from tttscale.data.manifest import FileInfo
 from tttscale.data.runs import LENGTH, Run
-from tttscale.data.staging import digest, remove, replaced, sync
+from tttscale.files import digest, remove, replaced, sync
 
 INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
 """A shard ends with the offset and the size of each of its chunks, and a crc32c of these."""

@@ -1,15 +1,12 @@
-"""Files and folders that appear whole or not at all, one builder at a time."""
+"""The folder in which a store grows until it is whole, one builder at a time."""
 
 import fcntl
-import hashlib
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from tttscale.errors import DataError
+from tttscale.files import remove, sync
 
 
 class Staging:
@@ -111,49 +108,6 @@ def disk_errors(where: Path) -> Iterator[None]:
             f"building in {where}: {error}. Check space and permissions, then rerun the same "
             "command: it goes on from what is done."
         ) from error
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place only when it is whole and on disk."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def sync(path: Path) -> None:
-    """Asks the system to put a file or folder on disk before anything that depends on it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def digest(path: Path) -> str:
-    """16-byte blake2b of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def digest_of(data: bytes) -> str:
-    """16-byte blake2b of `data`, hexadecimal."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def refuse_existing(out: Path) -> None:

@@ -11,8 +11,9 @@ from tttscale.data.order import stable_hash
 from tttscale.data.pieces import cut
 from tttscale.data.runs import content_hash
 from tttscale.data.sources import list_files
-from tttscale.data.staging import refuse_existing, replaced
+from tttscale.data.staging import refuse_existing
 from tttscale.errors import DataError
+from tttscale.files import replaced
 
 SAMPLE_BYTES = 1 << 26
 BLOCK_CHARACTERS = 1 << 12

@@ -18,10 +18,10 @@ from tttscale.data.plain import is_plain
 from tttscale.data.progress import Progress
 from tttscale.data.quarantine import QUARANTINE_FILE, DamagedRange, Quarantine, read_quarantine
 from tttscale.data.runs import Meter
-from tttscale.data.staging import digest_of
 from tttscale.data.storage import Folder, Storage, open_storage
 from tttscale.data.store import TokenStore, root_attributes
 from tttscale.errors import DataError
+from tttscale.files import digest_of
 
 
 @dataclass(frozen=True)
