@@ -5,8 +5,6 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-
 from tttscale.errors import LaunchError
 
 _SHOWN = 3
@@ -21,7 +19,7 @@ def check_agreement(own: Mapping[str, str]) -> None:
     Raises:
         LaunchError: a rank has other values than rank 0; all ranks raise it.
     """
-    first, *others = (json.loads(bytes(row.tolist())) for row in _of_all_ranks(own))
+    first, *others = (json.loads(text) for text in texts_of_all_ranks(json.dumps(dict(own))))
     for rank, other in enumerate(others, start=1):
         different = [key for key in {**first, **other} if first.get(key) != other.get(key)]
         if different:
@@ -36,12 +34,16 @@ def check_agreement(own: Mapping[str, str]) -> None:
             )
 
 
-def _of_all_ranks(own: Mapping[str, str]) -> list[Tensor]:
-    """Everybody's values as JSON, uint8, spaces behind the shorter ones."""
-    text = json.dumps(dict(own)).encode()
-    longest = torch.tensor([len(text)])
-    dist.all_reduce(longest, dist.ReduceOp.MAX)
-    mine = torch.frombuffer(bytearray(text.ljust(int(longest))), dtype=torch.uint8)
-    rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+def texts_of_all_ranks(text: str) -> list[str]:
+    """Everybody's text, in rank order; over gloo, every rank of the default group calls this."""
+    own = text.encode()
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, torch.tensor([len(own)]))
+    longest = int(max(lengths))
+    mine = torch.frombuffer(bytearray(own.ljust(longest + 1)), dtype=torch.uint8)
+    rows = [torch.empty_like(mine) for _ in lengths]
     dist.all_gather(rows, mine)
-    return rows
+    return [
+        bytes(row[: int(length)].tolist()).decode()
+        for row, length in zip(rows, lengths, strict=True)
+    ]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tttscale.cluster.ranks import Ranks
-from tttscale.comm.agreement import check_agreement
+from tttscale.comm.agreement import check_agreement, texts_of_all_ranks
 from tttscale.comm.neighbours import NeighbourTransport, lost
 from tttscale.scan.transport import NoPeers, Transport
 
@@ -71,6 +71,13 @@ class Mesh:
         rows = torch.zeros(self.world_size, len(values), dtype=torch.float64)
         rows[self.rank] = torch.tensor(values, dtype=torch.float64)
         return self.sum_on_cpu(rows)
+
+    def gather_texts(self, text: str) -> list[str]:
+        """One text of every rank, in rank order."""
+        if self.world_size == 1:
+            return [text]
+        with self.noticing("while all ranks compared notes"):
+            return texts_of_all_ranks(text)
 
     def close(self) -> None:
         """Leave the process groups."""

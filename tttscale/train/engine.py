@@ -16,7 +16,9 @@ import logging
 import os
 import time
 import warnings
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,33 @@ from tttscale.comm.mesh import Mesh
 
 _UNBOUNDED = 10**12
 """Elements: larger than any model here."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps for every element, by torch's names."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Consecutive elements of one parameter, and AdamW's moments of them."""
+
+    name: str
+    """The parameter's."""
+    start: int
+    """First element in the flattened parameter."""
+    moments: dict[str, Tensor]
+    """By the names of `MOMENTS`: fp32 [elements], views of the optimizer's own."""
+
+
+class _Place(NamedTuple):
+    """Where the moments of elements of a parameter lie on this rank."""
+
+    name: str
+    start: int
+    length: int
+    """In elements."""
+    key: Tensor
+    """What AdamW steps: a parameter, or a flat partition of many."""
+    offset: int
+    """Of the first element in the flattened `key`."""
 
 
 class _Parameters(nn.Module):
@@ -72,7 +101,7 @@ class Engine:
         deepspeed = _import_deepspeed()
         self._model, self._mesh, self._stage = model, mesh, zero_stage
         module = _Parameters(model)
-        optimizer = torch.optim.AdamW(
+        self._adamw = optimizer = torch.optim.AdamW(
             module.parameters(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
         )
         with _quiet():
@@ -127,6 +156,78 @@ class Engine:
         """Clear the gradients in place of a step; all ranks or none."""
         self._model.zero_grad()
         self.reduce_seconds = 0.0
+
+    def updates(self) -> int:
+        """How many steps AdamW has made; skipped ones do not count."""
+        states = iter(self._adamw.state.values())
+        return int(next(states, {}).get("step", 0))
+
+    def fragments(self) -> list[Fragment]:
+        """This rank's share of the moments: over all ranks every element is in it once; [] before the first step.
+
+        Which elements it is depends on the ZeRO stage and on the number of ranks.
+        """
+        if self.updates() == 0:
+            return []
+        places = (self._own_share(place) for place in self._places())
+        return [self._fragment(place) for place in places if place.length]
+
+    def restore(self, updates: int, fill: Callable[[Fragment], None]) -> None:
+        """Go on as if `updates` steps had been made; the model's weights are those after them already.
+
+        Args:
+            updates: as `updates` gave it.
+            fill: called for all that this rank keeps, to write into its moments.
+        """
+        if updates == 0:
+            return
+        places = list(self._places())
+        for key in {id(place.key): place.key for place in places}.values():
+            moments = {name: torch.zeros_like(key.detach()) for name in MOMENTS}
+            self._adamw.state[key] = {"step": torch.tensor(float(updates)), **moments}
+        for place in places:
+            fill(self._fragment(place))
+
+    def _fragment(self, place: _Place) -> Fragment:
+        state, end = self._adamw.state[place.key], place.offset + place.length
+        views = {name: state[name].view(-1)[place.offset : end] for name in MOMENTS}
+        return Fragment(place.name, place.start, views)
+
+    def _places(self) -> Iterator[_Place]:
+        """Of all moments on this rank."""
+        names = [name for name, _ in self._model.named_parameters()]
+        for name, parameter in zip(names, self._engine.module.values, strict=True):
+            if self._stage == 0:
+                yield _Place(name, 0, parameter.numel(), parameter, 0)
+            elif self._stage < 3:
+                yield from self._place_in_partition(name, parameter)
+            else:
+                yield from self._place_of_stage_3(name, parameter)
+
+    def _place_in_partition(self, name: str, parameter: Any) -> Iterator[_Place]:
+        """Stages 1 and 2 cut all parameters in a row into as many pieces as there are ranks."""
+        mapping = parameter._hp_mapping
+        if mapping is not None:
+            theirs, ours = mapping.lp_fragment_address, mapping.hp_fragment_address
+            key = self._engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+            yield _Place(name, theirs.start, theirs.numel, key, ours.start)
+
+    def _place_of_stage_3(self, name: str, parameter: Any) -> Iterator[_Place]:
+        """Stage 3 cuts each parameter, with padding behind the last rank's piece."""
+        optimizer = self._engine.optimizer
+        group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start = size * self._mesh.rank
+        length = min(size, parameter.ds_numel - start)
+        if length > 0:
+            yield _Place(name, start, length, optimizer.fp32_partitioned_groups_flat[group], offset)
+
+    def _own_share(self, place: _Place) -> _Place:
+        """At stage 0 all ranks have all of it, and each is answerable for its part."""
+        if self._stage > 0:
+            return place
+        rank, world = self._mesh.rank, self._mesh.world_size
+        start, end = (place.length * r // world for r in (rank, rank + 1))
+        return place._replace(start=start, length=end - start, offset=start)
 
     def _reduce(self, grads: list[Tensor]) -> None:
         product = self._engine(grads)

@@ -1,0 +1,259 @@
+"""Saving and finding checkpoints on all ranks: either all of them take the next step, or none does."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tttscale.comm.mesh import Mesh
+from tttscale.config import Config, dump_config
+from tttscale.data.components import Tokens
+from tttscale.data.record import write_data_record
+from tttscale.errors import CheckpointError
+from tttscale.files import sync
+from tttscale.model import TTTForCausalLM
+from tttscale.observe import duration, human
+from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.checkpoint.manifest import (
+    RUN_CONFIG,
+    Manifest,
+    SavedFile,
+    check_file,
+    read_manifest,
+    versions,
+)
+from tttscale.train.checkpoint.moments import MomentReader, write_moments
+from tttscale.train.engine import Engine
+
+_FAILURES = 3
+"""So many saves in a row may fail before the run does."""
+_APPEARS_SECONDS = 20.0
+"""So long a network file system may take to show another host a new folder."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that all ranks have found whole."""
+
+    folder: Path
+    manifest: Manifest
+
+    def restore(self, engine: Engine) -> None:
+        """Fill the optimizer of a model that was loaded from `folder`.
+
+        Raises:
+            CheckpointError: the moments are of another model.
+        """
+        names = [name for name in self.manifest.files if name.startswith("optimizer-")]
+        reader = MomentReader([self.folder / name for name in names])
+        engine.restore(self.manifest.updates, reader.fill)
+
+
+class Checkpoints:
+    """The checkpoints of a run; all ranks call the same methods in the same order."""
+
+    def __init__(self, config: Config, mesh: Mesh, run_folder: Path) -> None:
+        """Agree on rank 0's folder.
+
+        Args:
+            config: `checkpoint.*` decides.
+            mesh: all ranks.
+            run_folder: RUNDIR/NAME.
+        """
+        self._config, self._mesh = config, mesh
+        root = mesh.gather_texts(str((run_folder / "checkpoints").absolute()))[0]
+        self._folder = CheckpointFolder(Path(root))
+        self._failures = 0
+        self.remarks: list[str] = []
+        """What `choose` passed over."""
+
+    def due(self, step: int) -> bool:
+        """Whether `checkpoint.every` asks for one after this step; the last step always has one."""
+        every = self._config.checkpoint.every
+        return every > 0 and (step % every == 0 or step == self._config.train.steps)
+
+    def choose(self) -> Checkpoint | None:
+        """What `checkpoint.resume` asks to go on from; None: from the beginning.
+
+        Every file is read once, by one rank, and compared with what was written. With "auto" a damaged checkpoint
+        is passed over for an older one.
+
+        Raises:
+            CheckpointError: the step that was asked for, or every checkpoint that there is, is damaged or missing.
+        """
+        asked = self._config.checkpoint.resume
+        if asked == "never":
+            return None
+        there = self._on_all(lambda: self._folder.steps() if self._mesh.rank == 0 else None)[0]
+        if asked != "auto":
+            if asked not in there:
+                raise CheckpointError(
+                    f"checkpoint.resume = {asked}: {self._folder.root} has {_listed(there)}. Name one of them, or "
+                    "set checkpoint.resume=auto."
+                )
+            return self._whole(asked)
+        for step in there:
+            try:
+                return self._whole(step)
+            except CheckpointError as error:
+                self.remarks.append(f"{self._folder.path(step)} is passed over: {error}")
+        if there:
+            raise CheckpointError(
+                f"{self._folder.root}: none of its checkpoints is whole; {'; '.join(self.remarks)}. Put the files "
+                "back, or start anew under another run.name."
+            )
+        return None
+
+    def save(
+        self,
+        step: int,
+        tokens: int,
+        model: TTTForCausalLM,
+        engine: Engine,
+        stores: Tokens,
+        wandb_id: str | None,
+    ) -> str:
+        """Write a checkpoint, then remove those beyond `checkpoint.keep`.
+
+        Args:
+            step: steps done.
+            tokens: with a loss so far.
+            model: equal on all ranks.
+            engine: its moments are spread over the ranks.
+            stores: for data.json.
+            wandb_id: rank 0's.
+
+        Returns:
+            A line for people. A disk that refuses is a remark, since the next attempt may do better.
+
+        Raises:
+            CheckpointError: it was the third attempt in a row that failed.
+            PeerError: another rank died.
+        """
+        first, began = self._mesh.rank == 0, time.perf_counter()
+        try:
+            self._on_all(lambda: self._folder.prepare(step) if first else None)
+            files = self._on_all(lambda: self._write(step, model, engine, stores))
+            manifest = Manifest(
+                step=step,
+                tokens=tokens,
+                updates=engine.updates(),
+                wandb_id=wandb_id,
+                versions=versions(),
+                files={k: SavedFile(**v) for written in files for k, v in written.items()},
+            )
+            self._on_all(lambda: self._commit(manifest) if first else None)
+        except CheckpointError as error:
+            return self._failed(step, error)
+        self._failures = 0
+        size, seconds = human(manifest.total_bytes, 1024), time.perf_counter() - began
+        return f"checkpoint: {self._folder.path(step)} ({size}B in {duration(seconds)})"
+
+    def check(self) -> None:
+        """Find out before the first step whether all ranks see rank 0's folder.
+
+        Raises:
+            CheckpointError: they do not, or it cannot be made.
+        """
+        make = self._folder.root.mkdir
+        self._on_all(
+            lambda: make(parents=True, exist_ok=True) if self._mesh.rank == 0 else None
+        )
+        self._on_all(lambda: _await(self._folder.root))
+
+    def set_aside(self, after: int) -> None:
+        """On rank 0, when the run goes on from an older checkpoint: keep later ones, out of the way."""
+        for path in self._folder.set_aside(after):
+            self.remarks.append(f"a later checkpoint is kept as {path}")
+
+    def _whole(self, step: int) -> Checkpoint:
+        """A checkpoint after all its files were read, each by one rank."""
+        folder, mesh = self._folder.path(step), self._mesh
+
+        def check() -> str:
+            manifest = read_manifest(folder)
+            for name in sorted(manifest.files)[mesh.rank :: mesh.world_size]:
+                check_file(folder / name, manifest.files[name])
+            return manifest.render()
+
+        texts = self._on_all(check)
+        if any(text != texts[0] for text in texts):
+            raise CheckpointError(f"{folder}: ranks see different files there")
+        return Checkpoint(folder, read_manifest(folder))
+
+    def _write(
+        self, step: int, model: TTTForCausalLM, engine: Engine, stores: Tokens
+    ) -> dict[str, Any]:
+        """This rank's files, on disk; what they are."""
+        partial, rank = self._folder.partial(step), self._mesh.rank
+        _await(partial)
+        names = []
+        if fragments := engine.fragments():
+            names.append(f"optimizer-{rank:05d}.safetensors")
+            write_moments(partial / names[0], fragments)
+        if rank == 0:
+            model.save_pretrained(partial)
+            (partial / RUN_CONFIG).write_text(dump_config(self._config), encoding="utf-8")
+            write_data_record(partial, stores)
+            names += ["model.safetensors", "config.json", RUN_CONFIG, "data.json"]
+        for name in names:
+            sync(partial / name)
+        return {name: SavedFile.of(partial / name).model_dump() for name in names}
+
+    def _commit(self, manifest: Manifest) -> None:
+        self._folder.commit(manifest)
+        self._folder.prune(self._config.checkpoint.keep)
+
+    def _failed(self, step: int, error: CheckpointError) -> str:
+        self._failures += 1
+        if self._mesh.rank == 0:
+            self._folder.discard(step)
+        what = f"the checkpoint after step {step} could not be written: {error}"
+        if self._failures == _FAILURES:
+            raise CheckpointError(
+                f"{what}. It is the third in a row. Make room, or name another folder with run.dir=..., or set "
+                "checkpoint.every=0 to do without; the same command goes on from the last good checkpoint."
+            )
+        return f"WARNING: {what}; the run goes on, and the next one is tried as planned"
+
+    def _on_all(self, work: Callable[[], Any]) -> list[Any]:
+        """Do something on every rank; what it gave on each of them (as JSON carries it).
+
+        Raises:
+            CheckpointError: on all ranks, if a file was missing, damaged or refused on one.
+        """
+        own: dict[str, Any] = {}
+        try:
+            own["result"] = work()
+        except (OSError, CheckpointError) as error:
+            own["problem"] = str(error)
+        everything = [json.loads(text) for text in self._mesh.gather_texts(json.dumps(own))]
+        for rank, row in enumerate(everything):
+            if "problem" in row:
+                where = f"rank {rank}: " if self._mesh.world_size > 1 else ""
+                raise CheckpointError(f"{where}{row['problem']}")
+        return [row["result"] for row in everything]
+
+
+def _await(folder: Path) -> None:
+    """Wait until a folder that rank 0 made is seen here, too.
+
+    Raises:
+        CheckpointError: it is not; the hosts do not share it.
+    """
+    deadline = time.monotonic() + _APPEARS_SECONDS
+    while not folder.is_dir():
+        if time.monotonic() > deadline:
+            raise CheckpointError(
+                f"{folder}, which rank 0 made, is not seen here. With checkpoints run.dir has to be on a file "
+                "system that all hosts share"
+            )
+        time.sleep(0.1)
+
+
+def _listed(steps: list[int]) -> str:
+    if not steps:
+        return "no checkpoint"
+    return f"checkpoints of steps {', '.join(map(str, sorted(steps)))}"

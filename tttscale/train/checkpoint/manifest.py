@@ -1,0 +1,120 @@
+"""`checkpoint.json`: what a checkpoint is made of. It is written last, and nothing without it counts.
+
+A checkpoint is a folder `step-N` with
+
+    model.safetensors, config.json     the weights after step N; a model folder like any other
+    optimizer-RRRRR.safetensors        AdamW's moments that rank R kept (`moments`)
+    config.yaml, data.json             the run's configuration and stores then
+    checkpoint.json                    sizes and digests of all of these, and the counters
+
+Nothing in it depends on how many ranks wrote it, but for the number of files.
+"""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from tttscale.data.manifest import Record, manifest_digest
+from tttscale.errors import CheckpointError
+from tttscale.files import digest
+
+MANIFEST, RUN_CONFIG = "checkpoint.json", "config.yaml"
+FILE_PATTERN = (
+    r"^(model\.safetensors|config\.json|config\.yaml|data\.json|optimizer-[0-9]{5}\.safetensors)$"
+)
+"""Keys become paths, so nothing but these names is let in."""
+
+
+class SavedFile(Record):
+    """One file of a checkpoint."""
+
+    bytes: int = Field(ge=0)
+    blake2b: str
+    """16-byte digest, hexadecimal."""
+
+    @classmethod
+    def of(cls, path: Path) -> "SavedFile":
+        """What is at `path` now."""
+        return cls(bytes=path.stat().st_size, blake2b=digest(path))
+
+
+class Manifest(Record):
+    """What `checkpoint.json` says."""
+
+    format: Literal["tttscale-checkpoint"] = "tttscale-checkpoint"
+    format_version: Literal[1] = 1
+    step: int = Field(ge=1)
+    """Steps done."""
+    tokens: int = Field(ge=0)
+    """Tokens with a loss so far."""
+    updates: int = Field(ge=0)
+    """Of the optimizer: fewer than `step` where a step held nothing but padding."""
+    wandb_id: str | None
+    """Under which wandb knows the run."""
+    versions: dict[str, str]
+    """Of what computed it."""
+    files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], SavedFile]
+    """All files but this one."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Size on disk."""
+        return sum(file.bytes for file in self.files.values())
+
+    def render(self) -> str:
+        """The text of checkpoint.json: all fields, and a digest of them."""
+        fields = self.model_dump()
+        return json.dumps(fields | {"digest": manifest_digest(fields)}, indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What the checkpoint in `folder` says of itself.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        fields: Any = json.loads(path.read_bytes())
+        found = fields.pop("digest")
+        if found != manifest_digest(fields):
+            raise CheckpointError(f"{path} is damaged: its content does not have its digest")
+        return Manifest.model_validate(fields)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise CheckpointError(
+            f"{path} is of another version of tttscale: {key}: {problem['msg']}"
+        ) from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise CheckpointError(f"{path} is damaged: not the JSON that was written") from None
+
+
+def check_file(path: Path, expected: SavedFile) -> None:
+    """Read a file and compare it with what was written.
+
+    Raises:
+        CheckpointError: it is missing, or has another size or content.
+    """
+    try:
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise CheckpointError(
+                f"{path} is damaged: {size:,} bytes, {expected.bytes:,} were written"
+            )
+        if digest(path) != expected.blake2b:
+            raise CheckpointError(f"{path} is damaged: its content is not what was written")
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    packages = {name: version(name) for name in ("tttscale", "torch", "deepspeed")}
+    return {"python": platform.python_version(), **packages}
