@@ -43,14 +43,19 @@ def small_config(sequence=1, layout="striped", sequences_per_step=4, stage=1, **
     )
 
 
-def small_trainer(ranks, config):
-    """A trainer on the CPU, its model and its sweeps."""
+def small_trainer(ranks, config, resumed=None):
+    """A trainer on the CPU, its model and its sweeps; with `resumed`, one that goes on from a checkpoint."""
     mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
-    model = setup.build_model(config, torch.device("cpu"))
+    weights = None if resumed is None else resumed.folder
+    model = setup.build_model(config, torch.device("cpu"), weights)
     share = config.train.sequences_per_step // mesh.replicas
     sweeps = setup.build_sweeps(config, model, mesh, sequences=share, batch=1)
     engine = setup.build_engine(config, model, mesh)
-    return Trainer(config, mesh, model, sweeps, engine), model, sweeps
+    trainer = Trainer(config, mesh, model, sweeps, engine)
+    if resumed is not None:
+        resumed.restore(engine)
+        trainer.tokens = resumed.manifest.tokens
+    return trainer, model, sweeps
 
 
 def small_windows(config):

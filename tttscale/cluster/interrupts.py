@@ -77,3 +77,27 @@ class Interrupts:
             raise Interrupted(number)
         if now - self._first_at > _REPEATS_SECONDS:
             os._exit(128 + number)
+
+
+class SaveRequests:
+    """While entered, SIGUSR1 is a wish that the run be saved and ended, not the end of the process.
+
+    Slurm sends it ahead of a job's time limit (`--signal=USR1@300`). One rank that hears it is enough.
+    """
+
+    def __init__(self) -> None:
+        self.heard = False
+        """Whether it has come."""
+        self._before: Any = None
+
+    def __enter__(self) -> "SaveRequests":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGUSR1, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGUSR1, self._before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.heard = True

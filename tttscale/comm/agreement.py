@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
+
 from tttscale.errors import LaunchError
 
 _SHOWN = 3

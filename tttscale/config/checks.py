@@ -11,7 +11,7 @@ def problems_of(config: Config) -> list[str]:
     """What does not fit together, whatever the number of processes; one line per problem."""
     checks = (
         *(_one_source, _no_store_twice, _no_idle_store),
-        *(_chunk_multiple, _enough_chunks, _whole_batches, _falling_lr, _no_checkpoints_yet),
+        *(_chunk_multiple, _enough_chunks, _whole_batches, _falling_lr),
     )
     return [problem for check in checks if (problem := check(config))]
 
@@ -138,21 +138,6 @@ def _falling_lr(config: Config) -> str | None:
         f"train.lr_final = {train.lr_final} is above train.lr = {train.lr}, so the cosine would "
         f"rise; set train.lr_final={train.lr / 100} or train.lr_schedule=constant"
     )
-
-
-def _no_checkpoints_yet(config: Config) -> str | None:
-    every, resume = config.checkpoint.every, config.checkpoint.resume
-    if every != 0:
-        return (
-            f"checkpoint.every = {every}, but checkpoints are not available yet; "
-            "set checkpoint.every=0"
-        )
-    if isinstance(resume, int):
-        return (
-            f"checkpoint.resume = {resume}, but checkpoints are not available yet; "
-            "set checkpoint.resume=never"
-        )
-    return None
 
 
 def _round_up(value: int, step: int) -> int:

@@ -99,14 +99,14 @@ class EvaluateSection(Section):
 
 
 class CheckpointSection(Section):
-    """Saving and resuming; not available yet: a run that ends early is lost."""
+    """Saving and resuming: the same command goes on with a run that has checkpoints."""
 
     every: Count = 0
-    """Steps between checkpoints; 0 = none."""
+    """Steps between checkpoints, with one more after the last step; 0 = none."""
     keep: Positive = 3
     """Newest checkpoints kept."""
     resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
-    """Go on from the newest checkpoint if there is one, never, or from this step."""
+    """Go on from the newest checkpoint that is whole, if there is one; never; or from this step."""
 
 
 class WandbSection(Section):

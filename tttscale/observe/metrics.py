@@ -10,6 +10,7 @@ and, on some steps, heldout_loss (nats per token). Waits are means over the rank
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,25 @@ class MetricsLog:
         plain = {key: _plain(value) for key, value in record.items()}
         self._file.write(json.dumps(plain, allow_nan=False) + "\n")
         self._file.flush()
+
+    def cut_after(self, step: int) -> None:
+        """Move the records of later steps to `NAME-replaced.jsonl`: the run goes on from `step`."""
+        path = Path(self._file.name)
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = 0
+        while kept < len(lines) and not _is_later(lines[kept], step):
+            kept += 1
+        if kept == len(lines):
+            return
+        with path.with_name(f"{path.stem}-replaced{path.suffix}").open("ab") as replaced:
+            replaced.writelines(lines[kept:])
+            replaced.flush()
+            os.fsync(replaced.fileno())
+        self._file.truncate(sum(map(len, lines[:kept])))
+
+    def sync(self) -> None:
+        """Put all records on disk."""
+        os.fsync(self._file.fileno())
 
     def fileno(self) -> int:
         """The open file, as the system knows it."""
@@ -76,6 +96,11 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}:{number}: expected a JSON object, found {line[:60]!r}")
         records.append(record)
     return records
+
+
+def _is_later(line: bytes, step: int) -> bool:
+    record = _record(line.decode(errors="replace"))
+    return record is not None and record.get("step", 0) > step
 
 
 def _record(line: str) -> dict[str, Any] | None:

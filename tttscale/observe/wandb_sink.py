@@ -28,6 +28,7 @@ class WandbSink:
         project: str,
         run_dir: str | Path,
         name: str,
+        run_id: str | None = None,
         finish_seconds: float = 30.0,
     ) -> None:
         """Start the thread; `mode` is offline (files in run_dir/wandb only), online or disabled.
@@ -38,6 +39,7 @@ class WandbSink:
             project: the project's name.
             run_dir: the run's folder.
             name: the run's name.
+            run_id: under which wandb knows the run, also when it goes on later; None lets wandb choose.
             finish_seconds: longest time that `finish` waits.
         """
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_PENDING)
@@ -47,6 +49,8 @@ class WandbSink:
             return
         settings: dict[str, Any] = {"mode": mode, "project": project, "dir": str(run_dir)}
         settings |= {"name": name, "config": dict(config_dict)}
+        if run_id is not None:
+            settings |= {"id": run_id, "resume": "allow"}
         self._thread = threading.Thread(
             target=self._work, args=(settings,), name="wandb-sink", daemon=True
         )

@@ -163,9 +163,9 @@ class Engine:
         return int(next(states, {}).get("step", 0))
 
     def fragments(self) -> list[Fragment]:
-        """This rank's share of the moments: over all ranks every element is in it once; [] before the first step.
+        """This rank's share of the moments: over all ranks every element once; [] before the first step.
 
-        Which elements it is depends on the ZeRO stage and on the number of ranks.
+        Which elements depends on the ZeRO stage and on the number of ranks.
         """
         if self.updates() == 0:
             return []

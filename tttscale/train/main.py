@@ -4,15 +4,21 @@ import sys
 
 import torch
 
+from tttscale.cluster.interrupts import SaveRequests
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens, open_tokens
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import setup
+from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
+from tttscale.train.checkpoint.same_run import check_same_run
 from tttscale.train.memory import tune_allocator
-from tttscale.train.recorder import Recorder, Silent, check_folder
+from tttscale.train.recorder import Recorder, Silent, check_folder, run_folder
 from tttscale.train.trainer import Evaluation, Trainer
+
+SAVED_ON_REQUEST = 75
+"""Exit code after SIGUSR1: start the same command again, and it goes on."""
 
 
 def train(config: Config, ranks: Ranks) -> int:
@@ -31,16 +37,22 @@ def train(config: Config, ranks: Ranks) -> int:
     if ranks.rank == 0 and ranks.world_size > 1:
         where = f"{ranks.master_addr}:{ranks.master_port}"
         print(f"waiting for all {ranks.world_size} ranks at {where}", file=sys.stderr, flush=True)
-    mesh = setup.connect(config, ranks, device)
-    setup.check_same_stores(mesh, tokens)
-    recorder = Recorder(config, tokens) if ranks.rank == 0 else Silent()
-    try:
-        job = _Job(config, ranks, mesh, tokens, device, recorder)
-        job.run()
-    finally:
-        recorder.close()
-    mesh.close()
-    return 0
+    with SaveRequests() as requests:
+        mesh = setup.connect(config, ranks, device)
+        setup.check_same_stores(mesh, tokens)
+        checkpoints = Checkpoints(config, mesh, run_folder(config))
+        resumed = checkpoints.choose()
+        remarks = check_same_run(resumed, config, tokens) if resumed is not None else []
+        recorder = Recorder(config, tokens, resumed) if ranks.rank == 0 else Silent()
+        try:
+            for remark in checkpoints.remarks + remarks + checkpoints.begin(resumed):
+                recorder.note(remark)
+            job = _Job(config, ranks, mesh, tokens, device, recorder, checkpoints, resumed)
+            code = job.run(requests)
+        finally:
+            recorder.close()
+        mesh.close()
+    return code
 
 
 class _Job:
@@ -52,9 +64,12 @@ class _Job:
         tokens: Tokens,
         device: torch.device,
         recorder: Silent,
+        checkpoints: Checkpoints,
+        resumed: Checkpoint | None,
     ) -> None:
-        self._config, self._tokens, self._recorder = config, tokens, recorder
-        self.model = setup.build_model(config, device)
+        self._config, self._mesh, self._tokens, self._recorder = config, mesh, tokens, recorder
+        self._checkpoints = checkpoints
+        self.model = setup.build_model(config, device, resumed.folder if resumed else None)
         share = config.train.sequences_per_step // mesh.replicas
         sweeps = setup.build_sweeps(
             config,
@@ -68,8 +83,12 @@ class _Job:
         self._evaluation = (
             setup.build_sweeps(config, self.model, mesh, sequences=mine, batch=1) if mine else None
         )
-        engine = setup.build_engine(config, self.model, mesh)
-        self._trainer = Trainer(config, mesh, self.model, sweeps, engine)
+        self._engine = setup.build_engine(config, self.model, mesh)
+        self._trainer = Trainer(config, mesh, self.model, sweeps, self._engine)
+        self._done = 0
+        if resumed is not None:
+            resumed.restore(self._engine)
+            self._done, self._trainer.tokens = resumed.manifest.step, resumed.manifest.tokens
         self._describe(mesh, sweeps)
         if setup.wants_compile(config, device):
             recorder.note("train.compile: compiling; the first time this takes a minute or two")
@@ -101,19 +120,50 @@ class _Job:
                         f"{len(split.damaged)} ranges are quarantined and read as padding"
                     )
 
-    def run(self) -> None:
-        """All steps, held-out losses on the way, the final weights."""
-        steps, every = self._config.train.steps, self._config.evaluate.every
-        evaluation: Evaluation | None = None
-        for step in range(1, steps + 1):
+    def run(self, requests: SaveRequests) -> int:
+        """All steps that are left, held-out losses and checkpoints on the way, the final weights.
+
+        Returns:
+            The exit code: 0, or SAVED_ON_REQUEST.
+        """
+        steps, evaluation = self._config.train.steps, None
+        for step in range(self._done + 1, steps + 1):
             record = self._trainer.step(step, self._tokens.train)
-            evaluation = None
-            if self._tokens.heldout is not None and (
-                step == steps or (every and step % every == 0)
-            ):
-                evaluation = self._trainer.evaluate(
-                    self._tokens.heldout, self._evaluation, self._config.evaluate.sequences
-                )
+            evaluation = self._evaluate() if self._evaluates(step) else None
+            if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             self._recorder.step(record)
+            wanted = step < steps and self._is_wanted(requests)
+            if wanted or self._checkpoints.due(step):
+                self._save(step)
+            if wanted:
+                self._recorder.note("SIGUSR1: saved and ended; the same command goes on from here")
+                return SAVED_ON_REQUEST
+        if evaluation is None and self._evaluates(steps):  # it ended between its last step and here
+            evaluation = self._evaluate()
         self._recorder.finish(self.model, None if evaluation is None else evaluation.positions)
+        return 0
+
+    def _evaluates(self, step: int) -> bool:
+        every = self._config.evaluate.every
+        due = step == self._config.train.steps or (every > 0 and step % every == 0)
+        return due and self._tokens.heldout is not None
+
+    def _evaluate(self) -> Evaluation:
+        assert self._tokens.heldout is not None
+        return self._trainer.evaluate(
+            self._tokens.heldout, self._evaluation, self._config.evaluate.sequences
+        )
+
+    def _is_wanted(self, requests: SaveRequests) -> bool:
+        """Whether any rank was asked to save and end; a run without checkpoints passes that over."""
+        if self._config.checkpoint.every == 0:
+            return False
+        return bool(self._mesh.gather([float(requests.heard)]).any())
+
+    def _save(self, step: int) -> None:
+        self._recorder.sync()
+        tokens, wandb_id = self._trainer.tokens, self._recorder.wandb_id
+        self._recorder.note(
+            self._checkpoints.save(step, tokens, self.model, self._engine, self._tokens, wandb_id)
+        )

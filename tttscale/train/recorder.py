@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +14,23 @@ from tttscale.data.record import write_data_record
 from tttscale.errors import ConfigError
 from tttscale.observe import Console, MetricsLog, WandbSink
 from tttscale.observe.plots import plot_run
+from tttscale.train.checkpoint.checkpoints import Checkpoint
+from tttscale.train.checkpoint.folder import CheckpointFolder
 
 
 class Silent:
     """The recorder of all other ranks."""
 
+    wandb_id: str | None = None
+    """Under which wandb knows the run."""
+
     def step(self, record: Mapping[str, Any]) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
         """Nothing."""
 
     def finish(self, model: Any, positions: dict[str, Any] | None) -> None:
@@ -34,27 +43,42 @@ class Silent:
 class Recorder(Silent):
     """Writes RUNDIR/NAME: config.yaml, data.json, metrics.jsonl, plots, positions.json, final/."""
 
-    def __init__(self, config: Config, tokens: Tokens) -> None:
-        """Create the run's folder.
+    def __init__(self, config: Config, tokens: Tokens, resumed: Checkpoint | None = None) -> None:
+        """Create the run's folder, or go on in it.
+
+        Args:
+            config: the run's.
+            tokens: the stores, for data.json.
+            resumed: what the run goes on from; later steps are taken out of metrics.jsonl.
 
         Raises:
             ConfigError: a run of this name exists, or run.dir cannot be written to.
         """
         self.folder = run_folder(config)
         self._config = config
-        check_folder(config)
+        if resumed is None:
+            check_folder(config)
         with _disk(config):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(self.folder / "metrics.jsonl")
             _claim(self._metrics, config)
+            if resumed is not None:
+                self._metrics.cut_after(resumed.manifest.step)
             (self.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
             write_data_record(self.folder, tokens)
         self._every = config.logging.every
         self._steps = config.train.steps
         self._console = Console(config.train.steps)
         wandb = config.logging.wandb
+        before = resumed.manifest.wandb_id if resumed is not None else None
+        self.wandb_id = before or secrets.token_hex(4)
         self._wandb = WandbSink(
-            config.model_dump(mode="json"), wandb.mode, wandb.project, self.folder, config.run.name
+            config.model_dump(mode="json"),
+            wandb.mode,
+            wandb.project,
+            self.folder,
+            config.run.name,
+            self.wandb_id,
         )
 
     def step(self, record: Mapping[str, Any]) -> None:
@@ -72,6 +96,15 @@ class Recorder(Silent):
     def note(self, text: str) -> None:
         """A line on the console."""
         self._console.note(text)
+
+    def sync(self) -> None:
+        """Put the metrics on disk, before a checkpoint that continues them.
+
+        Raises:
+            ConfigError: run.dir cannot be written to.
+        """
+        with _disk(self._config):
+            self._metrics.sync()
 
     def finish(self, model: Any, positions: dict[str, Any] | None) -> None:
         """Loss by position, plots, final weights.
@@ -114,18 +147,39 @@ def run_folder(config: Config) -> Path:
 def check_folder(config: Config) -> None:
     """Refuse to write over another run; one that ended before its first step is none.
 
+    A run with checkpoints is gone on with, unless `checkpoint.resume` is "never" or it is finished.
+
     Raises:
         ConfigError: the run's folder already holds steps or weights, or cannot be looked at.
     """
-    folder = run_folder(config)
+    folder, resume = run_folder(config), config.checkpoint.resume
     with _disk(config):
-        metrics, weights = folder / "metrics.jsonl", folder / "final"
-        taken = weights.exists() or (metrics.exists() and metrics.stat().st_size > 0)
-    if taken:
+        metrics, weights = folder / "metrics.jsonl", (folder / "final").exists()
+        taken = weights or (metrics.exists() and metrics.stat().st_size > 0)
+        steps = CheckpointFolder(folder / "checkpoints").steps()
+    if resume != "never" and steps:
+        if resume == "auto" and weights and steps[0] == config.train.steps:
+            raise ConfigError(
+                f"run.name = {config.run.name!r}: {folder} holds a run that is finished after train.steps = "
+                f"{steps[0]}. Raise train.steps to go on with it, or choose another name (run.name=...)."
+            )
+        if resume == "auto" and steps[0] > config.train.steps:
+            raise ConfigError(
+                f"train.steps = {config.train.steps}: {folder} holds a run of {steps[0]} steps already. "
+                "Raise train.steps to go on with it, name a step with checkpoint.resume=N, or choose another "
+                "name (run.name=...)."
+            )
+    elif taken or steps:
         raise ConfigError(
             f"run.name = {config.run.name!r}: {folder} already holds a run. Choose another name "
-            f"(run.name=...), or remove that folder."
+            f"(run.name=...), or remove that folder{_how_to_resume(resume, bool(steps))}."
         )
+
+
+def _how_to_resume(resume: int | str, has_checkpoints: bool) -> str:
+    if has_checkpoints:
+        return f", or go on with it (checkpoint.resume=auto; it is {resume})"
+    return "; it has no checkpoint to go on from"
 
 
 def _claim(metrics: MetricsLog, config: Config) -> None:

@@ -1,10 +1,9 @@
 """From a configuration to the parts of a run: mesh, model, sweeps, optimizer."""
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from tttscale import __version__
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm import mesh as meshes
 from tttscale.comm.mesh import Mesh
-from tttscale.config import Config
+from tttscale.config import Config, flat_keys
 from tttscale.data.components import Tokens
 from tttscale.errors import CheckpointError, DataError, LaunchError
 from tttscale.model import TTTForCausalLM
@@ -81,15 +80,24 @@ def set_threads(config: Config, ranks: Ranks) -> None:
     torch.set_num_threads(config.parallel.threads or max(1, mine))
 
 
-def build_model(config: Config, device: torch.device) -> TTTForCausalLM:
+def build_model(
+    config: Config, device: torch.device, weights: Path | None = None
+) -> TTTForCausalLM:
     """The model in fp32, equal on all ranks.
+
+    Args:
+        config: the run's.
+        device: where it is to be.
+        weights: a checkpoint's folder, in place of `model.initial_weights`.
 
     Raises:
         LaunchError: it is to be compiled, without a C++ compiler.
-        CheckpointError: `model.initial_weights` cannot be loaded.
+        CheckpointError: the weights cannot be loaded.
     """
     model = TTTForCausalLM(config.architecture(), config.model.init, config.run.seed)
-    if config.model.initial_weights is not None:
+    if weights is not None:
+        load_weights(model, weights)
+    elif config.model.initial_weights is not None:
         try:
             load_weights(model, config.model.initial_weights)
         except CheckpointError as error:
@@ -196,19 +204,7 @@ def connect(config: Config, ranks: Ranks, device: torch.device) -> Mesh:
 
 def _agreed(section: dict[str, Any]) -> dict[str, str]:
     """What all ranks must have in common: the version, and all keys but those of a host."""
-    keys = dict(_flat(section))
+    keys = dict(flat_keys(section))
     return {"version": __version__} | {
         key: value for key, value in keys.items() if not _OF_A_HOST.search(key)
     }
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """data.blend[0].weight and the like, and what they are in JSON."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{key}[{i}]")
-    else:
-        yield key, json.dumps(value)

@@ -43,7 +43,8 @@ class Trainer:
         self._config, self._mesh = config, mesh
         self._model, self._sweeps, self._engine = model, sweeps, engine
         self._skipped = config.data.skipped
-        self._tokens = 0
+        self.tokens = 0
+        """With a loss, in all steps so far."""
 
     def step(self, step: int, windows: WindowSource) -> dict[str, Any]:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
@@ -67,7 +68,7 @@ class Trainer:
             self._sweeps.prepare(self._groups(step + 1, windows))
         grad_norm = self._update(tokens)
         seconds = time.perf_counter() - began
-        self._tokens += int(tokens)
+        self.tokens += int(tokens)
         exposed_seconds = self._sweeps.wait_seconds + self._engine.reduce_seconds
         ranks = self._mesh.gather(
             [idle_seconds, exposed_seconds, self._sweeps.data_seconds, _peak_bytes()]
@@ -78,7 +79,7 @@ class Trainer:
             "loss": loss,
             "grad_norm": grad_norm,
             "lr": lr,
-            "tokens": self._tokens,
+            "tokens": self.tokens,
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
             "data_seconds": float(data.max()),

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Checkpoints:
         self._config, self._mesh = config, mesh
         root = mesh.gather_texts(str((run_folder / "checkpoints").absolute()))[0]
         self._folder = CheckpointFolder(Path(root))
-        self._failures = 0
+        self._failures = 0  # in a row
         self.remarks: list[str] = []
         """What `choose` passed over."""
 
@@ -77,11 +78,11 @@ class Checkpoints:
     def choose(self) -> Checkpoint | None:
         """What `checkpoint.resume` asks to go on from; None: from the beginning.
 
-        Every file is read once, by one rank, and compared with what was written. With "auto" a damaged checkpoint
-        is passed over for an older one.
+        Every file is read once, by one rank, and compared with what was written. With "auto" a damaged
+        checkpoint is passed over for an older one.
 
         Raises:
-            CheckpointError: the step that was asked for, or every checkpoint that there is, is damaged or missing.
+            CheckpointError: the step that was asked for, or each one that there is, is damaged or missing.
         """
         asked = self._config.checkpoint.resume
         if asked == "never":
@@ -90,8 +91,8 @@ class Checkpoints:
         if asked != "auto":
             if asked not in there:
                 raise CheckpointError(
-                    f"checkpoint.resume = {asked}: {self._folder.root} has {_listed(there)}. Name one of them, or "
-                    "set checkpoint.resume=auto."
+                    f"checkpoint.resume = {asked}: {self._folder.root} has {_listed(there)}. Name one of "
+                    "them, or set checkpoint.resume=auto."
                 )
             return self._whole(asked)
         for step in there:
@@ -101,8 +102,8 @@ class Checkpoints:
                 self.remarks.append(f"{self._folder.path(step)} is passed over: {error}")
         if there:
             raise CheckpointError(
-                f"{self._folder.root}: none of its checkpoints is whole; {'; '.join(self.remarks)}. Put the files "
-                "back, or start anew under another run.name."
+                f"{self._folder.root}: none of its checkpoints is whole; {'; '.join(self.remarks)}. Put the "
+                "files back, or start anew under another run.name."
             )
         return None
 
@@ -144,29 +145,36 @@ class Checkpoints:
                 versions=versions(),
                 files={k: SavedFile(**v) for written in files for k, v in written.items()},
             )
-            self._on_all(lambda: self._commit(manifest) if first else None)
+            self._on_all(lambda: self._folder.commit(manifest) if first else None)
         except CheckpointError as error:
             return self._failed(step, error)
         self._failures = 0
         size, seconds = human(manifest.total_bytes, 1024), time.perf_counter() - began
-        return f"checkpoint: {self._folder.path(step)} ({size}B in {duration(seconds)})"
+        line = f"checkpoint: {self._folder.path(step)} ({size}B in {duration(seconds)})"
+        return line + (self._prune() if first else "")
 
-    def check(self) -> None:
-        """Find out before the first step whether all ranks see rank 0's folder.
+    def begin(self, resumed: Checkpoint | None) -> list[str]:
+        """Before the first step: put checkpoints later than `resumed` aside, make a folder that all see.
+
+        Returns:
+            Remarks on what was put aside.
 
         Raises:
-            CheckpointError: they do not, or it cannot be made.
+            CheckpointError: a rank does not see the folder, or rank 0 may not write there.
         """
-        make = self._folder.root.mkdir
-        self._on_all(
-            lambda: make(parents=True, exist_ok=True) if self._mesh.rank == 0 else None
-        )
-        self._on_all(lambda: _await(self._folder.root))
+        first = self._mesh.rank == 0
+        remarks = self._on_all(lambda: self._make_room(resumed) if first else [])[0]
+        if self._config.checkpoint.every > 0:
+            self._on_all(lambda: _await(self._folder.root))
+        return remarks
 
-    def set_aside(self, after: int) -> None:
-        """On rank 0, when the run goes on from an older checkpoint: keep later ones, out of the way."""
-        for path in self._folder.set_aside(after):
-            self.remarks.append(f"a later checkpoint is kept as {path}")
+    def _make_room(self, resumed: Checkpoint | None) -> list[str]:
+        if self._config.checkpoint.every > 0:
+            self._folder.root.mkdir(parents=True, exist_ok=True)
+        if resumed is None:
+            return []
+        later = self._folder.set_aside(resumed.manifest.step)
+        return [f"a checkpoint of a later step is kept as {path}" for path in later]
 
     def _whole(self, step: int) -> Checkpoint:
         """A checkpoint after all its files were read, each by one rank."""
@@ -202,19 +210,23 @@ class Checkpoints:
             sync(partial / name)
         return {name: SavedFile.of(partial / name).model_dump() for name in names}
 
-    def _commit(self, manifest: Manifest) -> None:
-        self._folder.commit(manifest)
-        self._folder.prune(self._config.checkpoint.keep)
+    def _prune(self) -> str:
+        try:
+            self._folder.prune(self._config.checkpoint.keep)
+        except OSError as error:
+            return f"; WARNING: older ones cannot be removed: {error}"
+        return ""
 
     def _failed(self, step: int, error: CheckpointError) -> str:
         self._failures += 1
         if self._mesh.rank == 0:
-            self._folder.discard(step)
+            with suppress(OSError):  # the next attempt clears it
+                self._folder.discard(step)
         what = f"the checkpoint after step {step} could not be written: {error}"
         if self._failures == _FAILURES:
             raise CheckpointError(
-                f"{what}. It is the third in a row. Make room, or name another folder with run.dir=..., or set "
-                "checkpoint.every=0 to do without; the same command goes on from the last good checkpoint."
+                f"{what}. It is the third in a row. Make room, or set checkpoint.every=0 to do without; the "
+                "same command goes on from the last checkpoint that is whole."
             )
         return f"WARNING: {what}; the run goes on, and the next one is tried as planned"
 
@@ -247,8 +259,8 @@ def _await(folder: Path) -> None:
     while not folder.is_dir():
         if time.monotonic() > deadline:
             raise CheckpointError(
-                f"{folder}, which rank 0 made, is not seen here. With checkpoints run.dir has to be on a file "
-                "system that all hosts share"
+                f"{folder}, which rank 0 made, is not seen here. With checkpoints run.dir has to be on a "
+                "file system that all hosts share"
             )
         time.sleep(0.1)
 

@@ -62,7 +62,7 @@ class CheckpointFolder:
         with replaced(partial / MANIFEST) as file:
             file.write(manifest.render().encode())
         sync(partial)
-        self._remove(path)  # a damaged one: nobody goes on from before a good one
+        self._remove(path)  # a damaged one, or the run would have gone on from it
         partial.rename(path)
         sync(self.root)
 

@@ -1,0 +1,71 @@
+"""Whether a checkpoint and a configuration belong to one run."""
+
+import re
+from pathlib import Path
+
+from tttscale.config import Config, flat_keys, load_config
+from tttscale.data.components import Tokens
+from tttscale.data.record import check_data_record
+from tttscale.errors import CheckpointError
+from tttscale.train.checkpoint.checkpoints import Checkpoint
+from tttscale.train.checkpoint.manifest import RUN_CONFIG, versions
+
+_FIXED = re.compile(r"^(model|data)\.|^run\.seed$|^train\.sequences_per_step$")
+"""What decides which parameters there are, and which tokens a step sees."""
+_FREE = re.compile(
+    r"\.store$|^data\.(heldout_split|skip_steps|damaged)\b|"
+    r"^model\.(preset|init|initial_weights|inner_lr_warmup_\w+)$"
+)
+"""Among these: stores are compared by content, presets by their fields; bad data may be found late."""
+_SILENT = re.compile(
+    r"\.store$|^(checkpoint|logging|evaluate)\.|^run\.(name|dir)$|^model\.(preset|init|initial_weights)$"
+)
+
+
+def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> list[str]:
+    """Refuse to go on with another model, other data or another order of it.
+
+    Returns:
+        Remarks on what else is other than it was.
+
+    Raises:
+        CheckpointError: a key differs that may not.
+        DataError: the stores are others.
+        ConfigError: the checkpoint's configuration is none that this version knows.
+    """
+    folder, step = checkpoint.folder, checkpoint.manifest.step
+    then, now = (
+        dict(flat_keys(c.model_dump(mode="json")))
+        for c in (load_config(folder / RUN_CONFIG), config)
+    )
+    different = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    fixed = [key for key in different if _FIXED.search(key) and not _FREE.search(key)]
+    if step > config.train.steps:
+        raise CheckpointError(
+            f"train.steps = {config.train.steps}, but {folder} is of step {step}. Raise train.steps, or name "
+            "an earlier checkpoint with checkpoint.resume=N."
+        )
+    if fixed:
+        raise CheckpointError(_refusal(folder, fixed, then, now))
+    check_data_record(folder, tokens)
+    remarks = [f"going on after step {step:,} from {folder}"]
+    for key in different:
+        if not _SILENT.search(key):
+            remarks.append(
+                f"{key} = {now.get(key, 'nothing')} from here on, was {then.get(key, 'nothing')}"
+            )
+    for name, version in versions().items():
+        before = checkpoint.manifest.versions.get(name)
+        if before != version:
+            remarks.append(f"{name} {version} from here on, was {before}: last digits may differ")
+    return remarks
+
+
+def _refusal(folder: Path, keys: list[str], then: dict[str, str], now: dict[str, str]) -> str:
+    key, others = keys[0], len(keys) - 1
+    more = f" (and {others} more: {', '.join(keys[1:4])}{', ...' * (others > 3)})" if others else ""
+    return (
+        f"{key} = {now.get(key, 'nothing')}, but the run in {folder.parent.parent} has trained with "
+        f"{then.get(key, 'nothing')}{more}. Set it back to go on with that run; or start another under a new "
+        f"run.name, from its weights if you like: model.initial_weights={folder}"
+    )
