@@ -1,0 +1,239 @@
+"""Going on from a checkpoint is the same as never having stopped; saving and choosing on all ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ranks import run_ranks, values
+from tests.train.small import small_config, small_trainer, small_windows
+from tests.train.test_recorder import largest_file
+from tttscale.comm import mesh as meshes
+from tttscale.data.components import Tokens
+from tttscale.errors import CheckpointError
+from tttscale.train.checkpoint import checkpoints as checkpoints_module
+from tttscale.train.checkpoint.checkpoints import Checkpoints
+from tttscale.train.checkpoint.moments import MomentReader
+from tttscale.train.engine import MOMENTS, Fragment
+
+TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
+STAGES = (0, 1, 2, 3)
+SAVED, LAST = 2, 4
+
+
+def checkpoints_of(config, trainer, folder):
+    return Checkpoints(config, trainer._mesh, Path(folder))
+
+
+def save(checkpoints, trainer, model, step):
+    return checkpoints.save(step, trainer.tokens, model, trainer._engine, TOKENS, "id")
+
+
+def some_steps(trainer, config, first, last):
+    windows = small_windows(config)
+    records = [trainer.step(step, windows) for step in range(first, last + 1)]
+    return [(r["loss"], r["grad_norm"], r["tokens"]) for r in records]
+
+
+def chosen(ranks, config, folder):
+    mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
+    return Checkpoints(config, mesh, Path(folder)).choose()
+
+
+def write(ranks, config, folder):
+    """Save after step SAVED and train on to LAST; records and weights."""
+    trainer, model, _ = small_trainer(ranks, config)
+    before = some_steps(trainer, config, 1, SAVED)
+    line = save(checkpoints_of(config, trainer, folder), trainer, model, SAVED)
+    assert f"{folder}/checkpoints/step-{SAVED} (" in line
+    after = some_steps(trainer, config, SAVED + 1, LAST)
+    return before, after, [p.detach().clone().numpy() for p in model.parameters()]
+
+
+def read(ranks, config, folder, copy=None):
+    """Go on from SAVED to LAST; records and weights. `copy`: save at once what was loaded there."""
+    trainer, model, _ = small_trainer(ranks, config, chosen(ranks, config, folder))
+    if copy is not None:
+        save(checkpoints_of(config, trainer, copy), trainer, model, SAVED)
+    after = some_steps(trainer, config, SAVED + 1, LAST)
+    return after, [p.detach().clone().numpy() for p in model.parameters()]
+
+
+def all_stages(ranks, folder, sequence, precision):
+    for stage in STAGES:
+        config = small_config(sequence, stage=stage, precision=precision)
+        where = f"{folder}/{stage}"
+        _, expected, weights = write(ranks, config, where)
+        found, same = read(ranks, config, where)
+        assert found == expected, f"stage {stage}"
+        assert all((a == b).all() for a, b in zip(weights, same, strict=True)), f"stage {stage}"
+
+
+@pytest.mark.parametrize(
+    ("world", "sequence", "precision"),
+    [(1, 1, "fp32"), (2, 2, "bf16"), (4, 2, "fp32"), (3, 3, "fp32")],
+)
+def test_going_on_is_bitwise_as_if_never_stopped(tmp_path, world, sequence, precision):
+    values(run_ranks(all_stages, world, str(tmp_path), sequence, precision))
+
+
+def content(folder):
+    """All moments and weights of a checkpoint, whole, whoever wrote which part."""
+    paths = sorted(folder.glob("optimizer-*.safetensors"))
+    reader = MomentReader(paths)
+    model = small_trainer_model()
+    moments = {}
+    for name, parameter in model.named_parameters():
+        room = {kind: torch.full((parameter.numel(),), torch.nan) for kind in MOMENTS}
+        reader.fill(Fragment(name, 0, room))
+        moments |= {(name, kind): values for kind, values in room.items()}
+    return moments, (folder / "model.safetensors").read_bytes(), len(paths)
+
+
+def small_trainer_model():
+    from tttscale.train import setup
+
+    return setup.build_model(small_config(), torch.device("cpu"))
+
+
+def test_another_number_of_ranks_and_another_stage_goes_on(tmp_path):
+    """Four ranks at stage 3 -> two at 1 -> one at 0 -> three at 2: the same numbers in each."""
+    ways = [(4, 4, 3), (2, 1, 1), (1, 1, 0), (3, 3, 2)]
+    folder = tmp_path / "0"
+    config = small_config(ways[0][1], stage=ways[0][2])
+    _, expected, weights = values(run_ranks(write, ways[0][0], config, str(folder)))[0]
+    first = content(folder / "checkpoints" / f"step-{SAVED}")
+    assert first[2] == 4
+    assert all(values.isfinite().all() for values in first[0].values())
+    assert any(values.abs().sum() > 0 for values in first[0].values())
+    for i, (world, sequence, stage) in enumerate(ways[1:], start=1):
+        config, copy = small_config(sequence, stage=stage), tmp_path / str(i)
+        results = values(run_ranks(read, world, config, str(folder), str(copy)))
+        found, same = results[0]
+        assert found[0][0] == expected[0][0]  # a forward sweep over the same weights
+        for (loss, norm, tokens), wanted in zip(found, expected, strict=True):
+            assert (loss, norm) == pytest.approx(wanted[:2], rel=1e-6)
+            assert tokens == wanted[2]
+        for a, b in zip(same, weights, strict=True):
+            assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+        again = content(copy / "checkpoints" / f"step-{SAVED}")
+        assert again[1] == first[1]
+        assert all(torch.equal(again[0][key], first[0][key]) for key in first[0])
+        folder = copy
+
+
+def nothing_but_padding(ranks, folder):
+    """A checkpoint before AdamW's first step has no moments; its first step is the first one later, too."""
+    config = small_config()
+    trainer, model, _ = small_trainer(ranks, config)
+    trainer._engine.skip()
+    save(checkpoints_of(config, trainer, folder), trainer, model, 1)
+    step = Path(folder) / "checkpoints" / "step-1"
+    assert sorted(path.name for path in step.iterdir()) == [
+        *("checkpoint.json", "config.json", "config.yaml", "data.json", "model.safetensors")
+    ]
+    expected = some_steps(trainer, config, 2, 3)
+    resumed, _, _ = small_trainer(ranks, config, chosen(ranks, config, folder))
+    assert some_steps(resumed, config, 2, 3) == expected
+
+
+def test_before_the_optimizers_first_step(tmp_path):
+    values(run_ranks(nothing_but_padding, 1, str(tmp_path)))
+
+
+def damage_of_one_rank(ranks, folder):
+    """Only rank 1 reads the damaged file; both pass the checkpoint over, for the older one."""
+    config = small_config(2)
+    trainer, model, _ = small_trainer(ranks, config)
+    checkpoints = checkpoints_of(config, trainer, folder)
+    for step in (1, 2):
+        some_steps(trainer, config, step, step)
+        save(checkpoints, trainer, model, step)
+    names = sorted(checkpoints.choose().manifest.files)
+    trainer._mesh.gather([0.0])  # nobody reads any more
+    if ranks.rank == 0:
+        path = Path(folder) / "checkpoints" / "step-2" / names[1]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    trainer._mesh.gather([0.0])
+    found = checkpoints.choose()
+    exact = config.model_copy(
+        update={"checkpoint": config.checkpoint.model_copy(update={"resume": 2})}
+    )
+    with pytest.raises(CheckpointError, match=f"rank 1: .*{names[1]} is damaged") as error:
+        checkpoints_of(exact, trainer, folder).choose()
+    return [found.manifest.step, checkpoints.remarks, str(error.value)]
+
+
+def test_damage_that_one_rank_sees(tmp_path):
+    first, second = values(run_ranks(damage_of_one_rank, 2, str(tmp_path)))
+    assert first == second
+    assert first[0] == 1
+    assert "step-2 is passed over: rank 1: " in first[1][0]
+
+
+def full_disk(ranks, folder):
+    """Rank 1 finds the disk full: the run goes on, until the third time in a row."""
+    config = small_config(2)
+    trainer, model, _ = small_trainer(ranks, config)
+    checkpoints, lines = checkpoints_of(config, trainer, folder), []
+    some_steps(trainer, config, 1, 1)
+    lines.append(save(checkpoints, trainer, model, 1))
+    for step in (2, 3, 4):
+        some_steps(trainer, config, step, step)
+        with largest_file(100 if ranks.rank == 1 and step > 2 else 1 << 30):
+            lines.append(save(checkpoints, trainer, model, step))
+    some_steps(trainer, config, 5, 5)
+    with (
+        pytest.raises(CheckpointError, match=r"rank 1: .*third in a row") as error,
+        largest_file(100),
+    ):
+        save(checkpoints, trainer, model, 5)
+    trainer._mesh.gather([0.0])
+    there = sorted(path.name for path in (Path(folder) / "checkpoints").iterdir())
+    return [lines, there, str(error.value), checkpoints.choose().manifest.step]
+
+
+def test_a_full_disk_of_one_rank(tmp_path):
+    first, second = values(run_ranks(full_disk, 2, str(tmp_path)))
+    assert first[1:] == second[1:]
+    lines, there, error, step = first
+    assert [line.startswith("WARNING") for line in lines] == [False, False, True, True]
+    assert "the checkpoint after step 3 could not be written: rank 1: " in lines[2]
+    assert there == ["step-1", "step-2"]
+    assert step == 2
+    assert "checkpoint.every=0" in error
+
+
+def other_hosts(ranks, folder):
+    """Rank 1 stands for a host that does not see rank 0's folder."""
+    config = small_config(2)
+    every = config.checkpoint.model_copy(update={"every": 1})
+    config = config.model_copy(update={"checkpoint": every})
+    trainer, _, _ = small_trainer(ranks, config)
+    checkpoints = checkpoints_of(config, trainer, f"{folder}/{ranks.rank}")
+    checkpoints_module._APPEARS_SECONDS = 1.0
+    if ranks.rank == 1:  # rank 0's path, on a disk of its own
+        checkpoints._folder.root = Path(folder) / "elsewhere"
+    with pytest.raises(CheckpointError, match=r"rank 1: .*all hosts share"):
+        checkpoints.begin(None)
+
+
+def test_a_folder_that_hosts_do_not_share(tmp_path):
+    values(run_ranks(other_hosts, 2, str(tmp_path)))
+
+
+def test_keep(tmp_path):
+    values(run_ranks(five_saves, 1, str(tmp_path)))
+
+
+def five_saves(ranks, folder):
+    config = small_config()
+    trainer, model, _ = small_trainer(ranks, config)
+    checkpoints = checkpoints_of(config, trainer, folder)
+    for step in range(1, 6):
+        some_steps(trainer, config, step, step)
+        save(checkpoints, trainer, model, step)
+    there = sorted(path.name for path in (Path(folder) / "checkpoints").iterdir())
+    assert there == ["step-3", "step-4", "step-5"]
