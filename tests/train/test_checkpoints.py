@@ -186,7 +186,7 @@ def full_disk(ranks, folder):
             lines.append(save(checkpoints, trainer, model, step))
     some_steps(trainer, config, 5, 5)
     with (
-        pytest.raises(CheckpointError, match=r"rank 1: .*third in a row") as error,
+        pytest.raises(CheckpointError, match=r"rank 0: .*third in a row") as error,
         largest_file(100),
     ):
         save(checkpoints, trainer, model, 5)
@@ -222,6 +222,33 @@ def other_hosts(ranks, folder):
 
 def test_a_folder_that_hosts_do_not_share(tmp_path):
     values(run_ranks(other_hosts, 2, str(tmp_path)))
+
+
+def order_on_disk(ranks, folder):
+    """What a power cut may take: a name is only given to what is on disk already."""
+    from tttscale.train.checkpoint import folder as folder_module
+
+    config, events = small_config(), []
+    trainer, model, _ = small_trainer(ranks, config)
+    some_steps(trainer, config, 1, 1)
+    for module in (checkpoints_module, folder_module):
+        plain = module.sync
+        module.sync = lambda path, plain=plain: (events.append(("sync", path)), plain(path))
+    rename = Path.rename
+    Path.rename = lambda a, b: (events.append(("rename", a)), rename(a, b))[1]
+    save(checkpoints_of(config, trainer, folder), trainer, model, 1)
+    root = Path(folder) / "checkpoints"
+    partial = root / "step-1.partial"
+    renamed = events.index(("rename", partial))
+    synced = [path for _, path in events[:renamed]]
+    names = [path.name for path in (root / "step-1").iterdir()]
+    assert set(synced) == {partial, *(partial / n for n in names if n != "checkpoint.json")}
+    assert synced[-1] == partial  # with the manifest in it, which `replaced` has put on disk
+    assert events[renamed + 1 :] == [("sync", root)]
+
+
+def test_nothing_is_named_before_it_is_on_disk(tmp_path):
+    values(run_ranks(order_on_disk, 1, str(tmp_path)))
 
 
 def test_keep(tmp_path):

@@ -18,6 +18,7 @@ from tttscale.model import TTTForCausalLM
 from tttscale.observe import duration, human
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manifest import (
+    MANIFEST,
     RUN_CONFIG,
     Manifest,
     SavedFile,
@@ -182,6 +183,8 @@ class Checkpoints:
 
         def check() -> str:
             manifest = read_manifest(folder)
+            if manifest.step != step:
+                raise CheckpointError(f"{folder / MANIFEST} is that of step {manifest.step}")
             for name in sorted(manifest.files)[mesh.rank :: mesh.world_size]:
                 check_file(folder / name, manifest.files[name])
             return manifest.render()
