@@ -1,0 +1,196 @@
+"""The command on a run that was stopped: killed, told to save, finished, or asked for something else."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.train.test_run import command, run
+from tttscale.data import build_store
+from tttscale.model import TTTForCausalLM
+from tttscale.observe import read_metrics
+
+SAVES = ["train.steps=12", "train.lr_final=1e-3", "checkpoint.every=3", "checkpoint.keep=2"]
+EXACT = ("step", "loss", "grad_norm", "lr", "tokens", "heldout_loss")
+
+
+def records(folder, name):
+    found = read_metrics(folder / "runs" / name / "metrics.jsonl")
+    return [{key: record.get(key) for key in EXACT} for record in found]
+
+
+def weights(folder, name):
+    return (folder / "runs" / name / "final" / "model.safetensors").read_bytes()
+
+
+def there(folder, name):
+    return sorted(path.name for path in (folder / "runs" / name / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A run of 12 steps that nothing interrupts."""
+    done = run(folder, "run.name=whole", *SAVES)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoints/step-12 (" in done.stdout
+    assert there(folder, "whole") == ["step-12", "step-9"]
+    return records(folder, "whole"), weights(folder, "whole")
+
+
+def stop(folder, name, number, after, *overrides, ranks=1):
+    """Start a run and signal it once `after` steps are written; its exit code and output."""
+    process = subprocess.Popen(
+        command(folder, f"run.name={name}", *SAVES, *overrides, ranks=ranks),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    metrics = folder / "runs" / name / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    try:
+        while not (metrics.exists() and metrics.read_text().count("\n") >= after):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(last_child(process.pid) if ranks > 1 else process.pid, number)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, output
+
+
+def last_child(pid):
+    """torchrun's youngest process: one rank of two."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+
+
+def test_killed_and_started_again(folder, whole):
+    """Twice; the second time on another number of steps, so that records after the checkpoint are cut."""
+    for after in (4, 8):
+        code, _ = stop(folder, "killed", signal.SIGKILL, after)
+        assert code == -signal.SIGKILL
+    done = run(folder, "run.name=killed", *SAVES)
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stdout
+    assert records(folder, "killed") == whole[0]
+    assert weights(folder, "killed") == whole[1]
+    assert there(folder, "killed") == ["step-12", "step-9"]
+
+
+def test_told_to_save(folder, whole):
+    code, output = stop(folder, "told", signal.SIGUSR1, 4)
+    assert code == 75, output
+    assert "SIGUSR1: saved and ended" in output
+    assert "Traceback" not in output
+    done = len(records(folder, "told"))
+    assert f"step-{done}" in there(folder, "told")
+    again = run(folder, "run.name=told", *SAVES)
+    assert again.returncode == 0, again.stderr
+    assert f"going on after step {done} from " in again.stdout
+    assert records(folder, "told") == whole[0]
+    assert weights(folder, "told") == whole[1]
+
+
+def test_one_rank_of_two_is_told(folder):
+    split = ["parallel.sequence=2"]
+    expected = run(folder, "run.name=two", *SAVES, *split, ranks=2)
+    assert expected.returncode == 0, expected.stderr
+    _, output = stop(folder, "two-told", signal.SIGUSR1, 4, *split, ranks=2)
+    assert output.count("SIGUSR1: saved and ended") == 1
+    again = run(folder, "run.name=two-told", *SAVES, *split, ranks=2)
+    assert again.returncode == 0, again.stderr
+    assert records(folder, "two-told") == records(folder, "two")
+    assert weights(folder, "two-told") == weights(folder, "two")
+
+
+def test_without_checkpoints_the_signal_is_passed_over(folder):
+    code, output = stop(folder, "deaf", signal.SIGUSR1, 4, "checkpoint.every=0")
+    assert code == 0, output
+    assert len(records(folder, "deaf")) == 12
+
+
+def test_a_finished_run(folder, whole):
+    """It is not trained again; more steps go on with it, from an older step if asked."""
+    shutil.copytree(folder / "runs" / "whole", folder / "runs" / "more")
+    again = run(folder, "run.name=more", *SAVES)
+    assert again.returncode == 64
+    assert "holds a run that is finished after train.steps = 12" in again.stderr
+    shorter = run(folder, "run.name=more", *SAVES, "train.steps=6")
+    assert shorter.returncode == 64
+    assert "train.steps = 6: " in shorter.stderr
+    never = run(folder, "run.name=more", *SAVES, "checkpoint.resume=never")
+    assert never.returncode == 64
+    assert "already holds a run" in never.stderr
+    missing = run(folder, "run.name=more", *SAVES, "checkpoint.resume=5")
+    assert missing.returncode == 66
+    assert "checkpoint.resume = 5: " in missing.stderr
+    assert "has checkpoints of steps 9, 12." in missing.stderr
+    assert records(folder, "more") == whole[0]
+    back = run(folder, "run.name=more", *SAVES, "checkpoint.resume=9", "train.steps=15")
+    assert back.returncode == 0, back.stderr
+    assert "train.steps = 15 from here on, was 12" in back.stdout
+    assert "step is kept as " in back.stdout
+    assert [r["step"] for r in records(folder, "more")] == list(range(1, 16))
+    assert records(folder, "more")[:9] == whole[0][:9]
+    assert there(folder, "more") == ["set-aside-12-1", "step-12", "step-15"]
+    replaced = read_metrics(folder / "runs" / "more" / "metrics-replaced.jsonl")
+    assert [record["step"] for record in replaced] == [10, 11, 12]
+
+
+def test_weights_that_were_not_written_any_more(folder, whole):
+    """Killed between the last checkpoint and the final weights: only these are made."""
+    path = folder / "runs" / "last"
+    shutil.copytree(folder / "runs" / "whole", path)
+    shutil.rmtree(path / "final")
+    (path / "positions.json").unlink()
+    done = run(folder, "run.name=last", *SAVES)
+    assert done.returncode == 0, done.stderr
+    assert records(folder, "last") == whole[0]
+    assert weights(folder, "last") == whole[1]
+    assert (path / "positions.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        ("model.hidden_size=24", 66, "model.hidden_size = 24, but the run in .* with 16"),
+        ("data.sequence_length=128", 66, "data.sequence_length = 128, but the run in .* with 256"),
+        ("run.seed=3", 66, "run.seed = 3, but the run in .* with 0"),
+        ("data.store={other}", 65, "the run trained on .* with fingerprint"),
+    ],
+)
+def test_another_run(folder, whole, override, code, message):
+    other = folder / "other-text"
+    if not other.exists():
+        other.mkdir()
+        (other / "a.txt").write_text("something else. " * 300)
+        (other / "b.txt").write_text("and else. " * 300)
+        build_store(folder / "other-store", [str(other)], holdout_fraction=0.3)
+    override = override.format(other=folder / "other-store")
+    before = (folder / "runs" / "whole" / "metrics.jsonl").read_bytes()
+    done = run(folder, "run.name=whole", *SAVES, "train.steps=13", override)
+    assert done.returncode == code, done.stderr
+    assert re.search(message, done.stderr)
+    assert (folder / "runs" / "whole" / "metrics.jsonl").read_bytes() == before
+    assert there(folder, "whole") == ["step-12", "step-9"]
+
+
+def test_a_checkpoint_is_a_model_folder(folder, whole):
+    step = folder / "runs" / "whole" / "checkpoints" / "step-12"
+    assert TTTForCausalLM.from_pretrained(step).config.hidden_size == 16
+    assert (step / "model.safetensors").read_bytes() == whole[1]
+    assert yaml.safe_load((step / "config.yaml").read_text())["train"]["steps"] == 12
+    done = run(folder, "run.name=from", f"model.initial_weights={step}", "train.steps=1")
+    assert done.returncode == 0, done.stderr
