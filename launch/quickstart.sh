@@ -42,10 +42,13 @@ Everything is in $run:
   metrics.jsonl          one line per step
   loss_by_step.png       the falling loss
   loss_by_position.png   loss along the context
+  checkpoints/           where a run goes on that was stopped
   final/                 weights: tttscale.model.TTTForCausalLM.from_pretrained("$run/final")
 
 Next:
-  QUICKSTART_STEPS=200 bash launch/quickstart.sh           train longer
+  N=2 bash launch/torchrun.sh configs/quickstart.yaml run.name=$name train.steps=60
+                                                           go on with this run
+  QUICKSTART_STEPS=200 bash launch/quickstart.sh           a longer one
   .venv/bin/tttscale train configs/quickstart.yaml run.name=alone parallel.sequence=1 train.steps=5
                                                            one process, the same losses
   bash tests/run.sh                                        run the tests

@@ -29,8 +29,6 @@ from tttscale.errors import ConfigError
             ["data.store=null", "data.blend=[{store: a, weight: 1Ki}, {store: b, weight: 0.1}]"],
             r"data\.blend\[1\]\.weight = 0\.1 .* b would get no sequence out of 4096",
         ),
-        (["checkpoint.every=5"], "checkpoints are not available yet; set checkpoint.every=0"),
-        (["checkpoint.resume=100"], "checkpoints are not available yet; set checkpoint.resume="),
     ],
 )
 def test_keys_that_do_not_fit_together(write, overrides, expected):

@@ -1,6 +1,7 @@
 """Going on from a checkpoint is the same as never having stopped; saving and choosing on all ranks."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -249,6 +250,29 @@ def order_on_disk(ranks, folder):
 
 def test_nothing_is_named_before_it_is_on_disk(tmp_path):
     values(run_ranks(order_on_disk, 1, str(tmp_path)))
+
+
+def little_room(ranks, folder):
+    from tttscale.train.checkpoint.folder import CheckpointFolder
+
+    config = small_config(2)
+    kept = config.checkpoint.model_copy(update={"every": 1, "keep": 2})
+    trainer, _, _ = small_trainer(ranks, config)
+    checkpoints = checkpoints_of(config.model_copy(update={"checkpoint": kept}), trainer, folder)
+    checkpoints.begin(None)
+    free = 3 * 12 * 1000 if ranks.rank == 0 else 0  # rank 0 is asked
+    checkpoints_module.shutil.disk_usage = lambda path: SimpleNamespace(free=free)
+    checkpoints.check_room(1000)
+    with pytest.raises(
+        CheckpointError, match=r"rank 0: checkpoint\.keep = 2: 3 more .* do not fit"
+    ):
+        checkpoints.check_room(1001)
+    CheckpointFolder.steps = lambda self: [1, 2, 3, 4]  # those that keep is too small for will go
+    checkpoints.check_room(3000)
+
+
+def test_too_little_room_is_said_before_the_first_step(tmp_path):
+    values(run_ranks(little_room, 2, str(tmp_path)))
 
 
 def test_keep(tmp_path):

@@ -90,6 +90,7 @@ class _Job:
             resumed.restore(self._engine)
             self._done, self._trainer.tokens = resumed.manifest.step, resumed.manifest.tokens
         self._describe(mesh, sweeps)
+        checkpoints.check_room(sum(p.numel() for p in self.model.parameters()))
         if setup.wants_compile(config, device):
             recorder.note("train.compile: compiling; the first time this takes a minute or two")
             setup.warm_up(sweeps)

@@ -1,6 +1,7 @@
 """Saving and finding checkpoints on all ranks: either all of them take the next step, or none does."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from tttscale.data.record import write_data_record
 from tttscale.errors import CheckpointError
 from tttscale.files import sync
 from tttscale.model import TTTForCausalLM
-from tttscale.observe import duration, human
+from tttscale.observe import human
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manifest import (
     MANIFEST,
@@ -31,6 +32,8 @@ from tttscale.train.engine import Engine
 
 _FAILURES = 3
 """So many saves in a row may fail before the run does."""
+_BYTES_PER_PARAMETER = 12
+"""Weight and two moments, fp32."""
 _APPEARS_SECONDS = 20.0
 """So long a network file system may take to show another host a new folder."""
 
@@ -151,7 +154,7 @@ class Checkpoints:
             return self._failed(step, error)
         self._failures = 0
         size, seconds = human(manifest.total_bytes, 1024), time.perf_counter() - began
-        line = f"checkpoint: {self._folder.path(step)} ({size}B in {duration(seconds)})"
+        line = f"checkpoint: {self._folder.path(step)} ({size}B in {seconds:.2g} s)"
         return line + (self._prune() if first else "")
 
     def begin(self, resumed: Checkpoint | None) -> list[str]:
@@ -176,6 +179,30 @@ class Checkpoints:
             return []
         later = self._folder.set_aside(resumed.manifest.step)
         return [f"a checkpoint of a later step is kept as {path}" for path in later]
+
+    def check_room(self, parameters: int) -> None:
+        """Find out before the first step whether all checkpoints will fit on the disk.
+
+        Args:
+            parameters: of the model; each takes 12 bytes of a checkpoint.
+
+        Raises:
+            CheckpointError: they will not.
+        """
+        if self._config.checkpoint.every > 0:
+            first = self._mesh.rank == 0
+            self._on_all(lambda: self._check_room(parameters) if first else None)
+
+    def _check_room(self, parameters: int) -> None:
+        root, keep = self._folder.root, self._config.checkpoint.keep
+        free, size = shutil.disk_usage(root).free, parameters * _BYTES_PER_PARAMETER
+        missing = max(1, keep + 1 - len(self._folder.steps()))
+        if free < missing * size:
+            raise CheckpointError(
+                f"checkpoint.keep = {keep}: {missing} more checkpoints of {human(size, 1024)}B (one more than "
+                f"is kept, for a moment) do not fit into {root}, with {human(free, 1024)}B free. Make room, "
+                "name another folder with run.dir=..., or set a smaller checkpoint.keep or checkpoint.every=0."
+            )
 
     def _whole(self, step: int) -> Checkpoint:
         """A checkpoint after all its files were read, each by one rank."""
