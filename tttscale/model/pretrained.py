@@ -37,7 +37,7 @@ def save_pretrained(model: Any, directory: str | Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with _whole(directory / WEIGHTS) as partial:
-            _save_weights(weights, partial)
+            save_tensors(weights, partial)
         with _whole(directory / CONFIG) as partial:
             partial.write_text(text, encoding="utf-8")
     except BaseException:
@@ -58,12 +58,17 @@ def _whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that others may read as they may read any other of ours.
+
+    Raises:
+        OSError: the file system refused.
+    """
     path.unlink(missing_ok=True)  # of a process that was killed
     path.touch()
     mode = path.stat().st_mode  # of the umask, as all other files have it; safetensors makes 0600
     try:
-        save_file(weights, path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from None
     path.chmod(mode)

@@ -47,6 +47,8 @@ def train(config: Config, ranks: Ranks) -> int:
         try:
             for remark in checkpoints.remarks + remarks + checkpoints.begin(resumed):
                 recorder.note(remark)
+            if resumed is not None:
+                recorder.go_on_after(resumed.manifest.step)
             job = _Job(config, ranks, mesh, tokens, device, recorder, checkpoints, resumed)
             code = job.run(requests)
         finally:

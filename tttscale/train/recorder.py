@@ -30,6 +30,9 @@ class Silent:
     def note(self, text: str) -> None:
         """Nothing."""
 
+    def go_on_after(self, step: int) -> None:
+        """Nothing."""
+
     def sync(self) -> None:
         """Nothing."""
 
@@ -49,7 +52,7 @@ class Recorder(Silent):
         Args:
             config: the run's.
             tokens: the stores, for data.json.
-            resumed: what the run goes on from; later steps are taken out of metrics.jsonl.
+            resumed: what the run goes on from.
 
         Raises:
             ConfigError: a run of this name exists, or run.dir cannot be written to.
@@ -62,8 +65,6 @@ class Recorder(Silent):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(self.folder / "metrics.jsonl")
             _claim(self._metrics, config)
-            if resumed is not None:
-                self._metrics.cut_after(resumed.manifest.step)
             (self.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
             write_data_record(self.folder, tokens)
         self._every = config.logging.every
@@ -96,6 +97,15 @@ class Recorder(Silent):
     def note(self, text: str) -> None:
         """A line on the console."""
         self._console.note(text)
+
+    def go_on_after(self, step: int) -> None:
+        """Take later steps out of metrics.jsonl.
+
+        Raises:
+            ConfigError: run.dir cannot be written to.
+        """
+        with _disk(self._config):
+            self._metrics.cut_after(step)
 
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint that continues them.

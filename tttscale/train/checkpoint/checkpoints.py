@@ -199,9 +199,10 @@ class Checkpoints:
         missing = max(1, keep + 1 - len(self._folder.steps()))
         if free < missing * size:
             raise CheckpointError(
-                f"checkpoint.keep = {keep}: {missing} more checkpoints of {human(size, 1024)}B (one more than "
-                f"is kept, for a moment) do not fit into {root}, with {human(free, 1024)}B free. Make room, "
-                "name another folder with run.dir=..., or set a smaller checkpoint.keep or checkpoint.every=0."
+                f"checkpoint.keep = {keep}: {missing} more checkpoints of {human(size, 1024)}B (for a moment "
+                f"one more than is kept) do not fit into {root}, with {human(free, 1024)}B free. Make room, "
+                "name another folder with run.dir=..., or set a smaller checkpoint.keep, or "
+                "checkpoint.every=0."
             )
 
     def _whole(self, step: int) -> Checkpoint:

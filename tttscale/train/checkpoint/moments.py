@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tttscale.errors import CheckpointError
+from tttscale.model.pretrained import save_tensors
 from tttscale.train.engine import MOMENTS, Fragment
 
 
@@ -31,10 +31,7 @@ def write_moments(path: Path, fragments: Sequence[Fragment]) -> None:
         for fragment in fragments
         for kind, values in fragment.moments.items()
     }
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from None
+    save_tensors(tensors, path)
 
 
 class MomentReader:

@@ -1,0 +1,41 @@
+"""A run that goes on from an earlier step keeps the records of later ones, out of the way."""
+
+import math
+
+import pytest
+
+from tttscale.observe import MetricsLog, read_metrics
+
+
+def log_of(path, steps):
+    with MetricsLog(path) as log:
+        for step in steps:
+            log.write({"step": step, "loss": math.nan if step == 3 else 1.0 / step})
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0, 0), (1, 1), (3, 3), (5, 5), (9, 5)])
+def test_later_records_move(tmp_path, after, kept):
+    path, replaced = tmp_path / "metrics.jsonl", tmp_path / "metrics-replaced.jsonl"
+    log_of(path, range(1, 6))
+    whole = path.read_bytes()
+    with MetricsLog(path) as log:
+        log.cut_after(after)
+        log.sync()
+        log.write({"step": kept + 1, "loss": 7.0})
+    assert [r["step"] for r in read_metrics(path)] == list(range(1, kept + 2))
+    assert read_metrics(path)[-1]["loss"] == 7.0
+    cut = path.read_bytes().splitlines(keepends=True)[:kept]
+    assert b"".join(cut) + (replaced.read_bytes() if kept < 5 else b"") == whole
+    assert replaced.exists() == (kept < 5)
+
+
+def test_twice_and_with_a_torn_last_line(tmp_path):
+    path, replaced = tmp_path / "metrics.jsonl", tmp_path / "metrics-replaced.jsonl"
+    log_of(path, range(1, 5))
+    path.write_bytes(path.read_bytes() + b'{"step": 5, "lo')
+    for _ in range(2):
+        with MetricsLog(path) as log:
+            log.cut_after(2)
+            log.write({"step": 3, "loss": 0.5})
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
+    assert [r["step"] for r in read_metrics(replaced)] == [3, 4, 3]
