@@ -45,8 +45,9 @@ def write(ranks, config, folder):
     """Save after step SAVED and train on to LAST; records and weights."""
     trainer, model, _ = small_trainer(ranks, config)
     before = some_steps(trainer, config, 1, SAVED)
-    line = save(checkpoints_of(config, trainer, folder), trainer, model, SAVED)
-    assert f"{folder}/checkpoints/step-{SAVED} (" in line
+    saved = save(checkpoints_of(config, trainer, folder), trainer, model, SAVED)
+    assert saved.done
+    assert f"{folder}/checkpoints/step-{SAVED} (" in saved.line
     after = some_steps(trainer, config, SAVED + 1, LAST)
     return before, after, [p.detach().clone().numpy() for p in model.parameters()]
 
@@ -200,8 +201,9 @@ def test_a_full_disk_of_one_rank(tmp_path):
     first, second = values(run_ranks(full_disk, 2, str(tmp_path)))
     assert first[1:] == second[1:]
     lines, there, error, step = first
-    assert [line.startswith("WARNING") for line in lines] == [False, False, True, True]
-    assert "the checkpoint after step 3 could not be written: rank 1: " in lines[2]
+    assert [done for done, _ in lines] == [True, True, False, False]
+    assert lines[2][1].startswith("WARNING: ")
+    assert "the checkpoint after step 3 could not be written: rank 1: " in lines[2][1]
     assert there == ["step-1", "step-2"]
     assert step == 2
     assert "checkpoint.every=0" in error

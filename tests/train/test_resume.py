@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -108,7 +109,8 @@ def test_one_rank_of_two_is_told(folder):
     expected = run(folder, "run.name=two", *SAVES, *split, ranks=2)
     assert expected.returncode == 0, expected.stderr
     _, output = stop(folder, "two-told", signal.SIGUSR1, 4, *split, ranks=2)
-    assert output.count("SIGUSR1: saved and ended") == 1
+    assert "SIGUSR1: saved and ended" in output
+    assert "<N/A>" not in output  # torchrun knows why, too
     again = run(folder, "run.name=two-told", *SAVES, *split, ranks=2)
     assert again.returncode == 0, again.stderr
     assert records(folder, "two-told") == records(folder, "two")
@@ -194,3 +196,37 @@ def test_a_checkpoint_is_a_model_folder(folder, whole):
     assert yaml.safe_load((step / "config.yaml").read_text())["train"]["steps"] == 12
     done = run(folder, "run.name=from", f"model.initial_weights={step}", "train.steps=1")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_save_on_request_that_fails_is_tried_again(folder):
+    """The disk refuses twice: the run does not say that it was saved, and ends after the third step."""
+    failing = (
+        "import sys, os, signal\n"
+        "from tttscale.train.checkpoint.folder import CheckpointFolder as F\n"
+        "plain, left = F.commit, [2]\n"
+        "def commit(self, manifest):\n"
+        "    left[0] -= 1\n"
+        "    if left[0] >= 0: raise OSError(28, 'No space left on device')\n"
+        "    plain(self, manifest)\n"
+        "F.commit = commit\n"
+        "from tttscale.train.trainer import Trainer\n"
+        "step = Trainer.step\n"
+        "def told(self, number, windows):\n"
+        "    if number == 4: os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return step(self, number, windows)\n"
+        "Trainer.step = told\n"
+        "from tttscale.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = command(folder, "run.name=refused", *SAVES, "checkpoint.every=100")[3:]
+    done = subprocess.run(
+        [sys.executable, "-c", failing, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 75, done.stderr
+    assert done.stdout.count("WARNING: the checkpoint after step") == 2
+    assert done.stdout.count("saved and ended") == 1
+    assert there(folder, "refused") == ["step-6"]
+    assert len(records(folder, "refused")) == 6

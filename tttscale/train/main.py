@@ -6,6 +6,7 @@ import torch
 
 from tttscale.cluster.interrupts import SaveRequests
 from tttscale.cluster.ranks import Ranks
+from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens, open_tokens
@@ -19,6 +20,7 @@ from tttscale.train.trainer import Evaluation, Trainer
 
 SAVED_ON_REQUEST = 75
 """Exit code after SIGUSR1: start the same command again, and it goes on."""
+ENDED = "SIGUSR1: saved and ended; the same command goes on from here"
 
 
 def train(config: Config, ranks: Ranks) -> int:
@@ -137,10 +139,10 @@ class _Job:
                 record["heldout_loss"] = evaluation.loss
             self._recorder.step(record)
             wanted = step < steps and self._is_wanted(requests)
-            if wanted or self._checkpoints.due(step):
-                self._save(step)
-            if wanted:
-                self._recorder.note("SIGUSR1: saved and ended; the same command goes on from here")
+            saved = (wanted or self._checkpoints.due(step)) and self._save(step)
+            if wanted and saved:  # if the disk refused: again after the next step
+                self._recorder.note(ENDED)
+                tell_torchrun(ENDED)
                 return SAVED_ON_REQUEST
         if evaluation is None and self._evaluates(steps):  # it ended between its last step and here
             evaluation = self._evaluate()
@@ -164,9 +166,11 @@ class _Job:
             return False
         return bool(self._mesh.gather([float(requests.heard)]).any())
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int) -> bool:
         self._recorder.sync()
         tokens, wandb_id = self._trainer.tokens, self._recorder.wandb_id
-        self._recorder.note(
-            self._checkpoints.save(step, tokens, self.model, self._engine, self._tokens, wandb_id)
+        saved = self._checkpoints.save(
+            step, tokens, self.model, self._engine, self._tokens, wandb_id
         )
+        self._recorder.note(saved.line)
+        return saved.done

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, dump_config
@@ -54,6 +54,14 @@ class Checkpoint:
         names = [name for name in self.manifest.files if name.startswith("optimizer-")]
         reader = MomentReader([self.folder / name for name in names])
         engine.restore(self.manifest.updates, reader.fill)
+
+
+class Saved(NamedTuple):
+    """What came of an attempt to save."""
+
+    done: bool
+    line: str
+    """For people."""
 
 
 class Checkpoints:
@@ -119,7 +127,7 @@ class Checkpoints:
         engine: Engine,
         stores: Tokens,
         wandb_id: str | None,
-    ) -> str:
+    ) -> Saved:
         """Write a checkpoint, then remove those beyond `checkpoint.keep`.
 
         Args:
@@ -131,7 +139,7 @@ class Checkpoints:
             wandb_id: rank 0's.
 
         Returns:
-            A line for people. A disk that refuses is a remark, since the next attempt may do better.
+            What came of it. A disk that refuses is no error yet, since the next attempt may do better.
 
         Raises:
             CheckpointError: it was the third attempt in a row that failed.
@@ -155,7 +163,7 @@ class Checkpoints:
         self._failures = 0
         size, seconds = human(manifest.total_bytes, 1024), time.perf_counter() - began
         line = f"checkpoint: {self._folder.path(step)} ({size}B in {seconds:.2g} s)"
-        return line + (self._prune() if first else "")
+        return Saved(True, line + (self._prune() if first else ""))
 
     def begin(self, resumed: Checkpoint | None) -> list[str]:
         """Before the first step: put checkpoints later than `resumed` aside, make a folder that all see.
@@ -248,7 +256,7 @@ class Checkpoints:
             return f"; WARNING: older ones cannot be removed: {error}"
         return ""
 
-    def _failed(self, step: int, error: CheckpointError) -> str:
+    def _failed(self, step: int, error: CheckpointError) -> Saved:
         self._failures += 1
         if self._mesh.rank == 0:
             with suppress(OSError):  # the next attempt clears it
@@ -259,7 +267,9 @@ class Checkpoints:
                 f"{what}. It is the third in a row. Make room, or set checkpoint.every=0 to do without; the "
                 "same command goes on from the last checkpoint that is whole."
             )
-        return f"WARNING: {what}; the run goes on, and the next one is tried as planned"
+        return Saved(
+            False, f"WARNING: {what}; the run goes on, and the next one is tried as planned"
+        )
 
     def _on_all(self, work: Callable[[], Any]) -> list[Any]:
         """Do something on every rank; what it gave on each of them (as JSON carries it).
