@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,16 +141,18 @@ def steps_in(metrics: Path) -> int:
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
-def place_of(folder: Path, name: str) -> str:
-    """What a run was doing when it was killed, as its folder tells."""
+def place_of(folder: Path, name: str, began: float, said: str) -> str:
+    """What a run was doing when it was killed, as its folder tells, and what rank 0 said since `began`."""
     run = folder / "runs" / name
+    if " parameters, " not in said:
+        return "starting"
     if (run / "final").exists():
         return "writing final weights"
-    partial = list((run / "checkpoints").glob("*.partial"))
-    if partial:
-        return "writing a checkpoint"
-    metrics = run / "metrics.jsonl"
-    return "in a step" if metrics.exists() and metrics.stat().st_size else "starting"
+    for partial in (run / "checkpoints").glob("*.partial"):
+        with suppress(FileNotFoundError):
+            if partial.stat().st_mtime > began:  # not one that an earlier kill has left
+                return "writing a checkpoint"
+    return "in a step"
 
 
 def outcome(folder: Path, name: str) -> tuple[list[tuple[Any, ...]], bytes]:
@@ -168,10 +171,13 @@ def episode(folder: Path, name: str, way: Way, chooser: random.Random) -> Result
 
     metrics = folder / "runs" / name / "metrics.jsonl"
     for attempt in range(ATTEMPTS):
+        began, log = time.time(), folder / f"{name}.log"
+        before = log.stat().st_size if log.exists() else 0
         processes = start(folder, name, way)
         last = attempt == ATTEMPTS - 1 or (kills > 0 and chooser.random() < 0.3)
         if not last and await_moment(processes, metrics, chooser):
-            place = place_of(folder, name)
+            said = log.read_bytes()[before:].decode(errors="replace")
+            place = place_of(folder, name, began, said)
             victims = processes if chooser.random() < 0.5 else [chooser.choice(processes)]
             for victim in victims:
                 victim.send_signal(signal.SIGKILL)
