@@ -1,5 +1,6 @@
 """A checkpoint is whole or it is none: after a crash at any moment, and with any file damaged."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -255,3 +256,29 @@ def test_a_file_that_is_no_moments(tmp_path):
     tiny_model(tiny_config(), torch.float32).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="is damaged"):
         MomentReader([tmp_path / "model.safetensors"])
+
+
+def test_what_cannot_be_read_just_now_is_not_passed_over(run, monkeypatch):
+    from tttscale.train.checkpoint import manifest
+
+    def refuse(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(manifest, "digest", refuse)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        choose(run)
+    assert run.steps() == [2, 1]
+
+
+def test_a_checkpoint_of_a_later_version_is_not_passed_over(run):
+    sealed(run.path(2) / "checkpoint.json", format_version=2)
+    with pytest.raises(CheckpointError, match="another version of tttscale"):
+        choose(run)
+
+
+def test_an_archive_behind_a_link_is_left_alone(run, tmp_path):
+    archive = run.path(1).rename(tmp_path / "archive")
+    run.path(1).symlink_to(archive)
+    write(run, 3)
+    assert run.steps() == [3, 2]
+    assert (archive / "checkpoint.json").exists()

@@ -177,7 +177,9 @@ def test_damage_that_one_rank_sees(tmp_path):
 
 def full_disk(ranks, folder):
     """Rank 1 finds the disk full: the run goes on, until the third time in a row."""
-    config = small_config(2)
+    config = small_config(2, steps=9)
+    every = config.checkpoint.model_copy(update={"every": 1})
+    config = config.model_copy(update={"checkpoint": every})
     trainer, model, _ = small_trainer(ranks, config)
     checkpoints, lines = checkpoints_of(config, trainer, folder), []
     some_steps(trainer, config, 1, 1)
@@ -220,7 +222,7 @@ def other_hosts(ranks, folder):
     if ranks.rank == 1:  # rank 0's path, on a disk of its own
         checkpoints._folder.root = Path(folder) / "elsewhere"
     with pytest.raises(CheckpointError, match=r"rank 1: .*all hosts share"):
-        checkpoints.begin(None)
+        checkpoints.check_folder()
 
 
 def test_a_folder_that_hosts_do_not_share(tmp_path):
@@ -261,16 +263,20 @@ def little_room(ranks, folder):
     kept = config.checkpoint.model_copy(update={"every": 1, "keep": 2})
     trainer, _, _ = small_trainer(ranks, config)
     checkpoints = checkpoints_of(config.model_copy(update={"checkpoint": kept}), trainer, folder)
-    checkpoints.begin(None)
+    checkpoints.check_folder()
     free = 3 * 12 * 1000 if ranks.rank == 0 else 0  # rank 0 is asked
     checkpoints_module.shutil.disk_usage = lambda path: SimpleNamespace(free=free)
-    checkpoints.check_room(1000)
+    checkpoints.check_room(1000, 0)
     with pytest.raises(
         CheckpointError, match=r"rank 0: checkpoint\.keep = 2: 3 more .* do not fit"
     ):
-        checkpoints.check_room(1001)
+        checkpoints.check_room(1001, 0)
+    with pytest.raises(CheckpointError, match=r"2 more .* do not fit"):
+        checkpoints.check_room(1501, 3)
+    checkpoints.check_room(1500, 3)  # steps 4 and 5
+    checkpoints.check_room(10**9, 5)  # nothing is left to be saved
     CheckpointFolder.steps = lambda self: [1, 2, 3, 4]  # those that keep is too small for will go
-    checkpoints.check_room(3000)
+    checkpoints.check_room(3000, 0)
 
 
 def test_too_little_room_is_said_before_the_first_step(tmp_path):

@@ -230,3 +230,82 @@ def test_a_save_on_request_that_fails_is_tried_again(folder):
     assert done.stdout.count("saved and ended") == 1
     assert there(folder, "refused") == ["step-6"]
     assert len(records(folder, "refused")) == 6
+
+
+def patched(folder, lines, *overrides):
+    """The command, with some lines of Python before it."""
+    code = "\n".join(["import sys", *lines, "from tttscale.cli import main", "main(sys.argv[1:])"])
+    return subprocess.run(
+        [sys.executable, "-c", code, *command(folder, *SAVES, *overrides)[3:]],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+NO_FINISH = [
+    "from tttscale.train.recorder import Recorder",
+    "import os",
+    "Recorder.finish = lambda *_: os._exit(9)",
+]
+NO_SAVE = [
+    "from tttscale.train.checkpoint.folder import CheckpointFolder as F",
+    "def full(self, manifest): raise OSError(28, 'No space left on device')",
+    "F.commit = full",
+]
+
+
+def test_older_final_weights_are_not_taken_for_those_of_more_steps(folder, whole):
+    path = folder / "runs" / "stale"
+    shutil.copytree(folder / "runs" / "whole", path)
+    died = patched(folder, NO_FINISH, "run.name=stale", "train.steps=15")
+    assert died.returncode == 9, died.stderr
+    assert not (path / "final").exists()
+    assert (path / "final-replaced-1" / "model.safetensors").read_bytes() == whole[1]
+    done = run(folder, "run.name=stale", *SAVES, "train.steps=15")
+    assert done.returncode == 0, done.stderr
+    saved = path / "checkpoints" / "step-15" / "model.safetensors"
+    assert weights(folder, "stale") == saved.read_bytes() != whole[1]
+
+
+def test_killed_before_the_first_checkpoint(folder, whole):
+    rare = "checkpoint.every=10"
+    stop(folder, "early", signal.SIGKILL, 3, rare)
+    other = run(folder, "run.name=early", *SAVES, rare, "train.lr=2e-2")
+    assert other.returncode == 64
+    assert "it has no checkpoint to go on from" in other.stderr
+    done = run(folder, "run.name=early", *SAVES, rare)
+    assert done.returncode == 0, done.stderr
+    assert records(folder, "early") == whole[0]
+    assert weights(folder, "early") == whole[1]
+    assert read_metrics(folder / "runs" / "early" / "metrics-replaced.jsonl")[0]["step"] == 1
+
+
+def test_a_last_checkpoint_that_cannot_be_written_does_not_keep_the_weights_back(folder, whole):
+    done = patched(folder, NO_SAVE, "run.name=unsaved", "checkpoint.every=12")
+    assert done.returncode == 0, done.stderr
+    assert "the final weights are written all the same" in done.stdout
+    assert weights(folder, "unsaved") == whole[1]
+
+
+def test_a_start_that_fails_changes_nothing(folder, whole, monkeypatch):
+    """Asked to go back, and kept from its first step: nothing is set aside yet."""
+    shutil.copytree(folder / "runs" / "whole", folder / "runs" / "kept")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    words = ["checkpoint.resume=9", "train.compile=true", "train.steps=13"]
+    done = run(folder, "run.name=kept", *SAVES, *words)
+    assert done.returncode == 69
+    assert there(folder, "kept") == ["step-12", "step-9"]
+    assert records(folder, "kept") == whole[0]
+    assert weights(folder, "kept") == whole[1]
+
+
+def test_what_was_read_already_cannot_be_left_out(folder, whole):
+    shutil.copytree(folder / "runs" / "whole", folder / "runs" / "skip")
+    go_on = ["run.name=skip", *SAVES, "train.steps=14"]
+    done = run(folder, *go_on, "data.skip_steps=[2-3]")
+    assert done.returncode == 66
+    assert "among the 12 steps of data that it has read or left out by step 12" in done.stderr
+    done = run(folder, *go_on, "data.skip_steps=[13]")
+    assert done.returncode == 0, done.stderr
+    assert "data.skip_steps = [13] from here on, was []" in done.stdout

@@ -37,7 +37,7 @@ def check_agreement(own: Mapping[str, str]) -> None:
 
 def texts_of_all_ranks(text: str) -> list[str]:
     """Everybody's text, in rank order; over gloo, every rank of the default group calls this."""
-    own = text.encode()
+    own = text.encode(errors="surrogateescape")  # a path may be no UTF-8
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
     dist.all_gather(lengths, torch.tensor([len(own)]))
     longest = int(max(lengths))
@@ -45,6 +45,6 @@ def texts_of_all_ranks(text: str) -> list[str]:
     rows = [torch.empty_like(mine) for _ in lengths]
     dist.all_gather(rows, mine)
     return [
-        bytes(row[: int(length)].tolist()).decode()
+        bytes(row[: int(length)].tolist()).decode(errors="surrogateescape")
         for row, length in zip(rows, lengths, strict=True)
     ]

@@ -20,7 +20,7 @@ from tttscale.train.trainer import Evaluation, Trainer
 
 SAVED_ON_REQUEST = 75
 """Exit code after SIGUSR1: start the same command again, and it goes on."""
-ENDED = "SIGUSR1: saved and ended; the same command goes on from here"
+_ENDED = "SIGUSR1: saved and ended; the same command{} goes on from here"
 
 
 def train(config: Config, ranks: Ranks) -> int:
@@ -47,14 +47,19 @@ def train(config: Config, ranks: Ranks) -> int:
         remarks = check_same_run(resumed, config, tokens) if resumed is not None else []
         recorder = Recorder(config, tokens, resumed) if ranks.rank == 0 else Silent()
         try:
-            for remark in checkpoints.remarks + remarks + checkpoints.begin(resumed):
+            for remark in checkpoints.remarks + remarks:
                 recorder.note(remark)
-            if resumed is not None:
-                recorder.go_on_after(resumed.manifest.step)
+            checkpoints.check_folder()
             job = _Job(config, ranks, mesh, tokens, device, recorder, checkpoints, resumed)
+            if resumed is not None:
+                for remark in checkpoints.set_aside_later(resumed):
+                    recorder.note(remark)
+            recorder.go_on_after(job.done)
             code = job.run(requests)
         finally:
             recorder.close()
+        if code:
+            mesh.gather([0.0])  # a launcher ends all ranks once one has ended with a code
         mesh.close()
     return code
 
@@ -89,12 +94,13 @@ class _Job:
         )
         self._engine = setup.build_engine(config, self.model, mesh)
         self._trainer = Trainer(config, mesh, self.model, sweeps, self._engine)
-        self._done = 0
+        self.done = 0
+        """Steps that were done before."""
         if resumed is not None:
             resumed.restore(self._engine)
-            self._done, self._trainer.tokens = resumed.manifest.step, resumed.manifest.tokens
+            self.done, self._trainer.tokens = resumed.manifest.step, resumed.manifest.tokens
         self._describe(mesh, sweeps)
-        checkpoints.check_room(sum(p.numel() for p in self.model.parameters()))
+        checkpoints.check_room(sum(p.numel() for p in self.model.parameters()), self.done)
         if setup.wants_compile(config, device):
             recorder.note("train.compile: compiling; the first time this takes a minute or two")
             setup.warm_up(sweeps)
@@ -132,7 +138,7 @@ class _Job:
             The exit code: 0, or SAVED_ON_REQUEST.
         """
         steps, evaluation = self._config.train.steps, None
-        for step in range(self._done + 1, steps + 1):
+        for step in range(self.done + 1, steps + 1):
             record = self._trainer.step(step, self._tokens.train)
             evaluation = self._evaluate() if self._evaluates(step) else None
             if evaluation is not None:
@@ -141,8 +147,9 @@ class _Job:
             wanted = step < steps and self._is_wanted(requests)
             saved = (wanted or self._checkpoints.due(step)) and self._save(step)
             if wanted and saved:  # if the disk refused: again after the next step
-                self._recorder.note(ENDED)
-                tell_torchrun(ENDED)
+                ended = _ENDED.format(self._how_to_go_on())
+                self._recorder.note(ended)
+                tell_torchrun(ended)
                 return SAVED_ON_REQUEST
         if evaluation is None and self._evaluates(steps):  # it ended between its last step and here
             evaluation = self._evaluate()
@@ -165,6 +172,10 @@ class _Job:
         if self._config.checkpoint.every == 0:
             return False
         return bool(self._mesh.gather([float(requests.heard)]).any())
+
+    def _how_to_go_on(self) -> str:
+        auto = self._config.checkpoint.resume == "auto"
+        return "" if auto else " with checkpoint.resume=auto"
 
     def _save(self, step: int) -> bool:
         self._recorder.sync()

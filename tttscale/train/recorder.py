@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tttscale.config import Config, dump_config
+from tttscale.config import Config, dump_config, load_config
 from tttscale.data.components import Tokens
 from tttscale.data.record import write_data_record
 from tttscale.errors import ConfigError
@@ -99,12 +99,19 @@ class Recorder(Silent):
         self._console.note(text)
 
     def go_on_after(self, step: int) -> None:
-        """Take later steps out of metrics.jsonl.
+        """Take later steps out of metrics.jsonl, and final weights out of `final` if steps are left.
 
         Raises:
             ConfigError: run.dir cannot be written to.
         """
         with _disk(self._config):
+            final = self.folder / "final"
+            if step < self._config.train.steps and final.exists():
+                number = 1
+                while (kept := self.folder / f"final-replaced-{number}").exists():
+                    number += 1
+                final.rename(kept)
+                self.note(f"the final weights so far are kept as {kept}")
             self._metrics.cut_after(step)
 
     def sync(self) -> None:
@@ -157,7 +164,8 @@ def run_folder(config: Config) -> Path:
 def check_folder(config: Config) -> None:
     """Refuse to write over another run; one that ended before its first step is none.
 
-    A run with checkpoints is gone on with, unless `checkpoint.resume` is "never" or it is finished.
+    A run with checkpoints is gone on with, unless `checkpoint.resume` is "never" or it is finished; one that
+    ended before its first checkpoint starts again, by the same command.
 
     Raises:
         ConfigError: the run's folder already holds steps or weights, or cannot be looked at.
@@ -166,9 +174,10 @@ def check_folder(config: Config) -> None:
     with _disk(config):
         metrics, weights = folder / "metrics.jsonl", (folder / "final").exists()
         taken = weights or (metrics.exists() and metrics.stat().st_size > 0)
+        finished = (folder / "final" / "config.json").exists()  # written last
         steps = CheckpointFolder(folder / "checkpoints").steps()
     if resume != "never" and steps:
-        if resume == "auto" and weights and steps[0] == config.train.steps:
+        if resume == "auto" and finished and steps[0] == config.train.steps:
             raise ConfigError(
                 f"run.name = {config.run.name!r}: {folder} holds a run that is finished after train.steps = "
                 f"{steps[0]}. Raise train.steps to go on with it, or choose another name (run.name=...)."
@@ -179,11 +188,24 @@ def check_folder(config: Config) -> None:
                 "Raise train.steps to go on with it, name a step with checkpoint.resume=N, or choose another "
                 "name (run.name=...)."
             )
-    elif taken or steps:
+    elif steps or weights or (taken and not _starts_again(config)):
         raise ConfigError(
             f"run.name = {config.run.name!r}: {folder} already holds a run. Choose another name "
             f"(run.name=...), or remove that folder{_how_to_resume(resume, bool(steps))}."
         )
+
+
+def _starts_again(config: Config) -> bool:
+    """Whether the folder is that of the same command, ended before its first checkpoint."""
+    if config.checkpoint.every == 0 or config.checkpoint.resume != "auto":
+        return False
+    try:
+        before = load_config(run_folder(config) / "config.yaml")
+    except ConfigError:
+        return False
+    # Folders may be named in another way, and logs be of another kind.
+    same = {"run": config.run, "logging": config.logging}
+    return before.run.seed == config.run.seed and before.model_copy(update=same) == config
 
 
 def _how_to_resume(resume: int | str, has_checkpoints: bool) -> str:

@@ -21,6 +21,7 @@ from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manifest import (
     MANIFEST,
     RUN_CONFIG,
+    DamagedError,
     Manifest,
     SavedFile,
     check_file,
@@ -91,10 +92,11 @@ class Checkpoints:
         """What `checkpoint.resume` asks to go on from; None: from the beginning.
 
         Every file is read once, by one rank, and compared with what was written. With "auto" a damaged
-        checkpoint is passed over for an older one.
+        checkpoint is passed over for an older one; one that cannot be read just now is not.
 
         Raises:
-            CheckpointError: the step that was asked for, or each one that there is, is damaged or missing.
+            CheckpointError: the step that was asked for, or each one that there is, is damaged or missing;
+                or a file cannot be read.
         """
         asked = self._config.checkpoint.resume
         if asked == "never":
@@ -110,7 +112,7 @@ class Checkpoints:
         for step in there:
             try:
                 return self._whole(step)
-            except CheckpointError as error:
+            except DamagedError as error:
                 self.remarks.append(f"{self._folder.path(step)} is passed over: {error}")
         if there:
             raise CheckpointError(
@@ -165,51 +167,55 @@ class Checkpoints:
         line = f"checkpoint: {self._folder.path(step)} ({size}B in {seconds:.2g} s)"
         return Saved(True, line + (self._prune() if first else ""))
 
-    def begin(self, resumed: Checkpoint | None) -> list[str]:
-        """Before the first step: put checkpoints later than `resumed` aside, make a folder that all see.
-
-        Returns:
-            Remarks on what was put aside.
+    def check_folder(self) -> None:
+        """Find out early whether rank 0 may write checkpoints, and whether all ranks see them.
 
         Raises:
-            CheckpointError: a rank does not see the folder, or rank 0 may not write there.
+            CheckpointError: it may not, or one of them does not.
         """
-        first = self._mesh.rank == 0
-        remarks = self._on_all(lambda: self._make_room(resumed) if first else [])[0]
         if self._config.checkpoint.every > 0:
+            self._on_all(lambda: self._folder.probe() if self._mesh.rank == 0 else None)
             self._on_all(lambda: _await(self._folder.root))
-        return remarks
 
-    def _make_room(self, resumed: Checkpoint | None) -> list[str]:
-        if self._config.checkpoint.every > 0:
-            self._folder.root.mkdir(parents=True, exist_ok=True)
-        if resumed is None:
-            return []
-        later = self._folder.set_aside(resumed.manifest.step)
+    def set_aside_later(self, resumed: Checkpoint) -> list[str]:
+        """Put checkpoints later than `resumed` out of the way, once nothing keeps the run back.
+
+        Returns:
+            Remarks on them.
+
+        Raises:
+            CheckpointError: the file system refused.
+        """
+        first, step = self._mesh.rank == 0, resumed.manifest.step
+        later = self._on_all(
+            lambda: [str(path) for path in self._folder.set_aside(step)] if first else []
+        )[0]
         return [f"a checkpoint of a later step is kept as {path}" for path in later]
 
-    def check_room(self, parameters: int) -> None:
+    def check_room(self, parameters: int, done: int) -> None:
         """Find out before the first step whether all checkpoints will fit on the disk.
 
         Args:
             parameters: of the model; each takes 12 bytes of a checkpoint.
+            done: steps that are done already.
 
         Raises:
             CheckpointError: they will not.
         """
-        if self._config.checkpoint.every > 0:
+        to_come = sum(map(self.due, range(done + 1, self._config.train.steps + 1)))
+        if to_come:
             first = self._mesh.rank == 0
-            self._on_all(lambda: self._check_room(parameters) if first else None)
+            self._on_all(lambda: self._check_room(parameters, to_come) if first else None)
 
-    def _check_room(self, parameters: int) -> None:
+    def _check_room(self, parameters: int, to_come: int) -> None:
         root, keep = self._folder.root, self._config.checkpoint.keep
         free, size = shutil.disk_usage(root).free, parameters * _BYTES_PER_PARAMETER
-        missing = max(1, keep + 1 - len(self._folder.steps()))
-        if free < missing * size:
+        at_once = min(to_come, max(1, keep + 1 - len(self._folder.steps())))
+        if free < at_once * size:
             raise CheckpointError(
-                f"checkpoint.keep = {keep}: {missing} more checkpoints of {human(size, 1024)}B (for a moment "
-                f"one more than is kept) do not fit into {root}, with {human(free, 1024)}B free. Make room, "
-                "name another folder with run.dir=..., or set a smaller checkpoint.keep, or "
+                f"checkpoint.keep = {keep}: {at_once} more checkpoint(s) of {human(size, 1024)}B (for a "
+                f"moment one more than is kept) do not fit into {root}, with {human(free, 1024)}B free. Make "
+                "room, name another folder with run.dir=..., or set a smaller checkpoint.keep, or "
                 "checkpoint.every=0."
             )
 
@@ -218,9 +224,10 @@ class Checkpoints:
         folder, mesh = self._folder.path(step), self._mesh
 
         def check() -> str:
+            _await(folder)
             manifest = read_manifest(folder)
             if manifest.step != step:
-                raise CheckpointError(f"{folder / MANIFEST} is that of step {manifest.step}")
+                raise DamagedError(f"{folder / MANIFEST} is that of step {manifest.step}")
             for name in sorted(manifest.files)[mesh.rank :: mesh.world_size]:
                 check_file(folder / name, manifest.files[name])
             return manifest.render()
@@ -257,11 +264,15 @@ class Checkpoints:
         return ""
 
     def _failed(self, step: int, error: CheckpointError) -> Saved:
-        self._failures += 1
         if self._mesh.rank == 0:
             with suppress(OSError):  # the next attempt clears it
                 self._folder.discard(step)
         what = f"the checkpoint after step {step} could not be written: {error}"
+        if step == self._config.train.steps:
+            return Saved(False, f"WARNING: {what}; the final weights are written all the same")
+        if not self.due(step):  # asked for by a signal
+            return Saved(False, f"WARNING: {what}; it is tried again after the next step")
+        self._failures += 1
         if self._failures == _FAILURES:
             raise CheckpointError(
                 f"{what}. It is the third in a row. Make room, or set checkpoint.every=0 to do without; the "
@@ -275,18 +286,20 @@ class Checkpoints:
         """Do something on every rank; what it gave on each of them (as JSON carries it).
 
         Raises:
-            CheckpointError: on all ranks, if a file was missing, damaged or refused on one.
+            DamagedError: on all ranks, if it was raised on one.
+            CheckpointError: the same, also if the file system refused something to one.
         """
         own: dict[str, Any] = {}
         try:
             own["result"] = work()
         except (OSError, CheckpointError) as error:
-            own["problem"] = str(error)
+            own |= {"problem": str(error), "damaged": isinstance(error, DamagedError)}
         everything = [json.loads(text) for text in self._mesh.gather_texts(json.dumps(own))]
         for rank, row in enumerate(everything):
             if "problem" in row:
                 where = f"rank {rank}: " if self._mesh.world_size > 1 else ""
-                raise CheckpointError(f"{where}{row['problem']}")
+                kind = DamagedError if row["damaged"] else CheckpointError
+                raise kind(f"{where}{row['problem']}")
         return [row["result"] for row in everything]
 
 

@@ -1,6 +1,7 @@
 """The folder `checkpoints/` of a run: how a checkpoint appears, whole or not at all, and how it goes."""
 
 import re
+import tempfile
 from pathlib import Path
 
 from tttscale.files import remove, replaced, sync
@@ -34,6 +35,16 @@ class CheckpointFolder:
     def partial(self, step: int) -> Path:
         """Where it is written."""
         return self.root / f"step-{step}.partial"
+
+    def probe(self) -> None:
+        """Make the folder, and a file in it for a moment.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.root) as file:
+            file.write(b"some")
 
     def prepare(self, step: int) -> None:
         """Make an empty `partial(step)`, and clear what a process that was killed has left.
@@ -103,7 +114,8 @@ class CheckpointFolder:
 
     def _remove(self, path: Path) -> None:
         """Without its manifest it is no checkpoint any more, however far the rest gets."""
-        (path / MANIFEST).unlink(missing_ok=True)
+        if not path.is_symlink():  # what it leads to is somebody's archive
+            (path / MANIFEST).unlink(missing_ok=True)
         remove(path)
 
     def _step_of(self, path: Path) -> int | None:

@@ -29,6 +29,10 @@ FILE_PATTERN = (
 """Keys become paths, so nothing but these names is let in."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was written; an older one may be."""
+
+
 class SavedFile(Record):
     """One file of a checkpoint."""
 
@@ -75,17 +79,19 @@ def read_manifest(folder: Path) -> Manifest:
     """What the checkpoint in `folder` says of itself.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another format.
+        DamagedError: it is missing, or not what was written.
+        CheckpointError: it is of another format.
+        OSError: it cannot be read now.
     """
     path = folder / MANIFEST
     try:
         fields: Any = json.loads(path.read_bytes())
         found = fields.pop("digest")
         if found != manifest_digest(fields):
-            raise CheckpointError(f"{path} is damaged: its content does not have its digest")
+            raise DamagedError(f"{path} is damaged: its content does not have its digest")
         return Manifest.model_validate(fields)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from None
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
@@ -93,25 +99,26 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} is of another version of tttscale: {key}: {problem['msg']}"
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise CheckpointError(f"{path} is damaged: not the JSON that was written") from None
+        raise DamagedError(f"{path} is damaged: not the JSON that was written") from None
 
 
 def check_file(path: Path, expected: SavedFile) -> None:
     """Read a file and compare it with what was written.
 
     Raises:
-        CheckpointError: it is missing, or has another size or content.
+        DamagedError: it is missing, or has another size or content.
+        OSError: it cannot be read now.
     """
     try:
         size = path.stat().st_size
         if size != expected.bytes:
-            raise CheckpointError(
+            raise DamagedError(
                 f"{path} is damaged: {size:,} bytes, {expected.bytes:,} were written"
             )
         if digest(path) != expected.blake2b:
-            raise CheckpointError(f"{path} is damaged: its content is not what was written")
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from None
+            raise DamagedError(f"{path} is damaged: its content is not what was written")
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path}: {error.strerror}") from None
 
 
 def versions() -> dict[str, str]:

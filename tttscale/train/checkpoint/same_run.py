@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tttscale.config import Config, flat_keys, load_config
 from tttscale.data.components import Tokens
+from tttscale.data.order import data_step
 from tttscale.data.record import check_data_record
 from tttscale.errors import CheckpointError
 from tttscale.train.checkpoint.checkpoints import Checkpoint
@@ -14,7 +15,7 @@ _FIXED = re.compile(r"^(model|data)\.|^run\.seed$|^train\.sequences_per_step$")
 """What decides which parameters there are, and which tokens a step sees."""
 _FREE = re.compile(
     r"\.store$|^data\.(heldout_split|skip_steps|damaged)\b|"
-    r"^model\.(preset|init|initial_weights|inner_lr_warmup_\w+)$"
+    r"^model\.(preset|init|initial_weights|ttt_base_lr|inner_lr_warmup_\w+)$"
 )
 """Among these: stores are compared by content, presets by their fields; bad data may be found late."""
 _SILENT = re.compile(
@@ -47,6 +48,7 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
         )
     if fixed:
         raise CheckpointError(_refusal(folder, fixed, then, now))
+    _check_skipped(step, load_config(folder / RUN_CONFIG), config)
     check_data_record(folder, tokens)
     remarks = [f"going on after step {step:,} from {folder}"]
     for key in different:
@@ -59,6 +61,22 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
         if before != version:
             remarks.append(f"{name} {version} from here on, was {before}: last digits may differ")
     return remarks
+
+
+def _check_skipped(step: int, then: Config, now: Config) -> None:
+    """What is left out may change for data that no step has read yet."""
+    end = data_step(step, then.data.skipped)
+    before, after = (
+        [(first, min(last, end)) for first, last in c.data.skipped if first <= end]
+        for c in (then, now)
+    )
+    if before != after:
+        raise CheckpointError(
+            f"data.skip_steps = {list(now.data.skip_steps)} is other than the run's own "
+            f"{list(then.data.skip_steps)} among the {end:,} steps of data that it has read or left out by "
+            f"step {step:,}. Keep those, and leave out later ones; or go on from an earlier checkpoint "
+            "(checkpoint.resume=N)."
+        )
 
 
 def _refusal(folder: Path, keys: list[str], then: dict[str, str], now: dict[str, str]) -> str:
