@@ -1,0 +1,17 @@
+"""What ranks tell each other besides carries."""
+
+import torch
+
+from tests.ranks import run_ranks, values
+from tttscale.comm import mesh as meshes
+
+
+def say(ranks, texts):
+    mesh = meshes.start(ranks, 1, torch.device("cpu"))
+    return mesh.gather_texts(texts[ranks.rank])
+
+
+def test_texts_of_any_length_and_paths_that_are_no_utf8():
+    texts = ["", "runs/caf\udce9", "tokens \N{SNOWMAN}" * 1000]
+    assert values(run_ranks(say, 3, texts)) == [texts] * 3
+    assert run_ranks(say, 1, texts) == [texts[:1]]
