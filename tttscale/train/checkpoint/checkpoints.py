@@ -224,6 +224,7 @@ class Checkpoints:
         folder, mesh = self._folder.path(step), self._mesh
 
         def check() -> str:
+            """Read this rank's part of the files; the manifest, for comparison."""
             _await(folder)
             manifest = read_manifest(folder)
             if manifest.step != step:

@@ -35,10 +35,8 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
         ConfigError: the checkpoint's configuration is none that this version knows.
     """
     folder, step = checkpoint.folder, checkpoint.manifest.step
-    then, now = (
-        dict(flat_keys(c.model_dump(mode="json")))
-        for c in (load_config(folder / RUN_CONFIG), config)
-    )
+    before = load_config(folder / RUN_CONFIG)
+    then, now = (dict(flat_keys(c.model_dump(mode="json"))) for c in (before, config))
     different = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     fixed = [key for key in different if _FIXED.search(key) and not _FREE.search(key)]
     if step > config.train.steps:
@@ -48,7 +46,7 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
         )
     if fixed:
         raise CheckpointError(_refusal(folder, fixed, then, now))
-    _check_skipped(step, load_config(folder / RUN_CONFIG), config)
+    _check_skipped(step, before, config)
     check_data_record(folder, tokens)
     remarks = [f"going on after step {step:,} from {folder}"]
     for key in different:
@@ -57,9 +55,9 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
                 f"{key} = {now.get(key, 'nothing')} from here on, was {then.get(key, 'nothing')}"
             )
     for name, version in versions().items():
-        before = checkpoint.manifest.versions.get(name)
-        if before != version:
-            remarks.append(f"{name} {version} from here on, was {before}: last digits may differ")
+        was = checkpoint.manifest.versions.get(name)
+        if was != version:
+            remarks.append(f"{name} {version} from here on, was {was}: last digits may differ")
     return remarks
 
 
