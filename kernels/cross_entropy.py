@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tttscale.kernels.operator import compiled
+from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 from tttscale.kernels.product import copy_of, wide_product
 
 IGNORED = -100
@@ -61,7 +62,7 @@ def _losses_and_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
 
 
 def _with_log_norm(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    wide = widened(logits)
     log_norm = torch.logsumexp(wide, dim=-1, keepdim=True)
     of_label = wide.gather(-1, labels.clamp(min=0).unsqueeze(-1))
     return (log_norm - of_label).squeeze(-1) * (labels != IGNORED), log_norm
@@ -69,11 +70,12 @@ def _with_log_norm(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any, how: CrossEntropy, x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool
     ) -> tuple[Tensor, Tensor]:
         """Losses, and the gradients for a sum of weight 1 where they will be needed."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = wide_dtype(x.dtype)
         matrix, x = copy_of(weight, x.dtype), x.detach()
         wants_x, wants_weight = (with_grad and needed for needed in ctx.needs_input_grad[1:3])
         losses = x.new_zeros(x.shape[0], dtype=wide)
@@ -102,7 +104,7 @@ class _CrossEntropySum(torch.autograd.Function):
         d_x, d_weight = ctx.saved_tensors
         return (
             None,
-            None if d_x is None else d_x.mul_(d_sum.to(d_x.dtype)),
+            None if d_x is None else (widened(d_x) * d_sum).to(d_x.dtype),
             None if d_weight is None else d_weight.mul_(d_sum),
             None,
             None,

@@ -1,7 +1,8 @@
 """What lies between the products: norms with their residual, gates, convolutions with rotary positions.
 
 Every forward and backward here is written to be one pass over its tensors when it is compiled (operator.py).
-Arithmetic is in fp32 or wider; results are rounded once. Formulas: README.md, "Other operators".
+Arithmetic is in fp32 or wider, with parameters of any dtype; results are rounded once. Formulas: README.md,
+"Other operators".
 """
 
 from dataclasses import dataclass, fields
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from tttscale.kernels.cross_entropy import CrossEntropy
 from tttscale.kernels.operator import Grads, Operator, Outputs, Saved
+from tttscale.kernels.precision import widened
 from tttscale.kernels.product import Products
 
 _EPS = 1e-6
@@ -31,7 +33,7 @@ class Operators:
     gated: Operator
     """(gate, up) -> silu(gate) up."""
     gated_norm: Operator
-    """(x, gate, weight, bias) -> LN(x) gelu(gate)."""
+    """(x, gate, weight, bias) -> LN(x) gelu(gate), or LN(x) if the gate is None."""
     convolved: Operator
     """(padded, rows, weight, bias) -> the causal convolution at the outputs `rows`, all if None."""
     queries_and_keys: Operator
@@ -48,26 +50,22 @@ class Operators:
         return Operators(**{f.name: getattr(self, f.name).compiled() for f in fields(self)})
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 # ---- RMSNorm and the residual in front of it -------------------------------------------------------
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Result:
-    wide = _wide(x)
+    wide = widened(x)
     rstd = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     # Back to x's dtype before it is scaled, as ttt-lm-pytorch has it.
-    normed = (wide * rstd).to(x.dtype) * weight
+    normed = (wide * rstd).to(x.dtype) * widened(weight)
     return (x, normed.to(dtype)), (x, rstd, weight)
 
 
 def _norm_backward(saved: Saved, grads: Outputs) -> Grads:
     (x, rstd, weight), (d_x, d_normed) = saved, grads
-    normed, d_scaled = _wide(x) * rstd, _wide(d_normed)
+    normed, d_scaled = widened(x) * rstd, widened(d_normed)
     d_weight = (d_scaled * normed).flatten(0, -2).sum(0)
-    d_scaled = d_scaled * weight
+    d_scaled = d_scaled * widened(weight)
     along = (d_scaled * normed).mean(-1, keepdim=True)
     d_x = d_x + rstd * (d_scaled - normed * along)
     return d_x.to(x.dtype), d_weight, None, None
@@ -86,45 +84,50 @@ def _add_norm_backward(saved: Saved, grads: Outputs) -> Grads:
 
 
 def _gated(gate: Tensor, up: Tensor) -> Result:
-    return ((F.silu(_wide(gate)) * _wide(up)).to(gate.dtype),), (gate, up)
+    return ((F.silu(widened(gate)) * widened(up)).to(gate.dtype),), (gate, up)
 
 
 def _gated_backward(saved: Saved, grads: Outputs) -> Grads:
-    gate, up, d_out = (_wide(x) for x in (*saved, *grads))
+    gate, up, d_out = (widened(x) for x in (*saved, *grads))
     d_gate = torch.ops.aten.silu_backward(d_out * up, gate)
     dtype = grads[0].dtype
     return d_gate.to(dtype), (d_out * F.silu(gate)).to(dtype)
 
 
-def _gated_norm(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor) -> Result:
-    y, mean, rstd = torch.native_layer_norm(_wide(x), [x.shape[-1]], weight, bias, _EPS)
-    out = (y * F.gelu(_wide(gate), approximate="tanh")).to(x.dtype)
-    return (out,), (x, gate, weight, bias, mean, rstd)
+def _gated_norm(x: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor) -> Result:
+    norm = widened(weight), widened(bias)
+    y, mean, rstd = torch.native_layer_norm(widened(x), [x.shape[-1]], *norm, _EPS)
+    if gate is not None:
+        y = y * F.gelu(widened(gate), approximate="tanh")
+    return (y.to(x.dtype),), (x, gate, weight, bias, mean, rstd)
 
 
 def _gated_norm_backward(saved: Saved, grads: Outputs) -> Grads:
     x, gate, weight, bias, mean, rstd = saved
-    wide, wide_gate, d_out = _wide(x), _wide(gate), _wide(grads[0])
-    y = (wide - mean) * rstd * weight + bias
-    d_gate = torch.ops.aten.gelu_backward(d_out * y, wide_gate, approximate="tanh")
+    wide, d_y, d_gate = widened(x), widened(grads[0]), None
+    weight, bias = widened(weight), widened(bias)
+    if gate is not None:
+        wide_gate = widened(gate)
+        y = (wide - mean) * rstd * weight + bias
+        d_gate = torch.ops.aten.gelu_backward(d_y * y, wide_gate, approximate="tanh").to(gate.dtype)
+        d_y = d_y * F.gelu(wide_gate, approximate="tanh")
     d_x, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
-        d_out * F.gelu(wide_gate, approximate="tanh"),
-        *(wide, [x.shape[-1]], mean, rstd, weight, bias, [True, True, True]),
+        d_y, wide, [x.shape[-1]], mean, rstd, weight, bias, [True, True, True]
     )
-    return d_x.to(x.dtype), d_gate.to(gate.dtype), d_weight, d_bias
+    return d_x.to(x.dtype), d_gate, d_weight, d_bias
 
 
 # ---- convolutions and rotary positions -------------------------------------------------------------
 
 
 def _taps(weight: Tensor) -> Tensor:
-    return weight[:, 0].t().contiguous()
+    return widened(weight)[:, 0].t().contiguous()
 
 
 def _convolve(wide: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
     """y_t = bias + sum_j weight_j wide_{t+j}, of the outputs asked for."""
     taps, length = _taps(weight), wide.shape[1] - weight.shape[-1] + 1
-    out = torch.addcmul(bias, wide[:, :length], taps[0])
+    out = torch.addcmul(widened(bias), wide[:, :length], taps[0])
     for j in range(1, len(taps)):
         out.addcmul_(wide[:, j : j + length], taps[j])
     return out if rows is None else out[:, rows]
@@ -159,13 +162,15 @@ def _turn(wide: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _convolved(padded: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor) -> Result:
-    out = _convolve(_wide(padded), rows, weight, bias).to(padded.dtype)
+    out = _convolve(widened(padded), rows, weight, bias).to(padded.dtype)
     return (out,), (padded, rows, weight)
 
 
 def _convolved_backward(saved: Saved, grads: Outputs) -> Grads:
     padded, rows, weight = saved
-    d_padded, d_weight, d_bias = _convolve_backward(_wide(grads[0]), _wide(padded), rows, weight)
+    d_padded, d_weight, d_bias = _convolve_backward(
+        widened(grads[0]), widened(padded), rows, weight
+    )
     return d_padded.to(padded.dtype), None, d_weight, d_bias
 
 
@@ -173,7 +178,7 @@ def _queries_and_keys(
     padded: Tensor, rows: Tensor | None,
     q_weight: Tensor, q_bias: Tensor, k_weight: Tensor, k_bias: Tensor, cos: Tensor, sin: Tensor,
 ) -> Result:  # fmt: skip
-    wide, heads = _wide(padded), (-1, cos.shape[-1])
+    wide, heads = widened(padded), (-1, cos.shape[-1])
     q, k = (
         _turn(_convolve(wide, rows, weight, bias).unflatten(-1, heads), cos, sin).to(padded.dtype)
         for weight, bias in ((q_weight, q_bias), (k_weight, k_bias))
@@ -183,21 +188,21 @@ def _queries_and_keys(
 
 def _queries_and_keys_backward(saved: Saved, grads: Outputs) -> Grads:
     padded, rows, *weights, cos, sin = saved
-    wide = _wide(padded)
+    wide = widened(padded)
     (d_q, *of_q), (d_k, *of_k) = (
-        _convolve_backward(_turn(_wide(d), cos, -sin).flatten(-2), wide, rows, weight)
+        _convolve_backward(_turn(widened(d), cos, -sin).flatten(-2), wide, rows, weight)
         for d, weight in zip(grads, weights, strict=True)
     )
     return (d_q + d_k).to(padded.dtype), None, *of_q, *of_k, None, None
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Result:
-    return (_turn(_wide(x), cos, sin).to(x.dtype),), (cos, sin)
+    return (_turn(widened(x), cos, sin).to(x.dtype),), (cos, sin)
 
 
 def _turned_backward(saved: Saved, grads: Outputs) -> Grads:
     cos, sin = saved
-    return _turn(_wide(grads[0]), cos, -sin).to(grads[0].dtype), None, None
+    return _turn(widened(grads[0]), cos, -sin).to(grads[0].dtype), None, None
 
 
 PLAIN = Operators(

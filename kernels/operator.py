@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tttscale.kernels.precision import without_autocast
+
 Outputs = tuple[Tensor, ...]
 Saved = tuple[Any, ...]
 """Tensors, None where there is none."""
@@ -55,6 +57,7 @@ class Operator:
 
 class _Apply(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, operator: Operator, *inputs: Any) -> tuple[Tensor, ...]:
         """The outputs; keeps what the backward needs."""
         # Detached: compiled code is one for inputs that want gradients and another for those that do not.
@@ -65,8 +68,9 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> Grads:
-        """Gradients of the inputs."""
+        """Gradients of the inputs; autograd rounds them to the inputs' dtypes."""
         return None, *ctx.operator.backward(ctx.saved_tensors, grads)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tttscale.kernels.operator import compiled
+from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -45,9 +46,10 @@ def copy_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return _held.copies[key]
 
 
+@without_autocast
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
     """a b of [n, m] and [m, l], summed and returned in fp32 or wider."""
-    wide = torch.promote_types(a.dtype, torch.float32)
+    wide = wide_dtype(a.dtype)
     if a.is_cuda and a.dtype != wide:
         return torch.mm(a, b, out_dtype=wide)
     return a.to(wide) @ b.to(wide)
@@ -56,7 +58,7 @@ def wide_product(a: Tensor, b: Tensor) -> Tensor:
 def total(*parts: Tensor) -> Tensor:
     """Their sum, rounded once."""
     dtype = parts[0].dtype
-    out = parts[0].to(torch.promote_types(dtype, torch.float32))
+    out = widened(parts[0])
     for part in parts[1:]:
         out = out + part
     return out.to(dtype)
@@ -80,6 +82,7 @@ class Products:
 
 class _Products(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, add: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """Keeps x, and the copies of the weights, which the chunks of a sweep have in common."""
         ctx.copies = [copy_of(w, x.dtype) for w in weights]
@@ -89,6 +92,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x and of the weights."""
         (x,), copies = ctx.saved_tensors, ctx.copies
@@ -102,3 +106,25 @@ class _Products(torch.autograd.Function):
             for grad, dtype, wanted in zip(grads, ctx.dtypes, ctx.needs_input_grad[2:], strict=True)
         ]
         return None, d_x, *d_weights
+
+
+def embedded(ids: Tensor, weight: Tensor) -> Tensor:
+    """Rows `ids` of weight [V, D] in fp32 or wider, as the residual stream begins; ids of any shape."""
+    return _Embedded.apply(ids, weight)
+
+
+class _Embedded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor) -> Tensor:
+        """Keeps the ids."""
+        ctx.save_for_backward(ids)
+        ctx.rows, ctx.dtype = weight.shape[0], weight.dtype
+        return widened(torch.nn.functional.embedding(ids, weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        """Tokens of one id are summed wide, and rounded once."""
+        (ids,) = ctx.saved_tensors
+        summed = torch.ops.aten.embedding_dense_backward(grad, ids, ctx.rows, -1, False)
+        return None, summed.to(ctx.dtype)

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from tttscale.kernels.group_scan import flatten, unflatten
 from tttscale.kernels.launch_table import architecture_of, why_no_launch
+from tttscale.kernels.precision import wide_dtype, without_autocast
 from tttscale.kernels.ttt_linear.reference import LinearScan
 from tttscale.kernels.ttt_mlp.reference import MLPScan
 
@@ -79,7 +80,7 @@ def ttt_scan(
         state: (W1, b1) or (W1, b1, W2, b2), [B, H, ...], fp32 (fp64 for fp64 inputs).
         mini_batch_size: K; T may be any length, a last short mini-batch is exact.
         backend: "torch", "triton" or "auto", which is Triton on GPUs wherever it has a kernel
-            (fp32 and bf16; f up to 128; K of 16, 32 or 64).
+            (fp32 and bf16, fp16 as fp32; f up to 128; K of 16, 32 or 64).
         handoff: told of the state and its gradient between the phases; see `Handoff`.
 
     Returns:
@@ -104,12 +105,13 @@ def ttt_scan(
             f"q {tuple(q.shape)}: a scan needs at least one row, head, token and feature"
         )
     _check_heads(kind, q, norm_weight, norm_bias, state)
-    scan = _scan_type(kind, backend, q, mini_batch_size)
-    with torch.autocast(q.device.type, enabled=False):
-        out, *last = _Scan.apply(
-            scan, mini_batch_size, handoff, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
-        )
-    return out, tuple(last)
+    scan, dtype = _scan_type(kind, backend, q, mini_batch_size), q.dtype
+    if scan not in _SCANS.values():
+        q, k, v = (x.to(_kernel_dtype(dtype)) for x in (q, k, v))
+    out, *last = _Scan.apply(
+        scan, mini_batch_size, handoff, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
+    )
+    return out.to(dtype), tuple(last)
 
 
 def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
@@ -131,8 +133,14 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     return TritonMLPScan
 
 
+def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which a Triton kernel takes tokens: none is for fp16, whose range its products would leave."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def _why_not_triton(q: Tensor, size: int) -> str | None:
-    if missing := why_no_launch(architecture_of(q.device), q.shape[3], size, q.dtype):
+    dtype = _kernel_dtype(q.dtype)
+    if missing := why_no_launch(architecture_of(q.device), q.shape[3], size, dtype):
         return missing
     if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return "needs a GPU, or TRITON_INTERPRET=1 in the environment to be interpreted on a CPU"
@@ -165,12 +173,13 @@ class _Scan(torch.autograd.Function):
     """Either backend; states, statistics and accumulation are fp32 or wider."""
 
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any, scan_type: Any, size: int, handoff: Handoff | None, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         """Seven inputs and the state -> outputs and the final state; tells the handoff in between."""
         inputs, state = tensors[:7], tensors[7:]
-        dtype = torch.promote_types(inputs[0].dtype, torch.float32)
+        dtype = wide_dtype(inputs[0].dtype)
         ctx.meta = (scan_type, size, dtype, handoff)
         scan = scan_type(inputs, size, dtype)
         if handoff is not None and handoff.state_awaited:
@@ -186,6 +195,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs and of the state; asks and tells the handoff in between."""
         scan_type, size, dtype, handoff = ctx.meta

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tttscale.kernels.precision import wide_dtype
 from tttscale.model.chunk import Chunk, Edge
 from tttscale.model.device import to_device
 
@@ -63,8 +64,7 @@ class _Leave(torch.autograd.Function):
     def forward(ctx: Any, padded: Tensor, reach: int, edge: Edge) -> Tensor:
         """Sends the last `reach` inputs."""
         ctx.reach, ctx.edge = reach, edge
-        wide = torch.promote_types(padded.dtype, torch.float32)
-        edge.send((padded[:, -reach:].to(wide, copy=True),))
+        edge.send((padded[:, -reach:].to(wide_dtype(padded.dtype), copy=True),))
         return padded.view_as(padded)
 
     @staticmethod

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from tttscale.kernels.cross_entropy import IGNORED
+from tttscale.kernels.precision import widened
+from tttscale.kernels.product import embedded
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import NO_NEIGHBOURS, WHOLE, Chunk, LayerEdges
 from tttscale.model.convolution import CausalInput
@@ -94,8 +95,8 @@ class TTTForCausalLM(Layer):
         return self.model.layers
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """int64 [B, C] -> [B, C, D]."""
-        return self.model.embed_tokens(input_ids)
+        """int64 [B, C] -> the residual stream [B, C, D], in fp32 or wider."""
+        return embedded(input_ids, self.model.embed_tokens.weight)
 
     def head(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the losses of a chunk, and the losses [B, C] without gradient.
@@ -115,8 +116,7 @@ class TTTForCausalLM(Layer):
         for block in self.blocks:
             x = block(x)
         _, x = self.model.norm(x)
-        logits = self.operators.products(x, self.lm_head.weight)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = widened(self.operators.products(x, self.lm_head.weight))
         if labels is None:
             return CausalLMOutput(logits)
         loss = nn.functional.cross_entropy(

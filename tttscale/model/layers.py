@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tttscale.kernels.fused import PLAIN, Operators
+from tttscale.kernels.precision import wide_dtype
 from tttscale.kernels.product import compute_dtype
 from tttscale.model.device import to_device
 
@@ -36,7 +37,7 @@ class RMSNorm(Layer):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The stream x [..., D], or x + y, and its norm in the compute dtype."""
-        wanted = self.weight, self.eps, compute_dtype(x)
+        wanted = self.weight, self.eps, compute_dtype(self.weight)
         if y is None:
             return self.operators.norm(x, *wanted)
         return self.operators.add_norm(x, y, *wanted)
@@ -71,7 +72,7 @@ class Rotary:
 
     def tables(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """cos and signed sin of each feature at each position of a mini-batch, [K, f], for tokens like x."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        dtype = wide_dtype(x.dtype)
         key = x.device, dtype
         if key not in self._copies:
             cos, sin = (to_device(t.to(dtype), x.device) for t in (self.cos, self.sin))

@@ -6,6 +6,7 @@ Parameter names are those of the official checkpoints (ttt-lm-pytorch, `TTTBase`
 import torch
 from torch import Tensor, nn
 
+from tttscale.kernels.precision import widened
 from tttscale.kernels.scan import ttt_scan
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import Chunk, Edge, LayerEdges, Part
@@ -80,8 +81,7 @@ class TTTLayer(Layer):
 
     def _learning_rates(self, logits: Tensor, chunk: Chunk) -> Tensor:
         """lambda [B, C, H] = base_lr / f * sigmoid(h w + c); zero on padding."""
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        rates = torch.sigmoid(wide + self.learnable_ttt_lr_bias[:, 0])
+        rates = torch.sigmoid(widened(logits) + widened(self.learnable_ttt_lr_bias[:, 0]))
         rates = rates * (self.inner_lr_scale * self.config.ttt_base_lr / self.config.head_dim)
         if chunk.padded is not None:
             rates = rates.masked_fill(chunk.padded.unsqueeze(-1), 0)
@@ -89,14 +89,14 @@ class TTTLayer(Layer):
 
     def _token_idx(self) -> Tensor:
         """tau [K] = max(1/(i+1) + learnable, 0)."""
-        tau = self.learnable_token_idx
+        tau = widened(self.learnable_token_idx)
         steps = torch.arange(1, len(tau) + 1, device=tau.device, dtype=tau.dtype)
         return (1 / steps + tau).clamp(min=0)
 
     def _initial_state(self) -> Part:
-        """The learned state in which a document begins, [1, H, ...]."""
+        """The learned state in which a document begins, [1, H, ...], in the dtype of states."""
         names = ("W1", "b1") if self.config.ttt_layer_type == "linear" else ("W1", "b1", "W2", "b2")
-        return tuple(getattr(self, name).unsqueeze(0) for name in names)
+        return tuple(widened(getattr(self, name)).unsqueeze(0) for name in names)
 
     def _scan(
         self, q: Tensor, k: Tensor, v: Tensor, lr: Tensor, chunk: Chunk, edge: Edge
@@ -106,6 +106,8 @@ class TTTLayer(Layer):
         state_bytes = sum(w.nbytes for w in initial)
         packing = chunk.packing(q, self.config.mini_batch_size, state_bytes)
         crossing = Crossing(edge, initial, len(q))
+        # Widened once for all stacks, so that their gradients are summed before they are rounded.
+        shared = self._token_idx(), widened(self.ttt_norm_weight), widened(self.ttt_norm_bias)
         tokens = [packing.apart(x) for x in (q, k, v)] + [packing.apart(lr, nothing=True)]
         outs = []
         for stack, *parts in zip(packing.stacks, *tokens, strict=True):
@@ -116,9 +118,7 @@ class TTTLayer(Layer):
                 k,
                 v,
                 lr,
-                self._token_idx(),
-                self.ttt_norm_weight,
-                self.ttt_norm_bias,
+                *shared,
                 crossing.enter(stack),
                 mini_batch_size=self.config.mini_batch_size,
                 handoff=crossing.handoff(stack),
@@ -129,9 +129,4 @@ class TTTLayer(Layer):
 
     def _output(self, out: Tensor, gate: Tensor | None) -> Tensor:
         norm, run = self.post_norm, self.operators
-        if gate is None:
-            wide = out.to(torch.promote_types(out.dtype, torch.float32))
-            y = norm(wide).to(out.dtype)
-        else:
-            y = run.gated_norm(out, gate, norm.weight, norm.bias)
-        return run.products(y, self.o_proj.weight)
+        return run.products(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)
