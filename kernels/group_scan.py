@@ -4,7 +4,8 @@ A learner supplies what happens inside one group; this file decides the order. I
 state (or its gradient), each phase runs over all groups before the next begins, so that the state can
 leave early. If nobody waits, all phases of a group run while it is in the processor's cache, and nothing
 but inputs, outputs and a few tensors per token is ever held. Both orders do the same products on the same
-numbers.
+numbers, and sum what groups give to shared parameters in one order, last group first: no bit depends on who
+waits.
 """
 
 from abc import ABC, abstractmethod
@@ -192,9 +193,9 @@ class GroupScan(ABC):
         return self.split(running)
 
     def gradients(self, saved: list[Kept], works: list[Any]) -> list[Tensor]:
-        """Gradients of q, k, v, lr, token_idx, norm weight and bias."""
+        """Gradients of q, k, v, lr, token_idx, norm weight and bias; groups in the order of `backward`."""
         grads = _InputGrads(self)
-        for group in self.groups:
+        for group in reversed(self.groups):
             tokens, kept = self._hold(group), saved[group]
             inside = self._inside(group, tokens, kept)
             part = self.gradients_group(tokens, kept, inside, works[group])
