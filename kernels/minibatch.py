@@ -55,12 +55,12 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, a.shape[:2])
 
 
-def replay(first: Tensor, keys: Tensor, G: Tensor) -> Tensor:
+def replay(first: Tensor, keys: Tensor | list[Tensor], G: Tensor) -> Tensor:
     """States [first, first + keys_0 G_0, ...], [g, N, i, o]: the same products as the chain's own."""
-    out = first.new_empty(keys.shape[0], *first.shape)
+    out = first.new_empty(len(keys), *first.shape)
     out[0] = first
     states = out.unbind(0)
-    for i in range(keys.shape[0] - 1):
+    for i in range(len(keys) - 1):
         torch.baddbmm(states[i], keys[i], G[i], out=states[i + 1])
     return out
 

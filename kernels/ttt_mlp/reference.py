@@ -67,9 +67,29 @@ class _Chain:
         keys2 = (self.rates[i] * self.X2[i]).transpose(-1, -2)
         torch.baddbmm(before[1], keys2, self.G2[i], out=after[1])
 
-    def kept(self, Z2q: Tensor, Z1q: Tensor, first: State) -> Kept:
-        """What a backward needs of the group."""
-        return [self.G1, self.G2, self.Z2, Z2q, self.Z1, Z1q, self.E, *first]
+    def kept(self, first: State) -> Kept:
+        """What a backward needs of the group; the readers' part is to be entered."""
+        return [self.G1, self.G2, self.Z2, self.Z2, self.Z1, self.Z1, self.E, *first]
+
+
+class _Readers:
+    """The readers of one group, a mini-batch at a time: as the chain goes on, or all behind it.
+
+    Either way each product has operands of one shape and place in memory, on which its bits may depend.
+    """
+
+    def __init__(self, tokens: Tokens, Z1: Tensor, Z2: Tensor) -> None:
+        self.q, self.coefficients = tokens.q, tokens.rates.coefficients()
+        self.scores1 = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(self.coefficients)
+        self.Xq, self.Z1q, self.Z2q = _with_ones(Z1[0]), *map(torch.empty_like, (Z1, Z2))
+
+    def read(self, i: int, kept: Kept, inside: State) -> None:
+        """Z1q and Z2q = Xq W2 - (tril(Xq X2^T) eta) G2 of mini-batch i."""
+        (G1, G2), (W1, W2, X2) = kept[:2], inside
+        torch.bmm(self.q[i], W1[i], out=self.Z1q[i]).sub_(torch.bmm(self.scores1[i], G1[i]))
+        gelu(self.Z1q[i], out=self.Xq[..., :-1])
+        scores2 = torch.bmm(self.Xq, X2[i].transpose(-1, -2)).mul_(self.coefficients[i])
+        torch.bmm(self.Xq, W2[i], out=self.Z2q[i]).sub_(torch.bmm(scores2, G2[i]))
 
 
 class MLPScan(GroupScan):
@@ -85,53 +105,49 @@ class MLPScan(GroupScan):
 
     def advance_group(self, tokens: Tokens, state: State) -> tuple[Kept, State]:
         """The chain: Z1, X2, Z2, G2 = g(Z2), G1 = (G2 W2^T) gelu'(Z1), then both updates."""
-        chain, count = _Chain(tokens, state), tokens.k.shape[0]
-        inside1, inside2 = (W.new_empty(count, *W.shape) for W in state)
-        inside1[0], inside2[0] = state
-        for i in range(count):
-            last = i + 1 == count
-            chain.gradients(i, inside1[i], inside2[i])
-            after = state if last else (inside1[i + 1], inside2[i + 1])
-            chain.update(i, (inside1[i], inside2[i]), after)
-        first = (inside1[0].clone(), inside2[0].clone())
-        return chain.kept(chain.Z2, chain.Z1, first), (inside1, inside2, chain.X2)
+        return self._run(_Chain(tokens, state), state, None)
 
     def forward_group(self, tokens: Tokens, state: State) -> tuple[Kept, Tensor]:
-        """Readers follow each step while its state is in the cache; the same products."""
-        chain, (W1, W2) = _Chain(tokens, state), state
-        first = (W1.clone(), W2.clone())
-        coefficients = tokens.rates.coefficients()
-        scores1 = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(coefficients)
-        Xq, Z1q, Z2q = _with_ones(chain.Z1[0]), *map(torch.empty_like, (chain.Z1, chain.Z2))
-        for i in range(tokens.k.shape[0]):
-            chain.gradients(i, W1, W2)
-            torch.bmm(tokens.q[i], W1, out=Z1q[i]).sub_(torch.bmm(scores1[i], chain.G1[i]))
-            gelu(Z1q[i], out=Xq[..., :-1])
-            scores2 = torch.bmm(Xq, chain.X2[i].transpose(-1, -2)).mul_(coefficients[i])
-            torch.bmm(Xq, W2, out=Z2q[i]).sub_(torch.bmm(scores2, chain.G2[i]))
-            chain.update(i, state, state)
-        return chain.kept(Z2q, Z1q, first), self._outputs(tokens, Z2q)
+        """Readers follow each step while its state is in the cache."""
+        chain = _Chain(tokens, state)
+        readers = _Readers(tokens, chain.Z1, chain.Z2)
+        kept, _ = self._run(chain, state, readers)
+        return kept, self._outputs(tokens, kept, readers)
 
     def readout_group(self, tokens: Tokens, kept: Kept, inside: State) -> Tensor:
-        """Z2q = Xq W2 - (tril(Xq X2^T) eta) G2, out = q + LN(Z2q)."""
-        (W1, W2, X2), coefficients = inside, tokens.rates.coefficients()
-        scores = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(coefficients)
-        kept[5] = matmul(tokens.q, W1).sub_(matmul(scores, kept[0]))
-        Xq = _activated(kept[5])
-        scores = matmul(Xq, X2.transpose(-1, -2)).mul_(coefficients)
-        kept[3] = matmul(Xq, W2).sub_(matmul(scores, kept[1]))
-        return self._outputs(tokens, kept[3])
+        """out = q + LN(Z2q)."""
+        readers = _Readers(tokens, kept[4], kept[2])
+        for i in range(tokens.k.shape[0]):
+            readers.read(i, kept, inside)
+        return self._outputs(tokens, kept, readers)
 
-    def _outputs(self, tokens: Tokens, Z2q: Tensor) -> Tensor:
-        target = tokens.target
-        return torch.addcmul(tokens.q[..., :-1] + target.beta, target.gamma, normalise(Z2q)[0])
+    def _run(self, chain: _Chain, state: State, readers: _Readers | None) -> tuple[Kept, State]:
+        """All steps, updating `state` in place."""
+        count = len(chain.Z1)
+        W1, W2 = (W.new_empty(count, *W.shape) for W in state)
+        W1[0], W2[0] = state
+        kept, inside = chain.kept((state[0].clone(), state[1].clone())), (W1, W2, chain.X2)
+        for i in range(count):
+            chain.gradients(i, W1[i], W2[i])
+            if readers is not None:
+                readers.read(i, kept, inside)
+            last = i + 1 == count
+            chain.update(i, (W1[i], W2[i]), state if last else (W1[i + 1], W2[i + 1]))
+        return kept, inside
+
+    def _outputs(self, tokens: Tokens, kept: Kept, readers: _Readers) -> Tensor:
+        kept[3], kept[5], target = readers.Z2q, readers.Z1q, tokens.target
+        normed = normalise(readers.Z2q)[0]
+        return torch.addcmul(tokens.q[..., :-1] + target.beta, target.gamma, normed)
 
     def replay(self, tokens: Tokens, kept: Kept) -> State:
-        """The same products as in `advance_group`."""
-        rates = tokens.rates.step
-        X2 = _activated(kept[4])
+        """The same products as in `advance_group`, on operands at the same places."""
+        rates, X2 = tokens.rates.step, _with_ones(kept[4])
+        for i, z in enumerate(kept[4]):
+            gelu(z, out=X2[i, ..., :-1])
         W1 = replay(kept[7], (rates * tokens.k).transpose(-1, -2), kept[0])
-        W2 = replay(kept[8], (rates * X2).transpose(-1, -2), kept[1])
+        keys2 = [(rate * x).transpose(-1, -2) for rate, x in zip(rates, X2, strict=True)]
+        W2 = replay(kept[8], keys2, kept[1])
         return W1, W2, X2
 
     def readout_backward_group(
@@ -222,13 +238,6 @@ class MLPScan(GroupScan):
         token_idx = rates.grad_token_idx(work.d_tau, d_tau_last)
         d_gamma, d_beta = d_gamma + work.d_gamma, d_beta + work.d_beta
         return Grads(d_q, d_k, d_v, d_lam, token_idx, d_gamma, d_beta)
-
-
-def _activated(z: Tensor) -> Tensor:
-    """[gelu(z), 1]: [..., h] -> [..., h1]."""
-    out = _with_ones(z)
-    gelu(z, out=out[..., :-1])
-    return out
 
 
 def _activated_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from tests.kernels.problem import KINDS, NAMES, Recorder, assert_close, problem
 from tttscale.kernels import scan
 from tttscale.kernels.launch_table import architecture_of, why_no_launch
+from tttscale.kernels.minibatch import GROUP
 from tttscale.kernels.scan import ttt_scan
 from tttscale.kernels.ttt_linear.reference import LinearScan
 from tttscale.kernels.ttt_mlp.reference import MLPScan
@@ -65,16 +66,33 @@ def test_handoff_is_called_between_the_phases(kind, awaited, forward, backward, 
     assert all(torch.equal(a, b) for a, b in zip(handoff.grad, grads, strict=True))
 
 
+def waiting_and_not(p, dtype):
+    """All results and gradients: nobody waits, somebody does."""
+    leaves = [x.detach().to(dtype).requires_grad_() for x in p.leaves]
+    for awaited in (False, True):
+        results = p.scan(*leaves, handoff=Recorder(awaited))
+        cotangents = [c.to(dtype) for c in p.cotangents(results)]
+        yield [*results, *torch.autograd.grad(results, leaves, cotangents)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_waiting_changes_the_order_but_no_bit(kind):
     """Of three groups, whose parts of the shared parameters' gradients do not add up alike in any order."""
-    p = problem(kind, 4, 150, 3)
-    both = []
-    for awaited in (False, True):
-        results = p.scan(handoff=Recorder(awaited))
-        grads = torch.autograd.grad(results, p.leaves, p.cotangents(results))
-        both.append([*results, *grads])
+    both = waiting_and_not(problem(kind, 4, 150, 3), torch.float64)
     assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "dim", "heads"),
+    [(1, 2, 1), (1, 34, 3), (2, 6, 1), (2, 64, 1), (3, 64, 2), (3, 64, 3), (16, 6, 1), (16, 10, 3)],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_waiting_changes_no_bit_at_shapes_that_fill_no_vector(kind, size, dim, heads):
+    """A product's bits may depend on where its operands lie, an elementwise function's on its length."""
+    for batch in (1, 2):
+        p = problem(kind, size, 2 * GROUP * size + size + size // 2, dim, batch=batch, heads=heads)
+        both = waiting_and_not(p, torch.float32)
+        assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
 
 
 @pytest.mark.parametrize("awaited", [True, False])
