@@ -12,7 +12,9 @@ optimizer step and keeps them until the next, since a gather per layer would mak
 
 import contextlib
 import io
+import json
 import logging
+import math
 import os
 import time
 import warnings
@@ -24,11 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from tttscale.comm.mesh import Mesh
+from tttscale.errors import NumericsError
 
 _UNBOUNDED = 10**12
 """Elements: larger than any model here."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps for every element, by torch's names."""
+LARGEST_NORM = 1e19
+"""Of a gradient. AdamW and ZeRO square it in fp32, which ends at 3.4e38: beyond, each stage would do something
+else with it (one forgets the gradient, one leaves the step out, one clips it to zero)."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,8 @@ class Engine:
             The global gradient norm before clipping.
 
         Raises:
+            NumericsError: the norm is not finite, or above `LARGEST_NORM`; raised on all ranks, at every
+                stage, before anything has changed.
             PeerError: another rank died meanwhile.
         """
         # DeepSpeed averages over the ranks; ours is a sum.
@@ -147,10 +155,12 @@ class Engine:
             parameter.grad = None
         with self._mesh.noticing("in the reduction of gradients"):
             self._reduce(grads)
-            norm = self._norm_before_step()
+            norm = self._norm()
+            if not norm <= LARGEST_NORM:  # nor is NaN
+                raise NumericsError(self._what_is_wrong(norm))
             self._engine.step()
         self._share()
-        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+        return norm
 
     def skip(self) -> None:
         """Clear the gradients in place of a step; all ranks or none."""
@@ -242,12 +252,51 @@ class Engine:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _norm_before_step(self) -> float | None:
-        """Stage 0 in fp32 reports no norm: take it from the reduced gradients."""
-        if self._stage > 0:
-            return None
-        norms = [p.grad.norm() for p in self._engine.module.parameters() if p.grad is not None]
-        return float(torch.stack(norms).norm())
+    def _reduced(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Parameters and their reduced gradients, or parts of both: over all ranks each element once.
+
+        Only between a reduction and the step: DeepSpeed lets go of them there.
+        """
+        if self._stage == 0:
+            mine = list(self._engine.module.values)[self._mesh.rank :: self._mesh.world_size]
+            return [(p, p.grad) for p in mine if p.grad is not None]
+        optimizer = self._engine.optimizer
+        kept = optimizer.fp16_groups if self._stage == 3 else optimizer.params_in_partition
+        pairs = []
+        for i, parameters in enumerate(kept):
+            grads = optimizer.averaged_gradients[i]
+            grads = [grad for grad in grads if not getattr(grad, "_zero_padding", False)]
+            pairs += zip(parameters, grads, strict=True)
+        return pairs
+
+    def _norm(self) -> float:
+        """Of the reduced gradient; infinite where its square overflows fp32. Collective."""
+        own = float(torch.nn.utils.get_total_norm([grad for _, grad in self._reduced()]))
+        return math.sqrt(float(self._mesh.gather([own**2]).sum()))
+
+    def _what_is_wrong(self, norm: float) -> str:
+        """With a gradient of this norm, and in which parameter most. Collective."""
+        names = {
+            id(theirs): name
+            for (name, _), theirs in zip(
+                self._model.named_parameters(), self._engine.module.values, strict=True
+            )
+        }
+        own = [(_size(grad), names[id(parameter)]) for parameter, grad in self._reduced()]
+        texts = self._mesh.gather_texts(json.dumps(max(own, default=(0.0, ""))))
+        size, name = max(json.loads(text) for text in texts)
+        if not math.isfinite(size):
+            return f"the gradient is not finite, though the loss is. It is that of {name}"
+        return (
+            f"the gradient is too large, though the loss is finite: its norm is above {LARGEST_NORM:.0e}, and "
+            f"its square not in the range of fp32. The largest element, {size:.3g}, is one of {name}"
+        )
+
+
+def _size(grad: Tensor) -> float:
+    """The largest absolute value; infinite if one is no number."""
+    size = float(torch.linalg.vector_norm(grad, math.inf)) if grad.numel() else 0.0
+    return size if math.isfinite(size) else math.inf
 
 
 def _deepspeed_config(stage: int, world_size: int, grad_clip: float) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class Trainer:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
 
         Raises:
-            NumericsError: the loss or its gradient is not finite; the parameters are untouched.
+            NumericsError: the loss or its gradient is not finite, and the parameters are untouched; or the
+                update has made them no finite numbers. On all ranks.
             PeerError: another rank died.
         """
         began = time.perf_counter()
@@ -59,21 +60,31 @@ class Trainer:
         self._model.set_inner_lr_scale(inner_lr_scale(self._config.model, step))
         self._sweeps.forward(self._groups(step, windows))
         losses = self._sweeps.backward()
-        own = torch.cat([losses.flat(), torch.tensor([self._gradient_size()])])
         done = time.perf_counter()
-        everything = self._of_replicas(own)
+        everything = self._of_replicas(losses.flat())
         idle_seconds = self._sweeps.wait_seconds + time.perf_counter() - done
         loss, tokens = self._mean_loss(losses, everything, step)
         if step < self._config.train.steps:
             self._sweeps.prepare(self._groups(step + 1, windows))
-        grad_norm = self._update(tokens)
+        grad_norm = self._update(tokens, step)
         seconds = time.perf_counter() - began
         self.tokens += int(tokens)
         exposed_seconds = self._sweeps.wait_seconds + self._engine.reduce_seconds
         ranks = self._mesh.gather(
-            [idle_seconds, exposed_seconds, self._sweeps.data_seconds, _peak_bytes()]
+            [
+                idle_seconds,
+                exposed_seconds,
+                self._sweeps.data_seconds,
+                _peak_bytes(),
+                self._largest_weight(),
+            ]
         )
-        idle, exposed, data, peak = ranks.unbind(1)
+        idle, exposed, data, peak, weight = ranks.unbind(1)
+        if not weight.isfinite().all():
+            raise NumericsError(
+                f"step {step}: its update has made weights that are no finite numbers, with a learning rate of "
+                f"{lr:.4g} and a gradient norm of {grad_norm:.4g}. They are not saved."
+            )
         return {
             "step": step,
             "loss": loss,
@@ -116,10 +127,9 @@ class Trainer:
         )
         return [[windows.sequence(index) for index in group] for group in groups]
 
-    def _gradient_size(self) -> float:
-        """The largest absolute value in this rank's gradients; not finite if any of them is not."""
-        grads = [p.grad for p in self._model.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads, math.inf))
+    def _largest_weight(self) -> float:
+        """The largest absolute value; not finite if any of them is not."""
+        return float(torch.nn.utils.get_total_norm(self._model.parameters(), math.inf))
 
     def _of_replicas(self, own: Tensor) -> Tensor:
         """A row for each replica, summed over its ranks; returns when the slowest rank has come here."""
@@ -127,19 +137,22 @@ class Trainer:
         rows[self._mesh.replica] = own
         return self._mesh.sum_on_cpu(rows)
 
-    def _update(self, tokens: float) -> float:
+    def _update(self, tokens: float, step: int) -> float:
         """Let the optimizer step; the gradient's norm. Nothing but padding teaches nothing: no step then."""
         if tokens == 0:
             self._engine.skip()
             return 0.0
-        return self._engine.step(1.0 / tokens)
+        try:
+            return self._engine.step(1.0 / tokens)
+        except NumericsError as error:
+            raise NumericsError(_before_update(step, str(error))) from None
 
     def _mean_loss(self, losses: Losses, everything: Tensor, step: int) -> tuple[float, float]:
         """The step's loss, summed in one order whatever the ranks: by sequence, then by chunk.
 
         Args:
             losses: to read a replica's row with.
-            everything: what `_of_replicas` returned, the size of gradients last in each row.
+            everything: what `_of_replicas` returned.
             step: for the message of an error.
 
         Returns:
@@ -147,12 +160,10 @@ class Trainer:
         """
         sums, counts = [], []
         for replica, row in enumerate(everything):
-            losses.load(row[:-1])
+            losses.load(row)
             self._check(losses, step, replica)
             sums.append(losses.sequence_sums.flatten())
             counts.append(losses.counts.sum())
-        if not everything.isfinite().all():
-            raise NumericsError(_not_finite(step, "the gradient is not finite, though the loss is"))
         self.sequence_losses, tokens = torch.cat(sums), float(sum(counts))
         return _in_order(self.sequence_losses) / tokens if tokens else math.nan, tokens
 
@@ -161,14 +172,11 @@ class Trainer:
         if len(bad):
             sequence, chunk, _ = bad[0].tolist()
             what = f"the loss of sequence {sequence} (replica {replica}) is not finite from chunk {chunk} on"
-            raise NumericsError(_not_finite(step, what))
+            raise NumericsError(_before_update(step, what))
 
 
-def _not_finite(step: int, what: str) -> str:
-    return (
-        f"step {step}: {what}. Parameters are as before this step. Lower train.lr or "
-        "model.ttt_base_lr, or raise train.warmup_steps or model.inner_lr_warmup_steps."
-    )
+def _before_update(step: int, what: str) -> str:
+    return f"step {step}: {what}. Parameters are as before this step."
 
 
 def _in_order(values: Tensor) -> float:
