@@ -13,7 +13,6 @@ from tttscale.comm import mesh as meshes
 from tttscale.errors import NumericsError
 from tttscale.train import setup
 
-
 INF, NAN = float("inf"), float("nan")
 BAD = {
     ("fp32", 0.0): [(0.0, INF), (0.0, 1e25), (3e38, 3e38)],
@@ -226,3 +225,32 @@ def test_threads_of_a_rank(monkeypatch, mine, all_cores, ranks, asked, expected)
     place = meshes.Ranks(0, ranks, 0, ranks, "127.0.0.1", 1, "environment")
     setup.set_threads(config, place)
     assert found == [expected]
+
+
+def on_a_host_with_a_gpu(ranks):
+    """A step on the CPU where torch would tell of a GPU; nobody may touch it."""
+
+    def forbidden(name):
+        def touched(*_, **__):
+            raise AssertionError(f"torch.cuda.{name} was called")
+
+        return touched
+
+    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+    for name in ("set_device", "synchronize", "mem_get_info", "max_memory_allocated", "Event"):
+        setattr(torch.cuda, name, forbidden(name))
+    config = small_config(ranks.world_size, stage=1, device="cpu")
+    device = setup.choose_device(config, ranks)
+    setup.keep_policy(config, ranks, device).measured(1 << 20)
+    trainer, _, _ = small_trainer(ranks, config)
+    record = trainer.step(1, small_windows(config))
+    from deepspeed.accelerator import get_accelerator
+
+    return device.type, get_accelerator().device_name(), record["peak_memory_bytes"]
+
+
+def test_a_run_on_the_cpu_leaves_a_gpu_of_the_host_alone(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")  # of whatever this process was told before
+    for device, accelerator, peak_bytes in values(run_ranks(on_a_host_with_a_gpu, 2)):
+        assert (device, accelerator) == ("cpu", "cpu")
+        assert peak_bytes > 1 << 20

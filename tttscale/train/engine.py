@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,8 +34,8 @@ _UNBOUNDED = 10**12
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps for every element, by torch's names."""
 LARGEST_NORM = 1e19
-"""Of a gradient. AdamW and ZeRO square it in fp32, which ends at 3.4e38: beyond, each stage would do something
-else with it (one forgets the gradient, one leaves the step out, one clips it to zero)."""
+"""Of a gradient. AdamW and ZeRO square it in fp32, which ends at 3.4e38: beyond, each stage would do
+something else with it (one forgets the gradient, one leaves the step out, one clips it to zero)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Engine:
             weight_decay: on every parameter, as the paper trains.
             grad_clip: largest global gradient norm; 0: no clipping.
         """
-        deepspeed = _import_deepspeed()
+        deepspeed = _import_deepspeed(next(model.parameters()).device.type)
         self._model, self._mesh, self._stage = model, mesh, zero_stage
         module = _Parameters(model)
         self._adamw = optimizer = torch.optim.AdamW(
@@ -117,8 +118,11 @@ class Engine:
                 config=_deepspeed_config(zero_stage, mesh.world_size, grad_clip),
                 dist_init_required=False,
             )
-        self.reduce_seconds = 0.0
-        """Of the last step: from having all gradients to having their sums over the ranks."""
+        self.comm_seconds = 0.0
+        """Of the last step: from having all gradients to having their sums over the ranks, and from having
+        this rank's share of the new parameters to having all of them."""
+        self._updated_at = 0.0
+        optimizer.register_step_post_hook(self._note_update)
         if zero_stage < 3:  # stage 3 has scattered its values; ours still stand where they were
             self._share()
 
@@ -147,6 +151,7 @@ class Engine:
                 stage, before anything has changed.
             PeerError: another rank died meanwhile.
         """
+        self.comm_seconds = 0.0
         # DeepSpeed averages over the ranks; ours is a sum.
         grads = []
         for parameter in self._model.parameters():
@@ -157,15 +162,18 @@ class Engine:
             self._reduce(grads)
             norm = self._norm()
             if not norm <= LARGEST_NORM:  # nor is NaN
-                raise NumericsError(self._what_is_wrong(norm))
+                raise NumericsError(self._what_is_wrong())
+        with self._mesh.noticing("in the update of parameters"):
             self._engine.step()
+            if self._stage > 0:  # the shares are gathered as soon as the last one is updated
+                self._communicated_since(self._updated_at)
         self._share()
         return norm
 
     def skip(self) -> None:
         """Clear the gradients in place of a step; all ranks or none."""
         self._model.zero_grad()
-        self.reduce_seconds = 0.0
+        self.comm_seconds = 0.0
 
     def updates(self) -> int:
         """How many steps AdamW has made; skipped ones do not count."""
@@ -244,7 +252,16 @@ class Engine:
         grads.clear()
         began = self._now()
         self._engine.backward(product)
-        self.reduce_seconds = self._now() - began if self._mesh.world_size > 1 else 0.0
+        self._communicated_since(began)
+
+    def _communicated_since(self, began: float) -> None:
+        self._updated_at = self._now()
+        if self._mesh.world_size > 1:
+            self.comm_seconds += self._updated_at - began
+
+    def _note_update(self, *_: Any) -> None:
+        """Called by AdamW after each step of its own: one for every flat partition."""
+        self._updated_at = self._now()
 
     def _now(self) -> float:
         """In seconds, when the device has done what was asked of it."""
@@ -264,18 +281,20 @@ class Engine:
         kept = optimizer.fp16_groups if self._stage == 3 else optimizer.params_in_partition
         pairs = []
         for i, parameters in enumerate(kept):
-            grads = optimizer.averaged_gradients[i]
-            grads = [grad for grad in grads if not getattr(grad, "_zero_padding", False)]
-            pairs += zip(parameters, grads, strict=True)
+            # Behind them the last rank has padding.
+            pairs += zip(parameters, optimizer.averaged_gradients[i], strict=False)
         return pairs
 
     def _norm(self) -> float:
         """Of the reduced gradient; infinite where its square overflows fp32. Collective."""
         own = float(torch.nn.utils.get_total_norm([grad for _, grad in self._reduced()]))
-        return math.sqrt(float(self._mesh.gather([own**2]).sum()))
+        began = self._now()
+        squares = self._mesh.gather([own**2])
+        self._communicated_since(began)
+        return math.sqrt(float(squares.sum()))
 
-    def _what_is_wrong(self, norm: float) -> str:
-        """With a gradient of this norm, and in which parameter most. Collective."""
+    def _what_is_wrong(self) -> str:
+        """With a gradient that cannot be used, and in which parameter most. Collective."""
         names = {
             id(theirs): name
             for (name, _), theirs in zip(
@@ -288,8 +307,9 @@ class Engine:
         if not math.isfinite(size):
             return f"the gradient is not finite, though the loss is. It is that of {name}"
         return (
-            f"the gradient is too large, though the loss is finite: its norm is above {LARGEST_NORM:.0e}, and "
-            f"its square not in the range of fp32. The largest element, {size:.3g}, is one of {name}"
+            "the gradient is too large, though the loss is finite: its norm is above "
+            f"{LARGEST_NORM:.0e}, and its square not in the range of fp32. The largest element, {size:.3g}, "
+            f"is one of {name}"
         )
 
 
@@ -328,9 +348,9 @@ def _deepspeed_config(stage: int, world_size: int, grad_clip: float) -> dict[str
     }
 
 
-def _import_deepspeed() -> Any:
-    """Import DeepSpeed without its banner and without compiling anything."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+def _import_deepspeed(device_type: str = "cpu") -> Any:
+    """Import DeepSpeed for the run's device, without its banner and without compiling anything."""
+    _settle_accelerator(device_type)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     with _quiet():
         import deepspeed
@@ -343,6 +363,21 @@ def _import_deepspeed() -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
     return deepspeed
+
+
+def _settle_accelerator(device_type: str) -> None:
+    """Tell DeepSpeed where the run computes, before it asks the machine what there is.
+
+    A host may have a GPU that the run does not use.
+    """
+    os.environ["DS_ACCELERATOR"] = device_type
+    # The accelerators' package alone: DeepSpeed as a whole asks for one while it is imported.
+    known = sys.modules.get("deepspeed.accelerator.real_accelerator")
+    accelerator = getattr(known, "ds_accelerator", None)
+    if known is None or accelerator is None or accelerator.device_name() == device_type:
+        return
+    known.ds_accelerator = None  # something else in this process had imported it for another device
+    known.get_accelerator()
 
 
 @contextlib.contextmanager
