@@ -37,7 +37,7 @@ def test_without_control_groups_it_is_the_host_that_counts(tmp_path):
 def test_a_process_is_not_charged_with_what_started_it():
     """The system's own count begins with what there was before the program was started."""
     ballast = bytearray(b"x") * (600 << 20)
-    inner = "import torch; from tttscale.train.memory import peak_bytes; print(peak_bytes(torch.device('cpu')))"
+    code = "import torch; from tttscale.train import memory; print(memory.peak_bytes(torch.device('cpu')))"
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
