@@ -16,6 +16,7 @@ from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from tttscale.train.checkpoint.same_run import check_same_run
 from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent, check_folder, run_folder
+from tttscale.train.schedules import remarks_on
 from tttscale.train.trainer import Evaluation, Trainer
 
 SAVED_ON_REQUEST = 75
@@ -47,7 +48,7 @@ def train(config: Config, ranks: Ranks) -> int:
         remarks = check_same_run(resumed, config, tokens) if resumed is not None else []
         recorder = Recorder(config, tokens, resumed) if ranks.rank == 0 else Silent()
         try:
-            for remark in checkpoints.remarks + remarks:
+            for remark in checkpoints.remarks + remarks + remarks_on(config.train, config.model):
                 recorder.note(remark)
             checkpoints.check_folder()
             job = _Job(config, ranks, mesh, tokens, device, recorder, checkpoints, resumed)
