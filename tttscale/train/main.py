@@ -10,6 +10,7 @@ from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens, open_tokens
+from tttscale.scan.schedule import Phase
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import setup
 from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
@@ -18,6 +19,7 @@ from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent, check_folder, run_folder
 from tttscale.train.schedules import remarks_on
 from tttscale.train.trainer import Evaluation, Trainer
+from tttscale.train.ways import kept, ways
 
 SAVED_ON_REQUEST = 75
 """Exit code after SIGUSR1: start the same command again, and it goes on."""
@@ -94,6 +96,7 @@ class _Job:
             setup.build_sweeps(config, self.model, mesh, sequences=mine, batch=1) if mine else None
         )
         self._engine = setup.build_engine(config, self.model, mesh)
+        self._sweeps = sweeps
         self._trainer = Trainer(config, mesh, self.model, sweeps, self._engine)
         self.done = 0
         """Steps that were done before."""
@@ -119,6 +122,9 @@ class _Job:
             f"{self._config.train.precision} on {sweeps.device}"
             f"{f' with {torch.get_num_threads()} thread(s) a rank' * (sweeps.device.type == 'cpu')}"
         )
+        compiles = setup.wants_compile(self._config, sweeps.device)
+        for line in ways(self._config, sweeps.device, compiles, mesh.world_size):
+            self._recorder.note(line)
         for component in self._tokens.components:
             self._recorder.note(
                 f"{component.path}: {component.train.count:,} windows an epoch, "
@@ -145,6 +151,8 @@ class _Job:
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             self._recorder.step(record)
+            if step == self.done + 1:
+                self._say_what_is_kept()
             wanted = step < steps and self._is_wanted(requests)
             saved = (wanted or self._checkpoints.due(step)) and self._save(step)
             if wanted and saved:  # if the disk refused: again after the next step
@@ -156,6 +164,14 @@ class _Job:
             evaluation = self._evaluate()
         self._recorder.finish(self.model, None if evaluation is None else evaluation.positions)
         return 0
+
+    def _say_what_is_kept(self) -> None:
+        """After the first step it is known how large a chunk is."""
+        schedule, rank = self._sweeps.schedule, self._mesh.sequence_rank
+        works = schedule.works(rank, Phase.FORWARD)
+        own_chunks = len({(work.sequence, work.chunk) for work in works})
+        if line := kept(self._config, self._sweeps.keep, own_chunks):
+            self._recorder.note(line)
 
     def _evaluates(self, step: int) -> bool:
         every = self._config.evaluate.every
