@@ -1,5 +1,6 @@
 """`tttscale train`: set up, loop, finish."""
 
+import math
 import sys
 
 import torch
@@ -10,11 +11,13 @@ from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens, open_tokens
+from tttscale.errors import NumericsError
 from tttscale.scan.schedule import Phase
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import setup
 from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from tttscale.train.checkpoint.same_run import check_same_run
+from tttscale.train.divergence import Divergence
 from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent, check_folder, run_folder
 from tttscale.train.schedules import remarks_on
@@ -48,17 +51,23 @@ def train(config: Config, ranks: Ranks) -> int:
         checkpoints = Checkpoints(config, mesh, run_folder(config))
         resumed = checkpoints.choose()
         remarks = check_same_run(resumed, config, tokens) if resumed is not None else []
+        divergence = Divergence(config, mesh, run_folder(config), resumed)
+        divergence.refuse()
         recorder = Recorder(config, tokens, resumed) if ranks.rank == 0 else Silent()
         try:
             for remark in checkpoints.remarks + remarks + remarks_on(config.train, config.model):
                 recorder.note(remark)
             checkpoints.check_folder()
-            job = _Job(config, ranks, mesh, tokens, device, recorder, checkpoints, resumed)
+            job = _Job(
+                config, ranks, mesh, tokens, device, recorder, checkpoints, divergence, resumed
+            )
             if resumed is not None:
                 for remark in checkpoints.set_aside_later(resumed):
                     recorder.note(remark)
             recorder.go_on_after(job.done)
             code = job.run(requests)
+        except NumericsError as error:
+            raise divergence.explained(error) from None
         finally:
             recorder.close()
         if code:
@@ -77,10 +86,11 @@ class _Job:
         device: torch.device,
         recorder: Silent,
         checkpoints: Checkpoints,
+        divergence: Divergence,
         resumed: Checkpoint | None,
     ) -> None:
         self._config, self._mesh, self._tokens, self._recorder = config, mesh, tokens, recorder
-        self._checkpoints = checkpoints
+        self._checkpoints, self._divergence = checkpoints, divergence
         self.model = setup.build_model(config, device, resumed.folder if resumed else None)
         share = config.train.sequences_per_step // mesh.replicas
         sweeps = setup.build_sweeps(
@@ -151,6 +161,7 @@ class _Job:
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             self._recorder.step(record)
+            self._divergence.passed(step)
             if step == self.done + 1:
                 self._say_what_is_kept()
             wanted = step < steps and self._is_wanted(requests)
@@ -180,9 +191,14 @@ class _Job:
 
     def _evaluate(self) -> Evaluation:
         assert self._tokens.heldout is not None
-        return self._trainer.evaluate(
+        evaluation = self._trainer.evaluate(
             self._tokens.heldout, self._evaluation, self._config.evaluate.sequences
         )
+        if not math.isfinite(
+            evaluation.loss
+        ):  # the training loss is: that is for a person to judge
+            self._recorder.note("WARNING: the held-out loss is not finite; the run goes on")
+        return evaluation
 
     def _is_wanted(self, requests: SaveRequests) -> bool:
         """Whether any rank was asked to save and end; a run without checkpoints passes that over."""

@@ -119,7 +119,7 @@ class Trainer:
         sums, counts = total[:buckets], total[buckets:]
         means = (sums / counts.clamp(min=1)).tolist()
         positions = {"edges": edges, "loss": means, "count": counts.tolist()}
-        return Evaluation(float(sums.sum() / counts.sum().clamp(min=1)), positions)
+        return Evaluation(float(sums.sum() / counts.sum()), positions)  # NaN without a token
 
     def _groups(self, step: int, windows: WindowSource) -> list[list[TokenSequence]]:
         """This replica's sequences of a step, `parallel.batch` side by side."""
@@ -143,7 +143,9 @@ class Trainer:
         if not largest.isfinite().all():
             raise NumericsError(
                 f"step {step}: its update has made weights that are no finite numbers, with a learning rate "
-                f"of {lr:.4g} and a gradient norm of {grad_norm:.4g}. They are not saved."
+                f"of {lr:.4g} and a gradient norm of {grad_norm:.4g}. They are not saved.",
+                step,
+                sound=step - 1,
             )
 
     def _of_replicas(self, own: Tensor) -> tuple[Tensor, float]:
@@ -162,7 +164,7 @@ class Trainer:
         try:
             return self._engine.step(1.0 / tokens)
         except NumericsError as error:
-            raise NumericsError(_before_update(step, str(error))) from None
+            raise _before_update(step, str(error)) from None
 
     def _mean_loss(self, losses: Losses, everything: Tensor, step: int) -> tuple[float, float]:
         """The step's loss, summed in one order whatever the ranks: by sequence, then by chunk.
@@ -189,11 +191,13 @@ class Trainer:
         if len(bad):
             sequence, chunk, _ = bad[0].tolist()
             what = f"the loss of sequence {sequence} (replica {replica}) is not finite from chunk {chunk} on"
-            raise NumericsError(_before_update(step, what))
+            raise _before_update(step, what)
 
 
-def _before_update(step: int, what: str) -> str:
-    return f"step {step}: {what}. Parameters are as before this step."
+def _before_update(step: int, what: str) -> NumericsError:
+    """The weights that gave this are those after the step before; only the ones before that gave a loss."""
+    message = f"step {step}: {what}. Parameters are as before this step."
+    return NumericsError(message, step, sound=step - 2)
 
 
 def _in_order(values: Tensor) -> float:

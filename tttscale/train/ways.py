@@ -4,9 +4,8 @@ import torch
 
 from tttscale.config import Config
 from tttscale.kernels.scan import choose_backend
+from tttscale.observe import human
 from tttscale.scan.memory import KeepPolicy
-
-_MIB = 2**20
 
 
 def ways(config: Config, device: torch.device, compiles: bool, world_size: int) -> list[str]:
@@ -62,5 +61,5 @@ def kept(config: Config, keep: KeepPolicy, own_chunks: int) -> str | None:
     chunks = min(keep.chunks, own_chunks)
     return (
         f"parallel.keep_chunks = auto: {chunks} of {own_chunks} chunks of a rank keep their activations, "
-        f"{keep.chunk_bytes / _MIB:,.0f} MiB each, as memory allows; {own_chunks - chunks} are computed twice"
+        f"{human(keep.chunk_bytes, 1024)}B each, as memory allows; {own_chunks - chunks} are computed twice"
     )
