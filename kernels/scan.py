@@ -7,7 +7,7 @@ before the gradients of the tokens are computed.
 """
 
 import os
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -114,14 +114,45 @@ def ttt_scan(
     return out.to(dtype), tuple(last)
 
 
+class Backend(NamedTuple):
+    """What runs a scan."""
+
+    name: str
+    """torch or triton."""
+    missing: str | None
+    """Why it is not the faster one, as the rest of a sentence about Triton's kernels."""
+
+
+def choose_backend(
+    backend: str, device: torch.device, dim: int, size: int, dtype: torch.dtype
+) -> Backend:
+    """What runs a scan: the door's own choice, also for those who want to say it beforehand.
+
+    Args:
+        backend: "torch", "triton" or "auto".
+        device: of the tokens.
+        dim: features of a head, f.
+        size: tokens of a mini-batch, K.
+        dtype: of the tokens.
+
+    Raises:
+        ValueError: "triton" was asked for, and has no kernel for them.
+    """
+    if backend == "torch":
+        return Backend("torch", "were not asked for")
+    missing = _why_not_triton(device, dim, size, dtype)
+    if backend == "triton":
+        if missing:
+            raise ValueError(f"ttt_scan: backend 'triton' {missing}; use 'auto' or 'torch'")
+        return Backend("triton", None)
+    if device.type != "cuda":
+        missing = "are for GPUs"
+    return Backend("torch" if missing else "triton", missing)
+
+
 def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     """The class that runs the phases."""
-    if backend == "torch":
-        return _SCANS[kind]
-    missing = _why_not_triton(q, size)
-    if missing and backend == "triton":
-        raise ValueError(f"ttt_scan: backend 'triton' {missing}; use 'auto' or 'torch'")
-    if missing or (backend == "auto" and not q.is_cuda):
+    if choose_backend(backend, q.device, q.shape[3], size, q.dtype).name == "torch":
         return _SCANS[kind]
     # Imported here: a machine without a GPU need not load Triton.
     if kind == "linear":
@@ -138,11 +169,10 @@ def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-def _why_not_triton(q: Tensor, size: int) -> str | None:
-    dtype = _kernel_dtype(q.dtype)
-    if missing := why_no_launch(architecture_of(q.device), q.shape[3], size, dtype):
+def _why_not_triton(device: torch.device, dim: int, size: int, dtype: torch.dtype) -> str | None:
+    if missing := why_no_launch(architecture_of(device), dim, size, _kernel_dtype(dtype)):
         return missing
-    if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return "needs a GPU, or TRITON_INTERPRET=1 in the environment to be interpreted on a CPU"
     return None
 

@@ -105,6 +105,8 @@ def train(
     check_world(resolved, ranks.world_size)
     # Threads of torch that spin while they wait slow each other down on a busy host. OpenMP reads this once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Its retries while ranks meet, each with a traceback of C++; what comes of them is an error of ours.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from tttscale.train.main import train as run
 
     raise typer.Exit(run(resolved, ranks))

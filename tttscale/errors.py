@@ -42,6 +42,18 @@ class PeerError(TTTScaleError):
 
 
 class NumericsError(TTTScaleError):
-    """A loss or gradient is not finite; the parameters are as they were before the step."""
+    """A loss, a gradient or a weight is not a finite number, or too large to compute with."""
 
     exit_code = 76
+
+    def __init__(self, message: str, step: int = 0, sound: int = 0) -> None:
+        """What happened, and when.
+
+        Args:
+            message: for people.
+            step: which failed.
+            sound: the last step after which the weights still gave a finite loss; negative if not even those
+                that the run began with did.
+        """
+        super().__init__(message)
+        self.step, self.sound = step, sound

@@ -144,3 +144,30 @@ def test_slurm_tasks_on_this_host(per_node, node, expected):
 def test_contradictions(environ, expected):
     with pytest.raises(LaunchError, match=expected):
         discover(environ)
+
+
+MPIRUN = {**OPENMPI, "PMIX_NAMESPACE": "prterun-node0-30031@1"}
+
+
+def test_each_job_has_a_port_of_its_own_and_all_its_ranks_the_same():
+    def port(environ):
+        return discover(environ).master_port
+
+    jobs = [
+        MPIRUN,
+        {**MPIRUN, "PMIX_NAMESPACE": "prterun-node0-30045@1"},
+        {**OPENMPI, "PMIX_NAMESPACE": "2837970945"},
+        {**SRUN, **MPIRUN, "OMPI_COMM_WORLD_SIZE": "8"},
+        SRUN,
+        {**SRUN, "SLURM_STEP_ID": "1"},
+        {**PALS, "MASTER_ADDR": "x1", "PALS_APID": "7bca1e1b-9b4c"},
+        {**HYDRA, "PBS_JOBID": "1234.pbs"},
+    ]
+    ports = [port(job) for job in jobs]
+    assert ports[3] == ports[0]  # several mpirun in one job of Slurm are told apart
+    assert len(set(ports)) == len(jobs) - 1
+    assert all(20000 <= found < 40000 for found in ports)
+    for job in jobs:
+        assert port({**job, "MASTER_PORT": "4001"}) == 4001
+    others = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "PMIX_RANK": "0"}
+    assert port({**MPIRUN, **others}) == ports[0]

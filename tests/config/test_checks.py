@@ -16,6 +16,34 @@ from tttscale.errors import ConfigError
             "train.sequences_per_step=4 or a smaller parallel.batch",
         ),
         (["train.lr=1e-6"], "train.lr_final=1e-08"),
+        (["train.lr=1e-6", "train.lr_schedule=wsd"], "so the decay would rise; .*=1e-08"),
+        (
+            [
+                "train.lr_schedule=wsd",
+                "train.steps=9",
+                "train.warmup_steps=3",
+                "train.decay_steps=7",
+            ],
+            r"warmup_steps = 3 and train\.decay_steps = 7 are more than train\.steps = 9; set "
+            r"train\.decay_steps=6 or less",
+        ),
+        (
+            [
+                "train.lr_schedule=wsd",
+                "train.steps=9",
+                "train.warmup_steps=9",
+                "train.decay_steps=1",
+            ],
+            r"set more train\.steps, or a shorter train\.warmup_steps",
+        ),
+        (["train.decay_steps=3"], "set train.lr_schedule=wsd, or leave train.decay_steps out"),
+        (["train.lr_schedule=wds"], "train.lr_schedule = 'wds': .*wsd"),
+        (["train.decay_step=3"], "train.decay_steps"),
+        (["train.lr_schedule=wsd", "train.decay_steps=0"], "train.decay_steps = 0"),
+        (
+            ["model.inner_lr_warmup_steps=5", "model.inner_lr_warmup_init=2"],
+            "the inner learning rate would fall in its warm-up; set model.inner_lr_warmup_init=0.1",
+        ),
         (["data.store=null"], r"data\.store is missing; set data\.store=PATH .* or data\.blend="),
         (
             ["data.blend=[{store: a}]"],

@@ -1,5 +1,8 @@
 """What is left of the host's memory under the limits of control groups."""
 
+import os
+import sys
+
 import psutil
 
 from tttscale.train.memory import available_bytes
@@ -29,3 +32,19 @@ def test_the_tightest_limit_on_the_way_to_the_root_counts(tmp_path):
 def test_without_control_groups_it_is_the_host_that_counts(tmp_path):
     found = available_bytes(tmp_path / "none", tmp_path)
     assert 0 < found <= psutil.virtual_memory().total
+
+
+def test_a_process_is_not_charged_with_what_started_it():
+    """The system's own count begins with what there was before the program was started."""
+    ballast = bytearray(b"x") * (600 << 20)
+    code = "import torch; from tttscale.train import memory; print(memory.peak_bytes(torch.device('cpu')))"
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(writer, 1)
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    os.close(writer)
+    with os.fdopen(reader) as output:
+        found = int(output.read())
+    os.waitpid(pid, 0)
+    assert 50 << 20 < found < len(ballast)

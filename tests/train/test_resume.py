@@ -143,6 +143,10 @@ def test_a_finished_run(folder, whole):
     back = run(folder, "run.name=more", *SAVES, "checkpoint.resume=9", "train.steps=15")
     assert back.returncode == 0, back.stderr
     assert "train.steps = 15 from here on, was 12" in back.stdout
+    rates = [r["lr"] for r in whole[0]]
+    rate = records(folder, "more")[9]["lr"]
+    said = f"the learning rate of step 10 is {rate:.4g}; as configured before it would be {rates[9]:.4g}"
+    assert said in back.stdout
     assert "step is kept as " in back.stdout
     assert [r["step"] for r in records(folder, "more")] == list(range(1, 16))
     assert records(folder, "more")[:9] == whole[0][:9]

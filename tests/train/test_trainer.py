@@ -13,42 +13,116 @@ from tttscale.comm import mesh as meshes
 from tttscale.errors import NumericsError
 from tttscale.train import setup
 
+INF, NAN = float("inf"), float("nan")
+BAD = {
+    ("fp32", 0.0): [(0.0, INF), (0.0, 1e25), (3e38, 3e38)],
+    ("fp32", 1.0): [(NAN, 0.0), (INF, -INF), (1e25, 0.0)],
+    ("bf16", 0.0): [(0.0, 1e25)],
+    ("bf16", 1.0): [(3e38, 3e38)],
+}
+"""What each of two ranks has in one gradient, by precision and train.grad_clip."""
+
 
 def step_with(ranks, config, bad):
-    """Two steps; in the second the last rank has `bad` in one gradient. Its error, and what changed."""
+    """Two steps; in the second each rank has a value of `bad` in one gradient. Its error; what changed."""
     trainer, model, sweeps = small_trainer(ranks, config)
     trainer.step(1, small_windows(config))
     plain = sweeps.backward
 
     def backward():
         losses = plain()
-        if ranks.rank == ranks.world_size - 1:
-            next(model.parameters()).grad[0, 0] = bad
+        next(model.parameters()).grad[0, 0] = bad[ranks.rank]
         return losses
 
     sweeps.backward = backward
-    before = [p.detach().clone() for p in model.parameters()]
+
+    def state():
+        moments = [m for f in trainer._engine.fragments() for m in f.moments.values()]
+        return [t.detach().clone() for t in [*model.parameters(), *moments]]
+
+    before, updates = state(), trainer._engine.updates()
     try:
         trainer.step(2, small_windows(config))
     except NumericsError as error:
-        pairs = zip(before, model.parameters(), strict=True)
-        return str(error), all(torch.equal(a, b) for a, b in pairs)
+        same = all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
+        return str(error), same and updates == trainer._engine.updates()
     return "no error", False
 
 
-def all_bad_steps(ranks):
+def all_bad_steps(ranks, precision, clip, bad):
     return [
-        step_with(ranks, small_config(2, stage=stage), bad)
+        step_with(ranks, small_config(2, stage=stage, precision=precision, grad_clip=clip), one)
         for stage in (0, 1, 2, 3)
-        for bad in (float("inf"), float("nan"))
+        for one in bad
     ]
 
 
-def test_a_gradient_that_is_no_number_ends_all_ranks_before_the_update():
-    for results in values(run_ranks(all_bad_steps, 2)):
-        for message, untouched in results:
-            assert message.startswith("step 2: the gradient is not finite, though the loss is. ")
-            assert untouched
+@pytest.mark.parametrize(("precision", "clip"), BAD)
+def test_a_gradient_that_cannot_be_used_is_one_error_at_every_stage(precision, clip):
+    """Not finite on one rank, finite but huge, or finite on each rank and too large as a sum."""
+    bad = BAD[precision, clip]
+    first, second = values(run_ranks(all_bad_steps, 2, precision, clip, bad))
+    assert first == second
+    for (message, untouched), one in zip(first, 4 * bad, strict=True):
+        said = "the gradient is too large, though the loss is finite: its norm is above 1e+19"
+        if not np.isfinite(one).all():
+            said = "the gradient is not finite, though the loss is. "
+        assert message.startswith(f"step 2: {said}")
+        assert "model.embed_tokens.weight" in message
+        assert untouched
+
+
+def large_gradient(ranks):
+    """The largest that is still used: clipped, it is a step of length one at most."""
+    found = {}
+    for stage in (0, 1, 2, 3):
+        config = small_config(2, stage=stage, grad_clip=1.0, steps=3)
+        trainer, model, sweeps = small_trainer(ranks, config)
+        plain = sweeps.backward
+
+        def backward(plain=plain, model=model):
+            losses = plain()
+            next(model.parameters()).grad[0, 0] = 1e20 if ranks.rank == 0 else 0.0
+            return losses
+
+        sweeps.backward = backward
+        records = [trainer.step(step, small_windows(config)) for step in (1, 2)]
+        moments = [m for f in trainer._engine.fragments() for m in f.moments.values()]
+        finite = all(t.isfinite().all() for t in [*model.parameters(), *moments])
+        found[stage] = [r["grad_norm"] for r in records], bool(finite)
+    return found
+
+
+def test_a_large_gradient_is_clipped_alike_at_every_stage():
+    for found in values(run_ranks(large_gradient, 2)):
+        for norms, finite in found.values():
+            assert norms == pytest.approx([1e20 / 176] * 2, rel=1e-5)
+            assert finite
+
+
+def broken_update(ranks):
+    """AdamW leaves a weight of one rank's share infinite."""
+    config = small_config(2)
+    trainer, model, _ = small_trainer(ranks, config)
+    plain = trainer._engine.step
+
+    def step(scale):
+        norm = plain(scale)
+        if ranks.rank == 1:
+            next(model.parameters()).data[0, 0] = float("inf")
+        return norm
+
+    trainer._engine.step = step
+    with pytest.raises(
+        NumericsError, match=r"step 1: its update has made weights that are no"
+    ) as e:
+        trainer.step(1, small_windows(config))
+    return str(e.value)
+
+
+def test_an_update_that_breaks_weights_ends_all_ranks():
+    first, second = values(run_ranks(broken_update, 2))
+    assert first == second
 
 
 def step_of_padding(ranks):
@@ -151,3 +225,32 @@ def test_threads_of_a_rank(monkeypatch, mine, all_cores, ranks, asked, expected)
     place = meshes.Ranks(0, ranks, 0, ranks, "127.0.0.1", 1, "environment")
     setup.set_threads(config, place)
     assert found == [expected]
+
+
+def on_a_host_with_a_gpu(ranks):
+    """A step on the CPU where torch would tell of a GPU; nobody may touch it."""
+
+    def forbidden(name):
+        def touched(*_, **__):
+            raise AssertionError(f"torch.cuda.{name} was called")
+
+        return touched
+
+    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+    for name in ("set_device", "synchronize", "mem_get_info", "max_memory_allocated", "Event"):
+        setattr(torch.cuda, name, forbidden(name))
+    config = small_config(ranks.world_size, stage=1, device="cpu")
+    device = setup.choose_device(config, ranks)
+    setup.keep_policy(config, ranks, device).measured(1 << 20)
+    trainer, _, _ = small_trainer(ranks, config)
+    record = trainer.step(1, small_windows(config))
+    from deepspeed.accelerator import get_accelerator
+
+    return device.type, get_accelerator().device_name(), record["peak_memory_bytes"]
+
+
+def test_a_run_on_the_cpu_leaves_a_gpu_of_the_host_alone(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")  # of whatever this process was told before
+    for device, accelerator, peak_bytes in values(run_ranks(on_a_host_with_a_gpu, 2)):
+        assert (device, accelerator) == ("cpu", "cpu")
+        assert peak_bytes > 1 << 20

@@ -1,12 +1,22 @@
 """Which rank is this process? One pure function of the environment, for every launcher."""
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tttscale.errors import LaunchError
 
 _DEFAULT_PORT = 29500
+_FIRST_PORT, _PORTS = 20000, 20000
+"""Where a job's own port lies."""
+_JOBS = {
+    "openmpi": ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "OMPI_MCA_orte_ess_jobid"),
+    "pmi": ("PALS_APID", "PMIX_NAMESPACE"),
+}
+"""By source: names under which a launcher tells its ranks which job they are."""
+_BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID")
+"""The same of batch systems, whose job may start several of ours."""
 _LOOPBACK = "127.0.0.1"
 
 
@@ -125,9 +135,7 @@ def _ranks(
     local_world: int,
     source: str,
 ) -> Ranks:
-    # Two jobs that share a host must not share a port; the job id tells them apart.
-    job = _number(environ, "SLURM_JOB_ID", default=0) if environ.get("SLURM_JOB_ID") else None
-    port = _port(environ, _DEFAULT_PORT if job is None else 20000 + job % 20000)
+    port = _port(environ, _port_of(_job(environ, source)))
     address = environ.get("MASTER_ADDR") or _first_host(environ, alone=local_world >= world)
     if not address:
         raise LaunchError(
@@ -135,6 +143,28 @@ def _ranks(
             "the host of rank 0 on every process, for example: mpirun -x MASTER_ADDR=$(hostname)"
         )
     return Ranks(rank, world, local_rank, local_world, address, port, source)
+
+
+def _job(environ: Mapping[str, str], source: str) -> str:
+    """What tells this job from all others, among what every rank of it is told alike.
+
+    A batch system's job may start several of ours, one after the other or side by side. So the launcher's own
+    name of its job comes first where it has one.
+    """
+    own = next((environ[name] for name in _JOBS.get(source, ()) if environ.get(name)), None)
+    if own is not None:
+        return own
+    batch = next((environ[name] for name in _BATCH_JOBS if environ.get(name)), "")
+    step = environ.get("SLURM_STEP_ID", "0") if source == "slurm" else "0"
+    return batch if step == "0" else f"{batch}.{step}"
+
+
+def _port_of(job: str) -> int:
+    """Two jobs that share a host must not share a port."""
+    if not job:
+        return _DEFAULT_PORT
+    number = int(job) if re.fullmatch(r"[0-9]{1,18}", job) else zlib.crc32(job.encode())
+    return _FIRST_PORT + number % _PORTS
 
 
 def _first_host(environ: Mapping[str, str], alone: bool) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm.agreement import check_agreement, texts_of_all_ranks
+from tttscale.comm.meeting import connecting, meet
 from tttscale.comm.neighbours import NeighbourTransport, lost
 from tttscale.scan.transport import NoPeers, Transport
 
@@ -114,7 +115,7 @@ def start(
         agreed: what ranks must have in common, by the names that a user knows.
 
     Raises:
-        LaunchError: they do not.
+        LaunchError: they do not, or do not find each other.
     """
     assert ranks.world_size % sequence_size == 0
     # DeepSpeed and other libraries look here; mpirun and srun do not set it.
@@ -127,18 +128,25 @@ def start(
         else:
             os.environ.setdefault("MASTER_ADDR", ranks.master_addr)
             os.environ.setdefault("MASTER_PORT", str(ranks.master_port))
-            dist.init_process_group(
-                backend, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT
-            )
+            store = meet(ranks, TIMEOUT)
+            with connecting(ranks):
+                dist.init_process_group(
+                    backend,
+                    store=store,
+                    rank=ranks.rank,
+                    world_size=ranks.world_size,
+                    timeout=TIMEOUT,
+                )
         check_agreement({**(agreed or {}), "the device": device.type})
     transport: Transport = NoPeers()
     if sequence_size > 1:
-        transport = NeighbourTransport.connect(
-            ranks.rank,
-            ranks.world_size,
-            sequence_size,
-            device=device,
-            dtype=carry_dtype,
-            timeout=TIMEOUT,
-        )
+        with connecting(ranks):
+            transport = NeighbourTransport.connect(
+                ranks.rank,
+                ranks.world_size,
+                sequence_size,
+                device=device,
+                dtype=carry_dtype,
+                timeout=TIMEOUT,
+            )
     return Mesh(ranks.rank, ranks.world_size, sequence_size, transport)

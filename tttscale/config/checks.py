@@ -11,7 +11,8 @@ def problems_of(config: Config) -> list[str]:
     """What does not fit together, whatever the number of processes; one line per problem."""
     checks = (
         *(_one_source, _no_store_twice, _no_idle_store),
-        *(_chunk_multiple, _enough_chunks, _whole_batches, _falling_lr),
+        *(_chunk_multiple, _enough_chunks, _whole_batches),
+        *(_falling_lr, _decay_fits, _decay_of_wsd, _climbing_inner_lr),
     )
     return [problem for check in checks if (problem := check(config))]
 
@@ -134,9 +135,49 @@ def _falling_lr(config: Config) -> str | None:
     train = config.train
     if train.lr_schedule == "constant" or train.lr_final <= train.lr:
         return None
+    what = "cosine" if train.lr_schedule == "cosine" else "decay"
     return (
-        f"train.lr_final = {train.lr_final} is above train.lr = {train.lr}, so the cosine would "
+        f"train.lr_final = {train.lr_final} is above train.lr = {train.lr}, so the {what} would "
         f"rise; set train.lr_final={train.lr / 100} or train.lr_schedule=constant"
+    )
+
+
+def _decay_fits(config: Config) -> str | None:
+    train = config.train
+    if train.lr_schedule != "wsd" or train.decay_steps is None:
+        return None
+    if train.warmup_steps + train.decay_steps <= train.steps:
+        return None
+    room = train.steps - train.warmup_steps
+    remedy = (
+        f"set train.decay_steps={room} or less, or more train.steps"
+        if room > 0
+        else "set more train.steps, or a shorter train.warmup_steps"
+    )
+    return (
+        f"train.warmup_steps = {train.warmup_steps} and train.decay_steps = {train.decay_steps} are more "
+        f"than train.steps = {train.steps}; {remedy}"
+    )
+
+
+def _decay_of_wsd(config: Config) -> str | None:
+    train = config.train
+    if train.decay_steps is None or train.lr_schedule == "wsd":
+        return None
+    return (
+        f"train.decay_steps = {train.decay_steps} is of train.lr_schedule=wsd, and the schedule is "
+        f"{train.lr_schedule}; set train.lr_schedule=wsd, or leave train.decay_steps out"
+    )
+
+
+def _climbing_inner_lr(config: Config) -> str | None:
+    model = config.model
+    if not model.inner_lr_warmup_steps or model.inner_lr_warmup_init <= model.ttt_base_lr:
+        return None
+    return (
+        f"model.inner_lr_warmup_init = {model.inner_lr_warmup_init} is above model.ttt_base_lr = "
+        f"{model.ttt_base_lr}, so the inner learning rate would fall in its warm-up; set "
+        f"model.inner_lr_warmup_init={model.ttt_base_lr / 10} or model.inner_lr_warmup_steps=0"
     )
 
 

@@ -69,12 +69,16 @@ class TrainSection(Section):
     """Arithmetic of the outer network; the inner states are always fp32."""
     lr: NonNegative = 1e-3
     """Peak learning rate."""
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: a cosine down to lr_final, or lr throughout."""
+    lr_schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """After the warm-up: a cosine down to lr_final over all steps that are left; lr throughout, but for a
+    straight decay to lr_final over the last decay_steps (warmup-stable-decay: more steps leave what was done
+    before the decay as it is); or lr throughout."""
     lr_final: NonNegative = 1e-5
-    """Learning rate at the last step of the cosine."""
+    """Learning rate at the last step of a cosine or of a decay."""
     warmup_steps: Count = 0
-    """Steps over which the learning rate climbs linearly from 0."""
+    """Steps over which the learning rate climbs linearly from 0 to lr; 0 = the first step is at lr."""
+    decay_steps: Positive | None = None
+    """Last steps over which wsd decays; null = a tenth of train.steps."""
     weight_decay: NonNegative = 0.1
     """Decoupled weight decay of AdamW."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)

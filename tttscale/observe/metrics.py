@@ -1,11 +1,23 @@
 """`metrics.jsonl`: one JSON object per step, the truth that everything else is drawn from.
 
 Keys: step (from 1), loss (nats per token), grad_norm, lr, tokens (with a loss, since the start of the
-run; padding has none), tokens_per_second, step_seconds, data_seconds (waiting for tokens, of the slowest
-rank), bubble_fraction (share of the step that ranks waited for carries, for their gradients and for the
-last rank to end its backward sweep), exposed_comm_seconds (waiting for carries and their gradients, and
-reducing those of the parameters; not the parameters that ZeRO 1 to 3 gather afterwards), peak_memory_bytes
-and, on some steps, heldout_loss (nats per token). Waits are means over the ranks.
+run; padding has none), tokens_per_second, step_seconds, data_seconds, bubble_fraction, exposed_comm_seconds,
+between_seconds, peak_memory_bytes (so far, of the rank that has taken most) and, on some steps, heldout_loss
+(nats per token).
+
+All ranks begin a step together, and `step_seconds` later the last of them has ended it: tokens_per_second is
+over this interval, and what follows lies inside it, on every rank and in every step:
+
+- data_seconds: waiting for tokens, of the rank that waited longest;
+- bubble_fraction: the share of the step in which ranks were idle: they waited for carries, for their
+  gradients, for the last rank to end its backward sweep or for the last one to end the step; a mean over the
+  ranks;
+- exposed_comm_seconds: exchanging carries and their gradients, with the wait for a rank that has not come so
+  far; summing the parameters' gradients over the ranks; gathering the new parameters (ZeRO 1 to 3); a mean
+  over the ranks. Only what holds up a rank counts, not what travels while it computes.
+
+between_seconds lies before the step: what all ranks did, or waited for, since the last one (records, plots,
+held-out losses, checkpoints). In the first step it is 0.
 """
 
 import json

@@ -20,7 +20,7 @@ from tttscale.scan.edges import ChunkEdges, Post
 from tttscale.scan.losses import Losses
 from tttscale.scan.memory import KeepPolicy, SavedBytes
 from tttscale.scan.schedule import Phase, Schedule, Work
-from tttscale.scan.transport import Inbox, NoPeers, Transport
+from tttscale.scan.transport import Inbox, NoPeers, TimedTransport, Transport
 
 AHEAD_LAYERS = 2
 """Receives are posted for this many layers ahead."""
@@ -60,10 +60,12 @@ class Sweeps:
             autocast: compute dtype of matrix products, e.g. torch.bfloat16; None: the parameters'.
         """
         self.model, self.schedule = model, schedule
-        self.transport = transport if transport is not None else NoPeers()
+        self.transport: TimedTransport | NoPeers = NoPeers()
         self.batch, self.keep, self.autocast = batch, keep or KeepPolicy(1), autocast
         parameter = next(model.parameters())
         self.device = parameter.device
+        if transport is not None and transport.size > 1:
+            self.transport = TimedTransport(transport, self.device)
         self.carry = CarryLayout.of(model.config, batch, parameter.dtype)
         assert schedule.parts == tuple(self.carry.parts)
         self._carries: tuple[tuple[tuple[int, int], ...], CarryStore] | None = None
@@ -71,7 +73,7 @@ class Sweeps:
         self._upcoming: tuple[Groups, bool, Generator[Batch, None, None]] | None = None
         self._anew: list[Work] = []
         self.wait_seconds = 0.0
-        """Time that the last step's receives were waited for."""
+        """Time that the last step's messages held this rank up: waiting for them, and getting them sent."""
         self.data_seconds = 0.0
         """Time that the last step waited for tokens."""
 
@@ -245,11 +247,13 @@ class Sweeps:
     def _open(self, phase: Phase) -> None:
         ahead = AHEAD_LAYERS * len(self.carry.parts)
         expected = self.schedule.incoming(self.transport.rank, phase)
-        inbox = Inbox(self.transport, expected, self.carry.parts, ahead, self.device)
+        inbox = Inbox(self.transport, expected, self.carry.parts, ahead)
         self._post.inboxes[phase] = inbox
 
     def _close(self, phase: Phase) -> None:
         self.transport.finish()
-        self.wait_seconds += self._post.inboxes.pop(phase).wait_seconds
+        del self._post.inboxes[phase]
+        if isinstance(self.transport, TimedTransport):
+            self.wait_seconds += self.transport.waits.take_seconds()
         self.data_seconds += self._reader.wait_seconds
         self._reader.wait_seconds = 0.0

@@ -63,6 +63,46 @@ class NoPeers:
         """Nothing is under way."""
 
 
+class TimedTransport:
+    """A transport, and how long this rank was held up in it: by receiving, by sending, by both ends of it."""
+
+    def __init__(self, transport: Transport, device: torch.device) -> None:
+        """Time nothing yet.
+
+        Args:
+            transport: carries the messages.
+            device: which waits for them.
+        """
+        self.rank, self.size = transport.rank, transport.size
+        self._transport, self.waits = transport, Waits(device)
+
+    def post(self, message: Message, source: int, shapes: Shapes) -> Pending:
+        """Start to receive a message."""
+        with self.waits.on_host():
+            pending = self._transport.post(message, source, shapes)
+        return _TimedPending(pending, self.waits)
+
+    def send(self, message: Message, target: int, part: Part) -> None:
+        """Start to send."""
+        with self.waits.on_host():
+            self._transport.send(message, target, part)
+
+    def finish(self) -> None:
+        """Return when everything sent is on its way out."""
+        with self.waits.one():
+            self._transport.finish()
+
+
+class _TimedPending:
+    def __init__(self, pending: Pending, waits: Waits) -> None:
+        self._pending, self._waits = pending, waits
+
+    def wait(self) -> Part:
+        """Block until the message is here."""
+        with self._waits.one():
+            return self._pending.wait()
+
+
 class Inbox:
     """Receives posted a few messages ahead, in the order that the schedule knows beforehand."""
 
@@ -72,7 +112,6 @@ class Inbox:
         expected: Iterator[tuple[int, Message]],
         shapes: dict[str, Shapes],
         ahead: int,
-        device: torch.device,
     ) -> None:
         """Post the first receives.
 
@@ -81,11 +120,9 @@ class Inbox:
             expected: (source, message) in the order of their use.
             shapes: of each part.
             ahead: receives posted before they are needed.
-            device: which waits for them.
         """
         self._transport, self._expected, self._shapes = transport, expected, shapes
         self._posted: deque[tuple[Message, Pending]] = deque()
-        self._waits = Waits(device)
         for _ in range(ahead):
             self._post_next()
 
@@ -101,10 +138,4 @@ class Inbox:
         posted, pending = self._posted.popleft()
         assert posted == message, f"out of order: wanted {message}, posted {posted}"
         self._post_next()
-        with self._waits.one():
-            return pending.wait()
-
-    @property
-    def wait_seconds(self) -> float:
-        """Time that messages were waited for; on a GPU this waits until the last one is there."""
-        return self._waits.seconds()
+        return pending.wait()

@@ -33,8 +33,20 @@ class Waits:
             yield
             self._host_seconds += time.perf_counter() - began
 
-    def seconds(self) -> float:
-        """All of them so far."""
+    @contextmanager
+    def on_host(self) -> Iterator[None]:
+        """What is done inside holds up the host alone, so that on a GPU nothing waits for it."""
+        if self._cuda:
+            yield
+        else:
+            with self.one():
+                yield
+
+    def take_seconds(self) -> float:
+        """All of them since this was last asked."""
         if self._events:
             self._events[-1][1].synchronize()
-        return self._host_seconds + sum(a.elapsed_time(b) for a, b in self._events) / 1e3
+        total = self._host_seconds + sum(a.elapsed_time(b) for a, b in self._events) / 1e3
+        self._host_seconds = 0.0
+        self._events.clear()
+        return total

@@ -12,8 +12,11 @@ optimizer step and keeps them until the next, since a gather per layer would mak
 
 import contextlib
 import io
+import json
 import logging
+import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,11 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from tttscale.comm.mesh import Mesh
+from tttscale.errors import NumericsError
 
 _UNBOUNDED = 10**12
 """Elements: larger than any model here."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps for every element, by torch's names."""
+LARGEST_NORM = 1e19
+"""Of a gradient. AdamW and ZeRO square it in fp32, which ends at 3.4e38: beyond, each stage would do
+something else with it (one forgets the gradient, one leaves the step out, one clips it to zero)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Engine:
             weight_decay: on every parameter, as the paper trains.
             grad_clip: largest global gradient norm; 0: no clipping.
         """
-        deepspeed = _import_deepspeed()
+        deepspeed = _import_deepspeed(next(model.parameters()).device.type)
         self._model, self._mesh, self._stage = model, mesh, zero_stage
         module = _Parameters(model)
         self._adamw = optimizer = torch.optim.AdamW(
@@ -111,8 +118,11 @@ class Engine:
                 config=_deepspeed_config(zero_stage, mesh.world_size, grad_clip),
                 dist_init_required=False,
             )
-        self.reduce_seconds = 0.0
-        """Of the last step: from having all gradients to having their sums over the ranks."""
+        self.comm_seconds = 0.0
+        """Of the last step: from having all gradients to having their sums over the ranks, and from having
+        this rank's share of the new parameters to having all of them."""
+        self._updated_at = 0.0
+        optimizer.register_step_post_hook(self._note_update)
         if zero_stage < 3:  # stage 3 has scattered its values; ours still stand where they were
             self._share()
 
@@ -137,8 +147,11 @@ class Engine:
             The global gradient norm before clipping.
 
         Raises:
+            NumericsError: the norm is not finite, or above `LARGEST_NORM`; raised on all ranks, at every
+                stage, before anything has changed.
             PeerError: another rank died meanwhile.
         """
+        self.comm_seconds = 0.0
         # DeepSpeed averages over the ranks; ours is a sum.
         grads = []
         for parameter in self._model.parameters():
@@ -147,15 +160,20 @@ class Engine:
             parameter.grad = None
         with self._mesh.noticing("in the reduction of gradients"):
             self._reduce(grads)
-            norm = self._norm_before_step()
+            norm = self._norm()
+            if not norm <= LARGEST_NORM:  # nor is NaN
+                raise NumericsError(self._what_is_wrong())
+        with self._mesh.noticing("in the update of parameters"):
             self._engine.step()
+            if self._stage > 0:  # the shares are gathered as soon as the last one is updated
+                self._communicated_since(self._updated_at)
         self._share()
-        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+        return norm
 
     def skip(self) -> None:
         """Clear the gradients in place of a step; all ranks or none."""
         self._model.zero_grad()
-        self.reduce_seconds = 0.0
+        self.comm_seconds = 0.0
 
     def updates(self) -> int:
         """How many steps AdamW has made; skipped ones do not count."""
@@ -234,7 +252,16 @@ class Engine:
         grads.clear()
         began = self._now()
         self._engine.backward(product)
-        self.reduce_seconds = self._now() - began if self._mesh.world_size > 1 else 0.0
+        self._communicated_since(began)
+
+    def _communicated_since(self, began: float) -> None:
+        self._updated_at = self._now()
+        if self._mesh.world_size > 1:
+            self.comm_seconds += self._updated_at - began
+
+    def _note_update(self, *_: Any) -> None:
+        """Called by AdamW after each step of its own: one for every flat partition."""
+        self._updated_at = self._now()
 
     def _now(self) -> float:
         """In seconds, when the device has done what was asked of it."""
@@ -242,12 +269,54 @@ class Engine:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _norm_before_step(self) -> float | None:
-        """Stage 0 in fp32 reports no norm: take it from the reduced gradients."""
-        if self._stage > 0:
-            return None
-        norms = [p.grad.norm() for p in self._engine.module.parameters() if p.grad is not None]
-        return float(torch.stack(norms).norm())
+    def _reduced(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Parameters and their reduced gradients, or parts of both: over all ranks each element once.
+
+        Only between a reduction and the step: DeepSpeed lets go of them there.
+        """
+        if self._stage == 0:
+            mine = list(self._engine.module.values)[self._mesh.rank :: self._mesh.world_size]
+            return [(p, p.grad) for p in mine if p.grad is not None]
+        optimizer = self._engine.optimizer
+        kept = optimizer.fp16_groups if self._stage == 3 else optimizer.params_in_partition
+        pairs = []
+        for i, parameters in enumerate(kept):
+            # Behind them the last rank has padding.
+            pairs += zip(parameters, optimizer.averaged_gradients[i], strict=False)
+        return pairs
+
+    def _norm(self) -> float:
+        """Of the reduced gradient; infinite where its square overflows fp32. Collective."""
+        own = float(torch.nn.utils.get_total_norm([grad for _, grad in self._reduced()]))
+        began = self._now()
+        squares = self._mesh.gather([own**2])
+        self._communicated_since(began)
+        return math.sqrt(float(squares.sum()))
+
+    def _what_is_wrong(self) -> str:
+        """With a gradient that cannot be used, and in which parameter most. Collective."""
+        names = {
+            id(theirs): name
+            for (name, _), theirs in zip(
+                self._model.named_parameters(), self._engine.module.values, strict=True
+            )
+        }
+        own = [(_size(grad), names[id(parameter)]) for parameter, grad in self._reduced()]
+        texts = self._mesh.gather_texts(json.dumps(max(own, default=(0.0, ""))))
+        size, name = max(json.loads(text) for text in texts)
+        if not math.isfinite(size):
+            return f"the gradient is not finite, though the loss is. It is that of {name}"
+        return (
+            "the gradient is too large, though the loss is finite: its norm is above "
+            f"{LARGEST_NORM:.0e}, and its square not in the range of fp32. The largest element, {size:.3g}, "
+            f"is one of {name}"
+        )
+
+
+def _size(grad: Tensor) -> float:
+    """The largest absolute value; infinite if one is no number."""
+    size = float(torch.linalg.vector_norm(grad, math.inf)) if grad.numel() else 0.0
+    return size if math.isfinite(size) else math.inf
 
 
 def _deepspeed_config(stage: int, world_size: int, grad_clip: float) -> dict[str, Any]:
@@ -279,9 +348,9 @@ def _deepspeed_config(stage: int, world_size: int, grad_clip: float) -> dict[str
     }
 
 
-def _import_deepspeed() -> Any:
-    """Import DeepSpeed without its banner and without compiling anything."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+def _import_deepspeed(device_type: str = "cpu") -> Any:
+    """Import DeepSpeed for the run's device, without its banner and without compiling anything."""
+    _settle_accelerator(device_type)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     with _quiet():
         import deepspeed
@@ -294,6 +363,21 @@ def _import_deepspeed() -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
     return deepspeed
+
+
+def _settle_accelerator(device_type: str) -> None:
+    """Tell DeepSpeed where the run computes, before it asks the machine what there is.
+
+    A host may have a GPU that the run does not use.
+    """
+    os.environ["DS_ACCELERATOR"] = device_type
+    # The accelerators' package alone: DeepSpeed as a whole asks for one while it is imported.
+    known = sys.modules.get("deepspeed.accelerator.real_accelerator")
+    accelerator = getattr(known, "ds_accelerator", None)
+    if known is None or accelerator is None or accelerator.device_name() == device_type:
+        return
+    known.ds_accelerator = None  # something else in this process had imported it for another device
+    known.get_accelerator()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`tttscale train`: set up, loop, finish."""
 
+import math
 import sys
 
 import torch
@@ -10,13 +11,18 @@ from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens, open_tokens
+from tttscale.errors import NumericsError
+from tttscale.scan.schedule import Phase
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import setup
 from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from tttscale.train.checkpoint.same_run import check_same_run
+from tttscale.train.divergence import Divergence
 from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent, check_folder, run_folder
+from tttscale.train.schedules import remarks_on
 from tttscale.train.trainer import Evaluation, Trainer
+from tttscale.train.ways import kept, ways
 
 SAVED_ON_REQUEST = 75
 """Exit code after SIGUSR1: start the same command again, and it goes on."""
@@ -45,17 +51,23 @@ def train(config: Config, ranks: Ranks) -> int:
         checkpoints = Checkpoints(config, mesh, run_folder(config))
         resumed = checkpoints.choose()
         remarks = check_same_run(resumed, config, tokens) if resumed is not None else []
+        divergence = Divergence(config, mesh, run_folder(config), resumed)
+        divergence.refuse()
         recorder = Recorder(config, tokens, resumed) if ranks.rank == 0 else Silent()
         try:
-            for remark in checkpoints.remarks + remarks:
+            for remark in checkpoints.remarks + remarks + remarks_on(config.train, config.model):
                 recorder.note(remark)
             checkpoints.check_folder()
-            job = _Job(config, ranks, mesh, tokens, device, recorder, checkpoints, resumed)
+            job = _Job(
+                config, ranks, mesh, tokens, device, recorder, checkpoints, divergence, resumed
+            )
             if resumed is not None:
                 for remark in checkpoints.set_aside_later(resumed):
                     recorder.note(remark)
             recorder.go_on_after(job.done)
             code = job.run(requests)
+        except NumericsError as error:
+            raise divergence.explained(error) from None
         finally:
             recorder.close()
         if code:
@@ -74,10 +86,11 @@ class _Job:
         device: torch.device,
         recorder: Silent,
         checkpoints: Checkpoints,
+        divergence: Divergence,
         resumed: Checkpoint | None,
     ) -> None:
         self._config, self._mesh, self._tokens, self._recorder = config, mesh, tokens, recorder
-        self._checkpoints = checkpoints
+        self._checkpoints, self._divergence = checkpoints, divergence
         self.model = setup.build_model(config, device, resumed.folder if resumed else None)
         share = config.train.sequences_per_step // mesh.replicas
         sweeps = setup.build_sweeps(
@@ -93,6 +106,7 @@ class _Job:
             setup.build_sweeps(config, self.model, mesh, sequences=mine, batch=1) if mine else None
         )
         self._engine = setup.build_engine(config, self.model, mesh)
+        self._sweeps = sweeps
         self._trainer = Trainer(config, mesh, self.model, sweeps, self._engine)
         self.done = 0
         """Steps that were done before."""
@@ -118,6 +132,9 @@ class _Job:
             f"{self._config.train.precision} on {sweeps.device}"
             f"{f' with {torch.get_num_threads()} thread(s) a rank' * (sweeps.device.type == 'cpu')}"
         )
+        compiles = setup.wants_compile(self._config, sweeps.device)
+        for line in ways(self._config, sweeps.device, compiles, mesh.world_size):
+            self._recorder.note(line)
         for component in self._tokens.components:
             self._recorder.note(
                 f"{component.path}: {component.train.count:,} windows an epoch, "
@@ -144,6 +161,9 @@ class _Job:
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             self._recorder.step(record)
+            self._divergence.passed(step)
+            if step == self.done + 1:
+                self._say_what_is_kept()
             wanted = step < steps and self._is_wanted(requests)
             saved = (wanted or self._checkpoints.due(step)) and self._save(step)
             if wanted and saved:  # if the disk refused: again after the next step
@@ -156,6 +176,14 @@ class _Job:
         self._recorder.finish(self.model, None if evaluation is None else evaluation.positions)
         return 0
 
+    def _say_what_is_kept(self) -> None:
+        """After the first step it is known how large a chunk is."""
+        schedule, rank = self._sweeps.schedule, self._mesh.sequence_rank
+        works = schedule.works(rank, Phase.FORWARD)
+        own_chunks = len({(work.sequence, work.chunk) for work in works})
+        if line := kept(self._config, self._sweeps.keep, own_chunks):
+            self._recorder.note(line)
+
     def _evaluates(self, step: int) -> bool:
         every = self._config.evaluate.every
         due = step == self._config.train.steps or (every > 0 and step % every == 0)
@@ -163,9 +191,14 @@ class _Job:
 
     def _evaluate(self) -> Evaluation:
         assert self._tokens.heldout is not None
-        return self._trainer.evaluate(
+        evaluation = self._trainer.evaluate(
             self._tokens.heldout, self._evaluation, self._config.evaluate.sequences
         )
+        if not math.isfinite(
+            evaluation.loss
+        ):  # the training loss is: that is for a person to judge
+            self._recorder.note("WARNING: the held-out loss is not finite; the run goes on")
+        return evaluation
 
     def _is_wanted(self, requests: SaveRequests) -> bool:
         """Whether any rank was asked to save and end; a run without checkpoints passes that over."""

@@ -5,14 +5,18 @@ Those decide how much of a CPU step is spent in page faults.
 
 import ctypes
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**31 - 1
+_KIB = 1024
+_STATUS = Path("/proc/self/status")
 _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -39,6 +43,20 @@ def _left_bytes(cgroup: Path, cgroups: Path) -> Iterator[int]:
         if limit != "max":
             # Files read not lately go as soon as room is needed.
             yield max(0, int(limit) - int(used) + int(cached.group(1) if cached else 0))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has taken where it computes: the GPU's, or the resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        # Not getrusage's: that begins with what the process had before it became this program.
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found.group(1)) * _KIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
 
 
 def tune_allocator() -> bool:

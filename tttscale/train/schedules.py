@@ -8,25 +8,93 @@ from tttscale.config.schema import ModelSection, TrainSection
 def learning_rate(train: TrainSection, step: int) -> float:
     """Outer learning rate of step 1, 2, ..., train.steps.
 
-    Linear from lr / warmup_steps to lr, then constant or a cosine that reaches lr_final at the last step
-    (paper, appendix C, but its first update is not wasted on a rate of 0).
+    It climbs linearly from lr / warmup_steps to lr (paper, appendix C, but the first update is not wasted
+    on a rate of 0), and falls as lr_schedule says, so that the last step is at lr_final. The step at which
+    the fall begins, the last of the warm-up or the first of all, is at lr; so is a run's only step. A warm-up
+    of more steps than there are is cut off where they end.
     """
-    if step <= train.warmup_steps:
-        return train.lr * step / train.warmup_steps
+    peak = max(1, train.warmup_steps)
+    if step <= peak:
+        return train.lr * (step / peak)
     if train.lr_schedule == "constant":
         return train.lr
-    span = max(1, train.steps - train.warmup_steps)
-    progress = min(1.0, (step - train.warmup_steps) / span)
-    return train.lr_final + (train.lr - train.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if train.lr_schedule == "wsd":
+        peak = max(peak, train.steps - (train.decay_steps or max(1, train.steps // 10)))
+    if step <= peak:
+        return train.lr
+    if step >= train.steps:
+        return train.lr_final
+    progress = (step - peak) / (train.steps - peak)
+    left = 1 - progress if train.lr_schedule == "wsd" else 0.5 * (1 + math.cos(math.pi * progress))
+    return train.lr_final + (train.lr - train.lr_final) * left
 
 
 def inner_lr_scale(model: ModelSection, step: int) -> float:
     """Multiplier of ttt_base_lr at step 1, 2, ...: from inner_lr_warmup_init up to ttt_base_lr.
 
-    As the JAX training code warms up TTT-MLP's 0.1 from 0.01; 1 without a warm-up.
+    As the JAX training code warms up TTT-MLP's 0.1 from 0.01; 1 without a warm-up, and exactly 1 after it.
     """
-    if model.inner_lr_warmup_steps == 0:
+    if step > model.inner_lr_warmup_steps:
         return 1.0
-    progress = min(1.0, (step - 1) / model.inner_lr_warmup_steps)
     start, base = model.inner_lr_warmup_init, model.ttt_base_lr
+    progress = (step - 1) / model.inner_lr_warmup_steps
     return (start + progress * (base - start)) / base
+
+
+def remarks_on(train: TrainSection, model: ModelSection) -> list[str]:
+    """What of a schedule will not come about within train.steps."""
+    remarks, steps = [], train.steps
+    warmup, inner = train.warmup_steps, model.inner_lr_warmup_steps
+    if steps < warmup or (1 < warmup == steps and train.lr_schedule != "constant"):
+        remarks.append(
+            f"train.warmup_steps = {warmup:,}, of train.steps = {steps:,}: the learning rate only climbs, to "
+            f"{learning_rate(train, steps):.4g} (train.lr = {train.lr:.4g})"
+        )
+    if steps <= inner:
+        reached = inner_lr_scale(model, steps) * model.ttt_base_lr
+        remarks.append(
+            f"model.inner_lr_warmup_steps = {inner:,}, of train.steps = {steps:,}: the inner learning rate "
+            f"only climbs, to {reached:.4g}; held-out losses are taken at model.ttt_base_lr = "
+            f"{model.ttt_base_lr:.4g}"
+        )
+    return remarks
+
+
+def followed(
+    step: int, then: tuple[TrainSection, ModelSection], now: tuple[TrainSection, ModelSection]
+) -> list[str]:
+    """Remarks on the rates of a step that another configuration has changed.
+
+    Args:
+        step: the next one.
+        then: what the run has trained with so far.
+        now: what it goes on with.
+    """
+    rates = [
+        {
+            "learning rate": learning_rate(train, step),
+            "inner learning rate": inner_lr_scale(model, step) * model.ttt_base_lr,
+        }
+        for train, model in (then, now)
+    ]
+    remarks = []
+    for name, before in rates[0].items():
+        after = rates[1][name]
+        if after != before:
+            remarks.append(
+                f"the {name} of step {step:,} is {after:.4g}; as configured before it would be {before:.4g}"
+                f"{_how_to_extend(then[0], now[0]) * (name == 'learning rate' and after > before)}"
+            )
+    return remarks
+
+
+def _how_to_extend(then: TrainSection, now: TrainSection) -> str:
+    """What to do about a rate that rises again because there are more steps."""
+    if then.steps == now.steps or now.lr_schedule == "constant":
+        return ""
+    if now.lr_schedule == "wsd":
+        return (
+            ". It has decayed already; a step before the decay is a better one to go on from "
+            "(checkpoint.resume=N)"
+        )
+    return ". A run that may be extended does not rise again with train.lr_schedule=wsd"

@@ -1,7 +1,6 @@
 """One optimizer step, one evaluation: the loop's two verbs."""
 
 import math
-import resource
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,9 @@ from tttscale.model import TTTForCausalLM
 from tttscale.scan.batch import TokenSequence
 from tttscale.scan.losses import Losses
 from tttscale.scan.sweep import Sweeps
+from tttscale.train import memory
 from tttscale.train.engine import Engine
 from tttscale.train.schedules import inner_lr_scale, learning_rate
-
-_KIB = 1024
 
 
 @dataclass
@@ -45,48 +43,66 @@ class Trainer:
         self._skipped = config.data.skipped
         self.tokens = 0
         """With a loss, in all steps so far."""
+        self._ended_at: float | None = None
+        self._groups_seconds = 0.0
 
     def step(self, step: int, windows: WindowSource) -> dict[str, Any]:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
 
         Raises:
-            NumericsError: the loss or its gradient is not finite; the parameters are untouched.
+            NumericsError: the loss or its gradient is not finite, and the parameters are untouched; or the
+                update has made them no finite numbers. On all ranks.
             PeerError: another rank died.
         """
-        began = time.perf_counter()
+        began, between_seconds = self._begin()
         lr = learning_rate(self._config.train, step)
         self._engine.set_lr(lr)
         self._model.set_inner_lr_scale(inner_lr_scale(self._config.model, step))
         self._sweeps.forward(self._groups(step, windows))
         losses = self._sweeps.backward()
-        own = torch.cat([losses.flat(), torch.tensor([self._gradient_size()])])
-        done = time.perf_counter()
-        everything = self._of_replicas(own)
-        idle_seconds = self._sweeps.wait_seconds + time.perf_counter() - done
+        everything, idle_seconds = self._of_replicas(losses.flat())
         loss, tokens = self._mean_loss(losses, everything, step)
         if step < self._config.train.steps:
             self._sweeps.prepare(self._groups(step + 1, windows))
-        grad_norm = self._update(tokens)
+        grad_norm = self._update(tokens, step)
+        largest_weight = self._largest_weight()
         seconds = time.perf_counter() - began
+        carries_seconds = self._sweeps.wait_seconds
+        parts = [
+            carries_seconds + idle_seconds,
+            carries_seconds + self._engine.comm_seconds,
+            self._groups_seconds + self._sweeps.data_seconds,
+        ]
+        # A GPU's clock is another than the host's, so a part may come out longer than the whole.
+        parts = [min(part, seconds) for part in parts]
+        peak_bytes = float(memory.peak_bytes(self._sweeps.device))
+        rows = self._mesh.gather([seconds, *parts, peak_bytes, largest_weight])
+        self._ended_at = time.perf_counter()
+        self._check_weights(rows[:, -1], step, lr, grad_norm)
         self.tokens += int(tokens)
-        exposed_seconds = self._sweeps.wait_seconds + self._engine.reduce_seconds
-        ranks = self._mesh.gather(
-            [idle_seconds, exposed_seconds, self._sweeps.data_seconds, _peak_bytes()]
-        )
-        idle, exposed, data, peak = ranks.unbind(1)
         return {
             "step": step,
             "loss": loss,
             "grad_norm": grad_norm,
             "lr": lr,
             "tokens": self.tokens,
-            "tokens_per_second": tokens / seconds,
-            "step_seconds": seconds,
-            "data_seconds": float(data.max()),
-            "bubble_fraction": float(idle.mean()) / seconds,
-            "exposed_comm_seconds": float(exposed.mean()),
-            "peak_memory_bytes": int(peak.max()),
+            **_figures(rows, tokens),
+            "between_seconds": between_seconds,
         }
+
+    def _begin(self) -> tuple[float, float]:
+        """Begin a step on all ranks at once.
+
+        What one of them did since the last one (rank 0 writes records and draws plots) is then no part of
+        how long the others wait in this one.
+
+        Returns:
+            The time now, and how long ago the last step ended; 0 for the first.
+        """
+        self._mesh.gather([0.0])
+        began = time.perf_counter()
+        self._groups_seconds = 0.0
+        return began, 0.0 if self._ended_at is None else began - self._ended_at
 
     def evaluate(self, windows: WindowSource, sweeps: Sweeps | None, sequences: int) -> Evaluation:
         """Held-out loss of the first windows in text order; every replica takes its share."""
@@ -103,10 +119,11 @@ class Trainer:
         sums, counts = total[:buckets], total[buckets:]
         means = (sums / counts.clamp(min=1)).tolist()
         positions = {"edges": edges, "loss": means, "count": counts.tolist()}
-        return Evaluation(float(sums.sum() / counts.sum().clamp(min=1)), positions)
+        return Evaluation(float(sums.sum() / counts.sum()), positions)  # NaN without a token
 
     def _groups(self, step: int, windows: WindowSource) -> list[list[TokenSequence]]:
         """This replica's sequences of a step, `parallel.batch` side by side."""
+        began = time.perf_counter()
         groups = sequence_groups(
             data_step(step, self._skipped),
             self._config.train.sequences_per_step,
@@ -114,32 +131,47 @@ class Trainer:
             self._mesh.replica,
             self._config.parallel.batch,
         )
-        return [[windows.sequence(index) for index in group] for group in groups]
+        found = [[windows.sequence(index) for index in group] for group in groups]
+        self._groups_seconds += time.perf_counter() - began
+        return found
 
-    def _gradient_size(self) -> float:
-        """The largest absolute value in this rank's gradients; not finite if any of them is not."""
-        grads = [p.grad for p in self._model.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads, math.inf))
+    def _largest_weight(self) -> float:
+        """The largest absolute value; not finite if any of them is not."""
+        return float(torch.nn.utils.get_total_norm(self._model.parameters(), math.inf))
 
-    def _of_replicas(self, own: Tensor) -> Tensor:
-        """A row for each replica, summed over its ranks; returns when the slowest rank has come here."""
+    def _check_weights(self, largest: Tensor, step: int, lr: float, grad_norm: float) -> None:
+        if not largest.isfinite().all():
+            raise NumericsError(
+                f"step {step}: its update has made weights that are no finite numbers, with a learning rate "
+                f"of {lr:.4g} and a gradient norm of {grad_norm:.4g}. They are not saved.",
+                step,
+                sound=step - 1,
+            )
+
+    def _of_replicas(self, own: Tensor) -> tuple[Tensor, float]:
+        """A row for each replica, summed over its ranks; and how long the slowest rank was waited for."""
         rows = torch.zeros(self._mesh.replicas, len(own), dtype=torch.float64)
         rows[self._mesh.replica] = own
-        return self._mesh.sum_on_cpu(rows)
+        began = time.perf_counter()
+        self._mesh.sum_on_cpu(rows)
+        return rows, time.perf_counter() - began if self._mesh.world_size > 1 else 0.0
 
-    def _update(self, tokens: float) -> float:
+    def _update(self, tokens: float, step: int) -> float:
         """Let the optimizer step; the gradient's norm. Nothing but padding teaches nothing: no step then."""
         if tokens == 0:
             self._engine.skip()
             return 0.0
-        return self._engine.step(1.0 / tokens)
+        try:
+            return self._engine.step(1.0 / tokens)
+        except NumericsError as error:
+            raise _before_update(step, str(error)) from None
 
     def _mean_loss(self, losses: Losses, everything: Tensor, step: int) -> tuple[float, float]:
         """The step's loss, summed in one order whatever the ranks: by sequence, then by chunk.
 
         Args:
             losses: to read a replica's row with.
-            everything: what `_of_replicas` returned, the size of gradients last in each row.
+            everything: what `_of_replicas` returned.
             step: for the message of an error.
 
         Returns:
@@ -147,12 +179,10 @@ class Trainer:
         """
         sums, counts = [], []
         for replica, row in enumerate(everything):
-            losses.load(row[:-1])
+            losses.load(row)
             self._check(losses, step, replica)
             sums.append(losses.sequence_sums.flatten())
             counts.append(losses.counts.sum())
-        if not everything.isfinite().all():
-            raise NumericsError(_not_finite(step, "the gradient is not finite, though the loss is"))
         self.sequence_losses, tokens = torch.cat(sums), float(sum(counts))
         return _in_order(self.sequence_losses) / tokens if tokens else math.nan, tokens
 
@@ -161,14 +191,13 @@ class Trainer:
         if len(bad):
             sequence, chunk, _ = bad[0].tolist()
             what = f"the loss of sequence {sequence} (replica {replica}) is not finite from chunk {chunk} on"
-            raise NumericsError(_not_finite(step, what))
+            raise _before_update(step, what)
 
 
-def _not_finite(step: int, what: str) -> str:
-    return (
-        f"step {step}: {what}. Parameters are as before this step. Lower train.lr or "
-        "model.ttt_base_lr, or raise train.warmup_steps or model.inner_lr_warmup_steps."
-    )
+def _before_update(step: int, what: str) -> NumericsError:
+    """The weights that gave this are those after the step before; only the ones before that gave a loss."""
+    message = f"step {step}: {what}. Parameters are as before this step."
+    return NumericsError(message, step, sound=step - 2)
 
 
 def _in_order(values: Tensor) -> float:
@@ -179,8 +208,24 @@ def _in_order(values: Tensor) -> float:
     return total
 
 
-def _peak_bytes() -> int:
-    """Largest memory so far: the GPU's where there is one, else the process's resident set."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+def _figures(rows: Tensor, tokens: float) -> dict[str, Any]:
+    """How a step went, over all ranks.
+
+    All ranks begin it together, and it ends with the last of them: what the others wait for that one is idle,
+    too. So every part lies in the interval that it is compared with.
+
+    Args:
+        rows: by rank: the seconds until it was done; of these idle, communicating, without tokens; bytes.
+        tokens: with a loss, of all ranks.
+    """
+    seconds, idle, exposed, data, peak = rows.unbind(1)[:5]
+    step_seconds = float(seconds.max())
+    idle = idle + (step_seconds - seconds)
+    return {
+        "tokens_per_second": tokens / step_seconds,
+        "step_seconds": step_seconds,
+        "data_seconds": float(data.max()),
+        "bubble_fraction": min(1.0, float(idle.mean()) / step_seconds),
+        "exposed_comm_seconds": float(exposed.mean()),
+        "peak_memory_bytes": int(peak.max()),
+    }

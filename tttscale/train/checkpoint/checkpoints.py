@@ -1,6 +1,7 @@
 """Saving and finding checkpoints on all ranks: either all of them take the next step, or none does."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, dump_config
 from tttscale.data.components import Tokens
 from tttscale.data.record import write_data_record
-from tttscale.errors import CheckpointError
+from tttscale.errors import CheckpointError, NumericsError
 from tttscale.files import sync
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import human
@@ -145,9 +148,11 @@ class Checkpoints:
 
         Raises:
             CheckpointError: it was the third attempt in a row that failed.
+            NumericsError: a weight or a moment is no finite number; nothing is written, on no rank.
             PeerError: another rank died.
         """
         first, began = self._mesh.rank == 0, time.perf_counter()
+        self._check_finite(step, model, engine)
         try:
             self._on_all(lambda: self._folder.prepare(step) if first else None)
             files = self._on_all(lambda: self._write(step, model, engine, stores))
@@ -237,6 +242,22 @@ class Checkpoints:
         if any(text != texts[0] for text in texts):
             raise CheckpointError(f"{folder}: ranks see different files there")
         return Checkpoint(folder, read_manifest(folder))
+
+    def _check_finite(self, step: int, model: TTTForCausalLM, engine: Engine) -> None:
+        """What nothing can be gone on with is not saved, and takes no good checkpoint's place."""
+        tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        for fragment in engine.fragments():
+            names = {f"{kind} of {fragment.name}": m for kind, m in fragment.moments.items()}
+            tensors |= {name: moment for name, moment in names.items() if moment.numel()}
+        sizes = {n: torch.linalg.vector_norm(t, math.inf) for n, t in tensors.items()}
+        bad = [name for name, size in sizes.items() if not math.isfinite(size)]
+        found = sorted(filter(None, self._mesh.gather_texts(bad[0] if bad else "")))
+        if found:
+            raise NumericsError(
+                f"step {step}: {found[0]} is not finite. No checkpoint is written of that.",
+                step,
+                sound=step - 1,
+            )
 
     def _write(
         self, step: int, model: TTTForCausalLM, engine: Engine, stores: Tokens

@@ -10,6 +10,7 @@ from tttscale.data.record import check_data_record
 from tttscale.errors import CheckpointError
 from tttscale.train.checkpoint.checkpoints import Checkpoint
 from tttscale.train.checkpoint.manifest import RUN_CONFIG, versions
+from tttscale.train.schedules import followed
 
 _FIXED = re.compile(r"^(model|data)\.|^run\.seed$|^train\.sequences_per_step$")
 """What decides which parameters there are, and which tokens a step sees."""
@@ -54,6 +55,8 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
             remarks.append(
                 f"{key} = {now.get(key, 'nothing')} from here on, was {then.get(key, 'nothing')}"
             )
+    if step < config.train.steps:
+        remarks += followed(step + 1, (before.train, before.model), (config.train, config.model))
     for name, version in versions().items():
         was = checkpoint.manifest.versions.get(name)
         if was != version:

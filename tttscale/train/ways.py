@@ -1,0 +1,65 @@
+"""Which of several ways a run takes, said at its start: a slower one is not taken in silence."""
+
+import torch
+
+from tttscale.config import Config
+from tttscale.kernels.scan import choose_backend
+from tttscale.observe import human
+from tttscale.scan.memory import KeepPolicy
+
+
+def ways(config: Config, device: torch.device, compiles: bool, world_size: int) -> list[str]:
+    """How a run computes and what carries its messages, each with its reason.
+
+    Args:
+        config: the run's.
+        device: where it computes.
+        compiles: whether operators go through torch.compile.
+        world_size: ranks of the job.
+    """
+    lines = [_scan(config, device), _operators(config, device, compiles)]
+    if world_size > 1:
+        library = "gloo, as ranks compute on CPUs" if device.type == "cpu" else "NCCL"
+        lines.append(f"messages: over {library}")
+    return lines
+
+
+def _scan(config: Config, device: torch.device) -> str:
+    shape = config.architecture()
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    taken = choose_backend("auto", device, shape.head_dim, shape.mini_batch_size, dtype)
+    what = (
+        f"{shape.ttt_layer_type}, head dim {shape.head_dim}, mini-batches of {shape.mini_batch_size}, "
+        f"{config.train.precision}"
+    )
+    if taken.missing is None:
+        return f"scan: Triton's kernels on {device} ({what})"
+    if device.type == "cpu":
+        return f"scan: torch on {device} ({what}); Triton's kernels {taken.missing}"
+    return f"scan: torch on {device} ({what}), which is slower: Triton's kernel {taken.missing}"
+
+
+def _operators(config: Config, device: torch.device, compiles: bool) -> str:
+    asked = str(config.train.compile).lower()
+    if compiles:
+        return f"operators between products: through torch.compile (train.compile = {asked})"
+    if device.type == "cpu":
+        return f"operators between products: as they stand (train.compile = {asked}, on a CPU)"
+    return f"operators between products: as they stand, which is slower on a GPU (train.compile = {asked})"
+
+
+def kept(config: Config, keep: KeepPolicy, own_chunks: int) -> str | None:
+    """What "auto" came to for `parallel.keep_chunks`; None where there was nothing to find out.
+
+    Args:
+        config: the run's.
+        keep: after a step.
+        own_chunks: of this rank in a step.
+    """
+    if config.parallel.keep_chunks != "auto" or keep.chunk_bytes is None:
+        return None
+    chunks = min(keep.chunks, own_chunks)
+    return (
+        f"parallel.keep_chunks = auto: {chunks} of {own_chunks} chunks of a rank keep their activations, "
+        f"{human(keep.chunk_bytes, 1024)}B each, as memory allows; {own_chunks - chunks} are computed twice"
+    )
