@@ -91,7 +91,7 @@ def fails(folder, message):
 def test_missing_files(folder, tmp_path):
     fails(tmp_path / "nowhere", r"config\.json does not exist; a model folder holds")
     (folder / "model.safetensors").unlink()
-    fails(folder, r"model\.safetensors does not exist; convert")
+    fails(folder, r"model\.safetensors does not exist: it holds config\.json\. Give a folder")
 
 
 @pytest.mark.parametrize(

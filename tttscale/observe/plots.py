@@ -1,9 +1,9 @@
 """A run's plots: loss by step and loss by position in the context."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,15 @@ from tttscale.observe.figure import (
     new_axes,
 )
 from tttscale.observe.metrics import read_metrics
+from tttscale.reading import read_json
+from tttscale.versions import KEY, is_newer, newer, newer_format
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_POSITION_KEYS = "edges", "loss", "count"
+_POSITIONS_BYTES = 16 << 20
+_POSITIONS_ADVICE = "Put back the file that the run wrote, or remove it to do without its plot"
 
 
 def plot_run(run_dir: str | Path) -> list[Path]:
@@ -76,7 +82,7 @@ def plot_positions(positions: str | Path, out: str | Path | None = None) -> Path
     edges, losses, counts = _read_positions(Path(positions))
     used = [
         n for n, (loss, count) in enumerate(zip(losses, counts, strict=True))
-        if count > 0 and loss is not None and math.isfinite(loss)
+        if count > 0 and math.isfinite(loss)
     ]  # fmt: skip
     if not used:
         raise DataError(f"{positions} has no bucket with tokens; evaluate at least one sequence")
@@ -152,12 +158,33 @@ def _points(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
     return [(s, float(v)) for s, v in pairs if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def _read_positions(path: Path) -> tuple[list[float], list[Any], list[float]]:
+def _read_positions(path: Path) -> tuple[list[float], list[float], list[float]]:
+    """n+1 edges, n losses (NaN where there is none) and n counts."""
+    content = read_json(
+        path,
+        error=DataError,
+        advice=_POSITIONS_ADVICE,
+        limit_bytes=_POSITIONS_BYTES,
+        non_finite=True,
+    )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        edges, losses, counts = content["edges"], content["loss"], content["count"]
-        if len(edges) - 1 == len(losses) == len(counts):
-            return [float(edge) for edge in edges], losses, [float(count) for count in counts]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"cannot read positions from {path}: {error!r}") from None
-    raise DataError(f"{path}: expected n+1 edges for n losses and n counts")
+        edges, losses, counts = (list(map(_number, content[key])) for key in _POSITION_KEYS)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(_refusal(path, content, f"{error!r:.80}")) from None
+    if not len(edges) - 1 == len(losses) == len(counts):
+        raise DataError(_refusal(path, content, "expected n+1 edges for n losses and n counts"))
+    if any(a >= b for a, b in pairwise(edges)) or not all(map(math.isfinite, edges + counts)):
+        raise DataError(_refusal(path, content, "edges have to ascend, and counts to be numbers"))
+    return edges, losses, counts
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _refusal(path: Path, content: Any, problem: str) -> str:
+    fields = content if isinstance(content, dict) else {}
+    wrote, known = fields.get(KEY), fields.get("format_version")
+    if is_newer(wrote) or newer_format(known, 1):
+        return newer(path, wrote, known)
+    return f"cannot read positions from {path}: {problem}. {_POSITIONS_ADVICE}"
