@@ -73,7 +73,7 @@ def read_quarantine(storage: Storage, fingerprint: str) -> Quarantine | None:
     data = storage.read(QUARANTINE_FILE)
     if data is None:
         return None
-    name, again = f"{storage.location}: {QUARANTINE_FILE}", "Remove it and verify again."
+    name, again = f"{storage.location}/{QUARANTINE_FILE}", "Remove it and verify again."
     try:
         fields = parse_json(data)
     except ValueError as error:

@@ -87,6 +87,29 @@ def check_data_record(folder: Path, tokens: Tokens) -> None:
         )
 
 
+def other_tokenizer(folder: Path, tokens: Tokens) -> str | None:
+    """What to say where the weights in `folder` learned other ids than the stores that are open have.
+
+    Only a record beside them, or beside the folder `final` of a run, can tell.
+    """
+    places = [folder, folder.parent] if folder.name == "final" else [folder]
+    path = next((p for place in places if (p := place / RECORD_NAME).exists()), None)
+    if path is None:
+        return None
+    try:
+        then = {record.tokenizer for record in _read(path).stores}
+    except DataError as error:
+        return f"which tokenizer the weights were trained with is not known: {error}"
+    for component in tokens.components:
+        now = component.store.info.tokenizer
+        if component.store.names_tokenizer and now.digest not in then:
+            return (
+                f"{component.path} has the tokenizer {now.name} (sha256 {now.digest}), but by {path} the "
+                f"weights were trained with {' and '.join(sorted(then))}: the same ids may mean other text"
+            )
+    return None
+
+
 def _describe(component: Component) -> StoreRecord:
     splits = component.splits.items()
     return StoreRecord(

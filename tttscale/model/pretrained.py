@@ -1,6 +1,7 @@
 """Weights in and out: config.json and safetensors with the official keys. No pickle."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def load_weights(model: Any, directory: str | Path, *, resuming: bool = False) -
     """
     directory = Path(directory)
     with open_weights(directory) as weights:
-        theirs = read_config(directory) if (directory / CONFIG).exists() else None
+        named = os.path.lexists(directory / CONFIG)  # a link to nowhere is none that was left out
+        theirs = read_config(directory) if named else None
         if theirs is not None and not resuming:
             _check_fields(directory / CONFIG, theirs, model.config)
         _load(model, weights, theirs)

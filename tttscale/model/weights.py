@@ -182,6 +182,7 @@ class _Index:
                     raise CheckpointError(
                         f"{self.path} says that {shown(key)} is in {file.path.name}, but {found}. {remedy}"
                     )
+        for file, keys in zip(files, self.tensors.values(), strict=True):
             for key in sorted(file.shapes.keys() - set(keys)):
                 raise CheckpointError(
                     f"{file.path} holds {shown(key)}, which {self.path.name} does not list there. {remedy}"

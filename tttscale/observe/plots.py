@@ -167,6 +167,8 @@ def _read_positions(path: Path) -> tuple[list[float], list[float], list[float]]:
         limit_bytes=_POSITIONS_BYTES,
         non_finite=True,
     )
+    if isinstance(content, dict) and newer_format(content.get("format_version"), 1):
+        raise DataError(newer(path, content.get(KEY), content["format_version"]))
     try:
         edges, losses, counts = (list(map(_number, content[key])) for key in _POSITION_KEYS)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -183,8 +185,7 @@ def _number(value: Any) -> float:
 
 
 def _refusal(path: Path, content: Any, problem: str) -> str:
-    fields = content if isinstance(content, dict) else {}
-    wrote, known = fields.get(KEY), fields.get("format_version")
-    if is_newer(wrote) or newer_format(known, 1):
-        return newer(path, wrote, known)
+    wrote = content.get(KEY) if isinstance(content, dict) else None
+    if is_newer(wrote):
+        return newer(path, wrote)
     return f"cannot read positions from {path}: {problem}. {_POSITIONS_ADVICE}"
