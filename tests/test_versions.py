@@ -16,9 +16,9 @@ from tttscale.data.components import open_tokens
 from tttscale.data.manifest import manifest_digest
 from tttscale.data.quarantine import QUARANTINE_FILE, Quarantine
 from tttscale.data.record import check_data_record, write_data_record
-from tttscale.errors import TTTScaleError
+from tttscale.errors import CheckpointError, TTTScaleError
 from tttscale.model import TTTForCausalLM
-from tttscale.observe.plots import plot_positions
+from tttscale.observe.plots import read_positions
 from tttscale.train.checkpoint.manifest import Manifest, read_manifest, versions
 from tttscale.versions import KEY, is_newer
 
@@ -50,6 +50,10 @@ class Kind:
             (fields[self.below] if self.below else fields)["tttscale" if self.below else KEY] = (
                 version
             )
+        self.write(whole, seal)
+
+    def write(self, whole, seal=True):
+        fields = whole[self.inside] if self.inside else whole
         if self.sealed and seal:
             fields.pop("digest", None)
             fields["digest"] = manifest_digest(fields)
@@ -67,8 +71,14 @@ def run_config(tmp_path):
 def checkpoint(tmp_path):
     manifest = Manifest(step=2, tokens=9, updates=2, wandb_id="ab12", versions=versions(), files={})
     (tmp_path / "checkpoint.json").write_text(manifest.render())
-    path = tmp_path / "checkpoint.json"
-    return Kind(path, lambda: read_manifest(tmp_path), sealed=True, below="versions")
+
+    def read():
+        try:
+            read_manifest(tmp_path)
+        except OSError as error:  # as for all ranks at once
+            raise CheckpointError(str(error)) from None
+
+    return Kind(tmp_path / "checkpoint.json", read, sealed=True, below="versions")
 
 
 def data_record(tmp_path):
@@ -100,7 +110,7 @@ def positions(tmp_path):
     path = tmp_path / "positions.json"
     marks = {"format_version": 1, KEY: __version__}
     path.write_text(json.dumps(marks | {"edges": [0, 1, 2], "loss": [1.0, 2.0], "count": [3, 4]}))
-    return Kind(path, lambda: plot_positions(path))
+    return Kind(path, lambda: read_positions(path))
 
 
 KINDS = [checkpoint, data_record, token_store, quarantine, model_config, positions]

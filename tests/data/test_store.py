@@ -34,12 +34,12 @@ def test_any_range_reads_as_the_whole_does(store):
         np.testing.assert_array_equal(split.read(begin, end), whole[begin:end])
 
 
-@pytest.mark.parametrize("method", ["is_dir", "is_file", "read_bytes"])
+@pytest.mark.parametrize("method", ["pathlib.Path.is_dir", "tttscale.files.os.open"])
 def test_a_store_that_may_not_be_read(store, monkeypatch, method):
-    def refuse(self):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(f"pathlib.Path.{method}", refuse)
+    monkeypatch.setattr(method, refuse)
     with pytest.raises(DataError, match=rf"^{store}.*: Permission denied\. .*correct the path"):
         TokenStore.open(store)
 

@@ -25,7 +25,12 @@ class Record(BaseModel):
     """Base of what is written down beside tokens: unknown keys are refused, values cannot change."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        str_max_length=4096,
+        use_attribute_docstrings=True,
     )
 
     @classmethod

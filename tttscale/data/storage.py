@@ -63,7 +63,10 @@ class Folder:
         """
         path = self.path / key
         with _readable():
-            return read_bytes(path, _LARGEST_BYTES) if path.exists() else None
+            try:
+                return read_bytes(path, _LARGEST_BYTES)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def sizes(self) -> dict[str, int] | None:
         """Bytes of every file.

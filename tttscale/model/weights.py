@@ -25,7 +25,7 @@ PREFIX, EMBEDDING = "model.", "model.embed_tokens.weight"
 _VARIANT = re.compile(r"model\.(\w{1,40})\.safetensors|model\.safetensors\.index\.(\w{1,40})\.json")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.safetensors")
 _LISTED = 8
-_ADVICE = "Take the weights from before that, or the file as it was written"
+_ADVICE = "Take weights from before that; of a run, an earlier checkpoint (checkpoint.resume=N)"
 _CONVERT = (
     "which are pickles, and tttscale loads none, since a pickle can run any program. Convert them once where "
     "you trust them, with the official code: "

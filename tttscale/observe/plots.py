@@ -25,6 +25,8 @@ from tttscale.versions import KEY, is_newer, newer, newer_format
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LARGEST = 1e30
+"""What is larger is no number that a run writes, and may be none that can be drawn."""
 _POSITION_KEYS = "edges", "loss", "count"
 _POSITIONS_BYTES = 16 << 20
 _POSITIONS_ADVICE = "Put back the file that the run wrote, or remove it to do without its plot"
@@ -79,10 +81,10 @@ def plot_positions(positions: str | Path, out: str | Path | None = None) -> Path
     Raises:
         DataError: the file is damaged, or all of its buckets are empty.
     """
-    edges, losses, counts = _read_positions(Path(positions))
+    edges, losses, counts = read_positions(Path(positions))
     used = [
         n for n, (loss, count) in enumerate(zip(losses, counts, strict=True))
-        if count > 0 and math.isfinite(loss)
+        if count > 0 and abs(loss) < _LARGEST
     ]  # fmt: skip
     if not used:
         raise DataError(f"{positions} has no bucket with tokens; evaluate at least one sequence")
@@ -125,7 +127,8 @@ def _by_step(path: Path) -> dict[float, dict[str, Any]]:
     records: dict[float, dict[str, Any]] = {}
     for record in read_metrics(path):
         step = record.get("step", 0)
-        if isinstance(step, bool) or not isinstance(step, int | float) or not math.isfinite(step):
+        number = isinstance(step, int | float) and not isinstance(step, bool)
+        if not number or not abs(step) < _LARGEST:  # also of NaN
             raise DataError(
                 f"{path}: a record's step is {step!r:.60}, not a number. Mend or remove that line."
             )
@@ -155,11 +158,15 @@ def _smooth(values: Sequence[float], window: int) -> list[float]:
 
 def _points(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     pairs = ((record["step"], record.get(key)) for record in records)
-    return [(s, float(v)) for s, v in pairs if isinstance(v, int | float) and math.isfinite(v)]
+    return [(s, float(v)) for s, v in pairs if isinstance(v, int | float) and abs(v) < _LARGEST]
 
 
-def _read_positions(path: Path) -> tuple[list[float], list[float], list[float]]:
-    """n+1 edges, n losses (NaN where there is none) and n counts."""
+def read_positions(path: Path) -> tuple[list[float], list[float], list[float]]:
+    """Read n+1 edges, n losses (NaN where there is none) and n counts.
+
+    Raises:
+        DataError: they are none, or a newer tttscale wrote them.
+    """
     content = read_json(
         path,
         error=DataError,
@@ -175,8 +182,11 @@ def _read_positions(path: Path) -> tuple[list[float], list[float], list[float]]:
         raise DataError(_refusal(path, content, f"{error!r:.80}")) from None
     if not len(edges) - 1 == len(losses) == len(counts):
         raise DataError(_refusal(path, content, "expected n+1 edges for n losses and n counts"))
-    if any(a >= b for a, b in pairwise(edges)) or not all(map(math.isfinite, edges + counts)):
-        raise DataError(_refusal(path, content, "edges have to ascend, and counts to be numbers"))
+    ascending = all(a < b for a, b in pairwise([*edges, _LARGEST])) and edges[0] >= 0
+    if not ascending or not all(0 <= count < _LARGEST for count in counts):
+        raise DataError(
+            _refusal(path, content, "expected edges that ascend from 0, and counts from 0 on")
+        )
     return edges, losses, counts
 
 
