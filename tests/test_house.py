@@ -19,15 +19,16 @@ FLOORS = [
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
-    {"kernels", "observe", "cluster", "errors", "files"},
+    {"kernels", "observe", "cluster"},
+    {"tensors"},
+    {"reading", "versions"},
+    {"errors", "files"},
 ]
 SIDEWAYS = {
     ("config", "model"),
     ("data", "config"),
     ("evaluate", "train"),
     ("bench", "train"),
-    ("cluster", "errors"),
-    ("observe", "errors"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
 HOMES = {  # package -> the only files or folders that may import it
@@ -38,6 +39,8 @@ HOMES = {  # package -> the only files or folders that may import it
     "torch.distributed": ["tttscale/comm/"],
     "matplotlib": ["tttscale/observe/"],
     "tokenizers": ["tttscale/data/"],
+    "safetensors": ["tttscale/tensors.py"],
+    "yaml": ["tttscale/config/"],
 }
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 
@@ -117,6 +120,56 @@ def test_no_pickle_and_no_unsafe_yaml():
         if re.search(r"\b(torch\.load|yaml\.load\(|eval\(|exec\(|shell=True)", text):
             broken.append(str(path))
         broken += [f"{path} imports {n}" for n in imports(tree) if n.split(".")[0] == "pickle"]
+    assert not broken
+
+
+CALLS = {  # a call -> the only files or folders that may make it, and why there
+    r"json\.loads?": [
+        "tttscale/reading.py",  # what somebody else may have written
+        "tttscale/comm/agreement.py",  # what our own ranks and workers say to each other
+        "tttscale/train/checkpoint/checkpoints.py",
+        "tttscale/bench/",
+        "tttscale/data/formats.py",  # lines of a source, each bounded there
+    ],
+    r".*\.model_validate_json": [],
+    r"(safe_open|load_file|save_file|safetensors\..*)": ["tttscale/tensors.py"],
+    r"(yaml|Loader)\.(safe_load|load|load_all|compose|get_single_node)": [
+        "tttscale/config/source.py"
+    ],
+    r"np\.(load|loadtxt|fromfile|genfromtxt)": ["tttscale/data/runs.py"],
+    r".*\.(write_text|write_bytes|touch)": [],
+    r".*\.read_(text|bytes)": [
+        "tttscale/train/memory.py",  # the system's own files
+        "tttscale/bench/",
+    ],
+    r"(open|os\.open|.*\bpath\.open|Path\(.*\)\.open)": [
+        "tttscale/files.py",
+        "tttscale/bench/",
+        "tttscale/data/",  # sources are streams, opened where they are read
+        "tttscale/observe/console.py",  # the null device
+    ],
+}
+
+
+def test_what_others_may_have_written_is_read_in_one_place():
+    """And files are written in one: a path that is opened to be written may be a planted link."""
+    broken = []
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            for pattern, homes in CALLS.items():
+                inside = any(str(path).startswith(home) for home in homes)
+                if re.fullmatch(pattern, name, re.DOTALL) and not inside:
+                    broken.append(f"{path}:{node.lineno} calls {name}")
+            if name.endswith("open") and "tttscale/bench/" not in str(path):
+                modes = [a.value for a in node.args[-2:] if isinstance(a, ast.Constant)]
+                writes = [
+                    m for m in modes if isinstance(m, str) and re.fullmatch("[rwax+bt]*[wax+].*", m)
+                ]
+                if writes and path.name not in ("files.py", "console.py"):
+                    broken.append(f"{path}:{node.lineno} opens to write")
     assert not broken
 
 

@@ -10,6 +10,10 @@ class TTTScaleError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str = "") -> None:
+        """Take a message; what a terminal would obey or could not show, such as out of a file, is escaped."""
+        super().__init__("".join(map(_shown, message)))
+
 
 class ConfigError(TTTScaleError):
     """A configuration file, key, override or command-line flag is wrong."""
@@ -57,3 +61,9 @@ class NumericsError(TTTScaleError):
         """
         super().__init__(message)
         self.step, self.sound = step, sound
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return character.encode("unicode_escape").decode()

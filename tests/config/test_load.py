@@ -1,5 +1,7 @@
 import pytest
 
+from tests.config.conftest import RUN
+from tests.hostile import no_files
 from tttscale.config import Config, dump_config, load_config
 from tttscale.errors import ConfigError
 from tttscale.model.architecture import TTTConfig, preset_fields
@@ -182,6 +184,64 @@ def test_unreadable_files(tmp_path):
     assert "cannot read" in refused(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"run: {name: caf\xe9}")
     assert "cannot read" in refused(tmp_path / "latin.yaml")
+
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(
+    f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(30)
+)
+HOSTILE = {
+    "a billion laughs": LAUGHS,
+    "an alias inside itself": "run: &run {name: *run}",
+    "a list inside itself": "run: &run [*run]",
+    "deep": "run: " + "[" * 100_000,
+    "deep by indenting": "".join(" " * n + "a:\n" for n in range(200)),
+    "a million digits": "run: {seed: " + "9" * 200_000 + "}",
+    "many digits": "run: {seed: " + "9" * 4000 + "}",
+    "nearly a number": "run: {seed: " + "1" * 200_000 + "x}",
+    "nearly a real number": "run: {seed: " + "1_" * 100_000 + ".e}",
+    "large": "# \n" * 100_000,
+    "many values": "run: [" + "a," * 100_000 + "]",
+    "a tag": "run: !!python/object/apply:os.system [ls]",
+    "a tag of a section": "run: !!set {a}",
+    "a strange boolean": "run: {name: !!bool maybe}",
+    "a strange time": "run: {name: !!timestamp later}",
+    "a strange number": "run: {seed: !!int 0x10}",
+    "bytes": "run: {name: !!binary a}",
+    "a key of lists": "? [a, b]\n: c",
+    "a key of sections": "? {a: b}\n: c",
+    "a key that cannot be shown": 'run: {"\\e[31m": 1}',
+    "half a pair": 'run: {"name": "\\ud800"}',
+    "two documents": "run: {name: a}\n---\nrun: {name: b}",
+    "only anchors": "&a *a",
+    "no characters": "run: \x07",
+    "an infinite rate": "train: {lr: .inf}",
+    "no rate": "train: {lr: .nan}",
+    "too large a rate": "train: {lr: 1e400}",
+    "not a number by its tag": "train: {lr: !!float nan}",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_are_one_error_with_their_name(write, text):
+    path = write(text)
+    message = refused(path)
+    assert str(path) in message
+    assert len(message) < 5000
+    assert all(line.isprintable() for line in message.splitlines())
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path, write):
+    for path in no_files(tmp_path / "strange").values():
+        assert f"cannot read the configuration {path}: " in refused(path)
+    path = write(f"base: {tmp_path}/strange/pipe\n")
+    assert "there is no file" in refused(path)
+
+
+def test_aliases_and_a_byte_order_mark_are_fine(tmp_path):
+    path = tmp_path / "run.yaml"
+    text = RUN.replace("steps: 10", "steps: &n 10").replace("lr: 1e-4", "warmup_steps: *n")
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_config(path).train.warmup_steps == 10
 
 
 def test_a_configuration_cannot_change(write):

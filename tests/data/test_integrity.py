@@ -174,7 +174,8 @@ def test_wrong_ids_under_good_digests_are_found(tmp_path, corpus):
 
     build(tmp_path / "out", corpus)
     tokenizer = TokenStore.open(tmp_path / "out").info.tokenizer.model_dump()
-    edit_manifest(tmp_path / "out", tokenizer=tokenizer | {"vocab_size": 200})
+    smaller = {"vocab_size": 200, "bos_id": None, "eos_id": None, "pad_id": None}
+    edit_manifest(tmp_path / "out", tokenizer=tokenizer | smaller)
     reasons = {damage.reason for damage in verify_store(tmp_path / "out").damages}
     assert any("allowed is up to 199" in reason for reason in reasons)
 

@@ -34,12 +34,12 @@ def test_any_range_reads_as_the_whole_does(store):
         np.testing.assert_array_equal(split.read(begin, end), whole[begin:end])
 
 
-@pytest.mark.parametrize("method", ["is_dir", "is_file", "read_bytes"])
+@pytest.mark.parametrize("method", ["pathlib.Path.is_dir", "tttscale.files.os.open"])
 def test_a_store_that_may_not_be_read(store, monkeypatch, method):
-    def refuse(self):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(f"pathlib.Path.{method}", refuse)
+    monkeypatch.setattr(method, refuse)
     with pytest.raises(DataError, match=rf"^{store}.*: Permission denied\. .*correct the path"):
         TokenStore.open(store)
 
@@ -93,9 +93,22 @@ def test_what_is_not_a_store(tmp_path):
     ("changes", "message"),
     [
         ({"format_version": 1}, r"format version 1, but this tttscale reads 2"),
-        ({"complete": False}, r"bad manifest: complete: Input should be True"),
-        ({"sources": 3}, r"bad manifest: sources"),
-        ({"files": {"../../secret": {"bytes": 1, "blake2b": ""}}}, r"bad manifest: files"),
+        ({"complete": False}, r"its manifest: damaged: complete: Input should be True"),
+        ({"sources": 3}, r"its manifest: damaged: sources"),
+        ({"files": {"../../secret": {"bytes": 1, "blake2b": ""}}}, r"its manifest: damaged: files"),
+        (
+            {
+                "tokenizer": {
+                    "name": "x",
+                    "digest": "",
+                    "vocab_size": 5,
+                    "bos_id": None,
+                    "eos_id": 5,
+                }
+                | {"pad_id": None}
+            },
+            r"its manifest: damaged: tokenizer: .*special id 5 is outside \[0, 5\)",
+        ),
         (
             {"splits": {"train": {"documents": 1, "tokens": 7, "text_bytes": 5}}},
             r"train/tokens is uint16 \[\d+\], but the manifest says uint16 \[7\]",
@@ -174,7 +187,8 @@ def test_a_flip_is_located(store):
 
 def test_ids_beyond_the_vocabulary_are_refused(store):
     tokenizer = json.loads((store / "zarr.json").read_text())["attributes"]["tokenizer"]
-    edit_manifest(store, tokenizer=tokenizer | {"vocab_size": 100})
+    smaller = {"vocab_size": 100, "bos_id": None, "eos_id": None, "pad_id": None}
+    edit_manifest(store, tokenizer=tokenizer | smaller)
     with pytest.raises(DataError, match=r"holds id 25\d .* has 100 ids"):
         TokenStore.open(store).split("train").read(0, 10)
 

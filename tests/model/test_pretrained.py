@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.hostile import BAD_JSON, no_files
 from tests.scan.helpers import tiny_config, tiny_model
 from tttscale.errors import CheckpointError
-from tttscale.model import TTTForCausalLM
+from tttscale.model import TTTConfig, TTTForCausalLM
+from tttscale.model.architecture import INERT, SHOWN
 from tttscale.model.pretrained import load_weights
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -73,14 +75,84 @@ def test_a_head_of_its_own_is_not_taken_for_the_embedding(tmp_path):
     assert torch.equal(model.lm_head.weight, before)
 
 
-@pytest.mark.parametrize(("field", "value"), [("rope_theta", 500.0), ("rms_norm_eps", 1e-5)])
-def test_weights_of_a_model_that_computes_something_else(folder, field, value):
+NAMES_OR_SHAPES = {
+    "vocab_size": 24,
+    "hidden_size": 16,
+    "intermediate_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "tie_word_embeddings": False,
+    "use_gate": False,
+    "share_qk": False,
+    "ttt_layer_type": "mlp",
+    "mini_batch_size": 8,
+    "pre_conv": False,
+    "conv_kernel": 3,
+}
+MEANING = {"rope_theta": 500.0, "rms_norm_eps": 1e-5, "ttt_base_lr": 0.5}
+NOTHING = {
+    "initializer_range": 0.1,
+    "max_position_embeddings": 4096,
+    "use_cache": True,
+    "pad_token_id": 3,
+    "bos_token_id": None,
+    "eos_token_id": 5,
+    "pretraining_tp": 2,
+    "scan_checkpoint_group_size": 4,
+}
+ONE_VALUE = {"hidden_act"}
+"""Of these there is one value only; with a second one they belong to `MEANING`."""
+
+
+def test_every_field_has_a_verdict():
+    """A field that nobody has thought about is one more way to take weights for something else."""
+    verdicts = [*NAMES_OR_SHAPES, *MEANING, *NOTHING, *ONE_VALUE]
+    assert sorted(verdicts) == sorted(TTTConfig.model_fields)
+    assert NAMES_OR_SHAPES.keys() == SHOWN
+    assert NOTHING.keys() == INERT  # all others are compared, so that a new one is, too
+    with pytest.raises(ValueError, match="Input should be 'silu'"):
+        tiny_config(hidden_act="gelu")
+
+
+@pytest.mark.parametrize("field", MEANING)
+def test_weights_of_a_model_that_computes_something_else(folder, field):
+    value, saved = MEANING[field], getattr(tiny_config(), field)
     model = tiny_model(tiny_config(**{field: value}), torch.float32)
-    saved = getattr(tiny_config(), field)
-    with pytest.raises(CheckpointError, match=rf"config\.json has {field} = {saved}, .* {value};"):
+    before = model.model.norm.weight.detach().clone()
+    message = rf"config\.json has {field} = {saved}, and the model {value}; set model\.{field}={saved}\. .*"
+    with pytest.raises(
+        CheckpointError, match=message + rf"another {field} on purpose, write it into"
+    ):
         load_weights(model, folder)
+    assert torch.equal(model.model.norm.weight, before)
+    load_weights(model, folder, resuming=True)  # there it is compared, and remarked on, beforehand
     (folder / "config.json").unlink()  # weights alone say nothing of it
     load_weights(model, folder)
+    theirs = tiny_model(tiny_config(), torch.float32)
+    ids = torch.arange(20)[None]
+    assert not torch.allclose(model(ids).logits, theirs(ids).logits, atol=1e-4)  # it does matter
+
+
+@pytest.mark.parametrize("field", NAMES_OR_SHAPES)
+@pytest.mark.parametrize("with_config", [True, False])
+def test_fields_that_names_or_shapes_show(folder, field, with_config):
+    if not with_config:
+        (folder / "config.json").unlink()
+    model = tiny_model(tiny_config(**{field: NAMES_OR_SHAPES[field]}), torch.float32)
+    saved = getattr(tiny_config(), field)
+    said = rf"Its config\.json has {field} = {saved} \(the model: {model.config.__dict__[field]}\)"
+    message = rf"does not fit the model \(\d+ problems\): .*{said if with_config else ''}"
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(model, folder)
+
+
+@pytest.mark.parametrize("field", NOTHING)
+def test_fields_that_decide_nothing(folder, field):
+    model = tiny_model(tiny_config(**{field: NOTHING[field]}), torch.float32, seed=7)
+    load_weights(model, folder)
+    ids = torch.arange(20)[None]
+    theirs = TTTForCausalLM.from_pretrained(folder)
+    assert torch.equal(model(ids).logits, theirs(ids).logits)
 
 
 def fails(folder, message):
@@ -91,7 +163,7 @@ def fails(folder, message):
 def test_missing_files(folder, tmp_path):
     fails(tmp_path / "nowhere", r"config\.json does not exist; a model folder holds")
     (folder / "model.safetensors").unlink()
-    fails(folder, r"model\.safetensors does not exist; convert")
+    fails(folder, r"model\.safetensors does not exist: it holds config\.json\. Give a folder")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +177,29 @@ def test_missing_files(folder, tmp_path):
         b'{"hidden_size": -4}',
         b'{"hidden_size": "wide"}',
         b'{"hidden_size": 10, "num_attention_heads": 4}',
+        b'{"rms_norm_eps": NaN}',
+        b'{"rms_norm_eps": "nan"}',
+        b'{"rope_theta": 1e400}',
+        b'{"rope_theta": "inf"}',
+        b'{"ttt_base_lr": Infinity}',
+        b'{"initializer_range": -1}',
+        b'{"hidden_act": "gelu"}',
+        b'{"model_type": "llama"}',
+        b'{"model_type": ["ttt"]}',
+        b'{"vocab_size": ' + b"9" * 30 + b"}",
+        *BAD_JSON.values(),
     ],
 )
 def test_config_that_is_none(folder, content):
     (folder / "config.json").write_bytes(content)
     fails(folder, r"config\.json is not a TTT model's config\.json: ")
+
+
+def test_a_config_that_is_no_file(folder, tmp_path):
+    for path in no_files(tmp_path / "strange").values():
+        (folder / "config.json").unlink()
+        (folder / "config.json").symlink_to(path)
+        fails(folder, r"config\.json (is not a TTT model's config\.json|does not exist)")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from tests.hostile import BAD_JSON, no_files
+from tttscale.errors import DataError
 from tttscale.observe import MetricsLog, read_metrics
 
 
@@ -39,3 +41,33 @@ def test_twice_and_with_a_torn_last_line(tmp_path):
             log.write({"step": 3, "loss": 0.5})
     assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
     assert [r["step"] for r in read_metrics(replaced)] == [3, 4, 3]
+
+
+@pytest.mark.parametrize("line", BAD_JSON.values(), ids=BAD_JSON)
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    first = line.split(b"\n")[0]
+    path.write_bytes(b'{"step": 1}\n' + first + b"\n")
+    with MetricsLog(path) as log:  # what is no step is not later than any
+        log.cut_after(3)
+        log.cut_after(1)
+    assert path.read_bytes() == b'{"step": 1}\n' + first + b"\n"
+    if first.strip() and first not in (b'{"a": NaN}', b'{"a": 1e400}'):
+        with pytest.raises(DataError, match=rf"^{path}:2: expected a JSON object, found '"):
+            read_metrics(path)
+
+
+@pytest.mark.parametrize("step", [b'"abc"', b"[1]", b"null", b"{}", b"NaN"])
+def test_a_step_that_is_no_number_is_not_cut(tmp_path, step):
+    path = tmp_path / "metrics.jsonl"
+    content = b'{"step": 1}\n{"step": ' + step + b"}\n"
+    path.write_bytes(content + b'{"step": 2}\n')
+    with MetricsLog(path) as log:
+        log.cut_after(1)
+    assert path.read_bytes() == content
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    for path in no_files(tmp_path / "strange").values():
+        with pytest.raises(DataError, match=f"cannot read the metrics {path}: "):
+            read_metrics(path)

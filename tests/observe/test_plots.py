@@ -66,6 +66,15 @@ def test_nothing_to_plot(tmp_path, records):
         {"edges": ["a", 1], "loss": [1.0], "count": [1]},
         {"edges": [0, 1], "loss": [1.0], "count": [0]},
         {"edges": 3, "loss": [], "count": []},
+        {"edges": [1, 0], "loss": [1.0], "count": [1]},
+        {"edges": [5, 3, 9], "loss": [1.0, 1.0], "count": [1, 1]},
+        {"edges": [-1, 1], "loss": [1.0], "count": [1]},
+        {"edges": [0, 1e308], "loss": [1.0], "count": [1]},
+        {"edges": [0, math.inf], "loss": [1.0], "count": [1]},
+        {"edges": [0, 1], "loss": [1.0], "count": [-1]},
+        {"edges": [0, 1], "loss": [1.0], "count": [math.nan]},
+        {"edges": [0, 1], "loss": [1e308], "count": [1]},
+        {"edges": [0, 1], "loss": [[]], "count": [1]},
     ],
 )
 def test_damaged_positions(tmp_path, content):
@@ -73,7 +82,16 @@ def test_damaged_positions(tmp_path, content):
         plot_positions(positions(tmp_path, **content))
 
 
-@pytest.mark.parametrize("step", ["two", [2], None, True, math.nan])
+def test_numbers_that_no_run_writes_are_not_drawn(tmp_path):
+    """They would overflow in the middle of the drawing."""
+    losses = [2.0, 1e308, -1e308, 1e29, "inf", 10**19]
+    metrics(tmp_path, [{"step": n, "loss": x, "tokens": 10**18} for n, x in enumerate(losses)])
+    edges = [0, 1, 2, 1e29]
+    positions(tmp_path, edges=edges, loss=[math.nan, 1e308, 2.0], count=[1, 1, 10**19])
+    assert len(plot_run(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("step", ["two", [2], None, True, math.nan, 1e308, -1e300])
 def test_a_step_that_is_no_number(tmp_path, step):
     lines = [{"step": 1, "loss": 2.0}, {"step": step, "loss": 2.0}]
     text = "".join(json.dumps(line) + "\n" for line in lines)

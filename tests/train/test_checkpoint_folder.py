@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from tests.hostile import BAD_JSON, no_files
 from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
 from tttscale.comm.mesh import Mesh
@@ -201,7 +203,7 @@ def test_names_that_lead_elsewhere_are_never_opened(run, name):
 
 def test_another_format_version(run):
     sealed(run.path(2) / "checkpoint.json", format_version=2)
-    with pytest.raises(CheckpointError, match="another version of tttscale: format_version"):
+    with pytest.raises(CheckpointError, match=r"newer tttscale \(format version 2"):
         read_manifest(run.path(2))
 
 
@@ -258,6 +260,112 @@ def test_a_file_that_is_no_moments(tmp_path):
         MomentReader([tmp_path / "model.safetensors"])
 
 
+def moments(tmp_path, **tensors):
+    save_file({key.replace("__", "/"): value for key, value in tensors.items()}, tmp_path / "a")
+    return MomentReader([tmp_path / "a"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("w__exp_avg__-1", torch.ones(3)),
+        ("w__exp_avg__01", torch.ones(3)),
+        ("w__exp_avg__" + "9" * 30, torch.ones(3)),
+        ("w__exp_avg__1e3", torch.ones(3)),
+        ("w__exp_avg__", torch.ones(3)),
+        ("w__exp_avg__٣", torch.ones(3)),
+        ("w__momentum__0", torch.ones(3)),
+        ("exp_avg__0", torch.ones(3)),
+        ("__exp_avg__0", torch.ones(3)),
+        ("w", torch.ones(3)),
+        ("w__exp_avg__0", torch.tensor(1.0)),
+        ("w__exp_avg__0", torch.ones(3, 1)),
+        ("w__exp_avg__0", torch.ones(3, dtype=torch.float64)),
+        ("w__exp_avg__0", torch.ones(3, dtype=torch.int32)),
+        ("\x1b[31m", torch.ones(3)),
+    ],
+)
+def test_tensors_that_are_no_moments(tmp_path, key, value):
+    with pytest.raises(
+        CheckpointError, match=rf"^{tmp_path}/a is damaged: .*is no moment of AdamW"
+    ) as caught:
+        moments(tmp_path, **{key: value})
+    assert str(caught.value).isprintable()
+
+
+def test_elements_that_two_pieces_hold(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"a is damaged: w/exp_avg/2 has elements of w/exp_avg/0"
+    ):
+        moments(tmp_path, w__exp_avg__0=torch.ones(3), w__exp_avg__2=torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        (
+            "exp_avg",
+            float("nan"),
+            r"holds 1 values of 4 that are not finite \(the first, at \[2\], is nan\)",
+        ),
+        ("exp_avg", float("-inf"), "holds 1 .* is -inf"),
+        ("exp_avg_sq", float("inf"), "holds 1 .* is inf"),
+        ("exp_avg_sq", -1e-9, r"holds -9\.99.*e-10, a mean of squares below 0"),
+    ],
+)
+def test_moments_that_adamw_cannot_have(tmp_path, kind, value, said):
+    written = fragment(0, 0.5, 0.5, 0.5, 0.5)
+    written.moments[kind][2] = value
+    write_moments(tmp_path / "a", [written])
+    reader = MomentReader([tmp_path / "a"])
+    with pytest.raises(
+        CheckpointError, match=rf"a: w/{kind}/0 {said}.* an earlier checkpoint \(checkpoint"
+    ):
+        reader.fill(fragment(0, *[0.0] * 4))
+    reader.fill(fragment(0, 0.0, 0.0))  # each rank looks at what it reads
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"step": 0},
+        {"step": -3},
+        {"step": 2.0},
+        {"step": True},
+        {"tokens": -1},
+        {"updates": 3},
+        {"updates": -1},
+        {"wandb_id": "../../somewhere"},
+        {"wandb_id": ""},
+        {"versions": {"torch": 2}},
+        {"files": []},
+    ],
+)
+def test_counters_that_no_run_can_have(run, fields):
+    sealed(run.path(2) / "checkpoint.json", **fields)
+    with pytest.raises(
+        CheckpointError, match=rf"checkpoint\.json: damaged: ({'|'.join(fields)}|it)"
+    ):
+        read_manifest(run.path(2))
+
+
+@pytest.mark.parametrize("content", BAD_JSON.values(), ids=BAD_JSON)
+def test_a_manifest_that_is_no_json_is_passed_over(run, content):
+    (run.path(2) / "checkpoint.json").write_bytes(content)
+    found, (remark,) = choose(run)
+    assert found.manifest.step == 1
+    assert f"{run.path(2)}/checkpoint.json is damaged: " in remark
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_file_in_a_checkpoint_is_not_waited_for(run, name, tmp_path):
+    for path in no_files(tmp_path / "strange").values():
+        (run.path(2) / name).unlink()
+        (run.path(2) / name).symlink_to(path)
+        with pytest.raises(CheckpointError, match=f"step-2/{name}"):
+            choose(run, 2)
+
+
 def test_what_cannot_be_read_just_now_is_not_passed_over(run, monkeypatch):
     from tttscale.train.checkpoint import manifest
 
@@ -272,7 +380,7 @@ def test_what_cannot_be_read_just_now_is_not_passed_over(run, monkeypatch):
 
 def test_a_checkpoint_of_a_later_version_is_not_passed_over(run):
     sealed(run.path(2) / "checkpoint.json", format_version=2)
-    with pytest.raises(CheckpointError, match="another version of tttscale"):
+    with pytest.raises(CheckpointError, match="written by a newer tttscale"):
         choose(run)
 
 

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tttscale.files import write_text
+
 PACKAGES = ("torch", "triton", "deepspeed", "numpy", "zarr")
 
 
@@ -69,9 +71,9 @@ def write(
     ]
     body = [line for name, text in sections for line in ("", f"## {name}", "", text)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside(out, ".md").write_text("\n".join(head + body) + "\n", encoding="utf-8")
+    write_text(beside(out, ".md"), "\n".join(head + body) + "\n")
     text = json.dumps({"circumstances": facts, "data": data}, indent=1) + "\n"
-    beside(out, ".json").write_text(text, encoding="utf-8")
+    write_text(beside(out, ".json"), text)
 
 
 def beside(out: Path, suffix: str) -> Path:

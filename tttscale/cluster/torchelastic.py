@@ -6,6 +6,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from tttscale.files import write_text
+
 _FILE = "TORCHELASTIC_ERROR_FILE"
 
 
@@ -19,5 +21,6 @@ def tell_torchrun(message: str) -> None:
         return
     extra = {"timestamp": str(int(time.time()))}  # of several the earliest is taken for the cause
     # The process ends with its own message whatever becomes of this one.
-    with suppress(OSError), Path(path).open("w", encoding="utf-8") as file:
-        json.dump({"message": {"message": message, "extraInfo": extra}}, file)
+    text = json.dumps({"message": {"message": message, "extraInfo": extra}})
+    with suppress(OSError):
+        write_text(Path(path), text)

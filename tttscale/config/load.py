@@ -6,11 +6,13 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from tttscale import __version__
 from tttscale.config.checks import problems_of
 from tttscale.config.messages import explain
 from tttscale.config.schema import Config
-from tttscale.config.source import Dumper, Layer, read_file, read_override
+from tttscale.config.source import WRITTEN_BY, Dumper, Layer, read_file, read_override
 from tttscale.errors import ConfigError
+from tttscale.versions import newer
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -36,14 +38,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if config is not None:
         problems += problems_of(config)
     if problems or config is None:
-        raise ConfigError(_report(str(path), problems))
+        raise ConfigError(_of_the_future(layer) + _report(str(path), problems))
     return config
 
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML text, which `load_config` reads back to an equal one."""
     tree = config.model_dump(mode="json")
-    return yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    return f"{WRITTEN_BY}{__version__}\n{text}"
 
 
 def _read_with_base(path: Path, children: tuple[Path, ...]) -> Layer:
@@ -65,6 +68,12 @@ def _read_with_base(path: Path, children: tuple[Path, ...]) -> Layer:
     merged = _read_with_base(target, chain)
     merged.update(layer)
     return merged
+
+
+def _of_the_future(layer: Layer) -> str:
+    """Why there are problems with a file that a newer tttscale wrote."""
+    lines = (newer(name, version) for name, version in layer.newer.items())
+    return "".join(f"{line}, or take out what this one does not know:\n" for line in lines)
 
 
 def _report(name: str, problems: list[str]) -> str:

@@ -12,7 +12,9 @@ UNITS = {
     **{"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
     **{"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40},
 }
-_NUMBER = re.compile(r"([+-]?[\d_]*\.?[\d_]*(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
+_NUMBER = re.compile(r"([+-]?[\d_]*(?:\.[\d_]*)?(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
+_LONGEST = 64
+"""Characters of a number."""
 _WHOLE = "expected a whole number such as 8192, 8k or 64Ki"
 _REAL = "expected a finite number such as 0.1, 3e-4 or 1_000"
 _LARGEST = 2**63
@@ -50,7 +52,7 @@ def _parse(value: Any, expected: str) -> int | float:
 
 
 def _read(text: str, expected: str) -> int | float:
-    match = _NUMBER.fullmatch(text)
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None or match[2] not in UNITS:
         raise ValueError(expected)
     digits, unit = match.groups()

@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from tttscale.errors import ConfigError
+from tttscale.reading import read_bytes, reason
+from tttscale.versions import is_newer
 
 KeyPath = tuple[str, ...]
 
@@ -27,15 +29,22 @@ for _tag, _pattern, _first in (
     ("null", r"(?:~|null|Null|NULL|)", [*"~nN", ""]),
     ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
     ("int", r"[-+]?\d[\d_]*", _DIGITS),
-    ("float", r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?", _DIGITS),
+    # Each character in one way only: what is no number is known for one in linear time.
+    ("float", r"[-+]?(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)?", _DIGITS),
 ):
     for _class in (Loader, Dumper):
         _class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_tag}", re.compile(f"{_pattern}$"), _first
         )
 
-Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: _whole(node.value))
 Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
+_KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in _KINDS}
+_YAML_BYTES, _DEEPEST, _MOST_NODES, _MOST_DIGITS = 1 << 18, 32, 50_000, 20
+"""Far more than any configuration has; PyYAML takes about a second for as much."""
+WRITTEN_BY = "# written by tttscale "
+"""How a configuration that we wrote begins; then comes the version."""
 
 
 @dataclass
@@ -45,12 +54,15 @@ class Layer:
     tree: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    newer: dict[str, str] = field(default_factory=dict)
+    """Files that a newer tttscale wrote, and which."""
 
     def update(self, later: "Layer") -> None:
         """Lay `later` over this one: sections merge, everything else is replaced."""
         _merge(self.tree, later.tree)
         self.places.update(later.places)
         self.problems += later.problems
+        self.newer.update(later.newer)
 
 
 def read_file(path: Path) -> Layer:
@@ -60,12 +72,16 @@ def read_file(path: Path) -> Layer:
         ConfigError: it cannot be read, is not UTF-8 or YAML, or is not a mapping.
     """
     try:
-        return read_text(path.read_text(encoding="utf-8"), str(path))
+        text = read_bytes(path, _YAML_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"cannot read the configuration {path}: {reason}. Give the path of a YAML file."
+            f"cannot read the configuration {path}: {reason(error)}. Give the path of a YAML file."
         ) from None
+    layer = read_text(text, str(path))
+    version = text.split("\n", 1)[0].removeprefix(WRITTEN_BY).strip()
+    if text.startswith(WRITTEN_BY) and is_newer(version):
+        layer.newer[str(path)] = version
+    return layer
 
 
 def read_text(text: str, name: str) -> Layer:
@@ -107,30 +123,59 @@ def _parse(text: str, name: str, layer: Layer) -> Any:
     try:
         loader = Loader(text)
         node = loader.get_single_node()
-        return None if node is None else _build(loader, node, (), name, layer)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return None if node is None else _Builder(loader, name, layer).build(node, ())
+    except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
         raise ConfigError(f"{name}{_where(error)}: not valid YAML: {_reason(error)}") from None
 
 
-def _build(loader: Loader, node: yaml.Node, path: KeyPath, name: str, layer: Layer) -> Any:
-    if isinstance(node, yaml.SequenceNode):
-        items = enumerate(node.value)
-        return [_build(loader, item, (*path, str(i)), name, layer) for i, item in items]
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
-    result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(key_node.value)
-        place = f"{name}:{key_node.start_mark.line + 1}"
-        here = (*path, key)
-        if key in result:
-            first = layer.places[here]
-            layer.problems.append(
-                f"{place}: {'.'.join(here)} is written twice (first at {first}); keep one of them"
+class _Builder:
+    """Plain values out of nodes; an alias stands for a node again and again, so these are counted."""
+
+    def __init__(self, loader: Loader, name: str, layer: Layer) -> None:
+        self._loader, self._name, self._layer = loader, name, layer
+        self._nodes = 0
+
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        """The value of a node; where its keys were written goes into the layer."""
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            raise ValueError(
+                f"it has more than {_MOST_NODES:,} values, counting each alias in full"
             )
-        layer.places[here] = place
-        result[key] = _build(loader, value_node, here, name, layer)
-    return result
+        if len(path) > _DEEPEST:
+            raise ValueError(f"it is nested too deeply, more than {_DEEPEST} levels")
+        if node.tag not in _TAGS:
+            raise ValueError(f"it has a value of the kind {node.tag!r:.60}; write it plainly")
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*path, str(i))) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        return self._loader.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            place = f"{self._name}:{key_node.start_mark.line + 1}"
+            key = str(key_node.value)
+            if not isinstance(key_node, yaml.ScalarNode) or not key.isprintable():
+                raise ValueError(
+                    f"line {key_node.start_mark.line + 1} has a key that is no plain text"
+                )
+            here = (*path, key)
+            if key in result:
+                first = self._layer.places[here]
+                self._layer.problems.append(
+                    f"{place}: {'.'.join(here)} is written twice (first at {first}); keep one of them"
+                )
+            self._layer.places[here] = place
+            result[key] = self.build(value_node, here)
+        return result
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"it has a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _merge(into: dict[str, Any], later: dict[str, Any]) -> None:

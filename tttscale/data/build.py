@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from tttscale import __version__
 from tttscale.cluster import Ranks, discover_place
 from tttscale.data.crew import Crew
 from tttscale.data.layout import Holdout, ShardJob, StoreLayout, lay_out
@@ -173,6 +174,7 @@ class _Build:
             if path != store / "zarr.json"
         }
         info = StoreInfo(
+            tttscale_version=__version__,
             tokenizer=self._described,
             splits=layout.splits,
             sources=sources,

@@ -12,6 +12,7 @@ from tttscale.cluster import Ranks, discover_place
 from tttscale.config.numbers import parse_flag
 from tttscale.data.progress import shown_progress
 from tttscale.errors import DataError
+from tttscale.files import write_text
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
 
@@ -159,7 +160,7 @@ def data_verify(
     typer.echo(found.render())
     if report:
         try:
-            report.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+            write_text(report, json.dumps(found.to_json(), indent=1) + "\n")
         except OSError as error:
             raise DataError(
                 f"--report {report}: {error.strerror}. Name a file there is room for."

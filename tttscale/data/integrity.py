@@ -3,13 +3,17 @@
 from collections.abc import Collection
 from typing import Any
 
-from pydantic import ValidationError
-
-from tttscale.data.manifest import FORMAT, FORMAT_VERSION, StoreInfo, manifest_digest
+from tttscale.data.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    StoreInfo,
+    manifest_digest,
+)
 from tttscale.data.quarantine import read_quarantine
 from tttscale.data.storage import Storage
 from tttscale.errors import DataError
 from tttscale.files import digest_of
+from tttscale.versions import KEY, is_newer, newer
 
 REBUILD = "Build it again with `tttscale data build`, or fetch it again."
 
@@ -29,21 +33,19 @@ def parse_manifest(attributes: dict[str, Any], location: str) -> StoreInfo:
             f"{location}: a Zarr group, but not a token store (no format {FORMAT!r} in "
             "its attributes). Give a folder made by `tttscale data build`."
         )
-    version = attributes.get("format_version")
+    wrote, version = attributes.get(KEY), attributes.get("format_version")
+    StoreInfo.refuse_newer(attributes, location, DataError, wrote)
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{location}: format version {version}, but this tttscale reads "
+            f"{location}: format version {version!r:.40}, but this tttscale reads "
             f"{FORMAT_VERSION}. Use the tttscale that built it, or build it again."
         )
     fields = {key: value for key, value in attributes.items() if key != "digest"}
     if attributes.get("digest") != manifest_digest(fields):
+        if is_newer(wrote):
+            raise DataError(newer(location, wrote))
         raise DataError(f"{location}: its manifest was changed after the build. {REBUILD}")
-    try:
-        return StoreInfo.model_validate(fields)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise DataError(f"{location}: bad manifest: {key}: {problem['msg']}. {REBUILD}") from error
+    return StoreInfo.read(fields, f"{location}: its manifest", DataError, REBUILD)
 
 
 def check_files(storage: Storage, info: StoreInfo, excused: Collection[str] = ()) -> None:

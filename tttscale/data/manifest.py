@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tttscale.data.tokenizer import Tokenizer
+from tttscale.errors import TTTScaleError
+from tttscale.versions import KEY, is_newer, newer, newer_format
 
 FORMAT = "tttscale-tokens"
 TOKENIZER_FILE = "tokenizer.json"
@@ -23,8 +25,54 @@ class Record(BaseModel):
     """Base of what is written down beside tokens: unknown keys are refused, values cannot change."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        str_max_length=4096,
+        use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def refuse_newer(
+        cls, fields: dict[str, Any], name: object, error: type[TTTScaleError], wrote: Any
+    ) -> None:
+        """Raise `error` if a file's format has a number above the one that is known here.
+
+        To be asked before digests are compared: a newer format may compute them in another way.
+        """
+        found = fields.get("format_version")
+        if newer_format(found, cls.model_fields["format_version"].default):
+            raise error(newer(name, wrote, found))
+
+    @classmethod
+    def read(
+        cls, fields: Any, name: object, error: type[TTTScaleError], advice: str, wrote: Any = None
+    ) -> Self:
+        """The record that a file holds.
+
+        Args:
+            fields: what it holds.
+            name: of the file.
+            error: what to raise.
+            advice: the next step where it is damaged.
+            wrote: the tttscale that wrote it, where `fields` does not hold that under `KEY`.
+
+        Raises:
+            TTTScaleError: of the kind `error`: it is none, or was written by a newer tttscale.
+        """
+        if not isinstance(fields, dict):
+            raise error(f"{name}: damaged: expected a JSON object. {advice}")
+        wrote = fields.get(KEY, wrote)
+        cls.refuse_newer(fields, name, error, wrote)
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as found:
+            if is_newer(wrote):
+                raise error(newer(name, wrote)) from None
+            problem = found.errors(include_url=False)[0]
+            key = ".".join(map(str, problem["loc"])) or "it"
+            raise error(f"{name}: damaged: {key:.80}: {problem['msg']}. {advice}") from None
 
 
 class TokenizerInfo(Record):
@@ -39,6 +87,13 @@ class TokenizerInfo(Record):
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for special in (self.bos_id, self.eos_id, self.pad_id):
+            if special is not None and not 0 <= special < self.vocab_size:
+                raise ValueError(f"the special id {special} is outside [0, {self.vocab_size})")
+        return self
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "TokenizerInfo":
@@ -83,6 +138,8 @@ class StoreInfo(Record):
 
     format: Literal["tttscale-tokens"] = FORMAT
     format_version: Literal[2] = FORMAT_VERSION
+    tttscale_version: str | None = None
+    """That built it; stores of 0.1.0 may not say."""
     tokenizer: TokenizerInfo
     splits: dict[SplitName, SplitInfo]
     sources: list[str]

@@ -17,6 +17,7 @@ from tttscale.data.storage import Storage
 from tttscale.data.store import Split, TokenStore
 from tttscale.data.tokenizer import Tokenizer
 from tttscale.errors import DataError
+from tttscale.reading import parse_json
 
 if TYPE_CHECKING:
     import zarr
@@ -149,7 +150,7 @@ def _metadata(storage: Storage, name: str) -> bytes | None:
         data = storage.read(f"{name}/{file}")
         if data is not None:
             try:
-                node = json.loads(data)
+                node = parse_json(data)
             except ValueError:
                 return None
             if not isinstance(node, dict):

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from tttscale import __version__
 from tttscale.data.manifest import Record, SplitName
 from tttscale.data.storage import Storage
 from tttscale.errors import DataError
-from tttscale.files import replaced
+from tttscale.files import write_text
+from tttscale.reading import parse_json
 
 QUARANTINE_FILE = "quarantine.json"
 Damaged = Literal["refuse", "pad"]
@@ -29,11 +31,14 @@ class DamagedRange(Record):
 class Quarantine(Record):
     """What `data verify --quarantine` found; also the log of it."""
 
+    format_version: Literal[1] = 1
+    tttscale_version: str | None = None
+    """That wrote it; those of 0.1.0 may not say."""
     fingerprint: str
     """Of the store it is about."""
     found: str
     """When, ISO 8601."""
-    ranges: tuple[DamagedRange, ...] = ()
+    ranges: tuple[DamagedRange, ...] = Field((), strict=False)  # JSON has lists only
 
     def of(self, split: str) -> list[tuple[int, int]]:
         """Damaged ranges of a split, ascending."""
@@ -55,8 +60,8 @@ class Quarantine(Record):
 
     def write(self, folder: Path) -> None:
         """Writes the store's quarantine file, whole or not at all."""
-        with replaced(folder / QUARANTINE_FILE) as file:
-            file.write((json.dumps(self.model_dump(), indent=1) + "\n").encode())
+        fields = self.model_dump() | {"tttscale_version": __version__}
+        write_text(folder / QUARANTINE_FILE, json.dumps(fields, indent=1) + "\n")
 
 
 def read_quarantine(storage: Storage, fingerprint: str) -> Quarantine | None:
@@ -68,13 +73,14 @@ def read_quarantine(storage: Storage, fingerprint: str) -> Quarantine | None:
     data = storage.read(QUARANTINE_FILE)
     if data is None:
         return None
+    name, again = f"{storage.location}/{QUARANTINE_FILE}", "Remove it and verify again."
     try:
-        found = Quarantine.model_validate_json(data)
-    except ValidationError as error:
+        fields = parse_json(data)
+    except ValueError as error:
         raise DataError(
-            f"{storage.location}: {QUARANTINE_FILE} is not what `tttscale data verify "
-            f"--quarantine` writes ({error.errors()[0]['msg']}). Remove it and verify again."
-        ) from error
+            f"{name} is not what `tttscale data verify --quarantine` writes ({error}). {again}"
+        ) from None
+    found = Quarantine.read(fields, name, DataError, again)
     if found.fingerprint != fingerprint:
         raise DataError(
             f"{storage.location}: {QUARANTINE_FILE} is about another store (fingerprint "

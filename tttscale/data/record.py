@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
+from tttscale import __version__
 from tttscale.data.components import Component, Tokens
 from tttscale.data.manifest import Record, SplitName
 from tttscale.errors import DataError
+from tttscale.files import write_text
+from tttscale.reading import parse_json, read_bytes
 
 RECORD_NAME = "data.json"
+_RECORD_BYTES = 16 << 20
+_PUT_BACK = "Put back the file that the run wrote, or start a new run."
 
 
 class SplitRecord(Record):
@@ -38,18 +41,22 @@ class DataRecord(Record):
     """What a run trains on."""
 
     format_version: Literal[1] = 1
+    tttscale_version: str | None = None
+    """That wrote it; those of 0.1.0 may not say."""
     stores: list[StoreRecord]
 
     @classmethod
     def of(cls, tokens: Tokens) -> "DataRecord":
         """The record of the stores that are open now."""
-        return cls(stores=[_describe(component) for component in tokens.components])
+        return cls(
+            tttscale_version=__version__,
+            stores=[_describe(component) for component in tokens.components],
+        )
 
 
 def write_data_record(folder: Path, tokens: Tokens) -> None:
     """Write data.json into a run's folder."""
-    text = DataRecord.of(tokens).model_dump_json(indent=2) + "\n"
-    (folder / RECORD_NAME).write_text(text, encoding="utf-8")
+    write_text(folder / RECORD_NAME, DataRecord.of(tokens).model_dump_json(indent=2) + "\n")
 
 
 def check_data_record(folder: Path, tokens: Tokens) -> None:
@@ -80,6 +87,29 @@ def check_data_record(folder: Path, tokens: Tokens) -> None:
         )
 
 
+def other_tokenizer(folder: Path, tokens: Tokens) -> str | None:
+    """What to say where the weights in `folder` learned other ids than the stores that are open have.
+
+    Only a record beside them, or beside the folder `final` of a run, can tell.
+    """
+    places = [folder, folder.parent] if folder.name == "final" else [folder]
+    path = next((p for place in places if (p := place / RECORD_NAME).exists()), None)
+    if path is None:
+        return None
+    try:
+        then = {record.tokenizer for record in _read(path).stores}
+    except DataError as error:
+        return f"which tokenizer the weights were trained with is not known: {error}"
+    for component in tokens.components:
+        now = component.store.info.tokenizer
+        if component.store.names_tokenizer and now.digest not in then:
+            return (
+                f"{component.path} has the tokenizer {now.name} (sha256 {now.digest}), but by {path} the "
+                f"weights were trained with {' and '.join(sorted(then))}: the same ids may mean other text"
+            )
+    return None
+
+
 def _describe(component: Component) -> StoreRecord:
     splits = component.splits.items()
     return StoreRecord(
@@ -93,19 +123,15 @@ def _describe(component: Component) -> StoreRecord:
 
 def _read(path: Path) -> DataRecord:
     try:
-        return DataRecord.model_validate_json(path.read_bytes())
+        fields = parse_json(read_bytes(path, _RECORD_BYTES))
     except OSError as error:
         raise DataError(
             f"{path}: {error.strerror}, so nobody can say what this run trained on. Give the folder "
             f"of a run that wrote it, or {path.parent / 'config.yaml'} to do without this check."
         ) from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise DataError(
-            f"{path}: damaged: {key}: {problem['msg']}. Put back the file that the run wrote, or "
-            "start a new run."
-        ) from None
+    except ValueError as error:
+        raise DataError(f"{path}: damaged: {error}. {_PUT_BACK}") from None
+    return DataRecord.read(fields, path, DataError, _PUT_BACK)
 
 
 def _content(record: StoreRecord) -> str:

@@ -1,21 +1,28 @@
 """One piece of the sources as tokens on disk: what a build that was killed goes on from."""
 
 import hashlib
+import os
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from tttscale.data.formats import Document, read_span
 from tttscale.data.pieces import Piece
 from tttscale.data.tokenizer import Tokenizer
 from tttscale.errors import DataError
-from tttscale.files import replaced, sync
+from tttscale.files import open_ordinary, replaced, sync
+from tttscale.reading import reason
 
 BATCH_BYTES = 1 << 20
 """Text handed to the tokenizer at once."""
+_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 LENGTH, TEXT_BYTES, HASH = range(3)
 """Columns of a run's table of documents."""
 
@@ -69,24 +76,53 @@ class Run:
 
     def table(self) -> np.ndarray:
         """Tokens, bytes of text and hash of each document, uint64 [documents, 3]."""
-        with np.load(self.table_path) as file:
-            return file["documents"]
+        with self._columns() as columns:
+            table = columns["documents"]
+            if table.dtype != np.uint64 or table.shape[1:] != (3,):
+                raise ValueError(f"its documents are {table.dtype} {list(table.shape)}")
+            expected = int(table[:, LENGTH].sum()) * self.dtype.itemsize
+            size = self.tokens_path.stat().st_size
+            if size != expected:
+                raise ValueError(f"{self.tokens_path.name} has {size:,} bytes, not {expected:,}")
+            return table
 
     def skipped(self) -> int:
         """Documents left out."""
-        with np.load(self.table_path) as file:
-            return int(file["skipped"])
+        with self._columns() as columns:
+            return int(columns["skipped"])
 
     def binary(self) -> tuple[int, str]:
         """Documents with NUL bytes, which text has none of, and where the first comes from."""
-        with np.load(self.table_path) as file:
-            return int(file.get("binary", 0)), str(file.get("first_binary", ""))  # or an older run
+        with self._columns() as columns:  # or an older run, without these
+            return int(columns.get("binary", 0)), str(columns.get("first_binary", ""))
 
     def tokens(self) -> np.ndarray:
         """All tokens, mapped from disk."""
         if not self.tokens_path.stat().st_size:
             return np.empty(0, self.dtype)
         return np.memmap(self.tokens_path, self.dtype, mode="r")
+
+    @contextmanager
+    def _columns(self) -> "Iterator[NpzFile]":
+        """The table's file.
+
+        Raises:
+            DataError: It is not what `make_run` wrote.
+        """
+        try:
+            with open_ordinary(self.table_path) as file:
+                size = os.fstat(file.fileno()).st_size
+                with np.load(file, allow_pickle=False) as columns:
+                    if not isinstance(columns, NpzFile):
+                        raise ValueError("not a table")
+                    if any(member.file_size > size for member in columns.zip.infolist()):
+                        raise ValueError("it is larger inside than outside")
+                    yield columns
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, *_ZIP) as error:
+            raise DataError(
+                f"{self.table_path}: damaged: {reason(error)}. Remove this file and rerun the same "
+                "command: it goes on from what is done, and makes this piece again."
+            ) from None
 
 
 def make_run(run: Run, piece: Piece, recipe: Recipe, meter: Meter) -> None:

@@ -9,7 +9,9 @@ from tttscale.data.layout import ARRAYS, SPLITS, ShardJob, StoreLayout
 from tttscale.data.manifest import FileInfo
 from tttscale.data.runs import LENGTH, Run
 from tttscale.files import digest, remove, replaced, sync
+from tttscale.reading import parse_json, read_bytes
 
+_RECEIPT_BYTES = 1 << 16
 INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
 """A shard ends with the offset and the size of each of its chunks, and a crc32c of these."""
 
@@ -51,8 +53,8 @@ def write_shard(
     import zarr
 
     receipt = receipts / f"{job.split}-{job.array}-{job.index}.json"
-    if receipt.is_file():
-        return FileInfo.model_validate_json(receipt.read_bytes())
+    if (known := _receipt(receipt)) is not None:
+        return known
     # A shard without a receipt may be torn, and Zarr would read what is there to fill up the last one.
     (store / job.key).unlink(missing_ok=True)
     values = shard_values(job, runs, layout)
@@ -65,6 +67,14 @@ def write_shard(
     with replaced(receipt) as file:
         file.write(info.model_dump_json().encode())
     return info
+
+
+def _receipt(path: Path) -> FileInfo | None:
+    """What was noted when a shard was whole; None if it never was, or if nobody can tell."""
+    try:
+        return FileInfo.model_validate(parse_json(read_bytes(path, _RECEIPT_BYTES)))
+    except (OSError, ValueError):
+        return None
 
 
 def shard_values(job: ShardJob, runs: Path, layout: StoreLayout) -> np.ndarray:

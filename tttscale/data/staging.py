@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tttscale.errors import DataError
-from tttscale.files import remove, sync
+from tttscale.files import open_end, remove, sync
 
 
 class Staging:
@@ -83,7 +83,9 @@ def locked(staging: Staging) -> Iterator[None]:
     Raises:
         DataError: Another process builds there.
     """
-    with (staging.root / "lock").open("w") as file:
+    with disk_errors(staging.root):
+        file = open_end(staging.root / "lock")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from tttscale.errors import DataError
+from tttscale.reading import read_bytes
 
 if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
+_LARGEST_BYTES = 4 << 30
+"""Of a file of a store: shards are far smaller."""
 HINT = "Build it with `tttscale data build`, or correct the path."
 
 
@@ -60,7 +63,10 @@ class Folder:
         """
         path = self.path / key
         with _readable():
-            return path.read_bytes() if path.is_file() else None
+            try:
+                return read_bytes(path, _LARGEST_BYTES)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def sizes(self) -> dict[str, int] | None:
         """Bytes of every file.

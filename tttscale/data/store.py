@@ -1,6 +1,5 @@
 """Reading a token store, with every doubt about its wholeness raised as a DataError."""
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from tttscale.data.quarantine import Damaged, Quarantine, read_quarantine
 from tttscale.data.storage import Folder, Storage, open_storage
 from tttscale.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 from tttscale.errors import DataError
+from tttscale.reading import parse_json
 
 if TYPE_CHECKING:
     import zarr
@@ -268,7 +268,7 @@ def root_attributes(storage: Storage) -> dict[str, Any]:
     """
     data = storage.read("zarr.json")
     try:
-        root = json.loads(data or b"{}")
+        root = {} if data is None else parse_json(data)
         if data is not None and (root["zarr_format"], root["node_type"]) != (3, "group"):
             raise ValueError("not a group")
         attributes = root.get("attributes", {})
@@ -276,4 +276,6 @@ def root_attributes(storage: Storage) -> dict[str, Any]:
             raise TypeError("attributes are no object")
         return attributes
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{storage.location}: not a Zarr v3 group. {REBUILD}") from error
+        raise DataError(
+            f"{storage.location}: not a Zarr v3 group (zarr.json: {error}). {REBUILD}"
+        ) from error

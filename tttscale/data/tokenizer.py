@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tttscale.errors import DataError
+from tttscale.reading import read_bytes, reason
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
+_LARGEST_BYTES = 1 << 30
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|startoftext|>", "<bos>", "[BOS]")
 EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "[EOS]")
 PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]")
@@ -128,10 +130,10 @@ def load_tokenizer(spec: str) -> Tokenizer:
     path = Path(spec)
     try:
         path = path / "tokenizer.json" if path.is_dir() else path
-        definition = path.read_bytes()
+        definition = read_bytes(path, _LARGEST_BYTES)
     except OSError as error:
         raise DataError(
-            f"--tokenizer {spec}: {error.strerror}. Give `bytes`, or the path of a tokenizer.json "
+            f"--tokenizer {spec}: {reason(error)}. Give `bytes`, or the path of a tokenizer.json "
             "(or of a folder that holds one) that you may read."
         ) from error
     tokenizer = JsonTokenizer(definition, name=spec)
@@ -151,7 +153,9 @@ def _parse(data: bytes, name: str) -> "FastTokenizer":
 
     try:
         tokenizer = FastTokenizer.from_buffer(data)
-    except Exception as error:  # the library raises bare ValueError and Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # bare ones, and a panic of the library is no Exception
         raise DataError(
             f"--tokenizer {name}: not a tokenizer.json ({error}). Give a file that "
             "`tokenizers.Tokenizer.from_file` can read, or `bytes`."

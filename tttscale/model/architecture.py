@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class TTTConfig(BaseModel):
     """Fields of the official `config.json` (ttt-lm-pytorch, `TTTConfig`), with its defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     vocab_size: int = Field(32000, gt=0)
     """Number of token ids."""
@@ -88,6 +90,28 @@ class TTTConfig(BaseModel):
         convolutions = int(self.pre_conv) + int(self.share_qk)
         return convolutions * (self.conv_kernel - 1) * self.hidden_size
 
+
+SHOWN = frozenset(
+    {
+        *(
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        ),
+        *("tie_word_embeddings", "use_gate", "share_qk", "pre_conv", "conv_kernel"),
+        *("ttt_layer_type", "mini_batch_size"),
+    }
+)
+"""Fields that the names and shapes of weights show."""
+INERT = frozenset(
+    {
+        *("initializer_range", "max_position_embeddings", "use_cache", "pretraining_tp"),
+        *("pad_token_id", "bos_token_id", "eos_token_id", "scan_checkpoint_group_size"),
+    }
+)
+"""Fields that a model with its weights computes nothing with. All others decide what weights mean."""
 
 _SIZES: dict[str, dict[str, int]] = {  # paper, table of sizes (appendix C)
     "125m": dict(

@@ -1,25 +1,32 @@
 """Weights in and out: config.json and safetensors with the official keys. No pickle."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from tttscale import __version__
 from tttscale.errors import CheckpointError
-from tttscale.model.architecture import TTTConfig
+from tttscale.files import write_text
+from tttscale.model.architecture import INERT, SHOWN, TTTConfig
+from tttscale.model.weights import CONFIG, EMBEDDING, WEIGHTS, Weights, describe, open_weights
+from tttscale.reading import parse_json, read_bytes, reason
+from tttscale.tensors import shown, write_tensors
+from tttscale.versions import KEY, is_newer, newer
 
-Model = TypeVar("Model")
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_UNSEEN = ("rope_theta", "rms_norm_eps")
-"""Fields that decide what weights mean and that neither their names nor their shapes show."""
-TIED, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+TIED = "lm_head.weight"
+_OURS = {"architectures": ["TTTForCausalLM"], "model_type": "ttt", "torch_dtype": "float32"}
+_CONFIG_BYTES = 4 << 20
+_INV_FREQ, _TOKEN_INDEX = "rotary_emb.inv_freq", "seq_modeling_block.token_idx"
+"""Tables that the official class makes anew from its configuration; older files hold them."""
+_TABLE_TOLERANCE = 2.0**-7
+"""Tables are rounded to bf16 with a model in bf16."""
+_PROBLEMS = 5
 
 
 def save_pretrained(model: Any, directory: str | Path) -> None:
@@ -29,56 +36,28 @@ def save_pretrained(model: Any, directory: str | Path) -> None:
         OSError: the file system refused; nothing half-written is left.
     """
     directory = Path(directory)
-    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    weights = {k: v.detach() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         weights.pop(TIED)
-    fields = {"architectures": ["TTTForCausalLM"], "model_type": "ttt", "torch_dtype": "float32"}
-    text = json.dumps(fields | model.config.model_dump(), indent=2) + "\n"
+    fields = _OURS | {KEY: __version__} | model.config.model_dump()
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        with _whole(directory / WEIGHTS) as partial:
-            save_tensors(weights, partial)
-        with _whole(directory / CONFIG) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_tensors(directory / WEIGHTS, weights)
+        write_text(directory / CONFIG, json.dumps(fields, indent=2) + "\n")
     except BaseException:
         with suppress(OSError):  # there was something in it before
             directory.rmdir()
         raise
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Where to write what takes its place at `path` in the end; removed if that fails."""
-    partial = path.with_name(f"{path.name}.tmp-save")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file that others may read as they may read any other of ours.
-
-    Raises:
-        OSError: the file system refused.
-    """
-    path.unlink(missing_ok=True)  # of a process that was killed
-    path.touch()
-    mode = path.stat().st_mode  # of the umask, as all other files have it; safetensors makes 0600
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from None
-    path.chmod(mode)
-
-
 def from_pretrained(model_type: Any, directory: str | Path) -> Any:
     """Build a model of `model_type` from a directory; see `TTTForCausalLM.from_pretrained`."""
     directory = Path(directory)
-    model = model_type(read_config(directory))
-    load_weights(model, directory)
+    config = read_config(directory)
+    with open_weights(directory) as weights:
+        _check_size(directory / CONFIG, config, weights)
+        model = model_type(config)
+        _load(model, weights, None)
     return model
 
 
@@ -86,68 +65,161 @@ def read_config(directory: Path) -> TTTConfig:
     """The model's shape from config.json; fields of other libraries are passed over.
 
     Raises:
-        CheckpointError: no such file, not JSON, or values out of range.
+        CheckpointError: no such file, not JSON, of another model, or values out of range.
     """
     path = directory / CONFIG
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return TTTConfig(**{k: v for k, v in fields.items() if k in TTTConfig.model_fields})
-    except FileNotFoundError:
+    if not path.exists():
+        found = "" if (directory / WEIGHTS).exists() else f" ({describe(directory)})"
         raise CheckpointError(
-            f"{path} does not exist; a model folder holds {CONFIG} and {WEIGHTS}"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
-        raise CheckpointError(f"{path} is not a TTT model's {CONFIG}: {error}") from None
+            f"{path} does not exist; a model folder holds {CONFIG} and {WEIGHTS}{found}"
+        )
+    try:
+        fields = parse_json(read_bytes(path, _CONFIG_BYTES))
+        if not isinstance(fields, dict):
+            raise ValueError("it is no object")
+        known = {key: value for key, value in fields.items() if key in TTTConfig.model_fields}
+        if is_newer(fields.get(KEY)) and fields.keys() - known.keys() - _OURS.keys() - {KEY}:
+            raise CheckpointError(newer(path, fields[KEY]))
+        if fields.get("model_type", "ttt") != "ttt":
+            raise ValueError(f"its model_type is {fields['model_type']!r:.60}, not 'ttt'")
+        return TTTConfig(**known)
+    except ValidationError as error:
+        if is_newer(fields.get(KEY)):
+            raise CheckpointError(newer(path, fields[KEY])) from None
+        problem = _first_problem(error)
+    except (OSError, ValueError) as error:
+        problem = reason(error)
+    raise CheckpointError(
+        f"{path} is not a TTT model's {CONFIG}: {problem}. Put back the one that was written with the weights"
+    )
 
 
-def load_weights(model: Any, directory: str | Path) -> None:
-    """Load model.safetensors into a model, strictly.
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    message = problem["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
+    name = ".".join(map(str, problem["loc"]))
+    return f"{name} = {problem['input']!r:.60}: {message}" if name else message
+
+
+def load_weights(model: Any, directory: str | Path, *, resuming: bool = False) -> None:
+    """Load the weights in a folder into a model, strictly; if that fails, the model is as it was.
+
+    Args:
+        model: the model.
+        directory: a model folder in any form that `model.weights` knows.
+        resuming: the run's own weights, whose settings were compared already.
 
     Raises:
-        CheckpointError: missing, damaged, other keys or shapes than the model's, or from a model that would
-            compute something else with them.
+        CheckpointError: missing, damaged, not finite, other keys or shapes than the model's, or from a model
+            that would compute something else with them.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such folder. Give one that holds {WEIGHTS}")
-    path = directory / WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; convert the weights to safetensors first")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
-    if model.config.tie_word_embeddings and EMBEDDING in weights:
-        head = weights.setdefault(TIED, weights[EMBEDDING])
-        if not torch.equal(head, weights[EMBEDDING]):
-            raise CheckpointError(
-                f"{path} has a head of its own, but the model's head is its embedding; "
-                "set model.tie_word_embeddings=false"
-            )
-    _check_keys(path, weights, model.state_dict())
-    if (directory / CONFIG).is_file():
-        _check_fields(directory, model.config)
-    model.load_state_dict(weights)
+    with open_weights(directory) as weights:
+        named = os.path.lexists(directory / CONFIG)  # a link to nowhere is none that was left out
+        theirs = read_config(directory) if named else None
+        if theirs is not None and not resuming:
+            _check_fields(directory / CONFIG, theirs, model.config)
+        _load(model, weights, theirs)
 
 
-def _check_fields(directory: Path, wanted: TTTConfig) -> None:
-    found = read_config(directory)
-    for name in _UNSEEN:
-        theirs, ours = getattr(found, name), getattr(wanted, name)
-        if theirs != ours:
+def _check_fields(path: Path, theirs: TTTConfig, ours: TTTConfig) -> None:
+    """Compare what decides what weights mean and what neither their names nor their shapes show."""
+    for name in TTTConfig.model_fields.keys() - INERT - SHOWN:
+        there, here = getattr(theirs, name), getattr(ours, name)
+        if there != here:
             raise CheckpointError(
-                f"{directory / CONFIG} has {name} = {theirs}, and the model {ours}; set model.{name}={theirs}"
+                f"{path} has {name} = {there}, and the model {here}; set model.{name}={there}. To give these "
+                f"weights another {name} on purpose, write it into that {CONFIG} first"
             )
 
 
-def _check_keys(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    problems = [f"missing {k}" for k in wanted.keys() - found.keys()]
-    problems += [f"unknown {k}" for k in found.keys() - wanted.keys()]
+def _check_size(path: Path, config: TTTConfig, weights: Weights) -> None:
+    """Before a model is made: one that a mistaken config.json describes may not fit any memory.
+
+    Raises:
+        CheckpointError: it would be far larger than the weights that are there.
+    """
+    width, heads = config.hidden_size, config.num_attention_heads
+    layer = (
+        3 * width * config.intermediate_size + 4 * width**2 + config.state_floats + heads * width
+    )
+    layer += config.mini_batch_size + config.tail_floats
+    least = config.vocab_size * width + config.num_hidden_layers * layer
+    if least > 2 * weights.elements + 10**6:
+        raise CheckpointError(
+            f"{path} describes a model of {least:,} parameters or more, but {weights.name} holds "
+            f"{weights.elements:,}. They do not belong together: put back both"
+        )
+
+
+def _load(model: nn.Module, weights: Weights, theirs: TTTConfig | None) -> None:
+    config: Any = model.config
+    wanted = model.state_dict()
+    _drop_tables(weights, config)
+    untied = TIED in weights
+    if config.tie_word_embeddings and EMBEDDING in weights and not untied:
+        wanted.pop(TIED)
+    _check_keys(weights, wanted, config, theirs)
+    both = config.tie_word_embeddings and untied
+    if both and not torch.equal(weights.read(TIED), weights.read(EMBEDDING)):
+        raise CheckpointError(
+            f"{weights.name} has a head of its own, but the model's head is its embedding; "
+            "set model.tie_word_embeddings=false"
+        )
+    for key in wanted:  # all of them before the first is written
+        weights.read(key)
+    with torch.no_grad():
+        for key, parameter in wanted.items():
+            parameter.copy_(weights.read(key))
+
+
+def _drop_tables(weights: Weights, config: TTTConfig) -> None:
+    """Compare tables that are no parameters with the configuration that they come from.
+
+    Raises:
+        CheckpointError: the weights were trained with another configuration.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    tables = {
+        _INV_FREQ: ("rope_theta", config.rope_theta**-exponents),
+        _TOKEN_INDEX: ("mini_batch_size", 1 / torch.arange(1, config.mini_batch_size + 1).double()),
+    }
+    for key in list(weights):
+        for name, (field, table) in tables.items():
+            if not key.endswith(f".{name}"):
+                continue
+            found = weights.read(key).double().flatten()
+            if len(found) != len(table) or ((found - table).abs() > _TABLE_TOLERANCE * table).any():
+                raise CheckpointError(
+                    f"{weights.name}: the table {shown(key)} is not that of {field} = "
+                    f"{getattr(config, field)}; set model.{field} to what the weights were trained with"
+                )
+            weights.drop(key)
+
+
+def _check_keys(
+    weights: Weights, wanted: dict[str, Tensor], ours: TTTConfig, theirs: TTTConfig | None
+) -> None:
+    there = set(weights)
+    problems = [f"missing {k}" for k in wanted.keys() - there]
+    problems += [f"unknown {shown(k)}" for k in there - wanted.keys()]
     problems += [
-        f"{k} is {tuple(found[k].shape)}, the model wants {tuple(wanted[k].shape)}"
-        for k in wanted.keys() & found.keys()
-        if found[k].shape != wanted[k].shape
+        f"{k} is {weights.shape(k)}, the model wants {tuple(wanted[k].shape)}"
+        for k in wanted.keys() & there
+        if weights.shape(k) != wanted[k].shape
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        raise CheckpointError(f"{path} does not fit the model ({len(problems)} problems): {shown}")
+        listed = "; ".join(sorted(problems)[:_PROBLEMS])
+        raise CheckpointError(
+            f"{weights.name} does not fit the model ({len(problems)} problems): {listed}"
+            f"{_other_shape(ours, theirs)}"
+        )
+
+
+def _other_shape(ours: TTTConfig, theirs: TTTConfig | None) -> str:
+    """The fields that make two models' weights fit each other, where they differ."""
+    if theirs is None:
+        return ""
+    pairs = {name: (getattr(theirs, name), getattr(ours, name)) for name in sorted(SHOWN)}
+    different = [f"{n} = {a} (the model: {b})" for n, (a, b) in pairs.items() if a != b]
+    return f". Its {CONFIG} has {', '.join(different)}" if different else ""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tttscale.files import replaced
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -37,13 +39,8 @@ def new_axes(path: Path) -> Iterator[tuple["Axes", Path]]:
         figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)  # needs no display, and leaves pyplot's global state alone
         yield figure.add_subplot(), path
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            figure.savefig(partial, format="png")
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with replaced(path) as file:
+            figure.savefig(file, format="png")
 
 
 def add_bits_axis(axes: "Axes") -> None:

@@ -26,10 +26,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tttscale.errors import DataError
+from tttscale.files import open_end
+from tttscale.reading import parse_json, read_bytes, reason
 
+_METRICS_BYTES = 4 << 30
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -39,25 +42,26 @@ class MetricsLog:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _end_last_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, open_end(path)
+        _end_last_line(self._file)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; floats keep full precision, NaN and infinities become strings."""
         plain = {key: _plain(value) for key, value in record.items()}
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.write((json.dumps(plain, allow_nan=False) + "\n").encode())
         self._file.flush()
 
     def cut_after(self, step: int) -> None:
         """Move the records of later steps to `NAME-replaced.jsonl`: the run goes on from `step`."""
-        path = Path(self._file.name)
-        lines = path.read_bytes().splitlines(keepends=True)
+        self._file.seek(0)
+        lines = self._file.readlines()
         kept = 0
         while kept < len(lines) and not _is_later(lines[kept], step):
             kept += 1
         if kept == len(lines):
             return
-        with path.with_name(f"{path.stem}-replaced{path.suffix}").open("ab") as replaced:
+        aside = self._path.with_name(f"{self._path.stem}-replaced{self._path.suffix}")
+        with open_end(aside) as replaced:
             replaced.writelines(lines[kept:])
             replaced.flush()
             os.fsync(replaced.fileno())
@@ -96,28 +100,30 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         DataError: the file is missing, or a line in it is damaged.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the metrics {path}: {error}") from None
+        lines = read_bytes(Path(path), _METRICS_BYTES).split(b"\n")
+    except OSError as error:
+        raise DataError(f"cannot read the metrics {path}: {reason(error)}") from None
     complete, records = lines[:-1], []
     for number, line in enumerate(complete, start=1):
         if not line.strip():
             continue
         record = _record(line)
         if record is None:
-            raise DataError(f"{path}:{number}: expected a JSON object, found {line[:60]!r}")
+            found = line[:60].decode(errors="backslashreplace")
+            raise DataError(f"{path}:{number}: expected a JSON object, found {found!r}")
         records.append(record)
     return records
 
 
 def _is_later(line: bytes, step: int) -> bool:
-    record = _record(line.decode(errors="replace"))
-    return record is not None and record.get("step", 0) > step
+    record = _record(line)
+    found = record.get("step", 0) if record is not None else None
+    return isinstance(found, int | float) and found > step
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = parse_json(line, non_finite=True)
     except ValueError:
         return None
     if not isinstance(record, dict):
@@ -137,10 +143,8 @@ def _plain(value: Any) -> Any:
     return "nan" if math.isnan(number) else ("inf" if number > 0 else "-inf")
 
 
-def _end_last_line(path: Path) -> None:
+def _end_last_line(file: IO[bytes]) -> None:
     """Cut off a line that a crash left unfinished, so that the next one starts cleanly."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
+    content = file.read()
     if content and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
+        file.truncate(content.rfind(b"\n") + 1)

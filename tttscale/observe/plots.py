@@ -1,9 +1,9 @@
 """A run's plots: loss by step and loss by position in the context."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,17 @@ from tttscale.observe.figure import (
     new_axes,
 )
 from tttscale.observe.metrics import read_metrics
+from tttscale.reading import read_json
+from tttscale.versions import KEY, is_newer, newer, newer_format
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_LARGEST = 1e30
+"""What is larger is no number that a run writes, and may be none that can be drawn."""
+_POSITION_KEYS = "edges", "loss", "count"
+_POSITIONS_BYTES = 16 << 20
+_POSITIONS_ADVICE = "Put back the file that the run wrote, or remove it to do without its plot"
 
 
 def plot_run(run_dir: str | Path) -> list[Path]:
@@ -73,10 +81,10 @@ def plot_positions(positions: str | Path, out: str | Path | None = None) -> Path
     Raises:
         DataError: the file is damaged, or all of its buckets are empty.
     """
-    edges, losses, counts = _read_positions(Path(positions))
+    edges, losses, counts = read_positions(Path(positions))
     used = [
         n for n, (loss, count) in enumerate(zip(losses, counts, strict=True))
-        if count > 0 and loss is not None and math.isfinite(loss)
+        if count > 0 and abs(loss) < _LARGEST
     ]  # fmt: skip
     if not used:
         raise DataError(f"{positions} has no bucket with tokens; evaluate at least one sequence")
@@ -119,7 +127,8 @@ def _by_step(path: Path) -> dict[float, dict[str, Any]]:
     records: dict[float, dict[str, Any]] = {}
     for record in read_metrics(path):
         step = record.get("step", 0)
-        if isinstance(step, bool) or not isinstance(step, int | float) or not math.isfinite(step):
+        number = isinstance(step, int | float) and not isinstance(step, bool)
+        if not number or not abs(step) < _LARGEST:  # also of NaN
             raise DataError(
                 f"{path}: a record's step is {step!r:.60}, not a number. Mend or remove that line."
             )
@@ -149,15 +158,44 @@ def _smooth(values: Sequence[float], window: int) -> list[float]:
 
 def _points(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     pairs = ((record["step"], record.get(key)) for record in records)
-    return [(s, float(v)) for s, v in pairs if isinstance(v, int | float) and math.isfinite(v)]
+    return [(s, float(v)) for s, v in pairs if isinstance(v, int | float) and abs(v) < _LARGEST]
 
 
-def _read_positions(path: Path) -> tuple[list[float], list[Any], list[float]]:
+def read_positions(path: Path) -> tuple[list[float], list[float], list[float]]:
+    """Read n+1 edges, n losses (NaN where there is none) and n counts.
+
+    Raises:
+        DataError: they are none, or a newer tttscale wrote them.
+    """
+    content = read_json(
+        path,
+        error=DataError,
+        advice=_POSITIONS_ADVICE,
+        limit_bytes=_POSITIONS_BYTES,
+        non_finite=True,
+    )
+    if isinstance(content, dict) and newer_format(content.get("format_version"), 1):
+        raise DataError(newer(path, content.get(KEY), content["format_version"]))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        edges, losses, counts = content["edges"], content["loss"], content["count"]
-        if len(edges) - 1 == len(losses) == len(counts):
-            return [float(edge) for edge in edges], losses, [float(count) for count in counts]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"cannot read positions from {path}: {error!r}") from None
-    raise DataError(f"{path}: expected n+1 edges for n losses and n counts")
+        edges, losses, counts = (list(map(_number, content[key])) for key in _POSITION_KEYS)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(_refusal(path, content, f"{error!r:.80}")) from None
+    if not len(edges) - 1 == len(losses) == len(counts):
+        raise DataError(_refusal(path, content, "expected n+1 edges for n losses and n counts"))
+    ascending = all(a < b for a, b in pairwise([*edges, _LARGEST])) and edges[0] >= 0
+    if not ascending or not all(0 <= count < _LARGEST for count in counts):
+        raise DataError(
+            _refusal(path, content, "expected edges that ascend from 0, and counts from 0 on")
+        )
+    return edges, losses, counts
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _refusal(path: Path, content: Any, problem: str) -> str:
+    wrote = content.get(KEY) if isinstance(content, dict) else None
+    if is_newer(wrote):
+        return newer(path, wrote)
+    return f"cannot read positions from {path}: {problem}. {_POSITIONS_ADVICE}"

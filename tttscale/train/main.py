@@ -16,7 +16,7 @@ from tttscale.scan.schedule import Phase
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import setup
 from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
-from tttscale.train.checkpoint.same_run import check_same_run
+from tttscale.train.checkpoint.same_run import check_same_run, remarks_on_start
 from tttscale.train.divergence import Divergence
 from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent, check_folder, run_folder
@@ -50,7 +50,10 @@ def train(config: Config, ranks: Ranks) -> int:
         setup.check_same_stores(mesh, tokens)
         checkpoints = Checkpoints(config, mesh, run_folder(config))
         resumed = checkpoints.choose()
-        remarks = check_same_run(resumed, config, tokens) if resumed is not None else []
+        if resumed is not None:
+            remarks = check_same_run(resumed, config, tokens)
+        else:
+            remarks = remarks_on_start(config, tokens)
         divergence = Divergence(config, mesh, run_folder(config), resumed)
         divergence.refuse()
         recorder = Recorder(config, tokens, resumed) if ranks.rank == 0 else Silent()

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tttscale import __version__
 from tttscale.config import Config, dump_config, load_config
 from tttscale.data.components import Tokens
 from tttscale.data.record import write_data_record
 from tttscale.errors import ConfigError
+from tttscale.files import write_text
 from tttscale.observe import Console, MetricsLog, WandbSink
 from tttscale.observe.plots import plot_run
 from tttscale.train.checkpoint.checkpoints import Checkpoint
@@ -65,7 +67,7 @@ class Recorder(Silent):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(self.folder / "metrics.jsonl")
             _claim(self._metrics, config)
-            (self.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+            write_text(self.folder / "config.yaml", dump_config(config))
             write_data_record(self.folder, tokens)
         self._every = config.logging.every
         self._steps = config.train.steps
@@ -140,8 +142,8 @@ class Recorder(Silent):
 
     def _draw(self, positions: dict[str, Any] | None) -> list[Path]:
         if positions is not None:
-            text = json.dumps(positions) + "\n"
-            (self.folder / "positions.json").write_text(text, encoding="utf-8")
+            marks = {"format_version": 1, "tttscale_version": __version__}
+            write_text(self.folder / "positions.json", json.dumps(marks | positions) + "\n")
         return plot_run(self.folder)
 
     def close(self) -> None:

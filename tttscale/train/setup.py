@@ -96,7 +96,7 @@ def build_model(
     """
     model = TTTForCausalLM(config.architecture(), config.model.init, config.run.seed)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, resuming=True)
     elif config.model.initial_weights is not None:
         try:
             load_weights(model, config.model.initial_weights)

@@ -14,13 +14,15 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, model_validator
 
 from tttscale.data.manifest import Record, manifest_digest
 from tttscale.errors import CheckpointError
 from tttscale.files import digest
+from tttscale.reading import JSON_BYTES, parse_json, read_bytes
+from tttscale.versions import is_newer, newer
 
 MANIFEST, RUN_CONFIG = "checkpoint.json", "config.yaml"
 FILE_PATTERN = (
@@ -57,12 +59,18 @@ class Manifest(Record):
     """Tokens with a loss so far."""
     updates: int = Field(ge=0)
     """Of the optimizer: fewer than `step` where a step held nothing but padding."""
-    wandb_id: str | None
-    """Under which wandb knows the run."""
+    wandb_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")] | None
+    """Under which wandb knows the run; a part of paths."""
     versions: dict[str, str]
     """Of what computed it."""
     files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], SavedFile]
     """All files but this one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.updates > self.step:
+            raise ValueError(f"{self.updates} updates in {self.step} steps")
+        return self
 
     @property
     def total_bytes(self) -> int:
@@ -80,26 +88,27 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         DamagedError: it is missing, or not what was written.
-        CheckpointError: it is of another format.
+        CheckpointError: a newer tttscale wrote it, or it says what no checkpoint can.
         OSError: it cannot be read now.
     """
-    path = folder / MANIFEST
+    path, advice = folder / MANIFEST, "Name an earlier one with checkpoint.resume=N"
     try:
-        fields: Any = json.loads(path.read_bytes())
-        found = fields.pop("digest")
-        if found != manifest_digest(fields):
-            raise DamagedError(f"{path} is damaged: its content does not have its digest")
-        return Manifest.model_validate(fields)
+        fields: Any = parse_json(read_bytes(path, JSON_BYTES))
+        if not isinstance(fields, dict):
+            raise ValueError("it is no object")
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: {error.strerror}") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise CheckpointError(
-            f"{path} is of another version of tttscale: {key}: {problem['msg']}"
-        ) from None
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise DamagedError(f"{path} is damaged: not the JSON that was written") from None
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from None
+    versions_then = fields.get("versions")
+    wrote = versions_then.get("tttscale") if isinstance(versions_then, dict) else None
+    Manifest.refuse_newer(fields, path, CheckpointError, wrote)
+    found = fields.pop("digest", None)
+    if found != manifest_digest(fields):
+        if is_newer(wrote):
+            raise CheckpointError(newer(path, wrote))
+        raise DamagedError(f"{path} is damaged: its content does not have its digest")
+    return Manifest.read(fields, path, CheckpointError, advice, wrote)
 
 
 def check_file(path: Path, expected: SavedFile) -> None:

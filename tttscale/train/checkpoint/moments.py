@@ -5,19 +5,23 @@ NAME. Which rank wrote which does not matter to a reader, so that the number of 
 may change between writing and reading.
 """
 
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tttscale.errors import CheckpointError
-from tttscale.model.pretrained import save_tensors
+from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, shown, write_tensors
 from tttscale.train.engine import MOMENTS, Fragment
+
+_KEY = re.compile(rf"(.+)/({'|'.join(MOMENTS)})/(0|[1-9][0-9]{{0,15}})", re.DOTALL)
+_NOT_NEGATIVE = "exp_avg_sq"
+_EARLIER = "Go on from an earlier checkpoint (checkpoint.resume=N)"
 
 
 def write_moments(path: Path, fragments: Sequence[Fragment]) -> None:
@@ -31,7 +35,16 @@ def write_moments(path: Path, fragments: Sequence[Fragment]) -> None:
         for fragment in fragments
         for kind, values in fragment.moments.items()
     }
-    save_tensors(tensors, path)
+    write_tensors(path, tensors)
+
+
+class _Piece(NamedTuple):
+    """Elements begin to end of a moment of a parameter, and where they are."""
+
+    begin: int
+    end: int
+    path: Path
+    key: str
 
 
 class MomentReader:
@@ -41,37 +54,48 @@ class MomentReader:
         """Read the files' headers.
 
         Raises:
-            CheckpointError: a file is not what `write_moments` writes.
+            CheckpointError: a file is not what `write_moments` writes, or two hold the same elements.
         """
-        self._pieces: dict[tuple[str, str], list[tuple[int, int, Path, str]]] = defaultdict(list)
+        self._pieces: dict[tuple[str, str], list[_Piece]] = defaultdict(list)
         for path in paths:
-            with _opened(path) as file:
-                for key in file.keys():  # noqa: SIM118 - no iterator of its own
-                    name, kind, start = key.rsplit("/", 2)
-                    length = file.get_slice(key).get_shape()[0]
-                    self._pieces[name, kind].append((int(start), int(start) + length, path, key))
+            with open_tensors(path) as file:
+                for key in file.shapes:
+                    name, kind, piece = _parse(file, key)
+                    self._pieces[name, kind].append(piece)
         for pieces in self._pieces.values():
-            pieces.sort(key=lambda piece: piece[0])
+            pieces.sort(key=lambda piece: piece.begin)
+            for one, other in pairwise(pieces):
+                if other.begin < one.end:
+                    raise damaged(
+                        other.path, f"{shown(other.key)} has elements of {shown(one.key)}"
+                    )
 
     def fill(self, fragment: Fragment) -> None:
         """Read a fragment's moments into it.
 
         Raises:
-            CheckpointError: an element of it is in no file.
+            CheckpointError: an element of it is in no file, or is no moment that AdamW can have.
         """
         for kind in MOMENTS:
             self._read(fragment.name, kind, fragment.start, fragment.moments[kind])
 
     def _read(self, name: str, kind: str, start: int, into: Tensor) -> None:
         pieces, done = self._pieces.get((name, kind), []), 0
-        first = max(0, bisect_right([piece[0] for piece in pieces], start) - 1)
+        first = max(0, bisect_right([piece.begin for piece in pieces], start) - 1)
         for begin, end, path, key in pieces[first:]:
             at = start + done
             if done == len(into) or not begin <= at < end:
                 break
             stop = min(end, start + len(into))
-            with _opened(path) as file:
-                into[done : stop - start].copy_(file.get_slice(key)[at - begin : stop - begin])
+            with open_tensors(path) as file:
+                values = file.read_range(key, at - begin, stop - begin)
+            check_finite(path, key, values, _EARLIER)
+            if kind == _NOT_NEGATIVE and values.min() < 0:
+                raise CheckpointError(
+                    f"{path}: {shown(key)} holds {float(values.min())}, a mean of squares below 0. "
+                    f"{_EARLIER}"
+                )
+            into[done : stop - start].copy_(values)
             done = stop - start
         if done < len(into):
             raise CheckpointError(
@@ -80,10 +104,11 @@ class MomentReader:
             )
 
 
-@contextmanager
-def _opened(path: Path) -> Any:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+def _parse(file: TensorFile, key: str) -> tuple[str, str, _Piece]:
+    match, shape = _KEY.fullmatch(key), file.shapes[key]
+    if match is None or len(shape) != 1 or file.dtypes[key] != "F32":
+        raise damaged(
+            file.path, f"{shown(key)}, {file.dtypes[key]:.20} {list(shape)}, is no moment of AdamW"
+        )
+    begin = int(match[3])
+    return match[1], match[2], _Piece(begin, begin + shape[0], file.path, key)

@@ -6,8 +6,10 @@ from pathlib import Path
 from tttscale.config import Config, flat_keys, load_config
 from tttscale.data.components import Tokens
 from tttscale.data.order import data_step
-from tttscale.data.record import check_data_record
+from tttscale.data.record import check_data_record, other_tokenizer
 from tttscale.errors import CheckpointError
+from tttscale.model.architecture import INERT, SHOWN, TTTConfig
+from tttscale.model.weights import CONFIG
 from tttscale.train.checkpoint.checkpoints import Checkpoint
 from tttscale.train.checkpoint.manifest import RUN_CONFIG, versions
 from tttscale.train.schedules import followed
@@ -62,6 +64,22 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
         if was != version:
             remarks.append(f"{name} {version} from here on, was {was}: last digits may differ")
     return remarks
+
+
+def remarks_on_start(config: Config, tokens: Tokens) -> list[str]:
+    """What cannot be checked, or looks wrong, of the weights that a new run starts from."""
+    if config.model.initial_weights is None:
+        return []
+    folder = Path(config.model.initial_weights)
+    remarks = []
+    if not (folder / CONFIG).exists():
+        unseen = ", ".join(sorted(TTTConfig.model_fields.keys() - INERT - SHOWN))
+        remarks.append(
+            f"has no {CONFIG}, so these are taken from the configuration unchecked: {unseen}"
+        )
+    if (other := other_tokenizer(folder, tokens)) is not None:
+        remarks.append(other)
+    return [f"model.initial_weights={folder}: {remark}" for remark in remarks]
 
 
 def _check_skipped(step: int, then: Config, now: Config) -> None:

@@ -1,0 +1,173 @@
+"""Tensor files (safetensors), the only place that reads or writes them. No pickle.
+
+A file is looked at before the library maps it: whether it is a file at all, and whether its header is of
+a size that anybody means. What the library then refuses, however it puts that, becomes the one error.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from tttscale.errors import CheckpointError
+from tttscale.files import open_ordinary, replaced
+from tttscale.reading import parse_json, reason
+
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Dtypes of weights, and their bytes."""
+_NAMES: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+_HEADER_BYTES = 32 << 20
+_LENGTH_BYTES = 8
+_T = TypeVar("_T")
+
+
+class TensorFile:
+    """An open file; its values stay on disk until they are asked for.
+
+    Attributes:
+        path: For messages.
+        shapes: Of all tensors.
+        dtypes: Of all tensors, such as F32.
+        sizes: Bytes of all tensors.
+    """
+
+    def __init__(self, path: Path, handle: Any, header: dict[str, Any]) -> None:
+        self.path, self._handle = path, handle
+        self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        self.dtypes = {name: str(entry["dtype"]) for name, entry in header.items()}
+        offsets = {name: entry["data_offsets"] for name, entry in header.items()}
+        self.sizes = {name: int(end - begin) for name, (begin, end) in offsets.items()}
+
+    def read(self, name: str) -> Tensor:
+        """A whole tensor, mapped from disk.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return _guarded(self.path, lambda: self._handle.get_tensor(name))
+
+    def read_range(self, name: str, begin: int, end: int) -> Tensor:
+        """Rows [begin, end) of a tensor.
+
+        Raises:
+            CheckpointError: they cannot be read.
+        """
+        return _guarded(self.path, lambda: self._handle.get_slice(name)[begin:end])
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[TensorFile]:
+    """Open a tensor file.
+
+    Raises:
+        CheckpointError: there is none, it cannot be read, or it is damaged.
+    """
+    try:
+        header = _header(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: {reason(error)}. Put back the file that was written"
+        ) from None
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+    # The library checks every offset, length and shape against each other and against the file.
+    handle = _guarded(path, lambda: safe_open(path, framework="pt").__enter__())
+    try:
+        file = _guarded(path, lambda: TensorFile(path, handle, header))
+        yield file
+    finally:
+        handle.__exit__(None, None, None)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a tensor file, in place of what stood there; the same bytes as the library's.
+
+    Raises:
+        OSError: the file system refused; what stood there is as it was.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // _LENGTH_BYTES) * _LENGTH_BYTES)
+    with replaced(path) as file:
+        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        for name in names:
+            values = tensors[name].detach().cpu().contiguous().flatten()
+            file.write(values.view(torch.uint8).numpy().data)
+
+
+def check_finite(path: Path, name: str, values: Tensor, advice: str) -> None:
+    """Refuse values that no computation can go on with.
+
+    Raises:
+        CheckpointError: some are NaN or infinite; it says how many, and where the first is.
+    """
+    if values.numel() and not all(bound.isfinite() for bound in values.aminmax()):
+        bad = (~values.isfinite()).flatten().nonzero().flatten()
+        first = torch.unravel_index(bad[0], values.shape)
+        raise CheckpointError(
+            f"{path}: {shown(name)} holds {len(bad):,} values of {values.numel():,} that are not finite "
+            f"(the first, at {[int(i) for i in first]}, is {float(values.flatten()[bad[0]])}). {advice}"
+        )
+
+
+def damaged(path: Path, problem: str) -> CheckpointError:
+    """The error for a file whose content is not what was written."""
+    return CheckpointError(f"{path} is damaged: {problem}. Put back the file that was written")
+
+
+def shown(name: str) -> str:
+    """A tensor's name, as far as it can be shown: a file may call it anything."""
+    return name if name.isprintable() and len(name) <= 120 else f"{name!r:.120}"
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """What the file says of its tensors.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no tensor file.
+    """
+    with open_ordinary(path) as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if size < _LENGTH_BYTES or length > size - _LENGTH_BYTES:
+            raise ValueError(f"it has {size:,} bytes, too few for its header")
+        if length > _HEADER_BYTES:
+            raise ValueError(f"its header has {length:,} bytes")
+        header = parse_json(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _guarded(path: Path, work: Callable[[], _T]) -> _T:
+    try:
+        return work()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise damaged(path, words[:200]) from None
