@@ -19,7 +19,7 @@ FLOORS = [
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
-    {"kernels", "observe", "cluster", "errors", "files"},
+    {"kernels", "observe", "cluster", "errors", "files", "location", "scrub"},
 ]
 SIDEWAYS = {
     ("config", "model"),
@@ -28,6 +28,10 @@ SIDEWAYS = {
     ("bench", "train"),
     ("cluster", "errors"),
     ("observe", "errors"),
+    ("errors", "scrub"),
+    ("location", "scrub"),
+    ("observe", "scrub"),
+    ("cluster", "scrub"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
 HOMES = {  # package -> the only files or folders that may import it

@@ -15,9 +15,13 @@ from tttscale.bench.cli import app as bench_app
 from tttscale.cluster import discover, discover_place
 from tttscale.cluster.interrupts import Interrupted, Interrupts
 from tttscale.cluster.torchelastic import tell_torchrun
+from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 
+RunFolder = Annotated[
+    Path, typer.Argument(parser=path_argument, help="A run's folder, such as runs/quickstart.")
+]
 _INTERRUPTED = 130
 _OTHER_RANKS_WAIT_SECONDS = 3.0
 
@@ -82,7 +86,7 @@ def _root(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.lr=3e-4.")
     ] = None,
@@ -112,7 +116,7 @@ def train(
 
 @app.command()
 def plot(
-    run_dir: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+    run_dir: RunFolder,
 ) -> None:
     """Draw a run's plots again from its metrics.
 
@@ -132,7 +136,7 @@ def plot(
 
 @app.command()
 def baseline(
-    run_dir: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+    run_dir: RunFolder,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Such as data.store=PATH, if the store moved."),

@@ -1,14 +1,20 @@
 """Errors that a user can cause and mend.
 
 Every message says four things: what was asked, what was found, which key or flag decides it, and what
-to do next. `assert` is kept for our own invariants; anything a user can trigger is one of these.
+to do next. `assert` is kept for our own invariants; anything a user can trigger is one of these. No message
+holds a credential, whatever a library that it quotes has said.
 """
+
+from tttscale.scrub import scrubbed
 
 
 class TTTScaleError(Exception):
     """Base of all errors that the command prints as one plain message, without a traceback."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(scrubbed(message))
 
 
 class ConfigError(TTTScaleError):

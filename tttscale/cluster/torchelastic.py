@@ -6,6 +6,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from tttscale.scrub import scrubbed
+
 _FILE = "TORCHELASTIC_ERROR_FILE"
 
 
@@ -20,4 +22,4 @@ def tell_torchrun(message: str) -> None:
     extra = {"timestamp": str(int(time.time()))}  # of several the earliest is taken for the cause
     # The process ends with its own message whatever becomes of this one.
     with suppress(OSError), Path(path).open("w", encoding="utf-8") as file:
-        json.dump({"message": {"message": message, "extraInfo": extra}}, file)
+        json.dump({"message": {"message": scrubbed(message), "extraInfo": extra}}, file)

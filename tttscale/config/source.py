@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from tttscale.errors import ConfigError
+from tttscale.scrub import shortened
 
 KeyPath = tuple[str, ...]
 
@@ -78,7 +79,7 @@ def read_text(text: str, name: str) -> Layer:
     value = _parse(text, name, layer)
     if value is not None and not isinstance(value, dict):
         raise ConfigError(
-            f"{name}: expected a mapping such as `train: {{steps: 100}}`, found {value!r:.60}"
+            f"{name}: expected a mapping such as `train: {{steps: 100}}`, found {shortened(value)}"
         )
     layer.tree = value or {}
     return layer

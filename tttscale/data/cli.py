@@ -10,13 +10,18 @@ import typer
 
 from tttscale.cluster import Ranks, discover_place
 from tttscale.config.numbers import parse_flag
+from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.data.progress import shown_progress
 from tttscale.errors import DataError
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
 
 Sources = Annotated[
-    list[str], typer.Argument(help="Text, JSONL and Parquet files, folders, globs.")
+    list[str],
+    typer.Argument(parser=words_argument, help="Text, JSONL and Parquet files, folders, globs."),
+]
+Store = Annotated[
+    str, typer.Argument(parser=store_argument, help="A token store: a folder or a URL.")
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
@@ -32,9 +37,11 @@ Excluded = Annotated[
 
 @app.command("build")
 def data_build(
-    out: Annotated[str, typer.Argument(help="The token store to write.")],
+    out: Annotated[str, typer.Argument(parser=store_argument, help="The token store to write.")],
     sources: Sources,
-    tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json.")] = "bytes",
+    tokenizer: Annotated[
+        str, typer.Option(parser=words_argument, help="bytes, or a tokenizer.json.")
+    ] = "bytes",
     workers: Workers = None,
     text_key: TextKey = "text",
     suffix: Suffixes = None,
@@ -87,7 +94,7 @@ def data_build(
 
 @app.command("tokenizer")
 def data_tokenizer(
-    out: Annotated[Path, typer.Argument(help="The tokenizer.json to write.")],
+    out: Annotated[Path, typer.Argument(parser=path_argument, help="The tokenizer.json to write.")],
     sources: Sources,
     vocab: Annotated[str, typer.Option(help="Ids in all, such as 32k.")] = "32k",
     sample: Annotated[str, typer.Option(help="Bytes of text to train on.")] = "64Mi",
@@ -114,7 +121,7 @@ def data_tokenizer(
 
 
 @app.command("info")
-def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> None:
+def data_info(store: Store) -> None:
     """Say what a token store holds.
 
     Example: `tttscale data info stores/code`
@@ -129,10 +136,11 @@ def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> N
 
 @app.command("verify")
 def data_verify(
-    store: Annotated[str, typer.Argument(help="A token store: a folder or a URL.")],
+    store: Store,
     workers: Workers = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write the findings to this JSON file, too.")
+        Path | None,
+        typer.Option(parser=path_argument, help="Write the findings to this JSON file, too."),
     ] = None,
     set_apart: Annotated[
         bool,
@@ -177,7 +185,12 @@ def data_verify(
 @app.command("show")
 def data_show(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_CONFIG", help="A run's folder, or a run's YAML file.")
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_CONFIG",
+            parser=path_argument,
+            help="A run's folder, or a run's YAML file.",
+        ),
     ],
     step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="The training step, from 1.")],
     overrides: Annotated[

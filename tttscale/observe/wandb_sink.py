@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tttscale.scrub import scrubbed
+
 _log = logging.getLogger(__name__)
 _PENDING = 1024
 
@@ -95,7 +97,7 @@ class WandbSink:
                 "wandb is off for the rest of this run: %s: %s; the metrics are in metrics.jsonl "
                 "(logging.wandb.mode=disabled silences this)",
                 type(error).__name__,
-                error,
+                scrubbed(str(error)),
             )
 
 
@@ -104,7 +106,9 @@ def _start(settings: dict[str, Any]) -> Any:
     import wandb
 
     Path(settings["dir"]).mkdir(parents=True, exist_ok=True)
-    quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
+    quiet = wandb.Settings(
+        silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True
+    )
     run = wandb.init(settings=quiet, **settings)
     run.define_metric("tokens")
     run.define_metric("*", step_metric="tokens")
