@@ -4,8 +4,10 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,6 +20,8 @@ from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
+from tttscale.observe.guard import is_left_behind, steady_streams
+from tttscale.scrub import scrubbed
 
 RunFolder = Annotated[
     Path, typer.Argument(parser=path_argument, help="A run's folder, such as runs/quickstart.")
@@ -39,6 +43,8 @@ app.add_typer(bench_app, name="bench")
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; errors that a user can mend print one message, on rank 0 only."""
     arguments = _without_local_rank(sys.argv[1:] if arguments is None else arguments)
+    steady_streams()
+    sys.excepthook = _print_traceback
     with Interrupts():
         try:
             code = _run(arguments)
@@ -49,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     mesh = sys.modules.get("tttscale.comm.mesh")  # imported only by verbs that start a job
     if code and mesh is not None:
         mesh.leave(code)
+    if is_left_behind():  # at an ordinary exit its threads and handlers would be waited for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -62,6 +72,7 @@ def _run(arguments: Sequence[str]) -> int:
         if not hasattr(error, "show"):  # click's usage errors know how to print themselves
             raise
         if _is_first_rank():
+            error.message = scrubbed(str(getattr(error, "message", "")))  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
         return getattr(error, "exit_code", 2)
     if code == _INTERRUPTED:  # typer's word for a KeyboardInterrupt
@@ -161,6 +172,15 @@ def _without_local_rank(arguments: Sequence[str]) -> list[str]:
         elif not re.fullmatch(r"--local[_-]rank=.*", word):
             kept.append(word)
     return kept
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, place: TracebackType | None
+) -> None:
+    """A fault of ours, as Python shows it, but for credentials."""
+    print(
+        scrubbed("".join(traceback.format_exception(kind, error, place))), end="", file=sys.stderr
+    )
 
 
 def _is_first_rank() -> bool:

@@ -24,6 +24,20 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A text file that appears whole or not at all; what was there before stays until then."""
+    with replaced(path) as file:
+        file.write(text.encode())
+
+
+def free_name(path: Path) -> Path:
+    """PATH-N with the first number that is free, to set something aside under."""
+    number = 1
+    while (target := path.with_name(f"{path.name}-{number}")).exists() or target.is_symlink():
+        number += 1
+    return target
+
+
 def sync(path: Path) -> None:
     """Asks the system to put a file or folder on disk before anything that depends on it."""
     descriptor = os.open(path, os.O_RDONLY)

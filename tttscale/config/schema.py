@@ -113,10 +113,11 @@ class CheckpointSection(Section):
 class WandbSection(Section):
     """Weights & Biases."""
 
-    mode: Literal["offline", "online", "disabled"] = "offline"
-    """offline writes files only; online needs a network; disabled writes nothing."""
-    project: Text = "tttscale"
-    """The project there."""
+    mode: Literal["offline", "online", "disabled"] | None = None
+    """offline writes files only; online needs a network; disabled writes nothing. null = as WANDB_MODE
+    and WANDB_DISABLED say, or else offline."""
+    project: Text | None = None
+    """The project there; null = as WANDB_PROJECT says, or else tttscale."""
 
 
 class LoggingSection(Section):

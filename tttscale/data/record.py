@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from tttscale.data.components import Component, Tokens
 from tttscale.data.manifest import Record, SplitName
 from tttscale.errors import DataError
+from tttscale.files import write_whole
 
 RECORD_NAME = "data.json"
 
@@ -49,7 +50,7 @@ class DataRecord(Record):
 def write_data_record(folder: Path, tokens: Tokens) -> None:
     """Write data.json into a run's folder."""
     text = DataRecord.of(tokens).model_dump_json(indent=2) + "\n"
-    (folder / RECORD_NAME).write_text(text, encoding="utf-8")
+    write_whole(folder / RECORD_NAME, text)
 
 
 def check_data_record(folder: Path, tokens: Tokens) -> None:

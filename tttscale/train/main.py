@@ -15,7 +15,8 @@ from tttscale.train import setup
 from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from tttscale.train.checkpoint.same_run import check_same_run
 from tttscale.train.memory import tune_allocator
-from tttscale.train.recorder import Recorder, Silent, check_folder, run_folder
+from tttscale.train.recorder import Recorder, Silent
+from tttscale.train.run_folder import check_folder, run_folder
 from tttscale.train.trainer import Evaluation, Trainer
 
 SAVED_ON_REQUEST = 75
@@ -183,5 +184,7 @@ class _Job:
         saved = self._checkpoints.save(
             step, tokens, self.model, self._engine, self._tokens, wandb_id
         )
+        if saved.done:
+            self._recorder.saved(step)
         self._recorder.note(saved.line)
         return saved.done

@@ -14,7 +14,7 @@ from tttscale.config import Config, dump_config
 from tttscale.data.components import Tokens
 from tttscale.data.record import write_data_record
 from tttscale.errors import CheckpointError
-from tttscale.files import sync
+from tttscale.files import sync, write_whole
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import human
 from tttscale.train.checkpoint.folder import CheckpointFolder
@@ -250,7 +250,7 @@ class Checkpoints:
             write_moments(partial / names[0], fragments)
         if rank == 0:
             model.save_pretrained(partial)
-            (partial / RUN_CONFIG).write_text(dump_config(self._config), encoding="utf-8")
+            write_whole(partial / RUN_CONFIG, dump_config(self._config))
             write_data_record(partial, stores)
             names += ["model.safetensors", "config.json", RUN_CONFIG, "data.json"]
         for name in names:
