@@ -20,7 +20,7 @@ from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
-from tttscale.observe.guard import is_left_behind, steady_streams
+from tttscale.observe.guard import is_left_behind, print_result, steady_streams
 from tttscale.scrub import scrubbed
 
 RunFolder = Annotated[
@@ -115,7 +115,7 @@ def train(
     ranks = discover(os.environ)
     if print_config:
         if ranks.rank == 0:
-            typer.echo(dump_config(resolved), nl=False)
+            print_result(dump_config(resolved).rstrip("\n"))
         return
     check_world(resolved, ranks.world_size)
     # Threads of torch that spin while they wait slow each other down on a busy host. OpenMP reads this once.
@@ -159,7 +159,7 @@ def baseline(
     """
     from tttscale.evaluate.bigram import compare
 
-    typer.echo(compare(run_dir, overrides or []).render())
+    print_result(compare(run_dir, overrides or []).render())
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:

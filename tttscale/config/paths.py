@@ -1,15 +1,21 @@
 """The types of keys that name a place, and arguments of the command line that do."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from tttscale.errors import ConfigError
 from tttscale.location import Location, LocationError, expand
 
+
+def _store(value: Any, as_text: ValidatorFunctionWrapHandler) -> Location:
+    """A Location stays what it is: its text alone would have lost its credentials."""
+    return value if isinstance(value, Location) else Location.parse(as_text(value))
+
+
 _Line = Annotated[str, Field(max_length=16384)]
-StorePath = Annotated[_Line, AfterValidator(Location.parse)]
+StorePath = Annotated[_Line, WrapValidator(_store)]
 """A folder or a URL."""
 FolderPath = Annotated[_Line, AfterValidator(expand)]
 """A folder on this machine."""

@@ -13,6 +13,7 @@ from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.data.progress import shown_progress
 from tttscale.errors import DataError
+from tttscale.observe.guard import print_result
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
 
@@ -129,7 +130,7 @@ def data_info(store: Store) -> None:
     from tttscale.data import TokenStore, render_info
 
     opened = TokenStore.open(store, damaged="pad")
-    typer.echo(render_info(opened.info))
+    print_result(render_info(opened.info))
     if opened.quarantine:
         typer.echo(opened.quarantine.render())
 
@@ -164,7 +165,7 @@ def data_verify(
         found = verify_store(store, workers=own, ranks=ranks, progress=progress)
     if ranks.rank:
         return
-    typer.echo(found.render())
+    print_result(found.render())
     if report:
         try:
             report.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -211,7 +212,7 @@ def data_show(
 
     config, opened = open_run(run, overrides or [])
     shown = show_step(config, opened, step, excerpt_tokens=tokens, most_documents=documents)
-    typer.echo(json.dumps(shown.as_json(), indent=2) if as_json else render_step(shown))
+    print_result(json.dumps(shown.as_json(), indent=2) if as_json else render_step(shown))
 
 
 def _share_of_cores(ranks: Ranks) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from tttscale.errors import DataError
 from tttscale.scrub import scrubbed
 
 _log = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ class SteadyStream:
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name, self._is_read = stream, name, True
+        self.trouble: OSError | ValueError | None = None
+        """Why nothing is written any more."""
         with suppress(Exception):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
@@ -104,7 +107,7 @@ class SteadyStream:
         try:
             return getattr(self._stream, method)(*arguments)
         except (OSError, ValueError) as error:
-            self._is_read = False
+            self._is_read, self.trouble = False, error
             lead_nowhere(self._stream)
             if self._name != "stderr":
                 warn(f"{self._name} is not written any more: {_what(error)}; the command goes on")
@@ -112,6 +115,18 @@ class SteadyStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def print_result(text: str) -> None:
+    """What a command was asked for; it has failed if that cannot be written, but not if nobody reads on.
+
+    Raises:
+        DataError: it cannot.
+    """
+    print(text, flush=True)
+    trouble = getattr(sys.stdout, "trouble", None)
+    if trouble is not None and not isinstance(trouble, BrokenPipeError):
+        raise DataError(f"stdout: {_what(trouble)}. Send it where there is room.")
 
 
 def steady_streams() -> None:
