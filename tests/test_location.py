@@ -159,3 +159,10 @@ def test_what_is_no_path(text, message):
 def test_a_path_here_is_no_url():
     with pytest.raises(LocationError, match="not a URL"):
         expand("s3://bucket/runs")
+
+
+@pytest.mark.parametrize("unit", ["[", "a.", "a:", "http:", "?a", "%3a", "a@", "://", "@:/"])
+def test_long_texts_take_no_time_that_grows_with_their_square(unit):
+    """A million letters: with a step for each pair of them this would not end."""
+    assert len(shortened(unit * (1_000_000 // len(unit)))) == 60
+    assert scrubbed(unit * (100_000 // len(unit)))

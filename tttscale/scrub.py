@@ -12,14 +12,15 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote
 HIDDEN = "***"
 _SHORTEST = 4
 """Shorter secrets are hidden inside URLs only: such letters stand in many words."""
+_LONGEST = 1 << 14
 _AT, _COLON = (
     re.compile(f"{sign}|%(?:25)*{code}", re.I) for sign, code in (("@", 40), (":", "3a"))
 )
 _BEHIND_PATH = re.compile(r"[?#]|%(?:25)*(?:3f|23)", re.I)
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]+:/{1,3}[^\s'\"<>`]*", re.I)
-_ENCODED_URL = re.compile(r"\b[a-z][a-z0-9+.-]+%(?:25)*3a%(?:25)*2f[^\s'\"<>`]*", re.I)
-_NO_SCHEME = re.compile(r"(?<![^\s'\"=(\[{,/])[^\s'\"/:@=]+:[^\s'\"/@]+@(?=[\w\[])")
-_QUERY = re.compile(r"(?<=[\w/.%-])\?[\w.~%-]+=[^\s'\"<>`]*")
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,30}:/{1,3}[^\s'\"<>`]*", re.I)
+_ENCODED_URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,30}%(?:25)*3a%(?:25)*2f[^\s'\"<>`]*", re.I)
+_NO_SCHEME = re.compile(r"(?<![^\s'\"=(\[{,/])[^\s'\"/:@=]{1,100}:[^\s'\"/@]{1,1000}@(?=[\w\[])")
+_QUERY = re.compile(r"(?<=[\w/.%-])\?[\w.~%-]{1,100}=[^\s'\"<>`]*")
 _SECRET_NAME = re.compile(
     r"SECRET|TOKEN(?!S|IZER)|PASSW|API_?KEY|(ACCESS|ACCOUNT|STORAGE|PRIVATE)_KEY", re.I
 )
@@ -84,7 +85,7 @@ def scrubbed(text: str) -> str:
 
 def shortened(value: object, most: int = 60) -> str:
     """`value` as Python writes it, scrubbed before it is cut: half a password would not be known again."""
-    text = scrubbed(repr(value))
+    text = scrubbed(repr(value)[:_LONGEST])
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

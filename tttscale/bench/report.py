@@ -12,13 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tttscale.files import write_whole
+from tttscale.scrub import scrubbed
+
 PACKAGES = ("torch", "triton", "deepspeed", "numpy", "zarr")
 
 
 def circumstances() -> dict[str, Any]:
     """Everything that a figure depends on besides the code."""
     return {
-        "command": "tttscale " + shlex.join(_portable(word) for word in sys.argv[1:]),
+        "command": "tttscale " + shlex.join(_portable(scrubbed(word)) for word in sys.argv[1:]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "python": platform.python_version(),
@@ -69,9 +72,9 @@ def write(
     ]
     body = [line for name, text in sections for line in ("", f"## {name}", "", text)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside(out, ".md").write_text("\n".join(head + body) + "\n", encoding="utf-8")
+    write_whole(beside(out, ".md"), "\n".join(head + body) + "\n")
     text = json.dumps({"circumstances": facts, "data": data}, indent=1) + "\n"
-    beside(out, ".json").write_text(text, encoding="utf-8")
+    write_whole(beside(out, ".json"), text)
 
 
 def beside(out: Path, suffix: str) -> Path:
