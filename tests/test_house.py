@@ -21,8 +21,9 @@ FLOORS = [
     {"model", "data", "config"},
     {"kernels", "observe", "cluster"},
     {"tensors"},
-    {"reading", "versions"},
+    {"reading", "versions", "location"},
     {"errors", "files"},
+    {"scrub"},
 ]
 SIDEWAYS = {
     ("config", "model"),

@@ -4,8 +4,10 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,9 +17,15 @@ from tttscale.bench.cli import app as bench_app
 from tttscale.cluster import discover, discover_place
 from tttscale.cluster.interrupts import Interrupted, Interrupts
 from tttscale.cluster.torchelastic import tell_torchrun
+from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
+from tttscale.observe.guard import is_left_behind, print_result, steady_streams
+from tttscale.scrub import scrubbed
 
+RunFolder = Annotated[
+    Path, typer.Argument(parser=path_argument, help="A run's folder, such as runs/quickstart.")
+]
 _INTERRUPTED = 130
 _OTHER_RANKS_WAIT_SECONDS = 3.0
 
@@ -35,6 +43,8 @@ app.add_typer(bench_app, name="bench")
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; errors that a user can mend print one message, on rank 0 only."""
     arguments = _without_local_rank(sys.argv[1:] if arguments is None else arguments)
+    steady_streams()
+    sys.excepthook = _print_traceback
     with Interrupts():
         try:
             code = _run(arguments)
@@ -45,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     mesh = sys.modules.get("tttscale.comm.mesh")  # imported only by verbs that start a job
     if code and mesh is not None:
         mesh.leave(code)
+    if is_left_behind():  # at an ordinary exit its threads and handlers would be waited for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -58,6 +72,7 @@ def _run(arguments: Sequence[str]) -> int:
         if not hasattr(error, "show"):  # click's usage errors know how to print themselves
             raise
         if _is_first_rank():
+            error.message = scrubbed(str(getattr(error, "message", "")))  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
         return getattr(error, "exit_code", 2)
     if code == _INTERRUPTED:  # typer's word for a KeyboardInterrupt
@@ -82,7 +97,7 @@ def _root(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.lr=3e-4.")
     ] = None,
@@ -100,7 +115,7 @@ def train(
     ranks = discover(os.environ)
     if print_config:
         if ranks.rank == 0:
-            typer.echo(dump_config(resolved), nl=False)
+            print_result(dump_config(resolved).rstrip("\n"))
         return
     check_world(resolved, ranks.world_size)
     # Threads of torch that spin while they wait slow each other down on a busy host. OpenMP reads this once.
@@ -114,7 +129,7 @@ def train(
 
 @app.command()
 def plot(
-    run_dir: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+    run_dir: RunFolder,
 ) -> None:
     """Draw a run's plots again from its metrics.
 
@@ -134,7 +149,7 @@ def plot(
 
 @app.command()
 def baseline(
-    run_dir: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+    run_dir: RunFolder,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Such as data.store=PATH, if the store moved."),
@@ -146,7 +161,7 @@ def baseline(
     """
     from tttscale.evaluate.bigram import compare
 
-    typer.echo(compare(run_dir, overrides or []).render())
+    print_result(compare(run_dir, overrides or []).render())
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
@@ -159,6 +174,15 @@ def _without_local_rank(arguments: Sequence[str]) -> list[str]:
         elif not re.fullmatch(r"--local[_-]rank=.*", word):
             kept.append(word)
     return kept
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, place: TracebackType | None
+) -> None:
+    """A fault of ours, as Python shows it, but for credentials."""
+    print(
+        scrubbed("".join(traceback.format_exception(kind, error, place))), end="", file=sys.stderr
+    )
 
 
 def _is_first_rank() -> bool:

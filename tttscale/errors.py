@@ -1,8 +1,11 @@
 """Errors that a user can cause and mend.
 
 Every message says four things: what was asked, what was found, which key or flag decides it, and what
-to do next. `assert` is kept for our own invariants; anything a user can trigger is one of these.
+to do next. `assert` is kept for our own invariants; anything a user can trigger is one of these. No message
+holds a credential, whatever a library that it quotes has said.
 """
+
+from tttscale.scrub import scrubbed
 
 
 class TTTScaleError(Exception):
@@ -11,8 +14,8 @@ class TTTScaleError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        """Take a message; what a terminal would obey or could not show, such as out of a file, is escaped."""
-        super().__init__("".join(map(_shown, message)))
+        """Take a message; credentials in it are hidden, and what a terminal would obey is escaped."""
+        super().__init__("".join(map(_shown, scrubbed(message))))
 
 
 class ConfigError(TTTScaleError):

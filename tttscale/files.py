@@ -85,6 +85,14 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def free_name(path: Path) -> Path:
+    """PATH-N with the first number that is free, to set something aside under."""
+    number = 1
+    while (target := path.with_name(f"{path.name}-{number}")).exists() or target.is_symlink():
+        number += 1
+    return target
+
+
 def sync(path: Path) -> None:
     """Asks the system to put a file or folder on disk before anything that depends on it."""
     descriptor = os.open(path, os.O_RDONLY)

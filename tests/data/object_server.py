@@ -2,6 +2,7 @@
 
 import re
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,8 +26,11 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(root: Path, may_list: bool = True) -> Iterator[Server]:
-    """Serves the files below `root` as http://.../NAME and as objects of bucket `bucket`."""
+def serving(root: Path, may_list: bool = True, secret: str | None = None) -> Iterator[Server]:
+    """Serves the files below `root` as http://.../NAME and as objects of bucket `bucket`.
+
+    With `secret` only to those who give it as the password of user `me`, or as the query's `sig`.
+    """
     requests: list[Request] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,6 +44,10 @@ def serving(root: Path, may_list: bool = True) -> Iterator[Server]:
             url = urlsplit(self.path)
             requests.append(Request(self.command, url.path, self.headers.get("Range")))
             query = parse_qs(url.query)
+            basic = b64encode(f"me:{secret}".encode()).decode()
+            known = self.headers.get("Authorization") == f"Basic {basic}"
+            if secret is not None and not known and query.get("sig") != [secret]:
+                return self.answer(403, f"<Error>{self.path}</Error>".encode())
             if "list-type" in query and not may_list:
                 return self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
             if "list-type" in query:

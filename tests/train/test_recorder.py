@@ -92,8 +92,7 @@ def test_a_plot_that_fails_does_not_keep_the_weights_back(config, model, monkeyp
     monkeypatch.setattr("tttscale.train.recorder.plot_run", fail)
     recorder = Recorder(config, TOKENS)
     recorder.step(STEP)
-    with pytest.raises(ZeroDivisionError):
-        recorder.finish(model, POSITIONS)
+    recorder.finish(model, POSITIONS)
     recorder.close()
     assert (recorder.folder / "final" / "model.safetensors").stat().st_size > 1000
 

@@ -6,11 +6,17 @@ from typing import Annotated
 import typer
 
 from tttscale.config.numbers import parse_flag
+from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.errors import ConfigError
 
 app = typer.Typer(help="Measure, and write reports with their circumstances.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="Report path without suffix; .md and .json are written.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        parser=path_argument, help="Report path without suffix; .md and .json are written."
+    ),
+]
 
 
 @app.command("scan")
@@ -19,7 +25,10 @@ def scan(
     tokens: Annotated[int, typer.Option(min=1, help="Sequence length.")] = 4096,
     repeats: Annotated[int, typer.Option(min=1, help="Timed repetitions.")] = 3,
     official: Annotated[
-        Path | None, typer.Option(help="ttt.py of ttt-lm-pytorch, to measure beside ours.")
+        Path | None,
+        typer.Option(
+            parser=path_argument, help="ttt.py of ttt-lm-pytorch, to measure beside ours."
+        ),
     ] = None,
 ) -> None:
     """A TTT layer's forward and backward on one CPU thread.
@@ -95,7 +104,8 @@ def kernels(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Report path without suffix; default: benchmarks/kernels_smN, and _paper without --all."
+            parser=path_argument,
+            help="Report path without suffix; default: benchmarks/kernels_smN, and _paper without --all.",
         ),
     ] = None,
     capability: Annotated[int, typer.Option(help="N: 90 (Hopper) or 80 (A100).")] = 90,
@@ -103,7 +113,10 @@ def kernels(
         bool, typer.Option("--all", help="Every head dim, mini-batch and dtype that is shipped.")
     ] = False,
     fla: Annotated[
-        Path | None, typer.Option(help="Folder of an unpacked fla-core, to predict beside ours.")
+        Path | None,
+        typer.Option(
+            parser=path_argument, help="Folder of an unpacked fla-core, to predict beside ours."
+        ),
     ] = None,
 ) -> None:
     """Registers, spills and shared memory of the Triton kernels; no GPU needed.
@@ -125,8 +138,10 @@ def kernels(
 
 @app.command("build")
 def build(
-    sources: Annotated[list[str], typer.Argument(help="Files, folders, globs of text.")],
-    tokenizer: Annotated[str, typer.Option(help="A tokenizer.json.")],
+    sources: Annotated[
+        list[str], typer.Argument(parser=words_argument, help="Files, folders, globs of text.")
+    ],
+    tokenizer: Annotated[str, typer.Option(parser=words_argument, help="A tokenizer.json.")],
     out: Out = Path("benchmarks/build_cpu"),
     suffix: Annotated[list[str] | None, typer.Option(help="Take only such files.")] = None,
     megabytes: Annotated[int, typer.Option(min=1, help="About how much text.")] = 64,
@@ -145,7 +160,9 @@ def build(
 
 @app.command("data")
 def data(
-    store: Annotated[str, typer.Argument(help="A token store: a folder or a URL.")],
+    store: Annotated[
+        str, typer.Argument(parser=store_argument, help="A token store: a folder or a URL.")
+    ],
     split: Annotated[str, typer.Option(help="Its split.")] = "train",
     sequence: Annotated[str, typer.Option(help="Tokens per window.")] = "1Mi",
     chunk: Annotated[str, typer.Option(help="Tokens per chunk.")] = "8Ki",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tttscale.files import write_text
+from tttscale.scrub import scrubbed
 
 PACKAGES = ("torch", "triton", "deepspeed", "numpy", "zarr")
 
@@ -20,7 +21,7 @@ PACKAGES = ("torch", "triton", "deepspeed", "numpy", "zarr")
 def circumstances() -> dict[str, Any]:
     """Everything that a figure depends on besides the code."""
     return {
-        "command": "tttscale " + shlex.join(_portable(word) for word in sys.argv[1:]),
+        "command": "tttscale " + shlex.join(_portable(scrubbed(word)) for word in sys.argv[1:]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "python": platform.python_version(),

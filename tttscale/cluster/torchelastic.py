@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tttscale.files import write_text
+from tttscale.scrub import scrubbed
 
 _FILE = "TORCHELASTIC_ERROR_FILE"
 
@@ -21,6 +22,6 @@ def tell_torchrun(message: str) -> None:
         return
     extra = {"timestamp": str(int(time.time()))}  # of several the earliest is taken for the cause
     # The process ends with its own message whatever becomes of this one.
-    text = json.dumps({"message": {"message": message, "extraInfo": extra}})
+    text = json.dumps({"message": {"message": scrubbed(message), "extraInfo": extra}})
     with suppress(OSError):
         write_text(Path(path), text)

@@ -1,10 +1,9 @@
 """Checks that look at several keys at once."""
 
-import os
-
 from tttscale.config.schema import Config
 from tttscale.config.shares import SLOTS, slot_counts
 from tttscale.errors import ConfigError
+from tttscale.location import Location
 
 
 def problems_of(config: Config) -> list[str]:
@@ -67,13 +66,13 @@ def _one_source(config: Config) -> str | None:
 
 
 def _no_store_twice(config: Config) -> str | None:
-    seen: dict[str, int] = {}
-    for i, part in enumerate(config.data.blend or ()):
-        first = seen.setdefault(os.path.realpath(part.store), i)
+    stores = [Location.parse(part.store) for part in config.data.blend or ()]
+    for i, store in enumerate(stores):
+        first = next(j for j, other in enumerate(stores) if other.is_same(store))
         if first != i:
             return (
                 f"data.blend[{first}].store and data.blend[{i}].store are the same store "
-                f"{part.store}; name it once, with the sum of both weights"
+                f"{store}; name it once, with the sum of both weights"
             )
     return None
 

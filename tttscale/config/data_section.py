@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from tttscale.config.numbers import HumanFloat, Positive, Text, parse_int
+from tttscale.config.paths import StorePath
 from tttscale.config.section import Section
+from tttscale.scrub import shortened
 
 StepRange = tuple[int, int]
 """First and last step number."""
@@ -14,8 +16,8 @@ StepRange = tuple[int, int]
 class BlendPart(Section):
     """One store of a blend."""
 
-    store: Text
-    """Path of a token store, relative to the working directory."""
+    store: StorePath
+    """Path or URL of a token store; a path is relative to the working directory."""
     weight: Annotated[HumanFloat, Field(gt=0)] = 1.0
     """Its share of the sequences is weight / sum of all weights."""
 
@@ -38,12 +40,12 @@ def _step_range(item: Any) -> StepRange:
         first, last = parse_int(bounds[0]), parse_int(bounds[-1])
     except ValueError:
         raise ValueError(
-            f"expected steps such as 1300 and ranges such as 1200-1210, found {item!r:.40}"
+            f"expected steps such as 1300 and ranges such as 1200-1210, found {shortened(item, 40)}"
         ) from None
     if not 1 <= first <= last:
         raise ValueError(
             f"expected steps from 1 on, and ranges that end at or after their first step, "
-            f"found {item!r:.40}"
+            f"found {shortened(item, 40)}"
         )
     return first, last
 
@@ -51,8 +53,8 @@ def _step_range(item: Any) -> StepRange:
 class DataSection(Section):
     """What the run trains on."""
 
-    store: Text | None = None
-    """Path of a token store, relative to the working directory; this or blend."""
+    store: StorePath | None = None
+    """Path or URL of a token store; a path is relative to the working directory. This or blend."""
     blend: Annotated[tuple[BlendPart, ...], Field(min_length=1)] | None = None
     """Several stores and their weights: [{store: path, weight: 2}, ...]; this or store."""
     split: Text = "train"

@@ -12,6 +12,8 @@ from tttscale.config.messages import explain
 from tttscale.config.schema import Config
 from tttscale.config.source import WRITTEN_BY, Dumper, Layer, read_file, read_override
 from tttscale.errors import ConfigError
+from tttscale.location import LocationError, expand
+from tttscale.scrub import shortened
 from tttscale.versions import newer
 
 
@@ -56,8 +58,12 @@ def _read_with_base(path: Path, children: tuple[Path, ...]) -> Layer:
         return layer
     place = layer.places[("base",)]
     if not isinstance(base, str):
-        raise ConfigError(f"{place}: base = {base!r:.60}: expected the path of one YAML file")
-    target, chain = path.parent / base, (*children, path.resolve())
+        raise ConfigError(f"{place}: base = {shortened(base)}: expected the path of one YAML file")
+    try:
+        target = path.parent / expand(base)
+    except LocationError as error:
+        raise ConfigError(f"{place}: base = {shortened(base)}: {error}") from None
+    chain = (*children, path.resolve())
     if target.resolve() in chain:
         raise ConfigError(f"{place}: base: {base} leads back to itself; remove one of the links")
     if not target.is_file():

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from tttscale.config.schema import known_keys
 from tttscale.config.source import KeyPath
+from tttscale.scrub import shortened
 
 _SIMILAR = 0.65
 
@@ -40,7 +41,7 @@ def _line(detail: dict[str, Any], places: dict[KeyPath, str]) -> str:
     if detail["type"] == "missing":
         whole = name.split("[")[0]  # an override replaces a list as a whole
         return f"{name} is missing; set it in the file or on the command line: {whole}=..."
-    return _placed(key, places) + f"{name} = {_shown(detail['input'])}: {_expectation(detail)}"
+    return _placed(key, places) + f"{name} = {shortened(detail['input'])}: {_expectation(detail)}"
 
 
 def _known_part(location: KeyPath) -> KeyPath:
@@ -89,8 +90,3 @@ def _expectation(detail: dict[str, Any]) -> str:
 def _placed(key: KeyPath, places: dict[KeyPath, str]) -> str:
     place = next((places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in places), None)
     return f"{place}: " if place else ""
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ValidationInfo, field_validator, model_validator
 
-from tttscale.config.numbers import Count, NonNegative, Text, parse_float, parse_int
+from tttscale.config.numbers import Count, NonNegative, parse_float, parse_int
+from tttscale.config.paths import FolderPath
 from tttscale.model.architecture import TTTConfig, preset_fields, preset_names
 
 
@@ -32,7 +33,7 @@ class ModelSection(TTTConfig):
     """Steps over which the inner learning rate climbs to ttt_base_lr; 0 = none."""
     inner_lr_warmup_init: NonNegative = 0.01
     """Inner learning rate at the start of that climb."""
-    initial_weights: Text | None = None
+    initial_weights: FolderPath | None = None
     """A folder written by `save_pretrained` to start from, instead of `init`."""
 
     @model_validator(mode="before")

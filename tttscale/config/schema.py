@@ -17,6 +17,7 @@ from tttscale.config.numbers import (
     Text,
     count_or,
 )
+from tttscale.config.paths import FolderPath
 from tttscale.config.section import Section
 from tttscale.model.architecture import TTTConfig
 
@@ -26,7 +27,7 @@ class RunSection(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
     """The run's folder is dir/name. Up to 64 of A-Z a-z 0-9 . _ - and no dot in front."""
-    dir: Text = "runs"
+    dir: FolderPath = "runs"
     """Folder that holds all runs, relative to the working directory."""
     seed: Count = 0
     """Seed of the initial weights, of the order of windows, and of which store of a blend comes next."""
@@ -116,10 +117,11 @@ class CheckpointSection(Section):
 class WandbSection(Section):
     """Weights & Biases."""
 
-    mode: Literal["offline", "online", "disabled"] = "offline"
-    """offline writes files only; online needs a network; disabled writes nothing."""
-    project: Text = "tttscale"
-    """The project there."""
+    mode: Literal["offline", "online", "disabled"] | None = None
+    """offline writes files only; online needs a network; disabled writes nothing. null = as WANDB_MODE
+    and WANDB_DISABLED say, or else offline."""
+    project: Text | None = None
+    """The project there; null = as WANDB_PROJECT says, or else tttscale."""
 
 
 class LoggingSection(Section):

@@ -9,6 +9,7 @@ import yaml
 
 from tttscale.errors import ConfigError
 from tttscale.reading import read_bytes, reason
+from tttscale.scrub import shortened
 from tttscale.versions import is_newer
 
 KeyPath = tuple[str, ...]
@@ -94,7 +95,7 @@ def read_text(text: str, name: str) -> Layer:
     value = _parse(text, name, layer)
     if value is not None and not isinstance(value, dict):
         raise ConfigError(
-            f"{name}: expected a mapping such as `train: {{steps: 100}}`, found {value!r:.60}"
+            f"{name}: expected a mapping such as `train: {{steps: 100}}`, found {shortened(value)}"
         )
     layer.tree = value or {}
     return layer

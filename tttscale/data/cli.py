@@ -10,14 +10,20 @@ import typer
 
 from tttscale.cluster import Ranks, discover_place
 from tttscale.config.numbers import parse_flag
+from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.data.progress import shown_progress
 from tttscale.errors import DataError
 from tttscale.files import write_text
+from tttscale.observe.guard import print_result
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
 
 Sources = Annotated[
-    list[str], typer.Argument(help="Text, JSONL and Parquet files, folders, globs.")
+    list[str],
+    typer.Argument(parser=words_argument, help="Text, JSONL and Parquet files, folders, globs."),
+]
+Store = Annotated[
+    str, typer.Argument(parser=store_argument, help="A token store: a folder or a URL.")
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
@@ -33,9 +39,11 @@ Excluded = Annotated[
 
 @app.command("build")
 def data_build(
-    out: Annotated[str, typer.Argument(help="The token store to write.")],
+    out: Annotated[str, typer.Argument(parser=store_argument, help="The token store to write.")],
     sources: Sources,
-    tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json.")] = "bytes",
+    tokenizer: Annotated[
+        str, typer.Option(parser=words_argument, help="bytes, or a tokenizer.json.")
+    ] = "bytes",
     workers: Workers = None,
     text_key: TextKey = "text",
     suffix: Suffixes = None,
@@ -88,7 +96,7 @@ def data_build(
 
 @app.command("tokenizer")
 def data_tokenizer(
-    out: Annotated[Path, typer.Argument(help="The tokenizer.json to write.")],
+    out: Annotated[Path, typer.Argument(parser=path_argument, help="The tokenizer.json to write.")],
     sources: Sources,
     vocab: Annotated[str, typer.Option(help="Ids in all, such as 32k.")] = "32k",
     sample: Annotated[str, typer.Option(help="Bytes of text to train on.")] = "64Mi",
@@ -115,7 +123,7 @@ def data_tokenizer(
 
 
 @app.command("info")
-def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> None:
+def data_info(store: Store) -> None:
     """Say what a token store holds.
 
     Example: `tttscale data info stores/code`
@@ -123,17 +131,18 @@ def data_info(store: Annotated[str, typer.Argument(help="A token store.")]) -> N
     from tttscale.data import TokenStore, render_info
 
     opened = TokenStore.open(store, damaged="pad")
-    typer.echo(render_info(opened.info))
+    print_result(render_info(opened.info))
     if opened.quarantine:
         typer.echo(opened.quarantine.render())
 
 
 @app.command("verify")
 def data_verify(
-    store: Annotated[str, typer.Argument(help="A token store: a folder or a URL.")],
+    store: Store,
     workers: Workers = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write the findings to this JSON file, too.")
+        Path | None,
+        typer.Option(parser=path_argument, help="Write the findings to this JSON file, too."),
     ] = None,
     set_apart: Annotated[
         bool,
@@ -157,7 +166,7 @@ def data_verify(
         found = verify_store(store, workers=own, ranks=ranks, progress=progress)
     if ranks.rank:
         return
-    typer.echo(found.render())
+    print_result(found.render())
     if report:
         try:
             write_text(report, json.dumps(found.to_json(), indent=1) + "\n")
@@ -178,7 +187,12 @@ def data_verify(
 @app.command("show")
 def data_show(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_CONFIG", help="A run's folder, or a run's YAML file.")
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_CONFIG",
+            parser=path_argument,
+            help="A run's folder, or a run's YAML file.",
+        ),
     ],
     step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="The training step, from 1.")],
     overrides: Annotated[
@@ -199,7 +213,7 @@ def data_show(
 
     config, opened = open_run(run, overrides or [])
     shown = show_step(config, opened, step, excerpt_tokens=tokens, most_documents=documents)
-    typer.echo(json.dumps(shown.as_json(), indent=2) if as_json else render_step(shown))
+    print_result(json.dumps(shown.as_json(), indent=2) if as_json else render_step(shown))
 
 
 def _share_of_cores(ranks: Ranks) -> int:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tttscale.cluster import Ranks
 from tttscale.errors import DataError, LaunchError, TTTScaleError
+from tttscale.scrub import scrubbed
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -116,7 +117,8 @@ class Crew:
         except BaseException as error:
             if self._world is not None:
                 code = error.exit_code if isinstance(error, TTTScaleError) else 1
-                print(f"[rank {self.rank}] error: {error}", file=sys.stderr, flush=True)
+                said = scrubbed(f"[rank {self.rank}] error: {error}")
+                print(said, file=sys.stderr, flush=True)
                 self._world.Abort(code)
             raise
 

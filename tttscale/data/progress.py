@@ -3,9 +3,10 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from tttscale.observe.guard import Guard
 from tttscale.observe.terminal import is_watched
 
 LOG_SECONDS = 30.0
@@ -42,11 +43,19 @@ def shown_progress(shown: bool = True) -> Iterator[Callable[[Progress], None]]:
     """
     if not shown:
         yield lambda state: None
-    elif is_watched(sys.stderr):
-        with _bar() as show:
-            yield show
-    else:
-        yield _Log().show
+        return
+    guard = Guard("progress is not shown", "and says at its end what it did")
+    with ExitStack() as stack:
+        show: Callable[[Progress], None] | None = None
+        with guard():
+            show = stack.enter_context(_bar(guard)) if is_watched(sys.stderr) else _Log().show
+
+        def guarded(state: Progress) -> None:
+            if guard.is_on and show is not None:
+                with guard():
+                    show(state)
+
+        yield guarded
 
 
 class _Log:
@@ -71,7 +80,7 @@ def _rate(state: Progress, seconds: float) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
+def _bar(guard: Guard) -> Iterator[Callable[[Progress], None]]:
     from rich import progress as rich
     from rich.console import Console
 
@@ -84,7 +93,9 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         rich.TimeRemainingColumn(),
     )
     began = time.monotonic()
-    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    bar = rich.Progress(*columns, console=Console(stderr=True), transient=True)
+    bar.start()
+    try:
         tasks = {}
 
         def show(state: Progress) -> None:
@@ -95,3 +106,6 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             bar.update(tasks[state.phase], total=state.total, completed=state.done, rate=rate)
 
         yield show
+    finally:
+        with guard():
+            bar.stop()

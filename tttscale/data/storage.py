@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from tttscale.errors import DataError
+from tttscale.location import Location, LocationError
 from tttscale.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ HINT = "Build it with `tttscale data build`, or correct the path."
 class Storage(Protocol):
     """The files of one store, read-only; keys are paths inside it."""
 
-    location: str
+    location: Location
     """As people know it."""
 
     def read(self, key: str) -> bytes | None:
@@ -53,7 +53,7 @@ class Folder:
             if not path.is_dir():
                 found = "a file, not the folder of a store" if path.exists() else "no such folder"
                 raise DataError(f"{path}: {found}. {HINT}")
-        self.path, self.location = path, str(path)
+        self.path, self.location = path, Location(str(path))
 
     def read(self, key: str) -> bytes | None:
         """Bytes of a file; None if there is none.
@@ -90,8 +90,8 @@ class Folder:
 class Remote:
     """A store behind a URL: s3://, gs://, az://, http:// or https://, through obstore.
 
-    Credentials and endpoints come from the environment (AWS_ENDPOINT, AWS_ACCESS_KEY_ID, ...);
-    failed requests are repeated by obstore.
+    Credentials and endpoints come from the environment (AWS_ENDPOINT, AWS_ACCESS_KEY_ID, ...), those of
+    an http or https URL also from the URL; failed requests are repeated by obstore.
 
     Args:
         url: Of the store's root.
@@ -100,7 +100,7 @@ class Remote:
         DataError: obstore is not installed, or the URL is of an unknown kind.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: Location) -> None:
         try:
             import obstore
         except ImportError as error:
@@ -110,9 +110,15 @@ class Remote:
             ) from error
         self.location = url
         self._obstore: Any = obstore
-        options = {"allow_http": True} if url.startswith("http://") else None
+        access = url.reveal()
+        options: Any = {"allow_http": True} if url.startswith("http://") else {}
+        if access.headers:
+            options["default_headers"] = access.headers
+        # A URL with parameters, such as a signature, is for plain HTTP, whoever the server is.
+        plain = access != (url, {})
+        opened = obstore.store.HTTPStore.from_url if plain else obstore.store.from_url
         try:
-            self._store = obstore.store.from_url(url, client_options=options)  # type: ignore[arg-type]
+            self._store = opened(access.url, client_options=options or None)
         except Exception as error:  # obstore has a kind of its own for every back end
             raise DataError(f"{url}: {_first_line(error)}. {HINT}") from error
 
@@ -135,7 +141,7 @@ class Remote:
         Raises:
             DataError: The server does not answer, or refuses, as where only reading is allowed.
         """
-        if urlsplit(self.location).scheme in ("http", "https"):
+        if self.location.startswith(("http://", "https://")):
             return None
         try:
             listing = self._obstore.list(self._store)
@@ -146,7 +152,8 @@ class Remote:
     def _refusal(self, asked: str, error: Exception) -> DataError:
         return DataError(
             f"{self.location}: {asked}: {_first_line(error)}. Check the URL, the network and the "
-            "credentials in the environment: they must allow reading and listing."
+            "credentials in the environment, which must allow reading and listing; those in a URL are never "
+            "stored, so name it anew with them."
         )
 
     def zarr_store(self) -> "Store":
@@ -162,8 +169,20 @@ def open_storage(location: str | Path) -> Storage:
     Raises:
         DataError: There is no such folder, or the URL cannot be used.
     """
-    text = str(location)
-    return Remote(text.rstrip("/")) if "://" in text else Folder(Path(location))
+    place = located(location)
+    return Remote(place) if place.is_remote else Folder(Path(place))
+
+
+def located(location: str | Path) -> Location:
+    """`location` as it may be shown.
+
+    Raises:
+        DataError: It names no place.
+    """
+    try:
+        return location if isinstance(location, Location) else Location.parse(str(location))
+    except LocationError as error:
+        raise DataError(f"{location}: {error}. {HINT}") from None
 
 
 def open_array(location: str | Path, path: str) -> "zarr.Array":

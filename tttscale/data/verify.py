@@ -18,10 +18,11 @@ from tttscale.data.plain import is_plain
 from tttscale.data.progress import Progress
 from tttscale.data.quarantine import QUARANTINE_FILE, DamagedRange, Quarantine, read_quarantine
 from tttscale.data.runs import Meter
-from tttscale.data.storage import Folder, Storage, open_storage
+from tttscale.data.storage import Folder, Storage, located, open_storage
 from tttscale.data.store import TokenStore, root_attributes
 from tttscale.errors import DataError
 from tttscale.files import digest_of
+from tttscale.location import Location
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def verify_store(
         DataError: It is no store, or its manifest itself cannot be trusted.
     """
     began = time.perf_counter()
+    location = located(location)
     storage = open_storage(location)
     attributes = root_attributes(storage)
     if not attributes and is_plain(storage):
@@ -122,7 +124,7 @@ def verify_store(
             progress(Progress("verify", count, mine))
 
     with crew.together():
-        found = crew.share(check_file, keys, str(location), time.time_ns(), progress=report)
+        found = crew.share(check_file, keys, location, time.time_ns(), progress=report)
     present = storage.sizes()
     known = {*info.files, "zarr.json", QUARANTINE_FILE}
     return Report(
@@ -145,7 +147,7 @@ def folder_to_mark(location: str | Path) -> Path:
     storage = open_storage(location)
     if not isinstance(storage, Folder):
         raise DataError(
-            f"--quarantine {location}: only a store in a folder can be marked. Verify a copy with "
+            f"--quarantine {storage.location}: only a store in a folder can be marked. Verify a copy with "
             f"--quarantine, then put its {QUARANTINE_FILE} beside the zarr.json of this one."
         )
     return storage.path
@@ -190,6 +192,7 @@ def advice(location: str | Path, report: Report) -> str | None:
         DataError: There is a quarantine file, but it is not this store's.
     """
     storage = open_storage(location)
+    location = storage.location
     known = read_quarantine(storage, report.fingerprint)
     again = "run this" if isinstance(storage, Folder) else "verify a copy"
     if not report.damages:
@@ -210,7 +213,7 @@ def advice(location: str | Path, report: Report) -> str | None:
     )
 
 
-def check_file(key: str, location: str, started: int, meter: Meter) -> list[Damage]:
+def check_file(key: str, location: Location, started: int, meter: Meter) -> list[Damage]:
     """A worker's task: everything that is wrong with one file."""
     meter.add(0, 0, 0)
     storage, info = _opened(location, started)
@@ -234,7 +237,7 @@ def check_file(key: str, location: str, started: int, meter: Meter) -> list[Dama
 
 
 @lru_cache(maxsize=1)
-def _opened(location: str, started: int) -> tuple[Storage, StoreInfo]:
+def _opened(location: Location, started: int) -> tuple[Storage, StoreInfo]:
     """Once per worker and verification: the manifest of a large store is large."""
     storage = open_storage(location)
     return storage, parse_manifest(root_attributes(storage), storage.location)

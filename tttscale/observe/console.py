@@ -1,19 +1,20 @@
 """One aligned line per step; on a terminal also a progress bar."""
 
-import logging
 import math
-import os
+import select
 import statistics
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
+from tttscale.observe.guard import Guard, lead_nowhere
 from tttscale.observe.terminal import is_watched
+from tttscale.scrub import scrubbed
 
-_log = logging.getLogger(__name__)
+_PATIENCE_SECONDS = 1.0
+"""So long a reader may hold up the run, once; while nobody reads after that, lines are left out."""
 _HEADER_EVERY = 25
 _ETA_WINDOW = 20
 _MISSING = "-"
@@ -80,7 +81,8 @@ _COLUMNS = (
 class Console:
     """Prints a run's progress: aligned lines with units, a header now and then, the time left.
 
-    When nobody reads it any more (`| head`), it says so once and is quiet from then on.
+    When nobody reads it any more (`| head`), it says so once and is quiet from then on. While a reader is
+    only slow, lines are left out and counted.
     """
 
     def __init__(self, total_steps: int, stream: TextIO | None = None) -> None:
@@ -88,29 +90,33 @@ class Console:
         self._stream = stream or sys.stdout
         self._recent: deque[float] = deque(maxlen=_ETA_WINDOW)
         self._lines = 0
-        self._bar = _Bar(total_steps, self._stream) if is_watched(self._stream) else None
-        self._is_read = True
+        self._left_out = 0
+        self._bar: _Bar | None = None
+        self._guard = Guard("the console is quiet", "and its metrics are in metrics.jsonl")
+        with self._guarded():
+            self._bar = _Bar(total_steps, self._stream) if is_watched(self._stream) else None
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Print one step's record (the keys of `metrics.jsonl`; missing ones show as a dash)."""
-        if record.get("step_seconds") is not None:
-            self._recent.append(float(record["step_seconds"]))
-        if self._lines % _HEADER_EVERY == 0:
-            self._write(self._header())
-        self._lines += 1
-        self._write(self._line(record))
-        with self._until_nobody_reads():
-            if self._bar:
+        with self._guarded():
+            if record.get("step_seconds") is not None:
+                self._recent.append(float(record["step_seconds"]))
+            if self._lines % _HEADER_EVERY == 0:
+                self._write(self._header())
+            self._lines += 1
+            self._write(self._line(record))
+            if self._bar and self._left_out == 0:
                 self._bar.advance_to(int(record["step"]), self._time_left(record))
 
     def note(self, text: str) -> None:
         """Print a remark between the step lines."""
-        self._write(text)
+        with self._guarded():
+            self._write(scrubbed(text))
 
     def close(self) -> None:
         """Take the progress bar away; closing twice is fine."""
-        with self._until_nobody_reads():
-            if self._bar:
+        with self._guarded():
+            if self._bar and self._is_writable():
                 self._bar.stop()
         self._bar = None
 
@@ -138,29 +144,40 @@ class Console:
         return duration((self._total - int(record["step"])) * statistics.median(self._recent))
 
     def _write(self, text: str) -> None:
-        with self._until_nobody_reads():
-            if self._bar:
-                self._bar.print(text)
-            elif self._is_read:
-                print(text, file=self._stream, flush=True)
+        if not self._guard.is_on:
+            return
+        if not self._is_writable():
+            self._left_out += 1
+            return
+        if self._left_out:
+            text = f"({self._left_out} lines left out while nobody read them)\n{text}"
+            self._left_out = 0
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        if self._bar:
+            self._bar.print(text)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _is_writable(self) -> bool:
+        """Whether a line can be written without waiting, to a pipe or terminal that may be full."""
+        try:
+            descriptor = self._stream.fileno()
+        except (OSError, ValueError, AttributeError):
+            return True  # in memory
+        watch = select.poll()
+        watch.register(descriptor, select.POLLOUT)
+        patience = 0 if self._left_out else _PATIENCE_SECONDS
+        return bool(watch.poll(1000 * patience))
 
     @contextmanager
-    def _until_nobody_reads(self) -> Iterator[None]:
-        try:
+    def _guarded(self) -> Iterator[None]:
+        was_on = self._guard.is_on
+        with self._guard():
             yield
-        except OSError as error:
-            self._go_quiet(error)
-
-    def _go_quiet(self, error: OSError) -> None:
-        self._is_read, self._bar = False, None
-        _log.warning(
-            "the console is quiet for the rest of this run: %s; the run goes on, and its metrics are in "
-            "metrics.jsonl",
-            error.strerror,
-        )
-        # What is still in the stream's buffer would fail once more when the process ends.
-        with suppress(OSError), Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())
+        if was_on and not self._guard.is_on:
+            self._bar = None
+            lead_nowhere(self._stream)
 
 
 class _Bar:
@@ -170,14 +187,17 @@ class _Bar:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+        # No thread redraws it: that one would wait for a terminal that stands still, and the run for it.
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("ETA {task.fields[eta]}"))
-        self._progress = Progress(*columns, console=RichConsole(file=stream), transient=True)
+        self._progress = Progress(
+            *columns, console=RichConsole(file=stream), transient=True, auto_refresh=False
+        )
         self._task = self._progress.add_task("train", total=total, eta=_MISSING)
         self._progress.start()
 
     def advance_to(self, step: int, eta: str) -> None:
         """Move the bar."""
-        self._progress.update(self._task, completed=step, eta=eta)
+        self._progress.update(self._task, completed=step, eta=eta, refresh=True)
 
     def print(self, text: str) -> None:
         """A line above the bar."""

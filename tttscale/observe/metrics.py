@@ -20,30 +20,95 @@ between_seconds lies before the step: what all ranks did, or waited for, since t
 held-out losses, checkpoints). In the first step it is 0.
 """
 
+import fcntl
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 from tttscale.errors import DataError
-from tttscale.files import open_end
-from tttscale.reading import parse_json, read_bytes, reason
+from tttscale.files import open_end, open_ordinary
+from tttscale.reading import parse_json, reason
+from tttscale.scrub import shortened
+
+_LONGEST_BYTES = 1 << 20
+"""A longer line is no record."""
 
 _METRICS_BYTES = 4 << 30
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
+class Seen(NamedTuple):
+    """What a metrics file holds up to some step."""
+
+    first: int
+    """Step of its first record; 0 without any."""
+    last: int
+    """Step of the last record that counts; 0 without any."""
+    line: int
+    """Number of that record's line, from 1."""
+    end_bytes: int
+    """Where that line ends."""
+    record: dict[str, Any]
+    """That record."""
+
+
+def look_through(path: Path, step: int | None = None) -> Seen:
+    """Read the records up to `step` (None: all) and be sure that one run wrote them, each step once.
+
+    What comes later is not looked at. Memory is bounded, whatever is in the file.
+
+    Raises:
+        DataError: it is no file of ours, or a line is not the record that belongs there.
+        OSError: it cannot be read.
+    """
+    seen = Seen(0, 0, 0, 0, {})
+    for number, end, line in _lines(path):
+        record = _record(line, is_ours=True)
+        found = _step_of(record)
+        if record is None or found is None or found < 1:
+            raise DataError(_misplaced(path, number, _expected(seen), _excerpt(line)))
+        if step is not None and found > step:
+            break
+        if seen.last and found != seen.last + 1:
+            raise DataError(_misplaced(path, number, _expected(seen), f"that of step {found}"))
+        for key in ("loss", "tokens"):
+            if isinstance(record.get(key, 0), bool) or not isinstance(
+                record.get(key, 0), int | float
+            ):
+                wanted = f"a number for its {key}"
+                raise DataError(_misplaced(path, number, wanted, shortened(record[key], 30)))
+        seen = Seen(seen.first or found, found, number, end, record)
+    if step is not None and 0 < seen.last < step:
+        raise DataError(
+            _misplaced(path, seen.line, f"records up to step {step}", f"{seen.last} last")
+        )
+    return seen
+
+
 class MetricsLog:
-    """Appends records to a file, one line each; a line is on its way to the disk at once."""
+    """Appends records to a file, one line each; a line is on its way to the disk at once.
+
+    Attributes:
+        was_cut: Whether a crash had left its last line unfinished; it is gone.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._file = path, open_end(path)
-        _end_last_line(self._file)
+        """Open it for this process alone, as far as the file system knows locks.
+
+        Raises:
+            BlockingIOError: another process writes it.
+            OSError: it cannot be written, or is a link or no file.
+        """
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _open_alone(self.path)
+        self.was_cut = _end_last_line(self._file.fileno())
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; floats keep full precision, NaN and infinities become strings."""
@@ -51,21 +116,31 @@ class MetricsLog:
         self._file.write((json.dumps(plain, allow_nan=False) + "\n").encode())
         self._file.flush()
 
-    def cut_after(self, step: int) -> None:
-        """Move the records of later steps to `NAME-replaced.jsonl`: the run goes on from `step`."""
-        self._file.seek(0)
-        lines = self._file.readlines()
-        kept = 0
-        while kept < len(lines) and not _is_later(lines[kept], step):
-            kept += 1
-        if kept == len(lines):
-            return
-        aside = self._path.with_name(f"{self._path.stem}-replaced{self._path.suffix}")
-        with open_end(aside) as replaced:
-            replaced.writelines(lines[kept:])
+    def cut_after(self, step: int) -> int:
+        """Move what comes after the record of `step` to `NAME-replaced.jsonl`: the run goes on from there.
+
+        Returns:
+            How many lines were moved.
+        """
+        end, moved = 0, 0
+        with suppress(DataError):  # a line that is too long is not what is kept
+            for _, line_end, line in _lines(self.path):
+                record = _record(line)
+                if (_step_of(record) or 0) > step:
+                    break
+                end = end if record is None else line_end
+        if end == os.fstat(self.fileno()).st_size:
+            return 0
+        aside = self.path.with_name(f"{self.path.stem}-replaced{self.path.suffix}")
+        with open_ordinary(self.path) as source, open_end(aside) as replaced:
+            source.seek(end)
+            while block := source.read(_LONGEST_BYTES):
+                moved += block.count(b"\n")
+                replaced.write(block)
             replaced.flush()
             os.fsync(replaced.fileno())
-        self._file.truncate(sum(map(len, lines[:kept])))
+        self._file.truncate(end)
+        return moved
 
     def sync(self) -> None:
         """Put all records on disk."""
@@ -99,31 +174,46 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file is missing, or a line in it is damaged.
     """
+    records = []
     try:
-        lines = read_bytes(Path(path), _METRICS_BYTES).split(b"\n")
+        for number, _, line in _lines(Path(path)):
+            record = _record(line)
+            if record is None:
+                raise DataError(f"{path}:{number}: expected a JSON object, found {_excerpt(line)}")
+            records.append(record)
     except OSError as error:
         raise DataError(f"cannot read the metrics {path}: {reason(error)}") from None
-    complete, records = lines[:-1], []
-    for number, line in enumerate(complete, start=1):
-        if not line.strip():
-            continue
-        record = _record(line)
-        if record is None:
-            found = line[:60].decode(errors="backslashreplace")
-            raise DataError(f"{path}:{number}: expected a JSON object, found {found!r}")
-        records.append(record)
     return records
 
 
-def _is_later(line: bytes, step: int) -> bool:
-    record = _record(line)
-    found = record.get("step", 0) if record is not None else None
-    return isinstance(found, int | float) and found > step
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number, end in bytes and text of each line that was written to its end; blank ones are left out.
+
+    Raises:
+        DataError: a line is longer than any record.
+        OSError: it cannot be read, or is no file.
+    """
+    end = 0
+    with open_ordinary(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(_LONGEST_BYTES)
+            end += len(line)
+            if len(line) == _LONGEST_BYTES:
+                raise DataError(
+                    _misplaced(
+                        path, number, "a JSON object", f"a line of more than {len(line):,} bytes"
+                    )
+                )
+            if not line.endswith(b"\n"):
+                return
+            if line.strip():
+                yield number, end, line
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _record(line: bytes, is_ours: bool = False) -> dict[str, Any] | None:
+    """None for what is no JSON object; `write` puts NaN and infinities in quotes, as JSON has none."""
     try:
-        record = parse_json(line, non_finite=True)
+        record = parse_json(line, non_finite=not is_ours)
     except ValueError:
         return None
     if not isinstance(record, dict):
@@ -132,6 +222,27 @@ def _record(line: bytes) -> dict[str, Any] | None:
         key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
         for key, value in record.items()
     }
+
+
+def _step_of(record: dict[str, Any] | None) -> int | None:
+    step = None if record is None else record.get("step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def _expected(seen: Seen) -> str:
+    return f"the record of step {seen.last + 1}" if seen.last else "a record with its step"
+
+
+def _excerpt(line: bytes) -> str:
+    return shortened(line.decode(errors="backslashreplace").rstrip("\n"))
+
+
+def _misplaced(path: Path, number: int, expected: str, found: str) -> str:
+    return (
+        f"{path}:{number}: expected {expected}, found {found}. Put the file back as the run wrote it, or "
+        "move it away: the run then goes on from its checkpoint with a new one. An earlier checkpoint "
+        "(checkpoint.resume=N) needs only the lines before it."
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -143,8 +254,24 @@ def _plain(value: Any) -> Any:
     return "nan" if math.isnan(number) else ("inf" if number > 0 else "-inf")
 
 
-def _end_last_line(file: IO[bytes]) -> None:
+def _open_alone(path: Path) -> IO[bytes]:
+    """The system frees the lock when the process ends."""
+    file = open_end(path)
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+def _end_last_line(descriptor: int) -> bool:
     """Cut off a line that a crash left unfinished, so that the next one starts cleanly."""
-    content = file.read()
-    if content and not content.endswith(b"\n"):
-        file.truncate(content.rfind(b"\n") + 1)
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, _LONGEST_BYTES, max(0, size - _LONGEST_BYTES))
+    if not tail or tail.endswith(b"\n"):
+        return False
+    os.ftruncate(descriptor, size - len(tail) + tail.rfind(b"\n") + 1)
+    return True

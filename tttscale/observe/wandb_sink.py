@@ -1,7 +1,6 @@
 """Weights & Biases, kept at arm's length: it can neither fail a run nor hold up a step."""
 
 import contextlib
-import logging
 import os
 import queue
 import threading
@@ -10,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_log = logging.getLogger(__name__)
+from tttscale.observe.guard import Guard, leave_behind, warn
+
 _PENDING = 1024
 
 
@@ -45,16 +45,22 @@ class WandbSink:
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_PENDING)
         self._finish_seconds = finish_seconds
         self._thread: threading.Thread | None = None
+        self._guard = Guard(
+            "wandb is off",
+            "and its metrics are in metrics.jsonl (logging.wandb.mode=disabled silences this)",
+        )
         if mode == "disabled":
             return
         settings: dict[str, Any] = {"mode": mode, "project": project, "dir": str(run_dir)}
         settings |= {"name": name, "config": dict(config_dict)}
         if run_id is not None:
             settings |= {"id": run_id, "resume": "allow"}
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._work, args=(settings,), name="wandb-sink", daemon=True
         )
-        self._thread.start()
+        with self._guard():
+            thread.start()
+            self._thread = thread
 
     @property
     def active(self) -> bool:
@@ -65,7 +71,10 @@ class WandbSink:
         """Hand over one step's record (it has a `step`); returns at once."""
         if not self.active:
             return
-        with contextlib.suppress(queue.Full):  # _PENDING records behind; the file has them all
+        with (
+            self._guard(),
+            contextlib.suppress(queue.Full),
+        ):  # _PENDING behind; the file has them all
             self._queue.put_nowait(dict(record))
 
     def finish(self) -> None:
@@ -78,10 +87,10 @@ class WandbSink:
             self._queue.put(None, timeout=self._finish_seconds)
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
-            _log.warning(
-                "wandb did not finish within %.0f s and was left behind; the metrics are in "
-                "metrics.jsonl, and `wandb sync` uploads the run's wandb folder later",
-                self._finish_seconds,
+            leave_behind()
+            warn(
+                f"wandb did not finish within {self._finish_seconds:.0f} s and was left behind; the metrics "
+                "are in metrics.jsonl, and `wandb sync` uploads the run's wandb folder later"
             )
 
     def _work(self, settings: dict[str, Any]) -> None:
@@ -91,12 +100,7 @@ class WandbSink:
                 run.log(record, step=int(record["step"]))
             run.finish()
         except BaseException as error:  # wandb raises all sorts; none of them is the run's business
-            _log.warning(
-                "wandb is off for the rest of this run: %s: %s; the metrics are in metrics.jsonl "
-                "(logging.wandb.mode=disabled silences this)",
-                type(error).__name__,
-                error,
-            )
+            self._guard.fail(error)
 
 
 def _start(settings: dict[str, Any]) -> Any:
@@ -104,7 +108,9 @@ def _start(settings: dict[str, Any]) -> Any:
     import wandb
 
     Path(settings["dir"]).mkdir(parents=True, exist_ok=True)
-    quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
+    quiet = wandb.Settings(
+        silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True
+    )
     run = wandb.init(settings=quiet, **settings)
     run.define_metric("tokens")
     run.define_metric("*", step_metric="tokens")

@@ -19,7 +19,8 @@ from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from tttscale.train.checkpoint.same_run import check_same_run, remarks_on_start
 from tttscale.train.divergence import Divergence
 from tttscale.train.memory import tune_allocator
-from tttscale.train.recorder import Recorder, Silent, check_folder, run_folder
+from tttscale.train.recorder import Recorder, Silent
+from tttscale.train.run_folder import check_folder, run_folder
 from tttscale.train.schedules import remarks_on
 from tttscale.train.trainer import Evaluation, Trainer
 from tttscale.train.ways import kept, ways
@@ -219,5 +220,7 @@ class _Job:
         saved = self._checkpoints.save(
             step, tokens, self.model, self._engine, self._tokens, wandb_id
         )
+        if saved.done:
+            self._recorder.saved(step)
         self._recorder.note(saved.line)
         return saved.done

@@ -1,23 +1,29 @@
 """What rank 0 writes: the run's folder, metrics, console, wandb, plots, final weights."""
 
-import fcntl
 import json
+import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from tttscale import __version__
-from tttscale.config import Config, dump_config, load_config
+from tttscale.config import Config, dump_config
 from tttscale.data.components import Tokens
-from tttscale.data.record import write_data_record
-from tttscale.errors import ConfigError
+from tttscale.data.record import RECORD_NAME, write_data_record
+from tttscale.errors import ConfigError, DataError
 from tttscale.files import write_text
 from tttscale.observe import Console, MetricsLog, WandbSink
+from tttscale.observe.guard import Guard
+from tttscale.observe.metrics import look_through
 from tttscale.observe.plots import plot_run
+from tttscale.observe.wandb_choice import choose_wandb
+from tttscale.train import final
 from tttscale.train.checkpoint.checkpoints import Checkpoint
-from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.run_folder import METRICS, check_folder, disk, note_saved, run_folder
+
+_WHOLE_FILES = ("config.yaml", RECORD_NAME, "positions.json", "saved.json")
+"""Written beside and then renamed."""
 
 
 class Silent:
@@ -38,6 +44,9 @@ class Silent:
     def sync(self) -> None:
         """Nothing."""
 
+    def saved(self, step: int) -> None:
+        """Nothing."""
+
     def finish(self, model: Any, positions: dict[str, Any] | None) -> None:
         """Nothing."""
 
@@ -46,7 +55,10 @@ class Silent:
 
 
 class Recorder(Silent):
-    """Writes RUNDIR/NAME: config.yaml, data.json, metrics.jsonl, plots, positions.json, final/."""
+    """Writes RUNDIR/NAME: config.yaml, data.json, metrics.jsonl, plots, positions.json, final/.
+
+    Console, wandb and plots only look on: whatever befalls them, the run goes on.
+    """
 
     def __init__(self, config: Config, tokens: Tokens, resumed: Checkpoint | None = None) -> None:
         """Create the run's folder, or go on in it.
@@ -58,31 +70,44 @@ class Recorder(Silent):
 
         Raises:
             ConfigError: a run of this name exists, or run.dir cannot be written to.
+            CheckpointError: its checkpoints are lost.
+            DataError: its metrics are not those of the checkpoint.
         """
         self.folder = run_folder(config)
         self._config = config
+        self._remarks: list[str] = []
         if resumed is None:
             check_folder(config)
-        with _disk(config):
+        else:
+            self._check_metrics(resumed)
+        with disk(config):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._metrics = MetricsLog(self.folder / "metrics.jsonl")
-            _claim(self._metrics, config)
+            self._metrics = self._claim()
+            self._clear_partial_files()
             write_text(self.folder / "config.yaml", dump_config(config))
             write_data_record(self.folder, tokens)
+        if self._metrics.was_cut:
+            self._remarks.append(
+                f"{self.folder / METRICS}: its last line was cut short; it is left out"
+            )
         self._every = config.logging.every
         self._steps = config.train.steps
         self._console = Console(config.train.steps)
+        self._plots = Guard("plots are left out", "and `tttscale plot` draws them later")
         wandb = config.logging.wandb
+        chosen = choose_wandb(wandb.mode, wandb.project, config.run.name, os.environ)
         before = resumed.manifest.wandb_id if resumed is not None else None
-        self.wandb_id = before or secrets.token_hex(4)
+        self.wandb_id = chosen.run_id or before or secrets.token_hex(4)
         self._wandb = WandbSink(
             config.model_dump(mode="json"),
-            wandb.mode,
-            wandb.project,
+            chosen.mode,
+            chosen.project,
             self.folder,
-            config.run.name,
+            chosen.name,
             self.wandb_id,
         )
+        for remark in [*self._remarks, chosen.said]:
+            self.note(remark)
 
     def step(self, record: Mapping[str, Any]) -> None:
         """One step's record to every sink; metrics.jsonl first, it is the truth.
@@ -90,7 +115,7 @@ class Recorder(Silent):
         Raises:
             ConfigError: run.dir cannot be written to.
         """
-        with _disk(self._config):
+        with disk(self._config):
             self._metrics.write(record)
         if record["step"] % self._every == 0 or record["step"] == self._steps:
             self._console.step(record)
@@ -106,15 +131,12 @@ class Recorder(Silent):
         Raises:
             ConfigError: run.dir cannot be written to.
         """
-        with _disk(self._config):
-            final = self.folder / "final"
-            if step < self._config.train.steps and final.exists():
-                number = 1
-                while (kept := self.folder / f"final-replaced-{number}").exists():
-                    number += 1
-                final.rename(kept)
+        with disk(self._config):
+            if step < self._steps and (kept := final.set_final_aside(self.folder)):
                 self.note(f"the final weights so far are kept as {kept}")
-            self._metrics.cut_after(step)
+            if lines := self._metrics.cut_after(step):
+                aside = self.folder / "metrics-replaced.jsonl"
+                self.note(f"{lines} lines of {METRICS} behind step {step} are kept in {aside}")
 
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint that continues them.
@@ -122,29 +144,32 @@ class Recorder(Silent):
         Raises:
             ConfigError: run.dir cannot be written to.
         """
-        with _disk(self._config):
+        with disk(self._config):
             self._metrics.sync()
 
+    def saved(self, step: int) -> None:
+        """Remember that there is a checkpoint, apart from the checkpoint."""
+        with suppress(OSError):  # metrics.jsonl says nearly the same
+            note_saved(self.folder, step)
+
     def finish(self, model: Any, positions: dict[str, Any] | None) -> None:
-        """Loss by position, plots, final weights.
+        """Loss by position, final weights, plots.
 
         Raises:
             ConfigError: run.dir cannot be written to.
         """
-        with _disk(self._config):
-            try:
-                plots = self._draw(positions)
-            finally:  # the weights are what the run was for, so nothing above keeps them back
-                model.save_pretrained(self.folder / "final")
-        self.note(f"final weights: {self.folder / 'final'}")
-        for path in plots:
-            self.note(f"plot: {path}")
-
-    def _draw(self, positions: dict[str, Any] | None) -> list[Path]:
-        if positions is not None:
-            marks = {"format_version": 1, "tttscale_version": __version__}
-            write_text(self.folder / "positions.json", json.dumps(marks | positions) + "\n")
-        return plot_run(self.folder)
+        try:
+            with disk(self._config):
+                self._metrics.sync()
+                if positions is not None:
+                    marks = {"format_version": 1, "tttscale_version": __version__}
+                    write_text(self.folder / "positions.json", json.dumps(marks | positions) + "\n")
+                path = final.write_final(self.folder, model)
+            self.note(f"final weights: {path}")
+        finally:
+            with self._plots():
+                for plot in plot_run(self.folder):
+                    self.note(f"plot: {plot}")
 
     def close(self) -> None:
         """Flush and close all sinks.
@@ -154,93 +179,43 @@ class Recorder(Silent):
         """
         self._wandb.finish()
         self._console.close()
-        with _disk(self._config):
+        with disk(self._config):
             self._metrics.close()
 
-
-def run_folder(config: Config) -> Path:
-    """RUNDIR/NAME."""
-    return Path(config.run.dir) / config.run.name
-
-
-def check_folder(config: Config) -> None:
-    """Refuse to write over another run; one that ended before its first step is none.
-
-    A run with checkpoints is gone on with, unless `checkpoint.resume` is "never" or it is finished; one that
-    ended before its first checkpoint starts again, by the same command.
-
-    Raises:
-        ConfigError: the run's folder already holds steps or weights, or cannot be looked at.
-    """
-    folder, resume = run_folder(config), config.checkpoint.resume
-    with _disk(config):
-        metrics, weights = folder / "metrics.jsonl", (folder / "final").exists()
-        taken = weights or (metrics.exists() and metrics.stat().st_size > 0)
-        finished = (folder / "final" / "config.json").exists()  # written last
-        steps = CheckpointFolder(folder / "checkpoints").steps()
-    if resume != "never" and steps:
-        if resume == "auto" and finished and steps[0] == config.train.steps:
+    def _claim(self) -> MetricsLog:
+        """Keep others out of the folder."""
+        try:
+            return MetricsLog(self.folder / METRICS)
+        except BlockingIOError:
             raise ConfigError(
-                f"run.name = {config.run.name!r}: {folder} holds a run that is finished after train.steps = "
-                f"{steps[0]}. Raise train.steps to go on with it, or choose another name (run.name=...)."
+                f"run.name = {self._config.run.name!r}: another process is training in {self.folder}. "
+                "Choose another name (run.name=...), or end that process."
+            ) from None
+
+    def _clear_partial_files(self) -> None:
+        """What a process of this run that was killed has left; the folder is claimed."""
+        for name in _WHOLE_FILES:
+            for path in self.folder.glob(f"{name}.partial-[0-9]*"):
+                path.unlink(missing_ok=True)
+
+    def _check_metrics(self, resumed: Checkpoint) -> None:
+        """They must be those that led to the checkpoint."""
+        path, saved = self.folder / METRICS, resumed.manifest
+        with disk(self._config):
+            there = path.is_symlink() or path.exists()
+            seen = look_through(path, saved.step) if there else None
+        if seen is None or seen.first != 1:
+            before = "" if seen is None or not seen.first else f" before step {seen.first}"
+            self._remarks.append(
+                f"{path} has no records{before}; those of this run were moved away"
             )
-        if resume == "auto" and steps[0] > config.train.steps:
-            raise ConfigError(
-                f"train.steps = {config.train.steps}: {folder} holds a run of {steps[0]} steps already. "
-                "Raise train.steps to go on with it, name a step with checkpoint.resume=N, or choose another "
-                "name (run.name=...)."
+        if (
+            seen is not None
+            and seen.last
+            and seen.record.get("tokens", saved.tokens) != saved.tokens
+        ):
+            raise DataError(
+                f"{path}:{seen.line}: expected {saved.tokens} tokens after step {saved.step}, as "
+                f"{resumed.folder} says, found {seen.record['tokens']}: these are another run's metrics. Put "
+                "the file back as the run wrote it, or move it away: the run then goes on with a new one."
             )
-    elif steps or weights or (taken and not _starts_again(config)):
-        raise ConfigError(
-            f"run.name = {config.run.name!r}: {folder} already holds a run. Choose another name "
-            f"(run.name=...), or remove that folder{_how_to_resume(resume, bool(steps))}."
-        )
-
-
-def _starts_again(config: Config) -> bool:
-    """Whether the folder is that of the same command, ended before its first checkpoint."""
-    if config.checkpoint.every == 0 or config.checkpoint.resume != "auto":
-        return False
-    try:
-        before = load_config(run_folder(config) / "config.yaml")
-    except ConfigError:
-        return False
-    # Folders may be named in another way, and logs be of another kind.
-    same = {"run": config.run, "logging": config.logging}
-    return before.run.seed == config.run.seed and before.model_copy(update=same) == config
-
-
-def _how_to_resume(resume: int | str, has_checkpoints: bool) -> str:
-    if has_checkpoints:
-        return f", or go on with it (checkpoint.resume=auto; it is {resume})"
-    return "; it has no checkpoint to go on from"
-
-
-def _claim(metrics: MetricsLog, config: Config) -> None:
-    """Keep others out until the first step is written; the system frees it when the process ends."""
-    try:
-        fcntl.flock(metrics.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        metrics.close()
-        raise ConfigError(
-            f"run.name = {config.run.name!r}: another process is training in {run_folder(config)}. "
-            "Choose another name (run.name=...), or end that process."
-        ) from None
-    except OSError:  # a file system without locks
-        pass
-
-
-@contextmanager
-def _disk(config: Config) -> Iterator[None]:
-    """Errors of the file system, said once and with the key that decides.
-
-    Raises:
-        ConfigError: the file system refused.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"run.dir = {config.run.dir!r}: cannot write to {run_folder(config)}: {error}. Check "
-            "space and permissions, or name another folder with run.dir=..."
-        ) from error

@@ -1,0 +1,77 @@
+"""`final/` of a run: the weights that it was for, whole or not at all."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from tttscale.files import free_name, sync
+
+NAME, PARTIAL = "final", "final.partial"
+_FILES = ("model.safetensors", "config.json")
+
+
+def write_final(run_folder: Path, model: Any) -> Path:
+    """Write the weights beside, put them on disk, and only then let them be `final`.
+
+    Raises:
+        OSError: the file system refused; `final` is as it was, and nothing half-written is left.
+    """
+    partial, final = run_folder / PARTIAL, run_folder / NAME
+    _clear(partial)
+    try:
+        model.save_pretrained(partial)
+        for name in _FILES:
+            sync(partial / name)
+        sync(partial)
+    except BaseException:
+        with suppress(OSError):
+            _clear(partial)
+        raise
+    set_final_aside(run_folder)
+    partial.rename(final)
+    sync(run_folder)
+    return final
+
+
+def set_final_aside(run_folder: Path) -> Path | None:
+    """Rename what is called `final`, whatever it is; what it is called now, None if there is none.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    final = run_folder / NAME
+    if not final.exists() and not final.is_symlink():
+        return None
+    return final.rename(free_name(run_folder / f"{NAME}-replaced"))
+
+
+def is_whole(run_folder: Path) -> bool:
+    """Whether final weights are there to their last byte, with their configuration.
+
+    Raises:
+        OSError: they cannot be read now.
+    """
+    weights, config = (run_folder / NAME / name for name in _FILES)
+    if not (weights.is_file() and config.is_file()):
+        return False
+    try:
+        with safe_open(weights, framework="numpy"):  # its header says how long the file is
+            pass
+        return isinstance(json.loads(config.read_bytes()), dict)
+    except (SafetensorError, ValueError, RecursionError):
+        return False
+
+
+def _clear(partial: Path) -> None:
+    """What an attempt that was killed has left; if there is more than our files, it is set aside."""
+    if partial.is_dir() and not partial.is_symlink():
+        for name in _FILES:
+            for path in (partial / name, partial / f"{name}.tmp-save"):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.rmdir()
+    if partial.exists() or partial.is_symlink():
+        partial.rename(free_name(partial))
