@@ -21,7 +21,19 @@ Sources = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
 ]
-TextKey = Annotated[str, typer.Option(help="The text's key in JSONL and Parquet.")]
+TextKey = Annotated[
+    str, typer.Option(help="The text's key in JSONL and Parquet; a.b for a nested one.")
+]
+Format = Annotated[
+    list[str] | None,
+    typer.Option(help="text, jsonl or parquet, for all files; or .ENDING=KIND. May be repeated."),
+]
+SkipBad = Annotated[
+    int, typer.Option(min=0, help="Leave out up to so many bad documents (null text, no JSON).")
+]
+Longest = Annotated[
+    str, typer.Option(help="Bytes that a line, a row or a compressed document may have.")
+]
 Suffixes = Annotated[
     list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
 ]
@@ -49,6 +61,9 @@ def data_build(
             help="Leave out texts that are not UTF-8, where the tokenizer needs it.",
         ),
     ] = False,
+    skip_bad: SkipBad = 0,
+    format: Format = None,
+    longest_document: Longest = "1Gi",
 ) -> None:
     """Turn texts into a token store; the same command goes on after an interruption.
 
@@ -70,6 +85,9 @@ def data_build(
             suffixes=suffix or None,
             exclude=exclude or (),
             skip_undecodable=skip_undecodable,
+            skip_bad=skip_bad,
+            formats=format or (),
+            longest_bytes=parse_flag("--longest-document", longest_document),
             workers=workers or _share_of_cores(ranks),
             ranks=ranks,
             progress=progress,
@@ -94,6 +112,8 @@ def data_tokenizer(
     text_key: TextKey = "text",
     suffix: Suffixes = None,
     exclude: Excluded = None,
+    skip_bad: SkipBad = 0,
+    format: Format = None,
 ) -> None:
     """Train a byte-level BPE tokenizer on a sample of the sources.
 
@@ -109,6 +129,8 @@ def data_tokenizer(
         text_key=text_key,
         suffixes=suffix or None,
         exclude=exclude or (),
+        formats=format or (),
+        skip_bad=skip_bad,
     )
     typer.echo(f"{out}: {found:,} ids")
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tttscale.data.said import said
 from tttscale.data.tokenizer import Tokenizer
 
 FORMAT = "tttscale-tokens"
@@ -78,6 +79,25 @@ class FileInfo(Record):
     """Size of that index."""
 
 
+class BuildInfo(Record):
+    """How the sources were read, and what was left out, changed or noticed on the way."""
+
+    documents_read: int = Field(ge=0)
+    """With those that were left out."""
+    counts: dict[str, int] = {}
+    """What was noticed how often, by the names in `said.py`."""
+    skipped: dict[str, int] = {}
+    """Documents left out since they are bad, by the reason."""
+    skipped_examples: list[str] = []
+    """Where the first of them are."""
+    formats: dict[str, int] = {}
+    """How many files were read how, and who said so."""
+    special: dict[str, str] = {}
+    """Which tokens are bos, eos and pad, and who said so."""
+    ignored: list[str] = []
+    """What the tokenizer's file asks for and a store is built without."""
+
+
 class StoreInfo(Record):
     """The manifest of a token store."""
 
@@ -91,9 +111,11 @@ class StoreInfo(Record):
     seed: int
     """Decides, with `holdout_fraction`, which documents are held out."""
     skipped_documents: int = Field(ge=0)
-    """Left out because they are not UTF-8."""
+    """Left out because they are bad: not UTF-8, for one."""
     files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], FileInfo]
     """Every file of the store by its path inside it, but for the root's own `zarr.json`."""
+    build: BuildInfo | None = None
+    """Not there in stores of older versions."""
     complete: Literal[True] = True
 
     def attributes(self) -> dict[str, Any]:
@@ -133,9 +155,21 @@ def render_info(info: StoreInfo) -> str:
         f"held out    {_held_out(info)}",
         f"fingerprint {info.fingerprint}",
     ]
-    if info.skipped_documents:
-        lines.append(f"skipped     {info.skipped_documents:,} documents that are not UTF-8")
-    return "\n".join(lines)
+    return "\n".join(lines + _build_lines(info))
+
+
+def _build_lines(info: StoreInfo) -> list[str]:
+    build = info.build
+    if build is None:  # of an older version, which skipped for one reason only
+        only = f"skipped     {info.skipped_documents:,} documents that are not UTF-8"
+        return [only] if info.skipped_documents else []
+    lines = [f"read        {build.documents_read:,} documents"]
+    lines += [f"            {count:,} files {how}" for how, count in build.formats.items()]
+    lines += [f"skipped     {n:,} documents that are {why}" for why, n in build.skipped.items()]
+    lines += [f"            {example}" for example in build.skipped_examples]
+    lines += [f"noticed     {said(what, count)}" for what, count in build.counts.items()]
+    lines += [f"ignored     {what} of the tokenizer's file" for what in build.ignored]
+    return lines
 
 
 def _held_out(info: StoreInfo) -> str:

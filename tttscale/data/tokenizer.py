@@ -1,9 +1,9 @@
 """Tokenizers: raw bytes, or any Hugging Face `tokenizer.json`."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|startoftext|>", "<bos>", "[BOS]")
 EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "[EOS]")
 PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]")
+
+
+class Encoded(NamedTuple):
+    """A text as ids.
+
+    Attributes:
+        ids: Token ids, integers [n]; None if the text is not UTF-8 though it would have to be.
+        lost: What of the text the ids do not say, by the keys of `SAID`.
+    """
+
+    ids: np.ndarray | None
+    lost: Mapping[str, int] = {}
 
 
 class Tokenizer(Protocol):
@@ -35,6 +47,10 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
         """Token ids of each text; None for one that is not UTF-8 though it would have to be."""
+        ...
+
+    def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
+        """The same, and what of each text is lost."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -61,6 +77,10 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
         """Bytes of each text as uint16; never None."""
         return [self.encode(text) for text in texts]
+
+    def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
+        """Bytes of each text; nothing is ever lost."""
+        return [Encoded(ids) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special ids are left out, torn characters become U+FFFD."""
@@ -108,6 +128,10 @@ class JsonTokenizer:
         # The fast variant leaves out the offsets of the tokens, which is half of the work.
         found = iter(self._tokenizer.encode_batch_fast(good, add_special_tokens=False))
         return [None if text is None else np.array(next(found).ids, np.int64) for text in decoded]
+
+    def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
+        """Token ids of each text, and what of it they do not say."""
+        return [Encoded(ids) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special tokens are left out."""
