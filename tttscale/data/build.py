@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from tttscale.cluster import Ranks, discover_place
@@ -26,6 +27,7 @@ from tttscale.data.runs import Meter, Recipe, Run, make_run, too_many
 from tttscale.data.said import SAID, said
 from tttscale.data.shards import describe, prepare_arrays, write_shard
 from tttscale.data.sources import list_files
+from tttscale.data.special import Role
 from tttscale.data.staging import Staging, disk_errors, locked, refuse_existing
 from tttscale.data.tokenizer import Tokenizer, load_tokenizer
 from tttscale.errors import DataError
@@ -41,6 +43,7 @@ def build_store(
     sources: Sequence[str],
     *,
     tokenizer: str | Tokenizer = "bytes",
+    special: Mapping[Role, str] = MappingProxyType({}),
     holdout_fraction: float = 0.01,
     seed: int = 0,
     text_key: str = "text",
@@ -65,6 +68,7 @@ def build_store(
         out: Folder to make. It appears only when the store is complete.
         sources: Text, JSON lines and Parquet files, folders of them, globs.
         tokenizer: "bytes", the path of a `tokenizer.json`, or a tokenizer.
+        special: Names for bos, eos and pad, or "none"; else the files beside the tokenizer say it.
         holdout_fraction: Share of the documents that go to the split `heldout`, in [0, 1).
         seed: Which documents these are.
         text_key: Key of the text in a JSON line, or its column in Parquet; a nested one with dots.
@@ -94,7 +98,7 @@ def build_store(
             f"--skip-bad {skip_bad}, --longest-document {longest_bytes}: give 0 or more, and 1 or more."
         )
     declared = Formats.parse(formats)
-    codec = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    codec = load_tokenizer(tokenizer, special) if isinstance(tokenizer, str) else tokenizer
     recipe = Recipe(codec, text_key, longest_bytes, skip_undecodable, skip_bad)
     crew = Crew(ranks or discover_place({}), workers)
     staging = Staging(out)
@@ -105,6 +109,8 @@ def build_store(
         _one_builder(staging, crew),
         _one_core_each(),
     ):
+        if crew.is_lead:
+            _mention_tokenizer(codec)
         pieces = crew.lead(
             lambda: build.plan(list_files(sources, suffixes, exclude, declared, staging.root))
         )
@@ -239,6 +245,8 @@ class _Build:
             skipped=dict(sorted(notes.skipped.items())),
             skipped_examples=[f"{bad.place()}: {bad.detail}" for bad in notes.bad],
             formats=self._formats.used(files),
+            special=dict(self._recipe.codec.special),
+            ignored=list(self._recipe.codec.ignored),
         )
 
     def _run(self, name: str) -> Run:
@@ -305,6 +313,22 @@ def _refuse_nothing(sources: Sequence[str], notes: Notes, codec: Tokenizer) -> N
     found += [said(what, count) for what, count in notes.counts.items()]
     of_them = f" (of {notes.documents:,} documents {'; '.join(found)})" if found else ""
     raise DataError(f"{asked}: no text in them{of_them}. Name files that hold text.")
+
+
+def _mention_tokenizer(codec: Tokenizer) -> None:
+    """Says before the work what may not be meant."""
+    if codec.bos_id is None and codec.eos_id is None:
+        _log.warning(
+            "--tokenizer %s: no bos and no eos, so nothing stands between documents: they run "
+            "together. Name a token that does with --eos.",
+            codec.name,
+        )
+    if codec.ignored:
+        _log.warning(
+            "--tokenizer %s: its %s would change texts and is not applied.",
+            codec.name,
+            " and ".join(codec.ignored),
+        )
 
 
 def _mention(notes: Notes, info: StoreInfo) -> None:

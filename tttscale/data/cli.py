@@ -11,6 +11,7 @@ import typer
 from tttscale.cluster import Ranks, discover_place
 from tttscale.config.numbers import parse_flag
 from tttscale.data.progress import shown_progress
+from tttscale.data.special import Role
 from tttscale.errors import DataError
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
@@ -40,6 +41,10 @@ Suffixes = Annotated[
 Excluded = Annotated[
     list[str] | None, typer.Option(help="Leave out such folders or files; may be repeated.")
 ]
+Named = Annotated[
+    str | None,
+    typer.Option(help="The tokenizer's token for it, or none; default: what its folder says."),
+]
 
 
 @app.command("build")
@@ -64,6 +69,9 @@ def data_build(
     skip_bad: SkipBad = 0,
     format: Format = None,
     longest_document: Longest = "1Gi",
+    bos: Named = None,
+    eos: Named = None,
+    pad: Named = None,
 ) -> None:
     """Turn texts into a token store; the same command goes on after an interruption.
 
@@ -73,6 +81,7 @@ def data_build(
     """
     from tttscale.data import build_store
 
+    asked: dict[Role, str | None] = {"bos": bos, "eos": eos, "pad": pad}
     began = time.perf_counter()
     ranks = discover_place(os.environ)
     with shown_progress(ranks.rank == 0) as progress:
@@ -80,6 +89,7 @@ def data_build(
             out,
             sources,
             tokenizer=tokenizer,
+            special={role: token for role, token in asked.items() if token is not None},
             holdout_fraction=heldout,
             text_key=text_key,
             suffixes=suffix or None,
@@ -101,6 +111,9 @@ def data_build(
             f"{out}: {sum(s.documents for s in splits):,} documents{skipped}, {tokens:,} tokens of "
             f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s)"
         )
+        found = (info.build.special if info.build else {}).items()
+        if tokenizer != "bytes":
+            typer.echo("; ".join(f"{role} {which}" for role, which in found))
 
 
 @app.command("tokenizer")

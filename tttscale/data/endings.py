@@ -120,8 +120,7 @@ class Formats:
 
     def declared(self, path: str | Path) -> Kind | None:
         """How `--format` says that `path` is read; None if it says nothing."""
-        ending = bare_suffix(path)
-        return self.by_ending[ending] if ending in self.by_ending else self.every
+        return self.by_ending.get(bare_suffix(path)) or self.every
 
     def of(self, path: str | Path) -> Kind | None:
         """How `path` is read; None where nothing says it."""

@@ -155,6 +155,8 @@ def render_info(info: StoreInfo) -> str:
         f"held out    {_held_out(info)}",
         f"fingerprint {info.fingerprint}",
     ]
+    if tokenizer.bos_id is None and tokenizer.eos_id is None:
+        lines.append("separator   none: nothing stands between documents")
     return "\n".join(lines + _build_lines(info))
 
 
@@ -163,12 +165,13 @@ def _build_lines(info: StoreInfo) -> list[str]:
     if build is None:  # of an older version, which skipped for one reason only
         only = f"skipped     {info.skipped_documents:,} documents that are not UTF-8"
         return [only] if info.skipped_documents else []
-    lines = [f"read        {build.documents_read:,} documents"]
+    lines = [f"{role:<12}{which}" for role, which in build.special.items()]
+    lines += [f"read        {build.documents_read:,} documents"]
     lines += [f"            {count:,} files {how}" for how, count in build.formats.items()]
     lines += [f"skipped     {n:,} documents that are {why}" for why, n in build.skipped.items()]
     lines += [f"            {example}" for example in build.skipped_examples]
     lines += [f"noticed     {said(what, count)}" for what, count in build.counts.items()]
-    lines += [f"ignored     {what} of the tokenizer's file" for what in build.ignored]
+    lines += [f"ignored     the tokenizer's {what}" for what in build.ignored]
     return lines
 
 
