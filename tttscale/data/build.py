@@ -21,6 +21,7 @@ from tttscale.data.manifest import (
     TokenizerInfo,
 )
 from tttscale.data.notes import Notes
+from tttscale.data.packages import zarr_needed
 from tttscale.data.pieces import Piece, cut
 from tttscale.data.progress import Progress
 from tttscale.data.runs import Meter, Recipe, Run, make_run, too_many
@@ -98,6 +99,7 @@ def build_store(
             f"--skip-bad {skip_bad}, --longest-document {longest_bytes}: give 0 or more, and 1 or more."
         )
     declared = Formats.parse(formats)
+    zarr_needed()
     codec = load_tokenizer(tokenizer, special) if isinstance(tokenizer, str) else tokenizer
     recipe = Recipe(codec, text_key, longest_bytes, skip_undecodable, skip_bad)
     crew = Crew(ranks or discover_place({}), workers)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tttscale.data.integrity import REBUILD, check_files, parse_manifest, remedy
 from tttscale.data.manifest import TOKENIZER_FILE, SplitInfo, SplitName, StoreInfo
+from tttscale.data.packages import zarr_needed
 from tttscale.data.quarantine import Damaged, Quarantine, read_quarantine
 from tttscale.data.special import ROLES, Role, Special
 from tttscale.data.storage import Folder, Storage, open_storage
@@ -152,6 +153,7 @@ class TokenStore:
         Raises:
             DataError: It is missing, incomplete, damaged, or not a store of this version.
         """
+        zarr_needed()
         from tttscale.data import plain
 
         storage = open_storage(location)

@@ -10,6 +10,7 @@ from typing import IO
 from tttscale.data.endings import Formats
 from tttscale.data.formats import Bad, Document, read_all
 from tttscale.data.order import stable_hash
+from tttscale.data.packages import needed
 from tttscale.data.pieces import Piece, cut
 from tttscale.data.runs import content_hash
 from tttscale.data.sources import list_files
@@ -60,7 +61,8 @@ def train_tokenizer(
         DataError: A source or an argument does not allow it, nothing was drawn, or `out` exists or
             cannot be written; nothing is left then.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    with needed("tokenizers", "training a tokenizer", "Run `pip install tokenizers`."):
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     refuse_existing(Path(out))
     if vocab_size < SMALLEST_VOCABULARY:
