@@ -111,6 +111,11 @@ def data_build(
             f"{out}: {sum(s.documents for s in splits):,} documents{skipped}, {tokens:,} tokens of "
             f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s)"
         )
+        if heldout and not info.splits["heldout"].documents:
+            typer.echo(
+                "nothing is held out, since there is but one document (equal ones do not part): "
+                "runs on this store have no held-out losses. Give several files to have them."
+            )
         found = (info.build.special if info.build else {}).items()
         if tokenizer != "bytes":
             typer.echo("; ".join(f"{role} {which}" for role, which in found))

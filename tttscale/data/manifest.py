@@ -182,4 +182,5 @@ def _held_out(info: StoreInfo) -> str:
     if not total:
         return "documents are not known"
     asked = f"{info.holdout_fraction:.2%} asked for, seed {info.seed}"
-    return f"{held:,} of {total:,} documents, {held / total:.2%} ({asked})"
+    alone = "" if held or not info.holdout_fraction else ": equal documents, or one, do not part"
+    return f"{held:,} of {total:,} documents, {held / total:.2%} ({asked}){alone}"

@@ -88,7 +88,8 @@ class _Job:
             batch=config.parallel.batch,
             keep=setup.keep_policy(config, ranks, device),
         )
-        mine = len(range(mesh.replica, config.evaluate.sequences, mesh.replicas))
+        heldout = config.evaluate.sequences if tokens.heldout is not None else 0
+        mine = len(range(mesh.replica, heldout, mesh.replicas))
         self._evaluation = (
             setup.build_sweeps(config, self.model, mesh, sequences=mine, batch=1) if mine else None
         )
@@ -118,6 +119,8 @@ class _Job:
             f"{self._config.train.precision} on {sweeps.device}"
             f"{f' with {torch.get_num_threads()} thread(s) a rank' * (sweeps.device.type == 'cpu')}"
         )
+        for remark in self._tokens.remarks:
+            self._recorder.note(remark)
         for component in self._tokens.components:
             self._recorder.note(
                 f"{component.path}: {component.train.count:,} windows an epoch, "
