@@ -19,6 +19,7 @@ from tokenizers import (
 
 from tttscale.data import TokenStore, load_tokenizer, render_info
 from tttscale.data.tokenizer import JsonTokenizer
+from tttscale.errors import DataError
 
 from .conftest import build
 
@@ -188,3 +189,12 @@ def test_a_build_says_what_is_lost_and_keeps_it_in_the_store(tmp_path, caplog):
     )
     again = build(tmp_path / "again", texts, workers=2, **options)
     assert again == info
+
+
+def test_a_tokenizer_that_gives_up_is_one_error(tmp_path):
+    made = tokenizer(models.WordLevel({"a": 0}, unk_token="[UNK]"))  # which it does not have
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "a.txt").write_text("b")
+    with pytest.raises(DataError, match=r"--tokenizer .*: cannot encode a text: .*byte-level BPE"):
+        build(tmp_path / "out", tmp_path / "a.txt", tokenizer=str(tmp_path))
+    assert not list(tmp_path.glob("out*"))

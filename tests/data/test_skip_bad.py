@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tttscale.cli import app
 from tttscale.data import TokenStore, render_info
+from tttscale.data.manifest import manifest_digest
 from tttscale.errors import DataError
 
 from .conftest import build
@@ -162,3 +163,19 @@ def test_the_command(tmp_path):
     shown = CliRunner().invoke(app, ["data", "info", str(tmp_path / "out")]).stdout
     assert "skipped     1 documents that are not JSON" in shown
     assert "a.blob:2: bad JSON line: Expecting value" in shown
+
+
+def test_stores_of_older_versions_say_nothing_of_their_build_and_are_read(tmp_path):
+    import zarr
+
+    text = tmp_path / "a.txt"
+    text.write_text("as ever")
+    build(tmp_path / "out", text, holdout_fraction=0)
+    group = zarr.open_group(tmp_path / "out", mode="r+")
+    fields = {k: v for k, v in group.attrs.asdict().items() if k not in ("build", "digest")}
+    fields |= {"skipped_documents": 3}
+    group.attrs.put(fields | {"digest": manifest_digest(fields)})
+    store = TokenStore.open(tmp_path / "out")
+    assert documents_of(store, "train") == ["as ever"]
+    assert store.info.build is None
+    assert "skipped     3 documents that are not UTF-8" in render_info(store.info)

@@ -77,7 +77,8 @@ def data_build(
 
     Example: `tttscale data build stores/code src/ --suffix .py --heldout 0.02`
 
-    On several hosts: `mpirun -n 4 --map-by node --bind-to none tttscale data build ...`
+    On several hosts: from a checkout `N=4 bash launch/build_data.sh ...`; where the command is on
+    every host's PATH `mpirun -n 4 --map-by node --bind-to none tttscale data build ...`
     """
     from tttscale.data import build_store
 
@@ -107,15 +108,12 @@ def data_build(
         splits = info.splits.values()
         tokens, size = (sum(getattr(s, k) for s in splits) for k in ("tokens", "text_bytes"))
         skipped = f", {info.skipped_documents:,} skipped" if info.skipped_documents else ""
+        alone = heldout and not info.splits["heldout"].documents
+        nothing = "; nothing is held out, one document does not part" if alone else ""
         typer.echo(
             f"{out}: {sum(s.documents for s in splits):,} documents{skipped}, {tokens:,} tokens of "
-            f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s)"
+            f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s){nothing}"
         )
-        if heldout and not info.splits["heldout"].documents:
-            typer.echo(
-                "nothing is held out, since there is but one document (equal ones do not part): "
-                "runs on this store have no held-out losses. Give several files to have them."
-            )
         found = (info.build.special if info.build else {}).items()
         if tokenizer != "bytes":
             typer.echo("; ".join(f"{role} {which}" for role, which in found))

@@ -155,7 +155,8 @@ def render_info(info: StoreInfo) -> str:
         f"held out    {_held_out(info)}",
         f"fingerprint {info.fingerprint}",
     ]
-    if tokenizer.bos_id is None and tokenizer.eos_id is None:
+    documents = sum(split.documents for split in info.splits.values())
+    if documents and tokenizer.bos_id is None and tokenizer.eos_id is None:
         lines.append("separator   none: nothing stands between documents")
     return "\n".join(lines + _build_lines(info))
 

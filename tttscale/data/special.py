@@ -99,7 +99,7 @@ def _choose_one(
         if key in beside.get(file, {}):
             value = beside[file][key]
             token = value.get("content") if isinstance(value, dict) else value
-            return _named(role, NONE if token is None else token, vocab, file, name, key)
+            return _named(role, token or NONE, vocab, file, name, key)
     value = beside.get(IDS_BESIDE, {}).get(f"{role}_token_id")
     value = value[0] if isinstance(value, list) and len(value) == 1 else value
     if isinstance(value, int) and not isinstance(value, bool):

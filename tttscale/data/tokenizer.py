@@ -11,7 +11,7 @@ import numpy as np
 
 from tttscale.data import special
 from tttscale.data.fidelity import MARK, Fidelity, lost_characters
-from tttscale.data.packages import needed
+from tttscale.data.packages import needed, one_line
 from tttscale.data.special import Role, Special
 from tttscale.errors import DataError
 
@@ -168,11 +168,21 @@ class JsonTokenizer:
         return np.array(self._tokenizer.encode(decoded, add_special_tokens=False).ids, np.int64)
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
-        """Token ids of each text, int64; None for one that is not UTF-8."""
+        """Token ids of each text, int64; None for one that is not UTF-8.
+
+        Raises:
+            DataError: The tokenizer does not know a text, and has no token to say so.
+        """
         decoded = [_decode(text) for text in texts]
         good = [text for text in decoded if text is not None]
-        # The fast variant leaves out the offsets of the tokens, which is half of the work.
-        found = iter(self._tokenizer.encode_batch_fast(good, add_special_tokens=False))
+        try:
+            # The fast variant leaves out the offsets of the tokens, which is half of the work.
+            found = iter(self._tokenizer.encode_batch_fast(good, add_special_tokens=False))
+        except Exception as error:  # the library raises bare ones: no unknown token, for one
+            raise DataError(
+                f"--tokenizer {self.name}: cannot encode a text: {one_line(error)}. Mend the tokenizer, "
+                "or use one with byte fallback or byte-level BPE."
+            ) from error
         return [None if text is None else np.array(next(found).ids, np.int64) for text in decoded]
 
     def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:

@@ -117,11 +117,20 @@ def _sample(
     total = sum(piece.size_bytes for piece in pieces)
     threshold = int(min(1.0, sample_bytes / max(total, 1)) * 2**64)
     nothing = no_text = True
+    undecodable: list[str] = []
     for document in _documents(pieces, text_key, skip_bad):
         no_text = False
-        for text in _drawn(document.data, threshold):
+        try:
+            text = document.data.decode()
+        except UnicodeDecodeError:
+            undecodable.append(document.origin)
+            continue
+        for part in _drawn(text, content_hash(document.data), threshold):
             nothing = False
-            yield text
+            yield part
+    if undecodable:
+        what = "SOURCES: %s documents are not UTF-8 and are left out, the first is %s."
+        _log.warning(what, f"{len(undecodable):,}", undecodable[0])
     if no_text:
         raise DataError(
             f"SOURCES {' '.join(map(str, files[:3]))}{' ...' if files[3:] else ''}: no text in them. "
@@ -149,13 +158,8 @@ def _documents(pieces: Sequence[Piece], text_key: str, skip_bad: int) -> Iterato
         _log.warning("SOURCES: %s bad documents are left out, the first is %s.", len(bad), what)
 
 
-def _drawn(data: bytes, threshold: int) -> Iterator[str]:
+def _drawn(text: str, identity: int, threshold: int) -> Iterator[str]:
     """What is drawn of a document; blocks that follow each other stay together."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return
-    identity = content_hash(data)
     blocks = range(0, len(text), BLOCK_CHARACTERS)
     for taken, group in groupby(blocks, lambda at: stable_hash(identity, at) < threshold):
         if taken:
