@@ -182,6 +182,32 @@ def test_stores_that_do_not_fit(stores, tmp_path, corpus):
         open_tokens(Config.model_validate(tree))
 
 
+@pytest.mark.parametrize("documents", ["ignore", "reset"])
+def test_without_a_window_to_hold_out_a_run_trains_and_says_so(stores, tmp_path, documents):
+    (tmp_path / "book.txt").write_text("the quick brown fox. " * 200)
+    build(tmp_path / "empty", tmp_path / "book.txt")
+    (tmp_path / "short.jsonl").write_text("\n".join(f'{{"text": "text {i}"}}' for i in range(60)))
+    build(tmp_path / "short", tmp_path / "short.jsonl", holdout_fraction=1e-9)
+    for name, words in (("empty", "holds 0 tokens"), ("short", "tokens, too few for a window of")):
+        config = config_of([str(tmp_path / name)], documents=documents, sequence_length=32)
+        tokens = open_tokens(with_sequences(config, 1))
+        assert tokens.heldout is None
+        assert list(tokens.components[0].splits) == ["train"]
+        (remark,) = tokens.remarks
+        assert words in remark
+        if name == "empty":  # two are asked for: there are none, and that is said
+            assert open_tokens(config).remarks == [remark]
+        else:
+            with pytest.raises(DataError, match=r"too few for one window.*evaluate.sequences=0"):
+                open_tokens(config)
+    assert not open_tokens(config_of(stores)).remarks
+
+
+def with_sequences(config, sequences):
+    evaluate = config.evaluate.model_copy(update={"sequences": sequences})
+    return config.model_copy(update={"evaluate": evaluate})
+
+
 def test_errors_name_the_key_that_decides(stores):
     nowhere = [stores[0], "nowhere"]
     with pytest.raises(

@@ -120,7 +120,12 @@ def test_what_is_no_text_is_mentioned(tmp_path, caplog):
     assert not caplog.records
     for name in ("b.png", "c.png"):
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
-    info = build(tmp_path / "b", *sorted(tmp_path.glob("*.*")))
+    files = sorted(tmp_path.glob("*.*"))
+    with pytest.raises(
+        DataError, match=r"nothing says what .*: \.png \(2: .*b\.png\).*--format \.png="
+    ):
+        build(tmp_path / "b", *files)
+    info = build(tmp_path / "b", *files, formats=[".png=text"])
     assert sum(split.documents for split in info.splits.values()) == 3
     assert "2 documents hold NUL bytes" in caplog.text
     assert f"the first is {tmp_path}/b.png." in caplog.text

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from tttscale.data.formats import parquet_file
+from tttscale.data.packages import needed
 from tttscale.data.sources import list_files
 from tttscale.data.storage import open_storage
 from tttscale.errors import DataError
@@ -112,6 +113,27 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
         parquet_file("a.parquet")
     with pytest.raises(DataError, match=r"install obstore`, or in a .*install -e '\.\[remote\]'`"):
         open_storage("s3://bucket/store")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow"),
+            r"^a source needs pyarrow\. Do it\.",
+        ),
+        (
+            ImportError("libstdc++.so.6: cannot open"),
+            r"loaded \(libstdc\+\+\.so\.6: cannot open\). Do it.",
+        ),
+        (ModuleNotFoundError("No module named 'numpy'", name="numpy"), r"loaded .*numpy.* Do it\."),
+        (OSError("libmpi.so: not found"), r"loaded \(libmpi\.so: not found\). Do it\."),
+        (RuntimeError(), r"loaded \(RuntimeError\). Do it\."),
+    ],
+)
+def test_packages_that_cannot_be_loaded_say_why(error, said):
+    with pytest.raises(DataError, match=said), needed("pyarrow", "a source", "Do it."):
+        raise error
 
 
 @pytest.mark.parametrize("name", ["zarr.json", ".zarray"])

@@ -35,11 +35,22 @@ def test_a_sample_is_about_as_large_as_asked_and_always_the_same(book):
     assert list(_sample([book], "text", size)) == [book.read_text()]  # nothing is cut for nothing
 
 
-def test_documents_that_are_not_utf8_are_left_out(tmp_path):
+def test_documents_that_are_not_utf8_are_left_out_with_a_word(tmp_path, caplog):
     (tmp_path / "good.txt").write_text("größer")
     (tmp_path / "latin.txt").write_bytes("kürzer".encode("latin-1"))
     files = [tmp_path / "good.txt", tmp_path / "latin.txt"]
     assert list(_sample(files, "text", 1000)) == ["größer"]
+    assert f"1 documents are not UTF-8 and are left out, the first is {files[1]}." in caplog.text
+
+
+def test_bad_lines_are_left_out_as_far_as_they_may_be(tmp_path, caplog):
+    lines = tmp_path / "a.blob"
+    lines.write_text('{"text": "abide"}\n{"text": null}\n{"text": "bring"}\n')
+    options = {"vocab_size": 300, "formats": ["jsonl"]}
+    with pytest.raises(DataError, match=r"a\.blob:2: bad JSON line.*--skip-bad"):
+        train_tokenizer(tmp_path / "out.json", [str(lines)], **options)
+    assert train_tokenizer(tmp_path / "out.json", [str(lines)], skip_bad=1, **options) > 258
+    assert f"1 bad documents are left out, the first is {lines}:2: bad JSON line" in caplog.text
 
 
 def test_nothing_to_train_on_is_refused(book, tmp_path):

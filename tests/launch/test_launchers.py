@@ -3,9 +3,12 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tttscale.data import TokenStore
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -75,13 +78,73 @@ def test_mpirun_starts_the_checkouts_python_on_hosts_with_another_path(checkout)
     assert checkout.noted[1:] == [str(python), "-m", "tttscale", "train", "c.yaml"]
 
 
-def test_mpirun_without_a_python_says_so(checkout):
+VERSIONS = {
+    "Open MPI": ("mpirun (Open MPI) 5.0.11", ["--map-by", "node", "--bind-to", "none"]),
+    "MPICH": ("HYDRA build details:", ["-ppn", "1"]),
+}
+
+
+@pytest.mark.parametrize("kind", VERSIONS)
+def test_a_store_is_built_by_the_checkouts_python_with_one_rank_a_host(checkout, kind):
+    """From a folder with a folder tttscale in it, which Open MPI would take for the program."""
+    version, place = VERSIONS[kind]
+    python = checkout.stub("python")
+    said = f'test "$1" = --version && {{ echo "{version}"; exit; }}'
+    checkout.stub("mpirun", said, f'{{ pwd; printf "%s\\n" "$@"; }} > {checkout.log}')
+    (checkout.elsewhere / "tttscale").mkdir()
+    given = {"N": "4", "MPIRUN_ARGS": "--hostfile hosts"}
+    checkout.call("build_data.sh", "out", "a text.txt", "--heldout", "0.1", **given)
+    folder, *words = checkout.noted
+    assert folder == str(checkout.elsewhere)
+    assert words[:2] == ["-n", "4"]
+    assert words[2 : 2 + len(place)] == place
+    program = words.index(str(python))
+    assert words[program - 2 : program] == ["--hostfile", "hosts"]
+    rest = ["-m", "tttscale", "data", "build", "out", "a text.txt", "--heldout", "0.1"]
+    assert words[program + 1 :] == rest
+    checkout.call("build_data.sh", "store", VERB="verify")
+    assert checkout.noted[-3:] == ["data", "verify", "store"]
+
+
+@pytest.mark.skipif(
+    not (Path(sys.executable).parent / "mpirun").exists(), reason="the extra `dev` brings mpirun"
+)
+def test_two_ranks_build_a_store_from_the_checkout(tmp_path):
+    """The real mpirun, in the checkout's folder, on a PATH that leads to no `tttscale`."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("text")
+    (texts / "b.txt").write_text("more text")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("python", "mpirun", "prterun", "prted"):
+        if (Path(sys.executable).parent / name).exists():
+            (programs / name).symlink_to(Path(sys.executable).parent / name)
+    root = LAUNCH.parent
+    done = subprocess.run(
+        ["bash", "launch/build_data.sh", tmp_path / "out", texts, "--workers", "1"],
+        cwd=root,
+        env=os.environ
+        | {"PATH": f"{programs}:{SYSTEM_PATH}", "PYTHONPATH": str(root)}
+        | {"MPIRUN_ARGS": "--allow-run-as-root --oversubscribe"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 documents, 17 tokens of 13 bytes") == 1  # one rank speaks
+    assert TokenStore.open(tmp_path / "out").info.build.documents_read == 2
+
+
+@pytest.mark.parametrize("script", ["mpirun.sh", "build_data.sh"])
+def test_mpirun_without_a_python_says_so(checkout, script):
     shutil.rmtree(checkout.bin)
     tools = checkout.elsewhere / "tools"
     tools.mkdir()
     for name in ("bash", "dirname"):
         (tools / name).symlink_to(shutil.which(name) or name)
-    done = checkout.call("mpirun.sh", "c.yaml", check=False, PATH=str(tools))
+    done = checkout.call(script, "c.yaml", check=False, PATH=str(tools))
     assert done.returncode == 1
     assert "no python on the PATH: run bash launch/install.sh" in done.stderr
 

@@ -228,3 +228,26 @@ def test_ctrl_c_ends_all_ranks_cleanly(folder):
     assert "interrupted" in errors
     assert "tttscale/train" not in errors, errors
     assert all(isinstance(r["loss"], float) for r in read_metrics(metrics))
+
+
+@pytest.mark.parametrize("build", [{}, {"holdout_fraction": 0.0}], ids=["one text", "heldout 0"])
+def test_a_store_of_one_text_trains_by_default_and_says_that_nothing_is_held_out(
+    folder, tmp_path, build
+):
+    """One book, one dump: what everybody tries first; and what --heldout 0 leaves."""
+    sources = [tmp_path / "book.txt"] if not build else [folder / "text"]
+    (tmp_path / "book.txt").write_text("the quick brown fox. " * 200)
+    build_store(tmp_path / "store", [str(source) for source in sources], **build)
+    result = run(
+        folder,
+        "run.name=book",
+        f"run.dir={tmp_path / 'runs'}",
+        f"data.store={tmp_path / 'store'}",
+        "evaluate.sequences=1",
+    )
+    assert result.returncode == 0, result.stderr
+    said = "heldout holds 0 tokens, too few for a window of 256: no held-out losses"
+    assert said in result.stdout + result.stderr
+    records = (tmp_path / "runs/book/metrics.jsonl").read_text().splitlines()
+    assert len(records) == 4
+    assert not any("heldout_loss" in json.loads(record) for record in records)

@@ -2,21 +2,34 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from tttscale import __version__
 from tttscale.cluster import Ranks, discover_place
 from tttscale.data.crew import Crew
+from tttscale.data.endings import Formats
+from tttscale.data.formats import LONGEST_BYTES, UNDECODABLE
 from tttscale.data.layout import Holdout, ShardJob, StoreLayout, lay_out
-from tttscale.data.manifest import TOKENIZER_FILE, FileInfo, StoreInfo, TokenizerInfo
+from tttscale.data.manifest import (
+    TOKENIZER_FILE,
+    BuildInfo,
+    FileInfo,
+    StoreInfo,
+    TokenizerInfo,
+)
+from tttscale.data.notes import Notes
+from tttscale.data.packages import zarr_needed
 from tttscale.data.pieces import Piece, cut
 from tttscale.data.progress import Progress
-from tttscale.data.runs import Meter, Recipe, Run, make_run
+from tttscale.data.runs import Meter, Recipe, Run, make_run, too_many
+from tttscale.data.said import SAID, said
 from tttscale.data.shards import describe, prepare_arrays, write_shard
 from tttscale.data.sources import list_files
+from tttscale.data.special import Role
 from tttscale.data.staging import Staging, disk_errors, locked, refuse_existing
 from tttscale.data.tokenizer import Tokenizer, load_tokenizer
 from tttscale.errors import DataError
@@ -32,12 +45,16 @@ def build_store(
     sources: Sequence[str],
     *,
     tokenizer: str | Tokenizer = "bytes",
+    special: Mapping[Role, str] = MappingProxyType({}),
     holdout_fraction: float = 0.01,
     seed: int = 0,
     text_key: str = "text",
     suffixes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     skip_undecodable: bool = False,
+    skip_bad: int = 0,
+    formats: Sequence[str] = (),
+    longest_bytes: int = LONGEST_BYTES,
     shard_tokens: int = SHARD_TOKENS,
     chunk_tokens: int = CHUNK_TOKENS,
     workers: int = 1,
@@ -53,13 +70,19 @@ def build_store(
         out: Folder to make. It appears only when the store is complete.
         sources: Text, JSON lines and Parquet files, folders of them, globs.
         tokenizer: "bytes", the path of a `tokenizer.json`, or a tokenizer.
+        special: Names for bos, eos and pad, or "none"; else the files beside the tokenizer say it.
         holdout_fraction: Share of the documents that go to the split `heldout`, in [0, 1).
         seed: Which documents these are.
-        text_key: Key of the text in a JSON line, or its column in Parquet.
+        text_key: Key of the text in a JSON line, or its column in Parquet; a nested one with dots.
         suffixes: Endings of the file names to take from folders; None takes all.
         exclude: Names of folders and files to leave out wherever they stand.
         skip_undecodable: Leave out documents that are not UTF-8 instead of refusing them. The
             byte tokenizer takes them as they are.
+        skip_bad: How many other documents may be left out since they are bad: lines that are no
+            JSON, texts that are null, and the like.
+        formats: How files are read where their endings do not say it, or say it wrongly: "text",
+            "jsonl" or "parquet" for all, or ".ENDING=KIND".
+        longest_bytes: What one line of JSON, one row or one document that was compressed may have.
         shard_tokens: Tokens per file, a multiple of `chunk_tokens`.
         chunk_tokens: Tokens per compressed chunk, the unit of reading.
         workers: Processes of this host that tokenize.
@@ -72,41 +95,54 @@ def build_store(
         LaunchError: `ranks` says that there are several, but MPI knows of one.
     """
     _check_sizes(holdout_fraction, shard_tokens, chunk_tokens, workers)
-    codec = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
-    recipe = Recipe(codec, text_key, skip_undecodable)
+    if skip_bad < 0 or longest_bytes < 1:
+        raise DataError(
+            f"--skip-bad {skip_bad}, --longest-document {longest_bytes}: give 0 or more, and 1 or more."
+        )
+    declared = Formats.parse(formats)
+    zarr_needed()
+    codec = load_tokenizer(tokenizer, special) if isinstance(tokenizer, str) else tokenizer
+    recipe = Recipe(codec, text_key, longest_bytes, skip_undecodable, skip_bad)
     crew = Crew(ranks or discover_place({}), workers)
     staging = Staging(out)
-    build = _Build(staging, crew, recipe, progress or (lambda state: None))
+    build = _Build(staging, crew, recipe, declared, progress or (lambda state: None))
     with (
         crew.together(),
         disk_errors(staging.root),
         _one_builder(staging, crew),
         _one_core_each(),
     ):
-        pieces = crew.lead(lambda: build.plan(list_files(sources, suffixes, exclude)))
+        if crew.is_lead:
+            _mention_tokenizer(codec)
+        pieces = crew.lead(
+            lambda: build.plan(list_files(sources, suffixes, exclude, declared, staging.root))
+        )
         build.tokenize(pieces)
         layout = crew.lead(
             lambda: build.lay_out(pieces, holdout_fraction, seed, chunk_tokens, shard_tokens)
         )
         if not any(split.tokens for split in layout.splits.values()):
-            _refuse_nothing(sources, crew.lead(lambda: build.skipped(pieces)), codec)
+            _refuse_nothing(sources, crew.lead(lambda: build.notes(pieces)), codec)
         files = build.write(layout)
         return crew.lead(lambda: build.publish(layout, pieces, files, [*map(str, sources)]))
 
 
 class _Build:
     def __init__(
-        self, staging: Staging, crew: Crew, recipe: Recipe, progress: Callable[[Progress], None]
+        self,
+        staging: Staging,
+        crew: Crew,
+        recipe: Recipe,
+        formats: Formats,
+        progress: Callable[[Progress], None],
     ) -> None:
-        self._staging, self._crew, self._recipe = staging, crew, recipe
+        self._staging, self._crew, self._recipe, self._formats = staging, crew, recipe, formats
         self._progress = progress
         self._described = TokenizerInfo.of(recipe.codec)
 
     def plan(self, files: Sequence[Path]) -> list[Piece]:
-        """The pieces of `files`, but for what an earlier try left where a source holds OUT."""
-        own = self._staging.root.resolve()
-        files = [f for f in files if own.name not in f.parts or own not in f.resolve().parents]
-        return cut(files, self._recipe.identity)
+        """The pieces of `files`."""
+        return cut(files, self._recipe.identity, self._formats)
 
     def tokenize(self, pieces: Sequence[Piece]) -> None:
         """Makes the runs that are not there yet."""
@@ -129,7 +165,15 @@ class _Build:
     def lay_out(
         self, pieces: Sequence[Piece], fraction: float, seed: int, chunk: int, shard: int
     ) -> StoreLayout:
-        """Gives every document its place, and makes room for what is to be written."""
+        """Gives every document its place, and makes room for what is to be written.
+
+        Raises:
+            DataError: More documents are bad than may be left out.
+        """
+        notes = self.notes(pieces)
+        if self._recipe.bad_documents(notes) > self._recipe.skip_bad:
+            count = f"{self._recipe.bad_documents(notes):,}"
+            raise too_many(self._recipe, notes, count, notes.bad[0])
         order = [piece.name for piece in pieces]
         tables = {name: self._run(name).table() for name in order}
         holdout = Holdout.choose(fraction, seed, list(tables.values()))
@@ -173,6 +217,7 @@ class _Build:
             for path in metadata
             if path != store / "zarr.json"
         }
+        notes = self.notes(pieces)
         info = StoreInfo(
             tttscale_version=__version__,
             tokenizer=self._described,
@@ -180,21 +225,33 @@ class _Build:
             sources=sources,
             holdout_fraction=layout.holdout.fraction,
             seed=layout.holdout.seed,
-            skipped_documents=self.skipped(pieces),
+            skipped_documents=notes.skipped.total(),
             files=dict(sorted(files.items())),
+            build=self._how(notes, pieces),
         )
-        binary = [self._run(piece.name).binary() for piece in pieces]
         zarr.open_group(store, mode="r+").attrs.put(info.attributes())
         for path in [p for p in store.rglob("*") if p.is_dir()]:
             sync(path)
         sync(store / "zarr.json")
         self._staging.publish(layout.name)
-        _mention_binary(binary)
+        _mention(notes, info)
         return info
 
-    def skipped(self, pieces: Sequence[Piece]) -> int:
-        """Documents left out since they are not UTF-8."""
-        return sum(self._run(piece.name).skipped() for piece in pieces)
+    def notes(self, pieces: Sequence[Piece]) -> Notes:
+        """What was noticed in all pieces."""
+        return Notes.together(self._run(piece.name).notes() for piece in pieces)
+
+    def _how(self, notes: Notes, pieces: Sequence[Piece]) -> BuildInfo:
+        files = dict.fromkeys(Path(span.path) for piece in pieces for span in piece.spans)
+        return BuildInfo(
+            documents_read=notes.documents,
+            counts={what: notes.counts[what] for what in SAID if notes.counts[what]},
+            skipped=dict(sorted(notes.skipped.items())),
+            skipped_examples=[f"{bad.place()}: {bad.detail}" for bad in notes.bad],
+            formats=self._formats.used(files),
+            special=dict(self._recipe.codec.special),
+            ignored=list(self._recipe.codec.ignored),
+        )
 
     def _run(self, name: str) -> Run:
         return Run(self._staging.runs, name, self._described.dtype)
@@ -248,26 +305,45 @@ def _one_core_each() -> Iterator[None]:
             os.environ[key] = before
 
 
-def _refuse_nothing(sources: Sequence[str], skipped: int, codec: Tokenizer) -> NoReturn:
+def _refuse_nothing(sources: Sequence[str], notes: Notes, codec: Tokenizer) -> NoReturn:
     asked = f"SOURCES {' '.join(map(str, sources))}"
-    if skipped:
+    undecodable = notes.skipped[UNDECODABLE]
+    if undecodable and undecodable == notes.documents:
         raise DataError(
-            f"{asked}: --skip-undecodable left out all {skipped:,} documents, since none is UTF-8, "
-            f"which tokenizer {codec.name} needs. Name files that are, or use --tokenizer bytes."
+            f"{asked}: --skip-undecodable left out all {undecodable:,} documents, since none is "
+            f"UTF-8, which tokenizer {codec.name} needs. Name files that are, or use --tokenizer bytes."
         )
-    raise DataError(f"{asked}: no text in them. Name files that hold text.")
+    found = [f"{count:,} are {why}" for why, count in sorted(notes.skipped.items())]
+    found += [said(what, count) for what, count in notes.counts.items()]
+    of_them = f" (of {notes.documents:,} documents {'; '.join(found)})" if found else ""
+    raise DataError(f"{asked}: no text in them{of_them}. Name files that hold text.")
 
 
-def _mention_binary(found: Sequence[tuple[int, str]]) -> None:
-    count = sum(number for number, _ in found)
-    if count:
+def _mention_tokenizer(codec: Tokenizer) -> None:
+    """Says before the work what may not be meant."""
+    if codec.bos_id is None and codec.eos_id is None:
         _log.warning(
-            "SOURCES: %s documents hold NUL bytes, as images and archives do and text does not; the first "
-            "is %s. They are in the store: if that is not meant, leave them out with --suffix or "
-            "--exclude.",
-            f"{count:,}",
-            next(origin for _, origin in found if origin),
+            "--tokenizer %s: no bos and no eos, so nothing stands between documents: they run "
+            "together. Name a token that does with --eos.",
+            codec.name,
         )
+    if codec.ignored:
+        _log.warning(
+            "--tokenizer %s: its %s would change texts and is not applied.",
+            codec.name,
+            " and ".join(codec.ignored),
+        )
+
+
+def _mention(notes: Notes, info: StoreInfo) -> None:
+    """Says what was left out, changed and noticed."""
+    assert info.build is not None
+    for what, count in info.build.counts.items():
+        _log.warning("SOURCES: %s; the first is %s.", said(what, count), notes.firsts[what])
+    for why, count in info.build.skipped.items():
+        _log.warning("SOURCES: %s documents that are %s are left out.", f"{count:,}", why)
+    for example in info.build.skipped_examples:
+        _log.warning("  %s", example)
 
 
 def _check_sizes(

@@ -12,6 +12,7 @@ from tttscale.cluster import Ranks, discover_place
 from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.data.progress import shown_progress
+from tttscale.data.special import Role
 from tttscale.errors import DataError
 from tttscale.files import write_text
 from tttscale.observe.guard import print_result
@@ -28,12 +29,28 @@ Store = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes on this host; default: its cores.")
 ]
-TextKey = Annotated[str, typer.Option(help="The text's key in JSONL and Parquet.")]
+TextKey = Annotated[
+    str, typer.Option(help="The text's key in JSONL and Parquet; a.b for a nested one.")
+]
+Format = Annotated[
+    list[str] | None,
+    typer.Option(help="text, jsonl or parquet, for all files; or .ENDING=KIND. May be repeated."),
+]
+SkipBad = Annotated[
+    int, typer.Option(min=0, help="Leave out up to so many bad documents (null text, no JSON).")
+]
+Longest = Annotated[
+    str, typer.Option(help="Bytes that a line, a row or a compressed document may have.")
+]
 Suffixes = Annotated[
     list[str] | None, typer.Option(help="Take only such files, e.g. .py; may be repeated.")
 ]
 Excluded = Annotated[
     list[str] | None, typer.Option(help="Leave out such folders or files; may be repeated.")
+]
+Named = Annotated[
+    str | None,
+    typer.Option(help="The tokenizer's token for it, or none; default: what its folder says."),
 ]
 
 
@@ -58,15 +75,23 @@ def data_build(
             help="Leave out texts that are not UTF-8, where the tokenizer needs it.",
         ),
     ] = False,
+    skip_bad: SkipBad = 0,
+    format: Format = None,
+    longest_document: Longest = "1Gi",
+    bos: Named = None,
+    eos: Named = None,
+    pad: Named = None,
 ) -> None:
     """Turn texts into a token store; the same command goes on after an interruption.
 
     Example: `tttscale data build stores/code src/ --suffix .py --heldout 0.02`
 
-    On several hosts: `mpirun -n 4 --map-by node --bind-to none tttscale data build ...`
+    On several hosts: from a checkout `N=4 bash launch/build_data.sh ...`; where the command is on
+    every host's PATH `mpirun -n 4 --map-by node --bind-to none tttscale data build ...`
     """
     from tttscale.data import build_store
 
+    asked: dict[Role, str | None] = {"bos": bos, "eos": eos, "pad": pad}
     began = time.perf_counter()
     ranks = discover_place(os.environ)
     with shown_progress(ranks.rank == 0) as progress:
@@ -74,11 +99,15 @@ def data_build(
             out,
             sources,
             tokenizer=tokenizer,
+            special={role: token for role, token in asked.items() if token is not None},
             holdout_fraction=heldout,
             text_key=text_key,
             suffixes=suffix or None,
             exclude=exclude or (),
             skip_undecodable=skip_undecodable,
+            skip_bad=skip_bad,
+            formats=format or (),
+            longest_bytes=parse_flag("--longest-document", longest_document),
             workers=workers or _share_of_cores(ranks),
             ranks=ranks,
             progress=progress,
@@ -88,10 +117,15 @@ def data_build(
         splits = info.splits.values()
         tokens, size = (sum(getattr(s, k) for s in splits) for k in ("tokens", "text_bytes"))
         skipped = f", {info.skipped_documents:,} skipped" if info.skipped_documents else ""
+        alone = heldout and not info.splits["heldout"].documents
+        nothing = "; nothing is held out, one document does not part" if alone else ""
         typer.echo(
             f"{out}: {sum(s.documents for s in splits):,} documents{skipped}, {tokens:,} tokens of "
-            f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s)"
+            f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s){nothing}"
         )
+        found = (info.build.special if info.build else {}).items()
+        if tokenizer != "bytes":
+            typer.echo("; ".join(f"{role} {which}" for role, which in found))
 
 
 @app.command("tokenizer")
@@ -103,6 +137,8 @@ def data_tokenizer(
     text_key: TextKey = "text",
     suffix: Suffixes = None,
     exclude: Excluded = None,
+    skip_bad: SkipBad = 0,
+    format: Format = None,
 ) -> None:
     """Train a byte-level BPE tokenizer on a sample of the sources.
 
@@ -118,6 +154,8 @@ def data_tokenizer(
         text_key=text_key,
         suffixes=suffix or None,
         exclude=exclude or (),
+        formats=format or (),
+        skip_bad=skip_bad,
     )
     typer.echo(f"{out}: {found:,} ids")
 

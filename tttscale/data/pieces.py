@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tttscale.data.formats import Span, is_compressed, kind_of, parquet_file
+from tttscale.data.endings import Formats, Kind, is_compressed
+from tttscale.data.formats import Span, parquet_file
 from tttscale.errors import DataError
 
 SMALLEST_BYTES, LARGEST_BYTES = 1 << 20, 1 << 26
@@ -33,12 +35,15 @@ class Piece:
         return sum(span.size_bytes for span in self.spans)
 
 
-def cut(files: Sequence[Path], recipe: Sequence[str | bool]) -> list[Piece]:
+def cut(
+    files: Sequence[Path], recipe: Sequence[Any], formats: Formats | None = None
+) -> list[Piece]:
     """Cuts `files` into pieces, a pure function of the files and nothing else.
 
     Args:
         files: In reading order.
         recipe: What else decides the ids: the tokenizer's digest, the text's key.
+        formats: How files are read; None leaves it to their names.
 
     Raises:
         DataError: A file cannot be looked at.
@@ -49,10 +54,15 @@ def cut(files: Sequence[Path], recipe: Sequence[str | bool]) -> list[Piece]:
         raise DataError(f"source {error.filename}: {error.strerror}.") from error
     total = sum(stats[str(file)].st_size for file in files)
     size = min(max(SMALLEST_BYTES, _power_of_two(total // PIECES)), LARGEST_BYTES)
-    spans = (s for file in files for s in _spans(str(file), stats[str(file)].st_size, size))
+    formats = formats or Formats()
+    spans = (
+        span
+        for file in files
+        for span in _spans(str(file), formats.declared(file), stats[str(file)].st_size, size)
+    )
     pieces = []
     for group in _group(spans, size):
-        identity = [(s.path, *_identity(stats[s.path]), s.begin, s.end) for s in group]
+        identity = [(s.path, *_identity(stats[s.path]), s.begin, s.end, s.declared) for s in group]
         text = json.dumps([list(recipe), identity])
         name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         pieces.append(Piece(name, group))
@@ -67,19 +77,18 @@ def _power_of_two(value: int) -> int:
     return 1 << value.bit_length()
 
 
-def _spans(path: str, file_bytes: int, piece_bytes: int) -> Iterator[Span]:
-    kind = kind_of(path)
-    if kind == "parquet":
-        metadata = parquet_file(path).metadata
-        groups = max(metadata.num_row_groups, 1)
-        for group in range(metadata.num_row_groups):
-            yield Span(path, group, group + 1, file_bytes // groups)
-    elif kind == "jsonl" and not is_compressed(path):
+def _spans(path: str, declared: Kind | None, file_bytes: int, piece_bytes: int) -> Iterator[Span]:
+    whole = Span(path, 0, file_bytes, file_bytes, declared)
+    if whole.kind == "parquet":
+        groups = parquet_file(path).metadata.num_row_groups
+        for group in range(groups):
+            yield Span(path, group, group + 1, file_bytes // groups, declared)
+    elif whole.kind == "jsonl" and not is_compressed(path):
         for begin in range(0, file_bytes, piece_bytes):
             end = min(begin + piece_bytes, file_bytes)
-            yield Span(path, begin, end, end - begin)
+            yield Span(path, begin, end, end - begin, declared)
     else:
-        yield Span(path, 0, file_bytes, file_bytes)
+        yield whole
 
 
 def _group(spans: Iterable[Span], piece_bytes: int) -> Iterator[tuple[Span, ...]]:

@@ -1,6 +1,7 @@
 """One piece of the sources as tokens on disk: what a build that was killed goes on from."""
 
 import hashlib
+import json
 import os
 import zipfile
 import zlib
@@ -13,12 +14,20 @@ from typing import Protocol
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from tttscale.data.formats import Document, read_span
+from tttscale.data.formats import (
+    LONGEST_BYTES,
+    UNDECODABLE,
+    Bad,
+    Document,
+    Remark,
+    read_all,
+)
+from tttscale.data.notes import Notes
 from tttscale.data.pieces import Piece
 from tttscale.data.tokenizer import Tokenizer
 from tttscale.errors import DataError
 from tttscale.files import open_ordinary, replaced, sync
-from tttscale.reading import reason
+from tttscale.reading import parse_json, reason
 
 BATCH_BYTES = 1 << 20
 """Text handed to the tokenizer at once."""
@@ -42,17 +51,27 @@ class Recipe:
     Attributes:
         codec: The tokenizer.
         text_key: Key of the text in JSON lines and Parquet.
+        longest_bytes: What a document may have.
         skip_undecodable: Leave out documents that are not UTF-8 instead of refusing them.
+        skip_bad: How many other documents may be left out since they are bad.
     """
 
     codec: Tokenizer
     text_key: str
-    skip_undecodable: bool
+    longest_bytes: int = LONGEST_BYTES
+    skip_undecodable: bool = False
+    skip_bad: int = 0
 
     @property
-    def identity(self) -> tuple[str, str, bool]:
-        """What goes into the names of the pieces."""
-        return self.codec.digest, self.text_key, self.skip_undecodable
+    def identity(self) -> tuple[str | int | None, ...]:
+        """What goes into the names of the pieces: not what may be skipped, which is only counted."""
+        codec = self.codec
+        return codec.digest, codec.bos_id, codec.eos_id, self.text_key, self.longest_bytes
+
+    def bad_documents(self, notes: Notes) -> int:
+        """How many of those left out --skip-bad has to allow."""
+        allowed = notes.skipped[UNDECODABLE] if self.skip_undecodable else 0
+        return notes.skipped.total() - allowed
 
 
 class Run:
@@ -86,15 +105,10 @@ class Run:
                 raise ValueError(f"{self.tokens_path.name} has {size:,} bytes, not {expected:,}")
             return table
 
-    def skipped(self) -> int:
-        """Documents left out."""
+    def notes(self) -> Notes:
+        """What was noticed while it was made."""
         with self._columns() as columns:
-            return int(columns["skipped"])
-
-    def binary(self) -> tuple[int, str]:
-        """Documents with NUL bytes, which text has none of, and where the first comes from."""
-        with self._columns() as columns:  # or an older run, without these
-            return int(columns.get("binary", 0)), str(columns.get("first_binary", ""))
+            return Notes.of_json(parse_json(str(columns["notes"]).encode()))
 
     def tokens(self) -> np.ndarray:
         """All tokens, mapped from disk."""
@@ -129,56 +143,91 @@ def make_run(run: Run, piece: Piece, recipe: Recipe, meter: Meter) -> None:
     """Tokenizes `piece` into `run`.
 
     Raises:
-        DataError: A document is bad. The run is then not done.
+        DataError: A document is bad, or more of them than may be. The run is then not done.
     """
     rows: list[tuple[int, int, int]] = []
-    skipped, binary, first_binary = 0, 0, ""
+    notes = Notes()
     with replaced(run.tokens_path) as file:
-        for batch in _batches(piece, recipe.text_key):
+        for batch in _batches(piece, recipe, notes):
             tokens = 0
-            for document, ids in zip(batch, _encode(batch, recipe), strict=True):
+            for document, ids in zip(batch, _encode(batch, recipe, notes), strict=True):
                 if ids is None:
-                    skipped += 1
-                elif len(ids):
-                    rows.append((len(ids), len(document.data), content_hash(document.data)))
-                    file.write(ids.astype(run.dtype).data)
-                    tokens += len(ids)
-                    if b"\0" in document.data:
-                        binary, first_binary = binary + 1, first_binary or document.origin
+                    continue
+                rows.append((len(ids), len(document.data), content_hash(document.data)))
+                file.write(ids.astype(run.dtype).data)
+                tokens += len(ids)
+                if b"\0" in document.data:
+                    notes.count("binary", document.origin)
             meter.add(len(batch), sum(len(d.data) for d in batch), tokens)
     table = np.array(rows, np.uint64).reshape(-1, 3)
     with replaced(run.table_path) as file:
-        columns = {"documents": table, "skipped": skipped}
-        np.savez(file, **columns, binary=binary, first_binary=first_binary)  # type: ignore[arg-type]
+        np.savez(file, documents=table, notes=json.dumps(notes.as_json()))  # type: ignore[arg-type]
     sync(run.table_path.parent)
 
 
-def _batches(piece: Piece, text_key: str) -> Iterator[list[Document]]:
+def _batches(piece: Piece, recipe: Recipe, notes: Notes) -> Iterator[list[Document]]:
+    """Documents with text; the others are counted."""
     batch: list[Document] = []
     size = 0
     for span in piece.spans:
-        for document in read_span(span, text_key):
-            batch.append(document)
-            size += len(document.data)
-            if size >= BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
+        for found in read_all(span, recipe.text_key, recipe.longest_bytes):
+            notes.documents += not isinstance(found, Remark)
+            if isinstance(found, Remark):
+                notes.count(*found)
+            elif isinstance(found, Bad):
+                _leave_out(found, recipe, notes)
+            elif not found.data:
+                notes.count("empty", found.origin)
+            else:
+                batch.append(found)
+                size += len(found.data)
+                if size >= BATCH_BYTES:
+                    yield batch
+                    batch, size = [], 0
     if batch:
         yield batch
 
 
-def _encode(batch: list[Document], recipe: Recipe) -> Iterator[np.ndarray | None]:
-    """Ids of each document between bos and eos; empty if it has none, None if it is skipped."""
+def _encode(batch: list[Document], recipe: Recipe, notes: Notes) -> Iterator[np.ndarray | None]:
+    """Ids of each document between bos and eos; None if it is left out, which is counted."""
     codec = recipe.codec
     before, after = ([] if i is None else [i] for i in (codec.bos_id, codec.eos_id))
-    for document, ids in zip(batch, codec.encode_batch([d.data for d in batch]), strict=True):
-        if ids is None and not recipe.skip_undecodable:
-            _refuse_undecodable(document, codec)
-        if ids is None or not len(ids):
-            yield ids
-            continue
-        _check_ids(ids, codec, document.origin)
-        yield np.concatenate([np.array(before, ids.dtype), ids, np.array(after, ids.dtype)])
+    found = codec.encode_counted([d.data for d in batch])
+    for document, (ids, lost) in zip(batch, found, strict=True):
+        for what, number in lost.items():
+            notes.count(what, document.origin, number)
+        if ids is None:
+            _leave_out(_undecodable(document, codec), recipe, notes)
+            yield None
+        elif not len(ids):
+            notes.count("tokenless", document.origin)
+            yield None
+        else:
+            _check_ids(ids, codec, document.origin)
+            yield np.concatenate([np.array(before, ids.dtype), ids, np.array(after, ids.dtype)])
+
+
+def _leave_out(bad: Bad, recipe: Recipe, notes: Notes) -> None:
+    """Counts a bad document, if it may be left out.
+
+    Raises:
+        DataError: It may not.
+    """
+    notes.skip(bad)
+    if recipe.bad_documents(notes) > recipe.skip_bad:
+        if recipe.skip_bad:
+            raise too_many(recipe, notes, f"{recipe.bad_documents(notes):,} or more", bad)
+        bad.refuse()
+
+
+def too_many(recipe: Recipe, notes: Notes, found: str, example: Bad) -> DataError:
+    """The error for more bad documents than may be left out."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(notes.skipped.items()))
+    return DataError(
+        f"--skip-bad {recipe.skip_bad}: {found} documents are bad ({reasons}), such as "
+        f"{example.place()}: {example.detail}. Mend them, or give a larger --skip-bad: the same "
+        "command goes on from what is done."
+    )
 
 
 def content_hash(data: bytes) -> int:
@@ -186,15 +235,14 @@ def content_hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def _refuse_undecodable(document: Document, codec: Tokenizer) -> None:
+def _undecodable(document: Document, codec: Tokenizer) -> Bad:
     try:
         document.data.decode()
+        reason = "its encoder refused it"
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{document.origin}: not UTF-8 ({error.reason} at byte {error.start}), which "
-            f"tokenizer {codec.name} needs. Leave it out with --skip-undecodable or --suffix, or "
-            "use --tokenizer bytes."
-        ) from error
+        reason = f"{error.reason} at byte {error.start}"
+    detail = f"not UTF-8 ({reason}), which tokenizer {codec.name} needs"
+    return Bad(document.origin, 0, "text", UNDECODABLE, detail)
 
 
 def _check_ids(ids: np.ndarray, codec: Tokenizer, origin: str) -> None:

@@ -7,19 +7,21 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tttscale.data.formats import bare_suffix
+from tttscale.data.endings import Formats
 from tttscale.errors import DataError
 
 _log = logging.getLogger(__name__)
-# Read as text these would give noise, and with the byte tokenizer without any complaint.
-UNSUPPORTED = (".arrow", ".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z")
 ZARR = {"zarr.json", ".zarray", ".zgroup"}
 """A folder that holds one of these is an array or a group of Zarr: chunks of numbers."""
-_HINT = "Name text, .jsonl or .parquet files (also .gz and .zst), folders or globs"
+_HINT = "Name text, .jsonl or .parquet files (also .gz, .zst, .bz2 and .xz), folders or globs"
 
 
 def list_files(
-    sources: Sequence[str], suffixes: Sequence[str] | None = None, exclude: Sequence[str] = ()
+    sources: Sequence[str],
+    suffixes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    formats: Formats | None = None,
+    own: Path | None = None,
 ) -> list[Path]:
     """The files behind `sources`, in reading order.
 
@@ -29,9 +31,12 @@ def list_files(
             globs are sorted.
         suffixes: Endings of the file names to take from folders, such as ".py"; None takes all.
         exclude: Names of folders and files to leave out, wherever they stand inside a folder.
+        formats: How files are read; None leaves it to their names.
+        own: A folder whose files are no sources: what an earlier try of the same build left.
 
     Raises:
-        DataError: A source is missing, unreadable or of an unsupported kind, or there is no file.
+        DataError: A source is missing, unreadable or of an unsupported kind, nothing says what it
+            holds, or there is no file.
     """
     try:
         files = [file for source in sources for file in _expand(source, suffixes, exclude)]
@@ -41,19 +46,16 @@ def list_files(
             f"source {error.filename}: {link}{error.strerror}. Mend it, or leave it out with "
             f"--exclude {Path(error.filename).name}."
         ) from error
+    if own is not None:
+        root = own.resolve()
+        files = [f for f in files if root.name not in f.parts or root not in f.resolve().parents]
     if not files:
         wanted = f" whose name ends in {', '.join(suffixes)}" if suffixes else ""
         raise DataError(
             f"SOURCES {' '.join(sources) or '(none)'}: found no file{wanted}. {_HINT}"
             f"{', or change --suffix' if suffixes else ''}."
         )
-    for file in files:
-        odd = bare_suffix(file)
-        if odd in UNSUPPORTED:
-            raise DataError(
-                f"source {file}: {odd} files are not supported. Convert it to text or "
-                ".jsonl, or leave it out with --suffix."
-            )
+    (formats or Formats()).check(files)
     return files
 
 

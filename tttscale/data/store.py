@@ -8,7 +8,9 @@ import numpy as np
 
 from tttscale.data.integrity import REBUILD, check_files, parse_manifest, remedy
 from tttscale.data.manifest import TOKENIZER_FILE, SplitInfo, SplitName, StoreInfo
+from tttscale.data.packages import zarr_needed
 from tttscale.data.quarantine import Damaged, Quarantine, read_quarantine
+from tttscale.data.special import ROLES, Role, Special
 from tttscale.data.storage import Folder, Storage, open_storage
 from tttscale.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 from tttscale.errors import DataError
@@ -151,6 +153,7 @@ class TokenStore:
         Raises:
             DataError: It is missing, incomplete, damaged, or not a store of this version.
         """
+        zarr_needed()
         from tttscale.data import plain
 
         storage = open_storage(location)
@@ -175,7 +178,13 @@ class TokenStore:
         """
         described = self.info.tokenizer
         data = self.storage.read(TOKENIZER_FILE)
-        codec = ByteTokenizer() if data is None else JsonTokenizer(data, described.name)
+        ids = (described.bos_id, described.eos_id, described.pad_id)
+        named = zip(ROLES, ids, strict=True)
+        roles: dict[Role, Special] = {role: Special(i, "the store") for role, i in named}
+        codec: ByteTokenizer | JsonTokenizer = ByteTokenizer()
+        if data is not None:
+            codec = JsonTokenizer(data, described.name, roles)
+        codec.bos_id, codec.eos_id, codec.pad_id = ids
         if codec.digest != described.digest:
             raise DataError(
                 f"{self.path}: its tokenizer {described.name} is not at hand. {REBUILD}"

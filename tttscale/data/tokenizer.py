@@ -1,22 +1,37 @@
 """Tokenizers: raw bytes, or any Hugging Face `tokenizer.json`."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from tttscale.data import special
+from tttscale.data.fidelity import MARK, Fidelity, lost_characters
+from tttscale.data.packages import needed, one_line
+from tttscale.data.special import Role, Special
 from tttscale.errors import DataError
-from tttscale.reading import read_bytes, reason
+from tttscale.reading import parse_json, read_bytes, reason
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
+TOKENIZER_NAME = "tokenizer.json"
 _LARGEST_BYTES = 1 << 30
-BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|startoftext|>", "<bos>", "[BOS]")
-EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "[EOS]")
-PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]")
+
+
+class Encoded(NamedTuple):
+    """A text as ids.
+
+    Attributes:
+        ids: Token ids, integers [n]; None if the text is not UTF-8 though it would have to be.
+        lost: What of the text the ids do not say, by the keys of `SAID`.
+    """
+
+    ids: np.ndarray | None
+    lost: Mapping[str, int] = {}
 
 
 class Tokenizer(Protocol):
@@ -30,6 +45,13 @@ class Tokenizer(Protocol):
     pad_id: int | None
     definition: bytes | None
     """Its tokenizer.json; None if it is built in."""
+    ignored: Sequence[str]
+    """What its definition asks for that would change texts, and is not done."""
+
+    @property
+    def special(self) -> Mapping[str, str]:
+        """Which tokens bos, eos and pad are, and who said so; for people."""
+        ...
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Token ids of `text`, integers [n], without bos and eos."""
@@ -37,6 +59,10 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
         """Token ids of each text; None for one that is not UTF-8 though it would have to be."""
+        ...
+
+    def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
+        """The same, and what of each text is lost."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -54,6 +80,22 @@ class ByteTokenizer:
     pad_id: int | None = 258
     definition: bytes | None = None
     digest = hashlib.sha256(b"tttscale bytes: 0..255, bos 256, eos 257, pad 258").hexdigest()
+    special: Mapping[str, str] = MappingProxyType({})
+    ignored: Sequence[str] = ()
+
+    @classmethod
+    def without(cls, asked: Mapping[Role, str]) -> "ByteTokenizer":
+        """One that leaves out the special ids which `asked` says are "none".
+
+        Raises:
+            DataError: It names others than the tokenizer's own.
+        """
+        codec = cls()
+        own = {"bos": cls.bos_id, "eos": cls.eos_id, "pad": cls.pad_id}
+        chosen = special.of_bytes(asked, own)  # type: ignore[arg-type]
+        codec.bos_id, codec.eos_id, codec.pad_id = (chosen[role].id for role in special.ROLES)
+        codec.special = special.described(chosen, {}) if asked else {}
+        return codec
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Bytes of `text` as uint16 [n]; bytes that are not UTF-8 are welcome."""
@@ -63,6 +105,10 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
         """Bytes of each text as uint16; never None."""
         return [self.encode(text) for text in texts]
+
+    def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
+        """Bytes of each text; nothing is ever lost."""
+        return [Encoded(ids) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special ids are left out, torn characters become U+FFFD."""
@@ -75,24 +121,43 @@ class JsonTokenizer:
     Args:
         definition: The file's bytes.
         name: How to call it in errors and in the store's manifest.
+        chosen: Its tokens with a role; None goes by their usual names.
 
     Raises:
         DataError: They are not a tokenizer.
     """
 
-    def __init__(self, definition: bytes, name: str) -> None:
+    def __init__(
+        self, definition: bytes, name: str, chosen: Mapping[Role, Special] | None = None
+    ) -> None:
         self.name = name
         self.definition: bytes | None = definition
         self.digest = hashlib.sha256(definition).hexdigest()
-        self._tokenizer = _parse(definition, name)
+        self._tokenizer, self._counter, self._fidelity = _parse(definition, name)
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values(), default=-1) + 1  # ids may have holes
-        self.bos_id = _first_known(vocab, BOS_NAMES)
-        self.eos_id = _first_known(vocab, EOS_NAMES)
-        self.pad_id = _first_known(vocab, PAD_NAMES)
+        unknown = MARK if self._fidelity.drops else self._fidelity.unknown
+        self._unknown_id = self._counter.token_to_id(unknown or "")
+        self._normalizer = self._fidelity.rewriter()
+        self.ignored: Sequence[str] = self._fidelity.ignored
+        self.assign(special.choose(vocab, None, {}, name) if chosen is None else chosen)
 
-    def __reduce__(self) -> tuple[type["JsonTokenizer"], tuple[bytes | None, str]]:
-        return JsonTokenizer, (self.definition, self.name)
+    def assign(self, chosen: Mapping[Role, Special]) -> None:
+        """Gives tokens their roles."""
+        self._chosen = chosen
+        self.bos_id, self.eos_id, self.pad_id = (chosen[role].id for role in special.ROLES)
+
+    @property
+    def special(self) -> Mapping[str, str]:
+        """Which tokens bos, eos and pad are, and who said so; for people."""
+        return special.described(self._chosen, self.vocab())
+
+    def vocab(self) -> dict[str, int]:
+        """Its tokens, added ones too, and their ids."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    def __reduce__(self) -> tuple[type["JsonTokenizer"], tuple]:
+        return JsonTokenizer, (self.definition, self.name, self._chosen)
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Token ids of `text`, int64 [n].
@@ -104,32 +169,62 @@ class JsonTokenizer:
         return np.array(self._tokenizer.encode(decoded, add_special_tokens=False).ids, np.int64)
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
-        """Token ids of each text, int64; None for one that is not UTF-8."""
+        """Token ids of each text, int64; None for one that is not UTF-8.
+
+        Raises:
+            DataError: The tokenizer does not know a text, and has no token to say so.
+        """
         decoded = [_decode(text) for text in texts]
         good = [text for text in decoded if text is not None]
-        # The fast variant leaves out the offsets of the tokens, which is half of the work.
-        found = iter(self._tokenizer.encode_batch_fast(good, add_special_tokens=False))
+        try:
+            # The fast variant leaves out the offsets of the tokens, which is half of the work.
+            found = iter(self._tokenizer.encode_batch_fast(good, add_special_tokens=False))
+        except Exception as error:  # the library raises bare ones: no unknown token, for one
+            raise DataError(
+                f"--tokenizer {self.name}: cannot encode a text: {one_line(error)}. Mend the tokenizer, "
+                "or use one with byte fallback or byte-level BPE."
+            ) from error
         return [None if text is None else np.array(next(found).ids, np.int64) for text in decoded]
+
+    def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
+        """Token ids of each text, and what of it they do not say."""
+        ids = self.encode_batch(texts)
+        if self._fidelity.keeps_all and self._normalizer is None:
+            return [Encoded(one) for one in ids]
+        decoded, lost = [_decode(text) for text in texts], [{} for _ in texts]
+        if not self._fidelity.keeps_all:
+            good = [text for text in decoded if text is not None]
+            found = iter(self._counter.encode_batch(good, add_special_tokens=False))
+            known = (self._unknown_id, self._fidelity.drops)
+            lost = [{} if t is None else lost_characters(t, next(found), *known) for t in decoded]
+        if self._normalizer is not None:
+            for text, counts in zip(decoded, lost, strict=True):
+                if text is not None and self._normalizer.normalize_str(text) != text:
+                    counts["normalized"] = 1
+        return [Encoded(*pair) for pair in zip(ids, lost, strict=True)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special tokens are left out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
-def load_tokenizer(spec: str) -> Tokenizer:
+def load_tokenizer(spec: str, asked: Mapping[Role, str] = MappingProxyType({})) -> Tokenizer:
     """The tokenizer that `--tokenizer` names.
 
     Args:
-        spec: "bytes", the path of a `tokenizer.json`, or a folder that holds one.
+        spec: "bytes", the path of a `tokenizer.json`, or a folder that holds one. What lies beside a
+            file of that name says which tokens begin and end documents.
+        asked: Names for bos, eos and pad that come before; "none" for none.
 
     Raises:
-        DataError: There is no such file, it may not be read, or it is not a tokenizer.
+        DataError: There is no such file, it may not be read, it is not a tokenizer, or it does not
+            have a token that is named.
     """
     if spec == "bytes":
-        return ByteTokenizer()
+        return ByteTokenizer.without(asked)
     path = Path(spec)
     try:
-        path = path / "tokenizer.json" if path.is_dir() else path
+        path = path / TOKENIZER_NAME if path.is_dir() else path
         definition = read_bytes(path, _LARGEST_BYTES)
     except OSError as error:
         raise DataError(
@@ -137,6 +232,8 @@ def load_tokenizer(spec: str) -> Tokenizer:
             "(or of a folder that holds one) that you may read."
         ) from error
     tokenizer = JsonTokenizer(definition, name=spec)
+    folder = path.parent if path.name == TOKENIZER_NAME else None
+    tokenizer.assign(special.choose(tokenizer.vocab(), folder, asked, spec))
     tokenizer.name = Path(spec).name or path.name  # a store is the same wherever its tokenizer lay
     return tokenizer
 
@@ -148,11 +245,16 @@ def _decode(text: bytes) -> str | None:
         return None
 
 
-def _parse(data: bytes, name: str) -> "FastTokenizer":
-    from tokenizers import Tokenizer as FastTokenizer
+def _parse(data: bytes, name: str) -> tuple["FastTokenizer", "FastTokenizer", Fidelity]:
+    """The tokenizer, the same for counting what it loses, and what that may be."""
+    with needed("tokenizers", f"--tokenizer {name}", "Run `pip install tokenizers`, or use bytes."):
+        from tokenizers import Tokenizer as FastTokenizer
 
     try:
-        tokenizer = FastTokenizer.from_buffer(data)
+        tokenizer = counter = FastTokenizer.from_buffer(data)
+        fidelity = Fidelity(parse_json(data))
+        if fidelity.drops:
+            counter = FastTokenizer.from_str(fidelity.marked())
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # bare ones, and a panic of the library is no Exception
@@ -160,12 +262,13 @@ def _parse(data: bytes, name: str) -> "FastTokenizer":
             f"--tokenizer {name}: not a tokenizer.json ({error}). Give a file that "
             "`tokenizers.Tokenizer.from_file` can read, or `bytes`."
         ) from error
-    # A tokenizer.json may ask for truncation or padding; both would silently change the corpus.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # "</s>" inside a text is text, not the end of it
-    return tokenizer
-
-
-def _first_known(vocab: dict[str, int], names: tuple[str, ...]) -> int | None:
-    return next((vocab[name] for name in names if name in vocab), None)
+    for one in (tokenizer, counter):
+        # A tokenizer.json may ask for these; all would silently change the corpus.
+        one.no_truncation()
+        one.no_padding()
+        if "dropout" in fidelity.ignored:
+            one.model.dropout = None  # type: ignore[attr-defined]
+        if not fidelity.keeps_all:
+            one.post_processor = None  # type: ignore[assignment]  (it may trim the offsets)
+        one.encode_special_tokens = True  # "</s>" inside a text is text, not the end of it
+    return tokenizer, counter, fidelity

@@ -1,20 +1,24 @@
 """A tokenizer of one's own: byte-level BPE, trained on a sample of the sources."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import IO
 
-from tttscale.data.formats import read_span
+from tttscale.data.endings import Formats
+from tttscale.data.formats import Bad, Document, read_all
 from tttscale.data.order import stable_hash
-from tttscale.data.pieces import cut
+from tttscale.data.packages import needed
+from tttscale.data.pieces import Piece, cut
 from tttscale.data.runs import content_hash
 from tttscale.data.sources import list_files
 from tttscale.data.staging import refuse_existing
 from tttscale.errors import DataError
 from tttscale.files import replaced
 
+_log = logging.getLogger(__name__)
 SAMPLE_BYTES = 1 << 26
 BLOCK_CHARACTERS = 1 << 12
 """What is drawn at once: of a long document a share, as of many short ones."""
@@ -31,6 +35,8 @@ def train_tokenizer(
     text_key: str = "text",
     suffixes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    formats: Sequence[str] = (),
+    skip_bad: int = 0,
 ) -> int:
     """Writes a `tokenizer.json`: 256 bytes, merges, end of text and padding.
 
@@ -45,6 +51,8 @@ def train_tokenizer(
         text_key: Key of the text in a JSON line, or its column in Parquet.
         suffixes: Endings of the file names to take from folders; None takes all.
         exclude: Names of folders and files to leave out wherever they stand.
+        formats: How files are read, as for `build_store`.
+        skip_bad: How many bad documents may be left out; they are mentioned.
 
     Returns:
         The number of ids: fewer than asked for where the text is too short for so many merges.
@@ -53,7 +61,8 @@ def train_tokenizer(
         DataError: A source or an argument does not allow it, nothing was drawn, or `out` exists or
             cannot be written; nothing is left then.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    with needed("tokenizers", "training a tokenizer", "Run `pip install tokenizers`."):
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     refuse_existing(Path(out))
     if vocab_size < SMALLEST_VOCABULARY:
@@ -68,9 +77,11 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # type: ignore
         show_progress=False,  # type: ignore
     )
-    files = list_files(sources, suffixes, exclude)
+    declared = Formats.parse(formats)
+    files = list_files(sources, suffixes, exclude, declared)
     with _new_file(Path(out)) as file:
-        tokenizer.train_from_iterator(_sample(files, text_key, sample_bytes), trainer)
+        sample = _sample(files, text_key, sample_bytes, declared, skip_bad)
+        tokenizer.train_from_iterator(sample, trainer)
         file.write(tokenizer.to_str().encode())
     return tokenizer.get_vocab_size(with_added_tokens=True)
 
@@ -95,17 +106,31 @@ def _new_file(out: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _sample(files: Sequence[Path], text_key: str, sample_bytes: int) -> Iterator[str]:
-    pieces = cut(files, ())
+def _sample(
+    files: Sequence[Path],
+    text_key: str,
+    sample_bytes: int,
+    formats: Formats | None = None,
+    skip_bad: int = 0,
+) -> Iterator[str]:
+    pieces = cut(files, (), formats)
     total = sum(piece.size_bytes for piece in pieces)
     threshold = int(min(1.0, sample_bytes / max(total, 1)) * 2**64)
     nothing = no_text = True
-    spans = (span for piece in pieces for span in piece.spans)
-    for document in (document for span in spans for document in read_span(span, text_key)):
+    undecodable: list[str] = []
+    for document in _documents(pieces, text_key, skip_bad):
         no_text = False
-        for text in _drawn(document.data, threshold):
+        try:
+            text = document.data.decode()
+        except UnicodeDecodeError:
+            undecodable.append(document.origin)
+            continue
+        for part in _drawn(text, content_hash(document.data), threshold):
             nothing = False
-            yield text
+            yield part
+    if undecodable:
+        what = "SOURCES: %s documents are not UTF-8 and are left out, the first is %s."
+        _log.warning(what, f"{len(undecodable):,}", undecodable[0])
     if no_text:
         raise DataError(
             f"SOURCES {' '.join(map(str, files[:3]))}{' ...' if files[3:] else ''}: no text in them. "
@@ -118,13 +143,23 @@ def _sample(files: Sequence[Path], text_key: str, sample_bytes: int) -> Iterator
         )
 
 
-def _drawn(data: bytes, threshold: int) -> Iterator[str]:
+def _documents(pieces: Sequence[Piece], text_key: str, skip_bad: int) -> Iterator[Document]:
+    """Those with text; bad ones are left out with a mention, as far as they may be."""
+    bad: list[Bad] = []
+    for found in (f for piece in pieces for span in piece.spans for f in read_all(span, text_key)):
+        if isinstance(found, Bad):
+            bad.append(found)
+            if len(bad) > skip_bad:
+                found.refuse()
+        elif isinstance(found, Document) and found.data:
+            yield found
+    if bad:
+        what = f"{bad[0].place()}: {bad[0].detail}"
+        _log.warning("SOURCES: %s bad documents are left out, the first is %s.", len(bad), what)
+
+
+def _drawn(text: str, identity: int, threshold: int) -> Iterator[str]:
     """What is drawn of a document; blocks that follow each other stay together."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return
-    identity = content_hash(data)
     blocks = range(0, len(text), BLOCK_CHARACTERS)
     for taken, group in groupby(blocks, lambda at: stable_hash(identity, at) < threshold):
         if taken:

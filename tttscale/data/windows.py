@@ -13,6 +13,10 @@ IGNORED_LABEL = -100
 DocumentMode = Literal["ignore", "reset", "whole"]
 
 
+class TooShortError(DataError):
+    """A split has no whole window."""
+
+
 @dataclass(frozen=True)
 class ChunkTokens:
     """What one chunk trains on, all by position in the chunk.
@@ -66,7 +70,7 @@ class Windows:
         documents: "ignore", "reset" or "whole".
 
     Raises:
-        DataError: The split is shorter than one window; with "whole", it is empty.
+        TooShortError: The split is shorter than one window; with "whole", it is empty.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class Windows:
         if documents == "whole":
             self.count = -(-usable // sequence_tokens)  # the rest of the last one is padding
         if self.count < 1:
-            raise DataError(
+            raise TooShortError(
                 f"data.sequence_length {sequence_tokens}: the split has {split.num_tokens} tokens, "
                 f"too few for one window. The longest possible is {max(usable, 0)}; lower "
                 "data.sequence_length, or build a store of more text."

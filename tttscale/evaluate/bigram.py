@@ -69,7 +69,8 @@ def compare(run: Path, overrides: Sequence[str] = ()) -> Comparison:
     records = [r for r in read_metrics(run / "metrics.jsonl") if "heldout_loss" in r]
     if not records or tokens.heldout is None:
         raise DataError(
-            f"{run}/metrics.jsonl has no held-out losses. Train with evaluate.sequences=1 or more."
+            f"{run}/metrics.jsonl has no held-out losses. Train with evaluate.sequences=1 or more, "
+            "on a store that holds out as much as a window."
         )
     if config.data.blend is not None:
         raise DataError(

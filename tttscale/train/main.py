@@ -105,7 +105,8 @@ class _Job:
             batch=config.parallel.batch,
             keep=setup.keep_policy(config, ranks, device),
         )
-        mine = len(range(mesh.replica, config.evaluate.sequences, mesh.replicas))
+        heldout = config.evaluate.sequences if tokens.heldout is not None else 0
+        mine = len(range(mesh.replica, heldout, mesh.replicas))
         self._evaluation = (
             setup.build_sweeps(config, self.model, mesh, sequences=mine, batch=1) if mine else None
         )
@@ -139,6 +140,8 @@ class _Job:
         compiles = setup.wants_compile(self._config, sweeps.device)
         for line in ways(self._config, sweeps.device, compiles, mesh.world_size):
             self._recorder.note(line)
+        for remark in self._tokens.remarks:
+            self._recorder.note(remark)
         for component in self._tokens.components:
             self._recorder.note(
                 f"{component.path}: {component.train.count:,} windows an epoch, "
