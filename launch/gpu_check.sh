@@ -4,7 +4,7 @@
 # SECONDS_LIMIT (540), and every row as it is made to OUT/gpu_check.jsonl.
 # Runs from the source tree; on a machine without a GPU it says so and does the same on the CPU, small.
 #   PYTHON=python3.12 bash launch/gpu_check.sh     with another Python than that of .venv or the PATH
-#   bash launch/gpu_wheels.sh wheels     where packages can be fetched: those that a bare torch image lacks, 8 MiB
+#   bash launch/gpu_wheels.sh wheels     where packages can be fetched: those that a bare torch image lacks, 15 MiB
 #   WHEELS=wheels bash launch/gpu_check.sh     there, with these (pydantic; fla-core as a peer)
 #   COMMIT=9038e45 ...     what the report calls the code, in a copy without git; a file COMMIT does it too
 # OUT and WHEELS are relative to the checkout.
@@ -14,6 +14,10 @@ cd "$(dirname "$0")/.."
 if [[ -d .venv/bin ]]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 python="${PYTHON:-python3}"
 if [[ -n "${WHEELS:-}" ]]; then
+  if ! compgen -G "$WHEELS/*.whl" >/dev/null; then
+    echo "gpu_check.sh: WHEELS=$WHEELS: no *.whl there; make them with launch/gpu_wheels.sh" >&2
+    exit 2
+  fi
   packages="$(mktemp -d)"
   trap 'rm -rf "$packages"' EXIT
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$packages" "$WHEELS"/*.whl

@@ -1,4 +1,4 @@
-"""A TTT layer over a chunk of packed documents, scanned side by side or one after the other; a row of JSON each.
+"""A TTT layer over a chunk of packed documents, scanned side by side or one after the other; JSON lines.
 
 Run as `python -m tttscale.bench.documents_worker DEVICE TOKENS HEADS ...`. bf16 on a GPU, fp32 and one thread
 on a CPU. How the documents are stacked is worked out once, as for all layers of a model.

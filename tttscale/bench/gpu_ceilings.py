@@ -1,8 +1,8 @@
 """What the card can do at most, beside which all other figures of a round stand; a row of JSON each.
 
-Run as `python -m tttscale.bench.gpu_ceilings DEVICE`. Matrix products in the shapes of the 1.3B model (bf16, and
-with gradients summed in fp32 as the model takes them), copies within the device's memory, launches that do nothing,
-and clocks and power before and after. On a CPU: fp32 and small.
+Run as `python -m tttscale.bench.gpu_ceilings DEVICE`. Matrix products in the shapes of the 1.3B model (bf16,
+and with gradients summed in fp32 as the model takes them), copies within the device's memory, launches that
+do nothing, and clocks and power before and after. On a CPU: fp32 and small.
 """
 
 import sys

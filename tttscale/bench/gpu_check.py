@@ -1,10 +1,10 @@
 """The GPU round: what a card can do, whether everything is right on it, how long scans and whole steps take.
 
-Run as `python -m tttscale.bench.gpu_check OUT [SECONDS]`. Stages in the order in which they would be missed, within
-SECONDS (540): each has its share, one that fails says so and the rest goes on, and what no longer fits is named in
-the report instead of measured. OUT.md and OUT.json are written anew behind every stage; OUT.jsonl has every row as
-soon as a worker has printed it. Without a GPU the same code runs on the CPU, interpreted and small, and the report
-says so.
+Run as `python -m tttscale.bench.gpu_check OUT [SECONDS]`. Stages in the order in which they would be missed,
+within SECONDS (540): each has its share, one that fails says so and the rest goes on, and what no longer fits
+is named in the report instead of measured. OUT.md and OUT.json are written anew behind every stage; OUT.jsonl
+has every row as soon as a worker has printed it. Without a GPU the same code runs on the CPU, interpreted and
+small, and the report says so.
 """
 
 import shutil
@@ -95,7 +95,9 @@ def check_other_errors(work: Round) -> Rows:
     """Every other configuration, side by side: compiling takes longer than running."""
     if work.device == "cpu":
         return []
-    cases = [(kind, dim, dtype) for dim in (_PAPER_DIM, *_DIMS) for kind in _KINDS for dtype in _DTYPES]
+    cases = [
+        (kind, dim, dtype) for dim in (_PAPER_DIM, *_DIMS) for kind in _KINDS for dtype in _DTYPES
+    ]
     return work.together(
         [
             lambda words=(kind, str(dim), dtype, work.device): work.worker("gpu_errors", *words)
@@ -233,7 +235,7 @@ def main(out: Path, seconds: float = _SECONDS) -> int:
 
     Returns:
         Exit code: 1 if a result is wrong, two ranks differ from one, the paper's shape was not checked or
-        compute-sanitizer failed. What there was no time to measure is named in the report and changes nothing.
+        compute-sanitizer failed. What there was no time to measure is named in the report, no more.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = Round(device, seconds, Log(report.beside(out, ".jsonl")))

@@ -3,9 +3,9 @@
 Each runs again, alone and with neighbours that wait, for equal bits, and on a GPU once more where anything
 that makes the host wait is an error.
 
-Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE [K TOKENS ...]`. Without a GPU the kernels are
-interpreted (TRITON_INTERPRET=1), with a few tokens unless asked for more (a head's 1,000 tokens of TTT-Linear
-take some ten seconds, of TTT-MLP a minute).
+Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE [K TOKENS ...]`. Without a GPU the kernels
+are interpreted (TRITON_INTERPRET=1), with a few tokens unless asked for more (a head's 1,000 tokens of
+TTT-Linear take some ten seconds, of TTT-MLP a minute).
 """
 
 import sys

@@ -1,9 +1,10 @@
 """What a machine lacks for a GPU round, in a second and before anything else; and what card it has.
 
-Run as `python -m tttscale.bench.gpu_machine ROUND`, ROUND being check, tune or train_check: ends with 2 and names
-what cannot be imported and how to bring it.
+Run as `python -m tttscale.bench.gpu_machine ROUND`, ROUND being check, tune or train_check: ends with 2 and
+names what cannot be imported and how to bring it.
 """
 
+import importlib
 import importlib.util
 import shutil
 import subprocess
@@ -13,37 +14,51 @@ from collections.abc import Iterable
 _KERNELS = ("torch", "triton", "numpy", "pydantic", "pydantic_core", "annotated_types")
 _KERNELS += ("typing_inspection", "typing_extensions")
 _TRAINER = ("deepspeed", "hjson", "einops", "msgpack", "ninja", "cpuinfo", "tqdm", "psutil")
-_TRAINER += ("zarr", "numcodecs", "donfig", "google_crc32c", "packaging", "yaml", "typer", "rich")
+_TRAINER += ("zarr", "numcodecs", "packaging", "yaml", "typer", "rich")
 _TRAINER += ("safetensors", "tokenizers", "backports.zstd", "matplotlib")
+_HEAVY = ("torch", "triton", "deepspeed", "matplotlib", "tokenizers", "fla")
+"""Looked for and not imported, which would take seconds."""
 NEEDED = {"check": _KERNELS, "tune": _KERNELS, "train_check": _KERNELS + _TRAINER}
 """Round -> modules that it cannot do without."""
 _WANTED = {"check": {"fla": "scans of peers"}, "tune": {}, "train_check": {}}
 """Round -> module -> what is left out without it."""
 _FACTS = (
-    "name", "driver_version", "vbios_version", "pstate", "temperature.gpu", "power.draw", "power.limit",
-    "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "memory.total", "ecc.mode.current",
+    "name", "driver_version", "clocks.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu",
+    "clocks.max.sm", "clocks.max.mem", "memory.total", "pstate", "ecc.mode.current", "vbios_version",
 )  # fmt: skip
+_PLAIN_FACTS = 5
+"""So many of them every driver knows."""
 
 
-def lacking(names: Iterable[str]) -> list[str]:
-    """Those that cannot be found; nothing heavy is imported."""
-    return [name for name in names if not _found(name)]
+def lacking(names: Iterable[str]) -> dict[str, str]:
+    """Those that cannot be imported, and why: a package may be there and what it needs not."""
+    return {name: why for name in names if (why := _why_not(name))}
 
 
-def _found(name: str) -> bool:
+def _why_not(name: str) -> str:
+    """Why it cannot be imported; empty if it can."""
     try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # the package that it would lie in is not there either
-        return False
+        if name not in _HEAVY:
+            importlib.import_module(name)
+        elif importlib.util.find_spec(name) is None:
+            return f"no {name}"
+    except ModuleNotFoundError as error:
+        return f"no {error.name}"
+    except Exception as error:  # two versions that do not fit, another Python's binary
+        return f"{error}".splitlines()[0] if f"{error}" else repr(error)
+    return ""
 
 
 def complaint(what: str) -> str | None:
-    """What to tell the user who starts round `what` on a machine that lacks something; None if all is there."""
+    """What to tell who starts round `what` on a machine that lacks something; None if all is there."""
     missing = lacking(NEEDED[what])
     if not missing:
         return None
+    what_each = ", ".join(
+        name if why == f"no {name}" else f"{name} ({why})" for name, why in missing.items()
+    )
     return (
-        f"gpu_{what}: this Python ({sys.executable}, {sys.version.split()[0]}) lacks {', '.join(missing)}. "
+        f"gpu_{what}: this Python ({sys.executable}, {sys.version.split()[0]}) lacks {what_each}. "
         f"Where packages can be fetched, `bash launch/gpu_wheels.sh wheels` makes a folder of them; "
         f"bring it along, and start with WHEELS=wheels."
     )
@@ -54,7 +69,7 @@ def left_out(what: str) -> list[str]:
     return [
         f"{consequence}: no {name} here (WHEELS brings it)"
         for name, consequence in _WANTED[what].items()
-        if not _found(name)
+        if lacking([name])
     ]
 
 
@@ -63,15 +78,21 @@ def card() -> dict[str, str]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}
-    facts: dict[str, str] = {}
-    query = [tool, "--id=0", f"--query-gpu={','.join(_FACTS)}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
-        values = done.stdout.strip().splitlines()[0].split(",")
-        facts = dict(zip(_FACTS, (value.strip() for value in values), strict=True))
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError) as error:
-        facts["nvidia-smi"] = f"{error!r:.200}"
-    return facts
+    why = ""
+    for wanted in (
+        _FACTS,
+        _FACTS[:_PLAIN_FACTS],
+    ):  # a driver refuses all for one that it does not know
+        query = [tool, "--id=0", f"--query-gpu={','.join(wanted)}", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.SubprocessError) as error:
+            return {"nvidia-smi": f"{type(error).__name__}"}
+        values = [value.strip() for value in done.stdout.strip().split("\n")[0].split(",")]
+        if done.returncode == 0 and len(values) == len(wanted):
+            return dict(zip(wanted, values, strict=True))
+        why = f"ended with {done.returncode}: {(done.stdout + done.stderr).strip()[:200]}"
+    return {"nvidia-smi": why}
 
 
 def main(what: str) -> int:

@@ -1,9 +1,9 @@
 """Two sequence ranks, threads on one device, held against one rank bit for bit; a row of JSON for each case.
 
-Run as `python -m tttscale.bench.gpu_ranks KIND DEVICE [LAYOUT DTYPE]`. A small model with heads of 64 goes forward and
-back through the sweeps once with one rank and once with two. Losses, every state that is handed over and every
-gradient of one have to have the same bits; gradients of parameters are sums over ranks, and their distance is
-reported. NCCL refuses two ranks on one GPU, threads do not.
+Run as `python -m tttscale.bench.gpu_ranks KIND DEVICE [LAYOUT DTYPE]`. A small model with heads of 64 goes
+forward and back through the sweeps once with one rank and once with two. Losses, every state that is handed
+over and every gradient of one have to have the same bits; gradients of parameters are sums over ranks, and
+their distance is reported. NCCL refuses two ranks on one GPU, threads do not.
 """
 
 import sys
@@ -92,8 +92,8 @@ def step(kind: str, device: str, ranks: int, layout: Kind, autocast: torch.dtype
 
     def rank(transport: ThreadTransport) -> tuple[Any, dict[str, Tensor]]:
         """One rank's losses and gradients."""
-        # All graphs of a process share one autograd thread per GPU. There a rank that waits for its neighbour's
-        # gradient would hold up the neighbour for ever, so each goes back in its own thread.
+        # All graphs of a process share one autograd thread per GPU. There a rank that waits for its
+        # neighbour's gradient would hold up the neighbour for ever, so each goes back in its own thread.
         with torch.autograd.set_multithreading_enabled(False):
             model = TTTForCausalLM(config).to(device)
             sweeps = Sweeps(model, schedule, transport, keep=KeepPolicy(1), autocast=autocast)

@@ -1,4 +1,4 @@
-"""Workers of a round on a GPU: each in a process of its own, under one deadline, every row kept as it comes."""
+"""Workers of a round on a GPU: processes under one deadline, whose rows are kept as they come."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock, Thread, Timer
+from threading import Event, Lock, Thread, Timer
 from typing import Any
 
 from tttscale.bench.report import row_of
@@ -20,7 +20,7 @@ from tttscale.bench.report import row_of
 NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
 _TAIL_LINES = 3
 _LEAST_SECONDS = 1.0
-_PIPE_SECONDS = 5.0
+_PIPE_SECONDS, _WATCH_SECONDS = 5.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,43 @@ class Ending:
     stderr: str = ""
     late: bool = False
     """The deadline stopped it."""
+    asked: bool = False
+    """It was killed because its time had come (`until`)."""
 
 
 def run_lines(
-    command: Sequence[str], env: dict[str, str], seconds: float, take: Callable[[str], None]
+    command: Sequence[str],
+    env: dict[str, str],
+    seconds: float,
+    take: Callable[[str], None],
+    until: Callable[[], bool] | None = None,
 ) -> Ending:
-    """Run a command and all that it starts for at most so long; take each line as it is printed."""
+    """Run a command and all that it starts; take each line as it is printed.
+
+    Args:
+        command: program and arguments.
+        env: all of its environment.
+        seconds: after which it is killed.
+        take: gets every line of its standard output.
+        until: it is killed as soon as this is true.
+    """
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
             command, env=env, text=True, stdout=subprocess.PIPE, stderr=errors, process_group=0
         )
-        late: list[bool] = []
+        late, asked = Event(), Event()
 
         def stop() -> None:
-            late.append(True)
+            late.set()
             _end(process)
+
+        def watch() -> None:
+            assert until is not None
+            while process.poll() is None:
+                if until():
+                    asked.set()
+                    return _end(process)
+                time.sleep(_WATCH_SECONDS)
 
         def read() -> None:
             assert process.stdout is not None
@@ -57,6 +79,8 @@ def run_lines(
         timer.start()
         reader.start()
         try:
+            if until is not None:
+                watch()
             code = process.wait()
         finally:
             timer.cancel()
@@ -64,7 +88,7 @@ def run_lines(
         # Not for ever: somebody else may hold the pipe open.
         reader.join(_PIPE_SECONDS)
         errors.seek(0)
-        return Ending(code, errors.read(), bool(late))
+        return Ending(code, errors.read(), late.is_set(), asked.is_set())
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -172,9 +196,7 @@ class Stage:
     run: Callable[[Round], Any]
 
 
-def run_stages(
-    work: Round, stages: Sequence[Stage], done: Callable[[str, float], None]
-) -> None:
+def run_stages(work: Round, stages: Sequence[Stage], done: Callable[[str, float], None]) -> None:
     """All stages, in order, each until its deadline. One that breaks says so, and the rest goes on.
 
     Args:

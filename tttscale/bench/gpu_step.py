@@ -1,8 +1,8 @@
 """Optimizer steps of a preset through the chunked sweeps, in a process of its own; a row of JSON each.
 
-Run as `python -m tttscale.bench.gpu_step PRESET[+plain] DEVICE CHUNK [TOKENS ...]`; without TOKENS it only compiles
-what a step needs. bf16, random tokens, one sequence, one rank, torch's AdamW without DeepSpeed. Behind the first
-length's row comes one that says where its time goes. On a CPU: a tiny model in fp32.
+Run as `python -m tttscale.bench.gpu_step PRESET[+plain] DEVICE CHUNK [TOKENS ...]`; without TOKENS it only
+compiles what a step needs. bf16, random tokens, one sequence, one rank, torch's AdamW without DeepSpeed.
+Behind the first length's row comes one that says where its time goes. On a CPU: a tiny model in fp32.
 """
 
 import statistics

@@ -119,8 +119,8 @@ def profile_table(rows: list[dict[str, Any]]) -> str:
 
 PROFILE_NOTE = (
     "\n\n*busy*: sum of all kernels' times over the time of a step that was not profiled; the rest are gaps "
-    "between launches. *host*, *until done*: one layer over one chunk, all three passes: what the host takes to "
-    "ask for it, and until the device has done it; where they are equal, the host is the limit."
+    "between launches. *host*, *until done*: one layer over one chunk, all three passes: what the host takes "
+    "to ask for it, and until the device has done it; where they are equal, the host is the limit."
 )
 
 
@@ -136,7 +136,8 @@ def ceiling_table(rows: list[dict[str, Any]]) -> str:
         if row["value"] is not None
     ]
     cards = [
-        f"{row['what']}: " + (", ".join(f"{k} {v}" for k, v in row["card"].items()) or "no nvidia-smi")
+        f"{row['what']}: "
+        + (", ".join(f"{k} {v}" for k, v in row["card"].items()) or "no nvidia-smi")
         for row in rows
         if "card" in row
     ]

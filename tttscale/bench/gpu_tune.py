@@ -32,9 +32,7 @@ def main(out: Path, seconds: float = 540.0) -> int:
         return part.worker("gpu_tune_worker", *case, device, tokens)
 
     compiling = work.until(0.6)
-    work.together(
-        [lambda case=case: worker(case, "64", compiling) for case in cases]
-    )
+    work.together([lambda case=case: worker(case, "64", compiling) for case in cases])
     rows: list[dict[str, Any]] = []
     for case in cases:
         rows += worker(case, "16384" if device == "cuda" else "64", work)

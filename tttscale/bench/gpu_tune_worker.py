@@ -1,8 +1,9 @@
 """One kernel under other launches than the table's, in a process of its own; a row of JSON each.
 
 Run as `python -m tttscale.bench.gpu_tune_worker KIND KERNEL DEVICE TOKENS [MOST]`; KERNEL is a name of
-kernels/launches/; at most MOST launches are tried, the table's and its nearest. bf16, 32 heads of 64, K = 16. Each launch's results are held against those of the table's.
-Without a GPU: 2 heads of 16, interpreted, wall-clock times of the whole scan.
+kernels/launches/; at most MOST launches are tried, the table's and its nearest. bf16, 32 heads of 64, K = 16.
+Each launch's results are held against those of the table's. Without a GPU: 2 heads of 16, interpreted,
+wall-clock times of the whole scan.
 """
 
 import sys
