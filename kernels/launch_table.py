@@ -4,6 +4,8 @@ Fixed files (launches/) instead of a race at run time: the same launch always do
 order, so that losses stay equal to the last bit over any number of ranks.
 """
 
+import re
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -14,6 +16,8 @@ from tttscale.kernels.launches.launch import LARGEST_DIM, Launch
 BLOCK_TOKENS = 64
 """Most tokens of a block of the parallel kernels, between two saved states."""
 SIZES = (16, 32, 64)
+FENCED_SINCE = (3, 7, 1)
+"""Triton's version from which products on Hopper see all tiles that a loop copies ahead, see `launch_of`."""
 
 
 def architecture_of(device: torch.device) -> int:
@@ -57,6 +61,11 @@ def launch_of(
 ) -> Launch:
     """The launch of a kernel.
 
+    Hopper's products (wgmma) read shared memory through another proxy than copies ahead (cp.async) write it
+    through. Before 3.7.1 Triton leaves out the fence in between that PTX asks for, but not the one behind
+    tiles that come by way of registers; so with such a version TTT-MLP's loops copy nothing ahead. In
+    TTT-Linear no product reads what was copied ahead (benchmarks/kernels_sm90_triton36.md).
+
     Args:
         architecture: 80 or 90, see `architecture_of`.
         kind: "linear" or "mlp".
@@ -66,4 +75,15 @@ def launch_of(
         dtype: of the tokens.
     """
     file = fp32 if dtype == torch.float32 else ampere if architecture == 80 else hopper
-    return file.launch(kind, kernel, dim, size)
+    launch = file.launch(kind, kernel, dim, size)
+    if file is hopper and kind == "mlp" and triton_version() < FENCED_SINCE:
+        launch = replace(launch, num_stages=1)
+    return launch
+
+
+@cache
+def triton_version() -> tuple[int, ...]:
+    """Major, minor and patch."""
+    from triton import __version__  # not where nothing is launched: there may be none
+
+    return tuple(map(int, re.findall(r"\d+", __version__)[:3]))

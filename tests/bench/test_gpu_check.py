@@ -1,19 +1,22 @@
-"""What the GPU round says of memory accesses, and how it ends."""
+"""What the GPU round says of memory accesses, what it keeps of workers that end badly, and how it ends."""
 
 import json
 import shutil
-import subprocess
+import sys
 
 import pytest
 
-from tttscale.bench import gpu_check
-from tttscale.bench.gpu_check import Round, check_memory_accesses
+from tttscale.bench import gpu_check, gpu_round
+from tttscale.bench.gpu_check import check_memory_accesses
+from tttscale.bench.gpu_round import Ending, Round
 
 ROW = {"inner": "linear", "dim": 16, "K": 16, "dtype": "bf16", "tokens": 75, "error": 1e-4}
 ROW |= {"of": "out", "limit": 1e-2, "same_bits": True, "host_waits": False, "ok": True}
-DONE = subprocess.CompletedProcess("", 0, stdout=json.dumps([ROW]))
-WRONG = subprocess.CalledProcessError(9, "", stderr="Invalid __global__ write")
-LATE = subprocess.TimeoutExpired("", 1)
+DONE = Ending(0)
+WRONG = Ending(9, "Invalid __global__ write")
+LATE = Ending(-9, late=True)
+STEP = {"what": "step", "preset": "ttt-linear-1.3b", "parameters": 1, "tokens": 32768}
+STEP |= {"chunk": 8192, "step_seconds": 1.25, "tokens_per_second": 26214.4, "peak_bytes": 0}
 
 
 @pytest.fixture
@@ -41,6 +44,7 @@ def test_illegal_accesses_fail(sanitizer):
 @pytest.mark.parametrize(
     ("linear", "mlp", "said"),
     [
+        (DONE, DONE, "no error found"),
         (LATE, LATE, "not finished, see below"),
         (DONE, LATE, "not finished, see below"),
         (WRONG, LATE, "FAILED, see below"),
@@ -49,14 +53,9 @@ def test_illegal_accesses_fail(sanitizer):
 )
 def test_too_little_time_is_no_illegal_access(linear, mlp, said, sanitizer, monkeypatch):
     sanitizer("exit 1")
-
-    def run(command, **_):
-        end = linear if "linear" in command else mlp
-        if isinstance(end, Exception):
-            raise end
-        return end
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(
+        gpu_round, "run_lines", lambda command, *_: linear if "linear" in command else mlp
+    )
     assert check_memory_accesses(Round("cuda", 100)) == said
 
 
@@ -68,7 +67,7 @@ def test_no_time_left_is_no_illegal_access(sanitizer):
 
 
 def test_no_error_found(sanitizer):
-    sanitizer(f"echo '{json.dumps([ROW])}'")
+    sanitizer(f"echo '{json.dumps(ROW)}'")
     assert check_memory_accesses(Round("cuda", 100)) == "no error found"
 
 
@@ -82,3 +81,53 @@ def test_the_exit_code_knows_of_illegal_accesses(said, exit_code, tmp_path, monk
     monkeypatch.setattr(Round, "worker", lambda *_, **__: [])
     assert gpu_check.main(tmp_path / "round.2", 100) == exit_code
     assert said in (tmp_path / "round.2.md").read_text()
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_the_exit_code_knows_of_ranks_that_differ(ok, tmp_path, monkeypatch):
+    row = {"inner": "mlp", "dtype": "bf16", "layout": "striped", "same_losses": ok, "ok": ok}
+    row |= {"different_states": [], "different_state_gradients": ["the state's gradient"]}
+    row |= {"same_gradients": False, "gradient_distance": 1e-7}
+    monkeypatch.setattr(gpu_check, "check_errors", lambda work: [ROW])
+    monkeypatch.setattr(gpu_check, "check_ranks", lambda work: [row])
+    monkeypatch.setattr(Round, "worker", lambda *_, **__: [])
+    assert gpu_check.main(tmp_path / "round", 100) == int(not ok)
+    assert "1.0e-07 apart" in (tmp_path / "round.md").read_text()
+
+
+def test_a_stage_that_breaks_says_so_and_the_rest_goes_on(tmp_path, monkeypatch):
+    def broken(work):
+        raise ValueError("no such clock")
+
+    monkeypatch.setattr(gpu_check, "check_errors", lambda work: [ROW])
+    monkeypatch.setattr(gpu_check, "measure_ceilings", broken)
+    monkeypatch.setattr(gpu_check, "check_ranks", broken)
+    monkeypatch.setattr(Round, "worker", lambda *_, **__: [])
+    assert gpu_check.main(tmp_path / "round", 100) == 0
+    text = (tmp_path / "round.md").read_text()
+    assert "ceilings: ValueError('no such clock')" in text
+    assert "checks, and compiling what is timed: ValueError" in text
+    assert "| linear | 16 | bfloat16 |" in text.replace("bf16", "bfloat16")  # the check beside it
+    assert "| surroundings |" in text
+
+
+def test_rows_of_a_worker_that_is_killed_are_in_the_report(tmp_path, monkeypatch):
+    """The third step of a model, say, takes the machine down: the first two are what was paid for."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        'case "$2 $3" in "tttscale.bench.gpu_step ttt-linear-1.3b")\n'
+        f"  echo a warning of a library\n  echo '{json.dumps(STEP)}'\n  kill -9 $$ ;;\n"
+        "esac\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(gpu_check, "check_errors", lambda work: [ROW])
+    assert gpu_check.main(tmp_path / "round", 100) == 0
+    text = (tmp_path / "round.md").read_text()
+    assert "| 32,768 | 8,192 | 1.25 | 26,214 |" in text
+    assert "ended with -9" in text
+    assert "its 1 rows until then are kept" in text
+    assert json.loads((tmp_path / "round.json").read_text())["data"]["steps"] == [STEP]
+    (line,) = (tmp_path / "round.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"worker": "gpu_step ttt-linear-1.3b cpu 64 64 256", **STEP}

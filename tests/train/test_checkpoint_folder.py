@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from safetensors.torch import save_file
 from tests.hostile import BAD_JSON, no_files
 from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
+from tttscale import __version__
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import CheckpointError
 from tttscale.scan.transport import NoPeers
 from tttscale.train.checkpoint import folder as folder_module
+from tttscale.train.checkpoint import manifest
 from tttscale.train.checkpoint.checkpoints import Checkpoints
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manifest import Manifest, SavedFile, check_file, read_manifest
@@ -391,3 +394,15 @@ def test_an_archive_behind_a_link_is_left_alone(run, tmp_path):
     write(run, 3)
     assert run.steps() == [3, 2]
     assert (archive / "checkpoint.json").exists()
+
+
+def test_versions_of_packages_that_are_installed_nowhere(monkeypatch):
+    """A source tree that is run as it lies there saves checkpoints like any other."""
+
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(manifest, "version", not_installed)
+    found = manifest.versions()
+    assert found["tttscale"] == __version__
+    assert found["torch"] == found["deepspeed"] == "unknown"

@@ -21,9 +21,7 @@ def bench_around(out: Path) -> str:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     whose = ("plain", "compiled", "liger") if device == "cuda" else ("plain", "compiled")
     rows = [
-        row
-        for who in whose
-        for row in report.run_worker("tttscale.bench.around_worker", who, device)
+        row for who in whose for row in report.run_rows("tttscale.bench.around_worker", who, device)
     ]
     counted = report.run_worker("tttscale.bench.traffic", *_COUNTED, env={"TRITON_INTERPRET": "0"})
     text, bytes_text = around_table(rows), traffic_table(counted)

@@ -1,19 +1,19 @@
-"""What surrounds the scan, run one way, in a process of its own; one JSON list.
+"""What surrounds the scan, run one way, in a process of its own; a row of JSON each.
 
 Run as `python -m tttscale.bench.around_worker WHO DEVICE`. WHO: plain (call by call), compiled
 (torch.compile), liger (liger-kernel's, for what it has, where it can be imported; needs a GPU).
 """
 
-import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tttscale.bench import report
 from tttscale.bench.around import SIZES
 from tttscale.bench.problems import milliseconds
 from tttscale.kernels.fused import PLAIN
@@ -62,12 +62,12 @@ def _liger() -> dict[str, Operator]:
 def problems(device: str) -> dict[str, Problem]:
     """Name -> (differentiable inputs, others). The residual stream and parameters are fp32."""
     tokens, width, hidden, vocabulary = SIZES[device]
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     compute = torch.bfloat16 if device == "cuda" else torch.float32
 
     def leaf(*shape: int, scale: float = 1.0, of: torch.dtype = torch.float32) -> Tensor:
-        x = scale * torch.randn(*shape, generator=generator)
-        return x.to(device=device, dtype=of).requires_grad_()
+        x = scale * torch.randn(*shape, generator=generator, device=device)
+        return x.to(of).requires_grad_()
 
     def of_tokens(features: int) -> Tensor:
         return leaf(tokens, features, of=compute)
@@ -75,7 +75,7 @@ def problems(device: str) -> dict[str, Problem]:
     filters = [leaf(*shape) for shape in ((width, 1, TAPS), (width,)) * 2]
     padded = leaf(tokens + TAPS - 1, width, of=compute)
     turns = Rotary(HEAD_DIM, SIZE, 1e4).tables(padded)
-    labels = torch.randint(0, vocabulary, (tokens,), generator=generator).to(device)
+    labels = torch.randint(0, vocabulary, (tokens,), generator=generator, device=device)
     head = leaf(vocabulary, width, scale=0.02)
     return {
         "norm": ([leaf(tokens, width), leaf(width)], []),
@@ -140,9 +140,8 @@ def error(name: str, operator: Operator, leaves: list[Tensor], others: list[Any]
     return worst
 
 
-def measure(who: str, device: str) -> list[dict[str, Any]]:
+def measure(who: str, device: str) -> Iterator[dict[str, Any]]:
     """One row per operator."""
-    rows = []
     for name, operator in operators(who).items():
         leaves, others = problems(device)[name]
         began = time.perf_counter()
@@ -166,9 +165,9 @@ def measure(who: str, device: str) -> list[dict[str, Any]]:
         peak = torch.cuda.max_memory_allocated() - before if device == "cuda" else None
         row = {"operator": name, "who": who, "ms": taken, "peak_bytes": peak}
         row["error"] = error(name, operator, leaves, others)
-        rows.append({**row, "first_call_seconds": first_seconds})
-    return rows
+        yield {**row, "first_call_seconds": first_seconds}
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2])))
+    for found in measure(sys.argv[1], sys.argv[2]):
+        report.emit(found)

@@ -21,9 +21,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
+from tttscale.bench.fences import unfenced
 from tttscale.bench.fingerprint import fingerprint
 from tttscale.bench.latency import cycles_in_all, cycles_per_step, in_loops, issued
 from tttscale.bench.products import products
+from tttscale.kernels.launch_table import FENCED_SINCE, triton_version
 from tttscale.kernels.triton_scan import TritonScan
 from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
 from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
@@ -148,6 +150,7 @@ def resources(
         code = _output(tools / "cuobjdump", "-sass", file.name)
     registers, stack = (int(re.findall(rf"{key}:(\d+)", usage)[-1]) for key in ("REG", "STACK"))
     done_by = products(compiled.asm["ttgir"])
+    early = triton_version() < FENCED_SINCE  # later ones fence behind this dialect
     operations = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", code)
     return {
         **launch,
@@ -159,6 +162,7 @@ def resources(
         "barriers": operations.count("BAR"),
         "instructions": len(operations),
         "products": len(done_by),
+        "unfenced_products": len(unfenced(compiled.asm["ttgir"])) if early else 0,
         "repeated_products": sum(warps > 1 for warps in done_by),
         "issued": issued(code, turns),
         "program_cycles": cycles_in_all(code, turns),

@@ -13,7 +13,7 @@ _WORKER = "tttscale.bench.documents_worker"
 def bench_documents(out: Path, tokens: int) -> str:
     """Measure a layer over `tokens` tokens; write OUT.md and OUT.json; the table."""
     device, heads = ("cuda", ("32",)) if torch.cuda.is_available() else ("cpu", ("2", "12"))
-    rows = report.run_worker(_WORKER, device, str(tokens), *heads)
+    rows = report.run_rows(_WORKER, device, str(tokens), *heads)
     text = documents_table(rows)
     sections = [("Result", text), ("What was measured", NOTE)]
     report.write(out, "Documents side by side", sections, rows)

@@ -1,10 +1,9 @@
-"""A TTT layer over a chunk of packed documents, scanned side by side or one after the other; one JSON list.
+"""A TTT layer over a chunk of packed documents, scanned side by side or one after the other; JSON lines.
 
 Run as `python -m tttscale.bench.documents_worker DEVICE TOKENS HEADS ...`. bf16 on a GPU, fp32 and one thread
 on a CPU. How the documents are stacked is worked out once, as for all layers of a model.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tttscale.bench import report
 from tttscale.bench.layer_worker import HEAD_DIM, our_layer
 from tttscale.bench.problems import milliseconds
 from tttscale.model import documents
@@ -58,11 +58,12 @@ def limited(device: str, limits: documents.Limits) -> Iterator[None]:
         documents.LIMITS[device] = usual
 
 
-def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, Any]]:
+def measure(kind: str, heads: int, tokens: int, device: str) -> Iterator[dict[str, Any]]:
     """Both ways for every mean length: forward + backward of a whole layer."""
     layer = our_layer(kind, heads).to(device)
-    x = torch.randn(1, tokens, heads * HEAD_DIM, generator=torch.Generator().manual_seed(0))
-    x = x.to(device).requires_grad_()
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(1, tokens, heads * HEAD_DIM, generator=generator, device=device)
+    x.requires_grad_()
 
     state = tuple(w.detach() for w in layer._initial_state())
     edges = {**NO_NEIGHBOURS, "state": Middle(state)}
@@ -79,7 +80,6 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, A
 
         return both
 
-    rows = []
     for mean_tokens in MEANS_TOKENS:
         begins = starts(tokens, mean_tokens, layer.config.mini_batch_size)
         row = {"inner": kind, "heads": heads, "tokens": tokens, "documents": len(begins) + 1}
@@ -87,8 +87,7 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> list[dict[str, A
             with limited(device, limits):
                 row[f"{way}_ms"] = milliseconds(call(Chunk((begins,))), device, repeats=5)
         chain_tokens = _chain_tokens(begins, tokens, layer.config.mini_batch_size)
-        rows.append({**row, "chain_tokens": chain_tokens})
-    return rows
+        yield {**row, "chain_tokens": chain_tokens}
 
 
 def _chain_tokens(begins: tuple[int, ...], tokens: int, size: int) -> int:
@@ -102,13 +101,7 @@ def _chain_tokens(begins: tuple[int, ...], tokens: int, size: int) -> int:
 if __name__ == "__main__":
     words = sys.argv[1:]
     torch.set_num_threads(1)
-    print(
-        json.dumps(
-            [
-                row
-                for kind in ("linear", "mlp")
-                for heads in words[2:]
-                for row in measure(kind, int(heads), int(words[1]), words[0])
-            ]
-        )
-    )
+    for inner in ("linear", "mlp"):
+        for heads in words[2:]:
+            for found in measure(inner, int(heads), int(words[1]), words[0]):
+                report.emit(found)

@@ -1,97 +1,109 @@
-"""The GPU round: every kernel configuration against fp64, then times with peers, then whole steps.
+"""The GPU round: what a card can do, whether everything is right on it, how long scans and whole steps take.
 
-Run as `python -m tttscale.bench.gpu_check OUT [SECONDS]`. Ends within SECONDS (540): what no longer fits is
-named in the report instead of measured. Without a GPU the same code runs on the CPU, interpreted and small,
-and the report says so.
+Run as `python -m tttscale.bench.gpu_check OUT [SECONDS]`. Stages in the order in which they would be missed,
+within SECONDS (540): each has its share, one that fails says so and the rest goes on, and what no longer fits
+is named in the report instead of measured. OUT.md and OUT.json are written anew behind every stage; OUT.jsonl
+has every row as soon as a worker has printed it. Without a GPU the same code runs on the CPU, interpreted and
+small, and the report says so.
 """
 
-import json
-import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tttscale.bench import gpu_tables as tables
 from tttscale.bench import report
 from tttscale.bench.around import around_table, note
 from tttscale.bench.documents import NOTE as DOCUMENTS_NOTE
 from tttscale.bench.documents import documents_table
+from tttscale.bench.gpu_machine import card, left_out
+from tttscale.bench.gpu_round import NO_GPU, Log, Round, Stage, run_stages, side_by_side
+from tttscale.bench.gpu_tune import launch_table
 
-_GIB = 2**30
-_DIMS = {"mlp": (128, 96, 64, 32, 16), "linear": (128, 96, 64, 32, 16)}
-"""Head dims that have kernels, those that compile longest first."""
-_TAIL_LINES = 3
+Rows = list[dict[str, Any]]
+_PAPER_DIM = 64
+_DIMS = (128, 96, 32, 16)
+"""Other head dims that have kernels, those that compile longest first."""
+_KINDS = ("mlp", "linear")
+_DTYPES = ("bf16", "fp32")
+_SHORT = ("16", "75", "16", "1000")
+"""K, tokens of the first check."""
+_SCANS = ("1x8192", "4x8192", "1x32768")
+_LONG_SCANS = ("4x32768", "1x131072")
+_CHUNKS = {"ttt-linear-1.3b": "8192", "ttt-mlp-1.3b": "4096"}
+_LAUNCHES = "5"
+"""Launches tried of each serial kernel."""
+_SERIAL = ("advance", "advance_backward")
 FAILED = "FAILED"
 """First word on memory accesses that were found to be wrong, or a check of them that broke down."""
-_PEERS = [(who, "linear") for who in ("fla-chunk", "gated-delta", "compiled", "fla-fused")]
+_SECONDS = 540.0
 
 
-class Round:
-    """Workers under one deadline, each in a process of its own."""
-
-    def __init__(self, device: str, seconds: float) -> None:
-        self.device, self.ends = device, time.monotonic() + seconds
-        self.env = {**os.environ}
-        if device == "cpu":
-            self.env |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-        self.missing: list[str] = []
-        """What was not measured, and why."""
-        self.late = 0
-        """Workers of this part of the round that the deadline stopped or did not let begin."""
-
-    def until(self, share: float) -> "Round":
-        """The same round with a nearer deadline: `share` of the time that is left."""
-        part = Round(self.device, share * (self.ends - time.monotonic()))
-        part.missing = self.missing
-        return part
-
-    def worker(self, module: str, *words: str, prefix: Sequence[str] = ()) -> Any:
-        """The worker's JSON, or None with the reason noted."""
-        name = " ".join((module, *words))
-        left = self.ends - time.monotonic()
-        if left < 1:
-            self.late += 1
-            self.missing.append(f"{name}: no time left")
-            return None
-        command = [*prefix, sys.executable, "-m", f"tttscale.bench.{module}", *words]
-        try:
-            done = subprocess.run(
-                command, env=self.env, capture_output=True, text=True, timeout=left, check=True
-            )
-        except subprocess.TimeoutExpired:
-            self.late += 1
-            self.missing.append(f"{name}: stopped at the deadline")
-        except subprocess.CalledProcessError as error:
-            tail = " / ".join(error.stderr.strip().splitlines()[-_TAIL_LINES:])
-            self.missing.append(f"{name}: ended with {error.returncode}: {tail}")
-        else:
-            return json.loads(done.stdout.strip().splitlines()[-1])
-        return None
-
-    def together(self, calls: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
-        """Results of calls made side by side, those that failed left out."""
-        with ThreadPoolExecutor(at_once) as pool:
-            done = list(pool.map(lambda call: call(), calls))
-        return [result for result in done if result is not None]
+# ---- what is measured --------------------------------------------------------------------------
 
 
-def check_errors(work: Round) -> list[dict[str, Any]]:
-    """Every configuration, side by side: compiling takes longer than running."""
-    dims = _DIMS if work.device == "cuda" else dict.fromkeys(_DIMS, (16,))
+def measure_ceilings(work: Round) -> Rows:
+    """Products in the model's shapes, copies, launches, clocks."""
+    return work.worker("gpu_ceilings", work.device)
+
+
+def check_errors(work: Round) -> Rows:
+    """The paper's shape (on a CPU: the smallest) against fp64, alone and awaited, for equal bits."""
+    dim = str(_PAPER_DIM if work.device == "cuda" else 16)
+    shapes = _SHORT if work.device == "cuda" else _SHORT[:2]
+    return work.together(
+        [
+            lambda words=(kind, dim, dtype, work.device, *shapes): work.worker("gpu_errors", *words)
+            for kind in _KINDS
+            for dtype in _DTYPES
+        ]
+    )
+
+
+def check_ranks(work: Round) -> Rows:
+    """Two sequence ranks as threads on the device against one, bit for bit."""
+    return work.together(
+        [lambda kind=kind: work.worker("gpu_ranks", kind, work.device) for kind in _KINDS]
+    )
+
+
+def compile_ahead(work: Round) -> Rows:
+    """What later stages time is compiled side by side, into the caches on disk."""
+    if work.device == "cpu":
+        return []
     calls = [
-        lambda words=(kind, str(dim), dtype, work.device): work.worker("gpu_errors", *words)
-        for kind in dims
-        for dim in dims[kind]
-        for dtype in ("bf16", "fp32")
+        lambda words=(preset, work.device, chunk): work.worker("gpu_step", *words)
+        for preset, chunk in _CHUNKS.items()
     ]
-    return [row for rows in work.together(calls, os.cpu_count() or 1) for row in rows]
+    calls += [
+        lambda words=(kind, kernel, work.device, "64", _LAUNCHES): work.worker(
+            "gpu_tune_worker", *words
+        )
+        for kind in _KINDS
+        for kernel in _SERIAL
+    ]
+    work.together(calls)  # times of 64 tokens say nothing
+    return []
+
+
+def check_other_errors(work: Round) -> Rows:
+    """Every other configuration, side by side: compiling takes longer than running."""
+    if work.device == "cpu":
+        return []
+    cases = [
+        (kind, dim, dtype) for dim in (_PAPER_DIM, *_DIMS) for kind in _KINDS for dtype in _DTYPES
+    ]
+    return work.together(
+        [
+            lambda words=(kind, str(dim), dtype, work.device): work.worker("gpu_errors", *words)
+            for kind, dim, dtype in cases
+        ]
+    )
 
 
 def check_memory_accesses(work: Round) -> str:
@@ -100,51 +112,60 @@ def check_memory_accesses(work: Round) -> str:
     if work.device == "cpu" or tool is None:
         return "not run: no GPU or no compute-sanitizer here"
     prefix, part = (tool, "--error-exitcode", "9"), work.until(1.0)
-    found = [
-        part.worker("gpu_errors", kind, "16", "bf16", "cuda", prefix=prefix)
-        for kind in ("linear", "mlp")
-    ]
-    if None not in found:
-        return "no error found"
+    for kind in ("linear", "mlp"):
+        part.worker("gpu_errors", kind, "16", "bf16", "cuda", *_SHORT[:2], prefix=prefix)
+    if part.failed:
+        return f"{FAILED}, see below"
     # Too little time says nothing of the kernels.
-    return f"{FAILED if found.count(None) > part.late else 'not finished'}, see below"
+    return "not finished, see below" if part.late else "no error found"
 
 
-def time_scans(work: Round, whose: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def time_scans(work: Round, whose: Sequence[tuple[str, str]], shapes: Sequence[str]) -> Rows:
     """Scans of ours or of peers, each alone on the device; rows that failed are noted and left out."""
-    shapes = ("1x8192", "4x8192", "1x32768", "4x32768", "1x131072")
-    rows = []
+    rows: Rows = []
     for who, kind in whose:
         asked = shapes[:1] if who == "compiled" else shapes
         asked = ("1x64",) if work.device == "cpu" else asked
-        rows += work.worker("gpu_time", who, kind, work.device, *asked) or []
+        rows += work.worker("gpu_time", who, kind, work.device, *asked)
     work.missing += [
         f"{row['who']} {row['inner']} {row['error']}" for row in rows if "error" in row
     ]
     return [row for row in rows if "error" not in row]
 
 
-def time_steps(work: Round, preset: str) -> list[dict[str, Any]]:
-    """A 1.3B model through the chunked sweeps, at three (TTT-MLP: two) lengths."""
+def time_steps(work: Round, preset: str, lengths: Sequence[str]) -> Rows:
+    """A 1.3B model through the chunked sweeps, shortest length first."""
     if work.device == "cpu":
-        return work.worker("gpu_step", preset, work.device, "64", "256") or []
-    most = 1 if preset.endswith("+plain") else 2 if "mlp" in preset else 3
-    lengths = ("32768", "131072", "1048576")[:most]
-    chunk = "4096" if "mlp" in preset else "8192"
-    return work.worker("gpu_step", preset, work.device, chunk, *lengths) or []
+        return work.worker("gpu_step", preset, work.device, "64", "64", "256")
+    chunk = _CHUNKS[preset.removesuffix("+plain")]
+    return work.worker("gpu_step", preset, work.device, chunk, *lengths)
 
 
-def time_surroundings(work: Round) -> list[dict[str, Any]]:
+def time_launches(work: Round) -> Rows:
+    """The serial kernels under a few launches beside the table's."""
+    cuda = work.device == "cuda"
+    cases = [(kind, kernel) for kind in ("linear", "mlp") for kernel in _SERIAL]
+    tokens = "16384" if cuda else "64"
+    return [
+        row
+        for kind, kernel in (cases if cuda else cases[:1])
+        for row in work.worker("gpu_tune_worker", kind, kernel, work.device, tokens, _LAUNCHES)
+    ]
+
+
+def time_surroundings(work: Round) -> Rows:
     """What lies between the products: call by call, compiled, and a library's."""
     whose = ("plain", "compiled", "liger") if work.device == "cuda" else ("plain",)
-    found = [work.worker("around_worker", who, work.device) for who in whose]
-    return [row for rows in found for row in rows or []]
+    return [row for who in whose for row in work.worker("around_worker", who, work.device)]
 
 
-def time_documents(work: Round) -> list[dict[str, Any]]:
+def time_documents(work: Round) -> Rows:
     """A chunk of packed documents, side by side and one after the other."""
     words = ("8192", "32") if work.device == "cuda" else ("512", "1")
-    return work.worker("documents_worker", work.device, *words) or []
+    return work.worker("documents_worker", work.device, *words)
+
+
+# ---- what was found ----------------------------------------------------------------------------
 
 
 @dataclass
@@ -152,18 +173,31 @@ class Findings:
     """What the round has found so far."""
 
     device: str
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    scans: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    around: list[dict[str, Any]] = field(default_factory=list)
-    documents: list[dict[str, Any]] = field(default_factory=list)
+    card: dict[str, str] = field(default_factory=dict)
+    ceilings: Rows = field(default_factory=list)
+    errors: Rows = field(default_factory=list)
+    ranks: Rows = field(default_factory=list)
+    scans: Rows = field(default_factory=list)
+    steps: Rows = field(default_factory=list)
+    launches: Rows = field(default_factory=list)
+    around: Rows = field(default_factory=list)
+    documents: Rows = field(default_factory=list)
     sanitizer: str = "not reached"
+    unchecked: int = 0
+    """Workers of the first check that did not come to their end, whatever the reason."""
     missing: list[str] = field(default_factory=list)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def wrong(self) -> list[dict[str, Any]]:
+    def wrong(self) -> Rows:
         """Results whose error is too large or not a number, that change, or that made the host wait."""
         return [row for row in self.errors if not row["ok"]]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a result is wrong, or could be for all that is known."""
+        broken = self.unchecked or self.wrong or self.sanitizer.startswith(FAILED)
+        return bool(broken or not self.errors or any(not row["ok"] for row in self.ranks))
 
     def write(self, out: Path) -> None:
         """The report as it stands, so that nothing is lost if the round is cut short."""
@@ -173,160 +207,109 @@ class Findings:
             f"{twice}; {sum(row['host_waits'] for row in self.errors)} made the host wait for the device."
         )
         around_note = note("cpu" if self.device == NO_GPU else "cuda")
+        facts = "; ".join(f"{name} {value}" for name, value in self.card.items())
         sections = [
-            ("Device", self.device),
-            ("Against fp64", f"{checked}\n\n{_error_table(self.errors)}"),
-            ("compute-sanitizer", self.sanitizer),
-            ("Time of a scan", _time_table(self.scans) + _TIME_NOTE),
-            ("Time of its kernels", _kernel_table(self.scans)),
-            ("Time of an optimizer step", _step_table(self.steps)),
+            ("Device", "\n\n".join(filter(None, (self.device, facts)))),
+            ("Ceilings", tables.ceiling_table(self.ceilings)),
+            ("Against fp64", f"{checked}\n\n{tables.error_table(self.errors)}"),
+            ("Two sequence ranks on one device", tables.rank_table(self.ranks)),
+            ("Time of a scan", tables.time_table(self.scans) + tables.TIME_NOTE),
+            ("Time of its kernels", tables.kernel_table(self.scans)),
+            ("Time of an optimizer step", tables.step_table(self.steps)),
+            ("Where it goes", tables.profile_table(self.steps)),
+            ("Launches of the serial kernels", launch_table(self.launches)),
             ("Time of what surrounds it", f"{around_table(self.around)}\n\n{around_note}"),
             ("Documents in a chunk", f"{documents_table(self.documents)}\n\n{DOCUMENTS_NOTE}"),
+            ("compute-sanitizer", self.sanitizer),
             ("Not measured", "\n".join(f"- {line}" for line in self.missing) or "nothing"),
+            ("Time of the round", tables.stage_table(self.stage_seconds)),
         ]
         report.write(out, "GPU check", sections, asdict(self), command="bash launch/gpu_check.sh")
 
 
-NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
+# ---- the round ---------------------------------------------------------------------------------
 
 
-def main(out: Path, seconds: float = 540.0) -> int:
+def main(out: Path, seconds: float = _SECONDS) -> int:
     """Check, measure, write the report.
 
     Returns:
-        Exit code: 1 if a result is wrong, a configuration was not checked or compute-sanitizer failed. What
-        there was no time to measure is named in the report and changes nothing.
+        Exit code: 1 if a result is wrong, two ranks differ from one, the paper's shape was not checked or
+        compute-sanitizer failed. What there was no time to measure is named in the report, no more.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    work = Round(device, seconds)
+    work = Round(device, seconds, Log(report.beside(out, ".jsonl")))
     found = Findings(NO_GPU, missing=work.missing)
     if device == "cuda":
         found.device = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    found.errors = check_errors(work.until(0.5))
-    unchecked = list(work.missing)
-    found.write(out)
-    for stage in _stages(work, found):
-        stage()
+        found.card = card()
+        work.missing += left_out("check")
+
+    def done(name: str, taken: float) -> None:
+        found.stage_seconds[name] = taken
         found.write(out)
+
+    run_stages(work, _stages(device, found), done)
     print(report.beside(out, ".md").read_text())
-    failed = found.wrong or unchecked or found.sanitizer.startswith(FAILED)
-    return int(bool(failed or not found.errors))
+    return int(found.failed)
 
 
-def _stages(work: Round, found: Findings) -> list[Callable[[], Any]]:
-    """What is measured, in the order in which it would be missed."""
+def _stages(device: str, found: Findings) -> list[Stage]:
+    """What is done, in the order in which it would be missed, sized for nine minutes."""
 
-    def scans(*whose: tuple[str, str]) -> Callable[[], None]:
-        return lambda: found.scans.extend(time_scans(work, whose))
+    def adds(rows: Rows, call: Callable[..., Rows], *words: Any) -> Callable[[Round], None]:
+        return lambda work: rows.extend(call(work, *words))
 
-    def steps(preset: str) -> Callable[[], None]:
-        return lambda: found.steps.extend(time_steps(work, preset))
+    def check(work: Round) -> None:
+        """Nothing is timed here, so all of it goes side by side, and later stages find compiled kernels."""
+        first = work.until(1.0)
 
-    cuda = work.device == "cuda"
+        def errors() -> None:
+            found.errors += check_errors(first)
+            found.unchecked = first.late + first.failed
+
+        calls = [errors, lambda: found.ranks.extend(check_ranks(work)), lambda: compile_ahead(work)]
+        side_by_side(calls)
+
+    def sanitize(work: Round) -> None:
+        found.sanitizer = check_memory_accesses(work)
+
+    cuda = device == "cuda"
+    ours = [("ours", "linear"), ("ours", "mlp")]
+    peers = [("fla-chunk", "linear"), ("gated-delta", "linear")]
+    rest = [("compiled", "linear"), ("fla-fused", "linear")]
+    if left_out("check"):
+        peers, rest = [], rest[:1]
+    if not cuda:
+        peers, rest = [("ours-torch", "linear")], []
+    linear, mlp = "ttt-linear-1.3b", "ttt-mlp-1.3b"
+    long, half = ("32768", "131072", "1048576"), ("32768", "131072")
+    extra = [Stage("documents", 15, adds(found.documents, time_documents))]
+    extra += [Stage("surroundings", 25, adds(found.around, time_surroundings))]
+    if cuda:
+        extra += [
+            Stage("compute-sanitizer", 20, sanitize),
+            Stage("slow peers", 15, adds(found.scans, time_scans, rest, _SCANS[:1])),
+            Stage("long scans", 15, adds(found.scans, time_scans, ours, _LONG_SCANS)),
+            Stage(
+                "steps call by call", 15, adds(found.steps, time_steps, f"{linear}+plain", long[:1])
+            ),
+            Stage("other configurations", 45, adds(found.errors, check_other_errors)),
+        ]
+    else:
+        extra += [Stage("compute-sanitizer", 20, sanitize)]
     return [
-        scans(("ours", "linear"), ("ours", "mlp")),
-        steps("ttt-linear-1.3b"),
-        scans(*(_PEERS if cuda else [("ours-torch", "linear")])),
-        steps("ttt-mlp-1.3b"),
-        *([steps("ttt-linear-1.3b+plain")] if cuda else []),
-        lambda: found.documents.extend(time_documents(work)),
-        lambda: found.around.extend(time_surroundings(work)),
-        lambda: setattr(found, "sanitizer", check_memory_accesses(work)),
+        Stage("ceilings", 15, adds(found.ceilings, measure_ceilings)),
+        Stage("checks, and compiling what is timed", 90, check),
+        Stage("scans", 40, adds(found.scans, time_scans, ours, _SCANS)),
+        Stage("steps of TTT-Linear", 110, adds(found.steps, time_steps, linear, long)),
+        Stage("scans of peers", 45, adds(found.scans, time_scans, peers, _SCANS[:2])),
+        Stage("steps of TTT-MLP", 60, adds(found.steps, time_steps, mlp, half)),
+        Stage("launches", 40, adds(found.launches, time_launches)),
+        *extra,
     ]
-
-
-_TIME_NOTE = (
-    "\n\nbf16, 32 heads of 64, K = 16 (on a CPU: fp32, 2 heads of 16); medians. A step is one mini-batch. "
-    "fla-*: TTT-Linear of fla-core, which takes rates per row only and ends before the output's norm; "
-    "gated-delta: a linear recurrence, for scale; compiled: torch.compile of a mini-batch of the definition."
-)
-
-
-def _error_table(rows: list[dict[str, Any]]) -> str:
-    """The worst case of each learner, head dim and dtype."""
-    worst: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        key = (row["inner"], row["dim"], row["dtype"])
-        if key not in worst or not row["error"] <= worst[key]["error"]:
-            worst[key] = row
-    lines = [
-        {
-            "inner": row["inner"],
-            "head dim": row["dim"],
-            "dtype": row["dtype"],
-            "worst relative error": f"{row['error']:.1e}",
-            "of": row["of"],
-            "at K, tokens": f"{row['K']}, {row['tokens']:,}",
-            "limit": f"{row['limit']:.0e}",
-            "ok": "yes" if row["ok"] else "NO",
-        }
-        for _, row in sorted(worst.items())
-    ]
-    return report.table(lines) if lines else "nothing ran"
-
-
-def _time_table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        {
-            "who": row["who"],
-            "inner": row["inner"],
-            "batch": row["batch"],
-            "tokens": f"{row['tokens']:,}",
-            "forward us/step": f"{row['forward_us_per_step']:.2f}",
-            "forward + backward us/step": f"{row['both_us_per_step']:.2f}",
-            "against ours": f"{row['both_ms'] / _own(row, rows):.2f}x",
-            "peak GiB": f"{row['peak_bytes'] / _GIB:.2f}",
-            "first call s": f"{row['first_call_seconds']:.0f}",
-        }
-        for row in rows
-    ]
-    return report.table(lines) if lines else "nothing ran"
-
-
-def _kernel_table(rows: list[dict[str, Any]]) -> str:
-    """Every kernel of ours beside the others of its launch; the serial ones have predictions."""
-    lines = [
-        {
-            "inner": row["inner"],
-            "batch": row["batch"],
-            "tokens": f"{row['tokens']:,}",
-            "kernel": name.removesuffix("_kernel"),
-            "us/step": f"{taken:.2f}",
-        }
-        for row in rows
-        for name, taken in sorted(row["kernels"].items(), key=lambda item: -item[1])
-    ]
-    return report.table(lines) if lines else "no GPU: no times of kernels"
-
-
-def _own(row: dict[str, Any], rows: list[dict[str, Any]]) -> float:
-    same = ("inner", "batch", "tokens")
-    own = [r for r in rows if r["who"] == "ours" and all(r[k] == row[k] for k in same)]
-    return own[0]["both_ms"] if own else float("nan")
-
-
-def _step_table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        {
-            "model": row["preset"],
-            "parameters": f"{row['parameters'] / 1e6:,.1f} M",
-            "tokens": f"{row['tokens']:,}",
-            "chunk": f"{row['chunk']:,}",
-            "s/step": f"{row['step_seconds']:.2f}",
-            "tokens/s": f"{row['tokens_per_second']:,.0f}",
-            "peak GiB": f"{row['peak_bytes'] / _GIB:.1f}",
-            "in serial kernels": _percent(row["serial_share"]),
-            "waits of the host": "" if row["host_waits"] is None else str(row["host_waits"]),
-        }
-        for row in rows
-    ]
-    return report.table(lines) if lines else "nothing ran"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f}%"
 
 
 if __name__ == "__main__":
-    limit = float(sys.argv[2]) if len(sys.argv) > 2 else 540.0
+    limit = float(sys.argv[2]) if len(sys.argv) > 2 else _SECONDS
     sys.exit(main(Path(sys.argv[1]), limit))

@@ -1,21 +1,22 @@
-"""Every Triton configuration of one learner and head dim against the fp64 reference; one JSON list.
+"""Every Triton configuration of one learner and head dim against the fp64 reference; a row of JSON each.
 
 Each runs again, alone and with neighbours that wait, for equal bits, and on a GPU once more where anything
 that makes the host wait is an error.
 
-Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE [K TOKENS]`. Without a GPU the kernels are
-interpreted (TRITON_INTERPRET=1), with a few tokens unless asked for more (a head's 1,000 tokens of TTT-Linear
-take some ten seconds, of TTT-MLP a minute).
+Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE [K TOKENS ...]`. Without a GPU the kernels
+are interpreted (TRITON_INTERPRET=1), with a few tokens unless asked for more (a head's 1,000 tokens of
+TTT-Linear take some ten seconds, of TTT-MLP a minute).
 """
 
-import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tttscale.bench import report
 from tttscale.bench.problems import (
     Waiting,
     cotangents,
@@ -71,42 +72,39 @@ def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool
 
 def check(
     kind: str, dim: int, dtype: torch.dtype, device: str, asked: list[tuple[int, int]]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """One row per shape (K, tokens), asked for or due: its errors, the one nearest its limit, that limit."""
-    rows = []
     for size, tokens in asked or shapes(dim, device):
         began = time.perf_counter()
-        inputs = problem(
-            kind, 2, dim, tokens, size, batch=2 if device == "cuda" and tokens < 100 else 1
-        )
+        batch = 2 if device == "cuda" and tokens < 100 else 1
+        inputs = problem(kind, 2, dim, tokens, size, batch, device)
         leaves = on(device, inputs, dtype)
         ours = results(kind, leaves, "triton")
         found = errors(kind, ours, reference(kind, leaves))
         limits = {name: limit_of(name, dtype) for name in found}
         of = worst({name: found[name] / limits[name] for name in found})
         same, waits = repeated(kind, leaves, ours)
-        rows.append(
-            {
-                "inner": kind,
-                "dim": dim,
-                "K": size,
-                "dtype": str(dtype).removeprefix("torch."),
-                "tokens": tokens,
-                "error": found[of],
-                "of": of,
-                "limit": limits[of],
-                "errors": found,
-                "same_bits": same,
-                "host_waits": waits,
-                # Also false for a NaN.
-                "ok": found[of] <= limits[of] and same and not waits,
-                "seconds": round(time.perf_counter() - began, 1),
-            }
-        )
-    return rows
+        yield {
+            "inner": kind,
+            "dim": dim,
+            "K": size,
+            "dtype": str(dtype).removeprefix("torch."),
+            "tokens": tokens,
+            "error": found[of],
+            "of": of,
+            "limit": limits[of],
+            "errors": found,
+            "same_bits": same,
+            "host_waits": waits,
+            # Also false for a NaN.
+            "ok": found[of] <= limits[of] and same and not waits,
+            "seconds": round(time.perf_counter() - began, 1),
+        }
 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    wanted = [(int(words[4]), int(words[5]))] if len(words) > 4 else []
-    print(json.dumps(check(words[0], int(words[1]), _DTYPES[words[2]], words[3], wanted)))
+    numbers = list(map(int, words[4:]))
+    wanted = list(zip(numbers[::2], numbers[1::2], strict=True))
+    for checked in check(words[0], int(words[1]), _DTYPES[words[2]], words[3], wanted):
+        report.emit(checked)

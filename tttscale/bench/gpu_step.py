@@ -1,19 +1,23 @@
-"""Optimizer steps of a preset through the chunked sweeps, in a process of its own; one JSON list.
+"""Optimizer steps of a preset through the chunked sweeps, in a process of its own; a row of JSON each.
 
-Run as `python -m tttscale.bench.gpu_step PRESET[+plain] DEVICE CHUNK TOKENS ...`. bf16, random tokens, one
-sequence, one rank, torch's AdamW without DeepSpeed. On a CPU: a tiny model in fp32.
+Run as `python -m tttscale.bench.gpu_step PRESET[+plain] DEVICE CHUNK [TOKENS ...]`; without TOKENS it only
+compiles what a step needs. bf16, random tokens, one sequence, one rank, torch's AdamW without DeepSpeed.
+Behind the first length's row comes one that says where its time goes. On a CPU: a tiny model in fp32.
 """
 
-import json
+import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from tttscale.bench import report
 from tttscale.bench.problems import device_microseconds
 from tttscale.model.architecture import TTTConfig, preset_fields
 from tttscale.model.language_model import TTTForCausalLM
@@ -26,6 +30,9 @@ from tttscale.scan.sweep import Sweeps
 
 _PLAIN = "+plain"
 """Ending of a preset's name: without train.compile, which is the default on a GPU."""
+_TIMED_TOKENS = 98_304
+"""Short lengths are repeated, until about so many tokens are timed."""
+_BLOCK_REPEATS = 7
 
 
 @dataclass
@@ -62,23 +69,22 @@ class Steps:
 
     def __init__(self, name: str, device: str, chunk: int) -> None:
         self.name, self.device, self.chunk = name, device, chunk
+        self.cuda = device == "cuda"
         self.config = architecture(name.removesuffix(_PLAIN), device)
-        self.model = TTTForCausalLM(self.config).to(device)
-        if device == "cuda" and not name.endswith(_PLAIN):
+        with torch.device(device):  # a 1.3B model takes a CPU ten seconds
+            self.model = TTTForCausalLM(self.config)
+        if self.cuda and not name.endswith(_PLAIN):
             compile_operators(self.model)
-        fused = device == "cuda"
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=fused)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=self.cuda)
         self.step(self._sweeps(2 * chunk), 2 * chunk)
 
-    def _sweeps(self, tokens: int) -> Sweeps:
-        layout = Layout("striped", tokens, self.chunk)
-        parts = tuple(CarryLayout.of(self.config, 1, torch.float32).parts)
-        return Sweeps(
-            self.model,
-            Schedule(layout, self.config.num_hidden_layers, parts),
-            keep=KeepPolicy(1),
-            autocast=torch.bfloat16 if self.device == "cuda" else None,
-        )
+    def rows(self, lengths: list[int]) -> Iterator[dict[str, Any]]:
+        """Seconds and memory of a step of each length; where the first one's time goes."""
+        for number, tokens in enumerate(lengths):
+            row = self.measure(tokens)
+            yield {"what": "step", **self._about(tokens), **row}
+            if number == 0:
+                yield {"what": "profile", **self._about(tokens), **self.profile(tokens, row)}
 
     def step(self, sweeps: Sweeps, tokens: int) -> float:
         """One optimizer step; its mean loss."""
@@ -93,41 +99,102 @@ class Steps:
         return float(losses.sums.sum()) / tokens
 
     def measure(self, tokens: int) -> dict[str, Any]:
-        """Seconds and memory of a step."""
-        sweeps, cuda = self._sweeps(tokens), self.device == "cuda"
-        if cuda:
-            torch.cuda.synchronize()
+        """Seconds (the median of short ones) and memory of a step."""
+        sweeps, taken, loss = self._sweeps(tokens), [], 0.0
+        self._synchronize()
+        if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        began = time.perf_counter()
-        loss = self.step(sweeps, tokens)
-        if cuda:
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
+        for _ in range(max(1, min(3, _TIMED_TOKENS // tokens))):
+            began = time.perf_counter()
+            loss = self.step(sweeps, tokens)
+            self._synchronize()
+            taken.append(time.perf_counter() - began)
+        seconds = statistics.median(taken)
         return {
-            "preset": self.name if cuda else f"{self.name} (tiny, on a CPU)",
+            "step_seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "peak_bytes": torch.cuda.max_memory_allocated() if self.cuda else 0,
+            "loss": loss,
+        }
+
+    def profile(self, tokens: int, row: dict[str, Any]) -> dict[str, Any]:
+        """Where the time of a step of so many tokens goes that took what `row` says."""
+        found: dict[str, Any] = {"step_seconds": row["step_seconds"], **self._of_a_block()}
+        if not self.cuda:
+            return found
+        sweeps = self._sweeps(tokens)
+        found["host_waits"] = self._host_waits(sweeps, tokens)
+        times = device_microseconds(lambda: self.step(sweeps, tokens))
+        total = max(sum(times.values()), 1e-9)
+        serial = sum(t for name, t in times.items() if name.startswith("advance"))
+        longest = sorted(times.items(), key=lambda item: -item[1])[:12]
+        return found | {
+            "kernel_seconds": total / 1e6,
+            "busy_share": total / 1e6 / row["step_seconds"],
+            "serial_share": serial / total,
+            "longest_ms": {name[:80]: t / 1e3 for name, t in longest},
+        }
+
+    def _about(self, tokens: int) -> dict[str, Any]:
+        return {
+            "preset": self.name if self.cuda else f"{self.name} (tiny, on a CPU)",
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "tokens": tokens,
             "chunk": self.chunk,
-            "step_seconds": seconds,
-            "tokens_per_second": tokens / seconds,
-            "peak_bytes": torch.cuda.max_memory_allocated() if cuda else 0,
-            "loss": loss,
-            "serial_share": self._serial_share(sweeps, tokens) if tokens <= 32768 else None,
-            "host_waits": self._host_waits(sweeps, tokens) if tokens <= 32768 else None,
         }
 
-    def _serial_share(self, sweeps: Sweeps, tokens: int) -> float | None:
-        """Part of the device's time that the serial kernels of the scans take."""
-        if self.device != "cuda":
-            return None
-        times = device_microseconds(lambda: self.step(sweeps, tokens))
-        serial = sum(t for name, t in times.items() if name.startswith("advance"))
-        return serial / max(sum(times.values()), 1e-9)
+    def _sweeps(self, tokens: int) -> Sweeps:
+        layout = Layout("striped", tokens, self.chunk)
+        parts = tuple(CarryLayout.of(self.config, 1, torch.float32).parts)
+        return Sweeps(
+            self.model,
+            Schedule(layout, self.config.num_hidden_layers, parts),
+            keep=KeepPolicy(1),
+            autocast=torch.bfloat16 if self.cuda else None,
+        )
 
-    def _host_waits(self, sweeps: Sweeps, tokens: int) -> int | None:
+    def _of_a_block(self) -> dict[str, float]:
+        """Milliseconds that a chunk and layer takes, over all three passes: the host's, and until it is done.
+
+        A block has fewer launches than a device keeps waiting, so the host's share is not held up by it.
+        """
+        x = torch.randn(1, self.chunk, self.config.hidden_size, device=self.device)
+        x.requires_grad_()
+        block, d_out = self.model.blocks[0], torch.ones_like(x)
+        precision = torch.autocast("cuda", torch.bfloat16) if self.cuda else nullcontext()
+
+        def again() -> None:
+            with torch.no_grad(), precision:
+                block(x)
+
+        def both() -> None:
+            with precision:
+                out = block(x)
+            out.backward(d_out)
+
+        times = [self._host_and_all(call) for call in (again, both)]
+        self.optimizer.zero_grad()
+        host, whole = (sum(column) for column in zip(*times, strict=True))
+        return {"host_ms_of_a_block": host, "ms_of_a_block": whole}
+
+    def _host_and_all(self, call: Callable[[], None]) -> tuple[float, float]:
+        taken = []
+        for _ in range(_BLOCK_REPEATS):
+            self._synchronize()
+            began = time.perf_counter()
+            call()
+            asked = time.perf_counter()
+            self._synchronize()
+            taken.append(((asked - began) * 1e3, (time.perf_counter() - began) * 1e3))
+        host, whole = zip(*taken, strict=True)
+        return statistics.median(host), statistics.median(whole)
+
+    def _synchronize(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def _host_waits(self, sweeps: Sweeps, tokens: int) -> int:
         """How often a step made the host wait for the device; its end has to, once or twice."""
-        if self.device != "cuda":
-            return None
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -141,4 +208,5 @@ class Steps:
 if __name__ == "__main__":
     words = sys.argv[1:]
     steps = Steps(words[0], words[1], int(words[2]))
-    print(json.dumps([steps.measure(int(tokens)) for tokens in words[3:]]))
+    for found in steps.rows(list(map(int, words[3:]))):
+        report.emit(found)

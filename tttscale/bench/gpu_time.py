@@ -1,4 +1,4 @@
-"""Time and memory of scans on a GPU, ours or a peer's, in a process of its own; one JSON list.
+"""Time and memory of scans on a GPU, ours or a peer's, in a process of its own; a row of JSON each.
 
 Run as `python -m tttscale.bench.gpu_time WHO KIND DEVICE BATCHxTOKENS ...`. A shape that fails (a peer that
 runs out of memory, say) becomes a row with its error. WHO: ours, ours-torch, compiled (torch.compile of a
@@ -6,16 +6,16 @@ mini-batch of the definition), fla-chunk, fla-fused, gated-delta (fla-core, wher
 32 heads of 64, K = 16; on a CPU 2 heads of 16, interpreted.
 """
 
-import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tttscale.bench import report
 from tttscale.bench.problems import device_microseconds, milliseconds, on, problem, scan
 
 HEADS, DIM, SIZE = 32, 64, 16
@@ -97,7 +97,8 @@ def fla(who: str, leaves: list[Tensor]) -> Call:
 def measure(who: str, kind: str, batch: int, tokens: int, device: str) -> dict[str, Any]:
     """Milliseconds of forward and of forward + backward, and the peak of allocated memory."""
     heads, dim, dtype = (HEADS, DIM, torch.bfloat16) if device == "cuda" else (2, 16, torch.float32)
-    leaves = on(device, problem(kind, heads, dim, tokens, SIZE, batch), dtype)
+    inputs = problem(kind, heads, dim, tokens, SIZE, batch, device, torch.float32)
+    leaves = on(device, inputs, dtype)
     began = time.perf_counter()
     if who.startswith("ours"):
         call = ours(kind, leaves, "torch" if who == "ours-torch" else "triton")
@@ -140,20 +141,19 @@ def _kernels(both: Callable[[], None], steps: float) -> dict[str, float]:
     return {name: t / steps for name, t in times.items() if name.endswith("_kernel")}
 
 
-def measure_all(who: str, kind: str, device: str, shapes: list[str]) -> list[dict[str, Any]]:
+def measure_all(who: str, kind: str, device: str, shapes: list[str]) -> Iterator[dict[str, Any]]:
     """One row per shape, such as "1x8192"."""
-    rows = []
     for shape in shapes:
         batch, tokens = map(int, shape.split("x"))
         try:
-            rows.append(measure(who, kind, batch, tokens, device))
+            yield measure(who, kind, batch, tokens, device)
         except Exception as error:  # a peer's trouble must not hide the other figures
-            rows.append({"who": who, "inner": kind, "error": f"{shape}: {error!r:.300}"})
+            yield {"who": who, "inner": kind, "error": f"{shape}: {error!r:.300}"}
         if device == "cuda":
             torch.cuda.empty_cache()
-    return rows
 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    print(json.dumps(measure_all(words[0], words[1], words[2], words[3:])))
+    for measured in measure_all(words[0], words[1], words[2], words[3:]):
+        report.emit(measured)

@@ -5,7 +5,6 @@ warps, stages and columns; first compiled side by side, then timed one by one. N
 launches stay a fixed table, so that equal inputs give equal bits.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 
 from tttscale.bench import report
-from tttscale.bench.gpu_check import NO_GPU, Round
+from tttscale.bench.gpu_machine import card
+from tttscale.bench.gpu_round import NO_GPU, Log, Round
 
 KERNELS = ("advance_backward", "advance", "gradients", "readout_backward", "readout", "targets")
 """Serial kernels first."""
@@ -23,21 +23,19 @@ _BEST = 5
 def main(out: Path, seconds: float = 540.0) -> int:
     """Compile, time, write the report; exit code 1 if nothing could be timed."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    work = Round(device, seconds)
+    work = Round(device, seconds, Log(report.beside(out, ".jsonl")))
     cases = [(kind, kernel) for kind in ("linear", "mlp") for kernel in KERNELS]
     if device == "cpu":
         cases = [("linear", "advance")]
 
-    def worker(case: tuple[str, str], tokens: str, part: Round) -> Any:
+    def worker(case: tuple[str, str], tokens: str, part: Round) -> list[dict[str, Any]]:
         return part.worker("gpu_tune_worker", *case, device, tokens)
 
     compiling = work.until(0.6)
-    work.together(
-        [lambda case=case: worker(case, "64", compiling) for case in cases], os.cpu_count() or 1
-    )
+    work.together([lambda case=case: worker(case, "64", compiling) for case in cases])
     rows: list[dict[str, Any]] = []
     for case in cases:
-        rows += worker(case, "16384" if device == "cuda" else "64", work) or []
+        rows += worker(case, "16384" if device == "cuda" else "64", work)
         _write(out, device, rows, work.missing)
     print(report.beside(out, ".md").read_text())
     return int(not rows)
@@ -46,9 +44,10 @@ def main(out: Path, seconds: float = 540.0) -> int:
 def _write(out: Path, device: str, rows: list[dict[str, Any]], missing: list[str]) -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else NO_GPU
     wrong = [row for row in rows if row["us_per_step"] is not None and not row["right"]]
+    facts = "; ".join(f"{key} {value}" for key, value in card().items())
     sections = [
-        ("Device", name),
-        ("Fastest launches", _table(rows) + _NOTE),
+        ("Device", "\n\n".join(filter(None, (name, facts)))),
+        ("Fastest launches", launch_table(rows)),
         ("Launches with other results", report.table(_lines(wrong)) if wrong else "none"),
         ("Launches that cannot be had", f"{sum('why' in row for row in rows)}; why: see the JSON"),
         ("Not measured", "\n".join(f"- {line}" for line in missing) or "nothing"),
@@ -62,7 +61,8 @@ _NOTE = (
 )
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def launch_table(rows: list[dict[str, Any]]) -> str:
+    """The launch of the table and the fastest others of each kernel, those with right results."""
     found = [row for row in rows if row["us_per_step"] is not None and row["right"]]
     lines = []
     for case in dict.fromkeys((row["inner"], row["kernel"]) for row in found):
@@ -70,7 +70,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         ranked = sorted(same, key=lambda row: row["us_per_step"])
         kept = [row for row in ranked if row["now"] or row in ranked[:_BEST]]
         lines += _lines(kept)
-    return report.table(lines) if lines else "nothing ran"
+    return (report.table(lines) if lines else "nothing ran") + _NOTE
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

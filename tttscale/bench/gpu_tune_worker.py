@@ -1,11 +1,11 @@
-"""One kernel under other launches than the table's, in a process of its own; one JSON list.
+"""One kernel under other launches than the table's, in a process of its own; a row of JSON each.
 
-Run as `python -m tttscale.bench.gpu_tune_worker KIND KERNEL DEVICE TOKENS`; KERNEL is a name of
-kernels/launches/. bf16, 32 heads of 64, K = 16. Each launch's results are held against those of the table's.
-Without a GPU: 2 heads of 16, interpreted, wall-clock times of the whole scan.
+Run as `python -m tttscale.bench.gpu_tune_worker KIND KERNEL DEVICE TOKENS [MOST]`; KERNEL is a name of
+kernels/launches/; at most MOST launches are tried, the table's and its nearest. bf16, 32 heads of 64, K = 16.
+Each launch's results are held against those of the table's. Without a GPU: 2 heads of 16, interpreted,
+wall-clock times of the whole scan.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from tttscale.bench import report
 from tttscale.bench.gpu_errors import limit_of
 from tttscale.bench.problems import (
+    cotangents,
     device_microseconds,
     errors,
     milliseconds,
@@ -34,6 +36,8 @@ _TILED = {
     "mlp": ("readout", "readout_backward", "gradients", "advance", "advance_backward"),
 }  # fmt: skip
 """Kernels that take a matrix some rows or columns at a time."""
+_STATES = {"linear": 2, "mlp": 4}
+"""Tensors of a state."""
 
 
 def candidates(kind: str, kernel: str, now: Launch) -> list[Launch]:
@@ -78,14 +82,16 @@ def launched_as(kernel: str, launch: Launch) -> Iterator[None]:
         triton_segment.launch_of = launch_of
 
 
-def measure(kind: str, kernel: str, device: str, tokens: int) -> list[dict[str, Any]]:
+def measure(
+    kind: str, kernel: str, device: str, tokens: int, most: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Microseconds per mini-batch of the kernel under every launch, or why there are none."""
     heads, dim, dtype = (HEADS, DIM, torch.bfloat16) if device == "cuda" else (2, 16, torch.float32)
-    leaves = on(device, problem(kind, heads, dim, tokens, SIZE), dtype)
+    inputs = problem(kind, heads, dim, tokens, SIZE, 1, device, torch.float32)
+    leaves = on(device, inputs, dtype)
     now = launch_of(architecture_of(torch.device(device)), kind, kernel, dim, SIZE, dtype)
     of_table = [x.double() for x in results(kind, leaves, "triton")]
-    launches = candidates(kind, kernel, now)
-    rows = []
+    launches = nearest_first(candidates(kind, kernel, now))[:most]
     for launch in launches if device == "cuda" else launches[:2]:
         row: dict[str, Any] = {"inner": kind, "kernel": kernel, **asdict(launch)}
         try:
@@ -102,10 +108,19 @@ def measure(kind: str, kernel: str, device: str, tokens: int) -> list[dict[str, 
                 "right": False,
                 "why": f"{error!r:.200}",
             }
-        rows.append({**row, "now": launch == now})
+        yield {**row, "now": launch == now}
         if "why" in row and not _device_works(device):
             break
-    return rows
+
+
+def nearest_first(launches: list[Launch]) -> list[Launch]:
+    """The same, by how many fields differ from those of the first."""
+    fields = asdict(launches[0])
+
+    def distance(launch: Launch) -> int:
+        return sum(value != fields[name] for name, value in asdict(launch).items())
+
+    return sorted(launches, key=distance)
 
 
 def _device_works(device: str) -> bool:
@@ -119,8 +134,10 @@ def _device_works(device: str) -> bool:
 
 
 def _microseconds(kind: str, kernel: str, leaves: list[torch.Tensor], device: str) -> float:
+    given = cotangents(results(kind, leaves, "triton")[: 1 + _STATES[kind]])
+
     def call() -> None:
-        results(kind, leaves, "triton")
+        results(kind, leaves, "triton", given)
 
     if device != "cuda":
         return milliseconds(call, device, repeats=1) * 1e3
@@ -145,4 +162,6 @@ def _is(function: str, kernel: str) -> bool:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    print(json.dumps(measure(words[0], words[1], words[2], int(words[3]))))
+    asked = int(words[4]) if len(words) > 4 else None
+    for tried in measure(words[0], words[1], words[2], int(words[3]), asked):
+        report.emit(tried)

@@ -46,7 +46,9 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
     summary = (
         f"{len(data)} kernels, {sum(not r['fits'] for r in data)} of which do not fit into shared "
         f"memory. {len(spilling)} spill inside a loop, {len(of_paper)} of them at head dim 64 and "
-        f"K 16; {sum(row['local_accesses'] > 0 for row in data)} have any access to local memory."
+        f"K 16; {sum(row['local_accesses'] > 0 for row in data)} have any access to local memory. "
+        f"{sum(row['unfenced_products'] for row in data)} products read shared memory without the proxy "
+        "fence that PTX asks for (`tttscale.bench.fences`)."
     )
     peers, env = [], dict(_ENV)
     if fla is not None:

@@ -13,22 +13,30 @@ State = tuple[Tensor, ...]
 
 
 def problem(
-    kind: str, heads: int, dim: int, tokens: int, size: int = 16, batch: int = 1
+    kind: str,
+    heads: int,
+    dim: int,
+    tokens: int,
+    size: int = 16,
+    batch: int = 1,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> list[Tensor]:
-    """q, k, v, lr, token_idx, norm weight and bias, then the state; fp64 on the CPU.
+    """q, k, v, lr, token_idx, norm weight and bias, then the state; drawn on the device in dtype.
 
-    Keys, values and rates are as large as in a fresh 1.3B model, whose keys went through convolutions.
+    Keys, values and rates are as large as in a fresh 1.3B model, whose keys went through convolutions. What
+    is only timed is drawn in fp32; fp64, which errors are measured in, takes a device far longer.
     """
-    generator = torch.Generator().manual_seed(heads * dim + tokens)
+    generator = torch.Generator(device).manual_seed(heads * dim + tokens)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=dtype, device=device)
 
     shape = (batch, heads, tokens, dim)
     q, k, v = (scale * normal(*shape) for scale in (0.5, 0.5, 0.9))
     base = 1.0 if kind == "linear" else 0.1
     lr = torch.sigmoid(normal(batch, heads, tokens)) * base / dim
-    token_idx = 1 / torch.arange(1, size + 1, dtype=torch.float64)
+    token_idx = 1 / torch.arange(1, size + 1, dtype=dtype, device=device)
     norm = [1 + 0.1 * normal(heads, dim), 0.1 * normal(heads, dim)]
     inner = dim if kind == "linear" else 4 * dim
     state = [normal(batch, heads, dim, inner), normal(batch, heads, 1, inner)]
@@ -78,10 +86,11 @@ def scan(
 
 
 def cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Random, in the outputs' dtypes, otherwise the same for equal shapes."""
-    generator = torch.Generator().manual_seed(7)
+    """Random, on the outputs' device and in their dtypes, otherwise the same for equal shapes."""
+    device = outputs[0].device
+    generator = torch.Generator(device).manual_seed(7)
     return [
-        torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.dtype)
+        torch.randn(o.shape, generator=generator, dtype=torch.float64, device=device).to(o.dtype)
         for o in outputs
     ]
 

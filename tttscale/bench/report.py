@@ -82,6 +82,26 @@ def beside(out: Path, suffix: str) -> Path:
     return out.with_name(out.name + suffix)
 
 
+def emit(row: dict[str, Any]) -> None:
+    """What a worker prints: one row on a line of its own, at once, so that no later harm takes it back."""
+    print(json.dumps(row), flush=True)
+
+
+def row_of(line: str) -> dict[str, Any] | None:
+    """The row that a worker printed, or None for a line that is something else, such as a library's."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def run_rows(module: str, *arguments: str, env: dict[str, str] | None = None) -> list[Any]:
+    """Run `python -m module arguments` in a fresh process; the rows that it prints (`emit`)."""
+    (output,) = _outputs([start_worker(module, *arguments, env=env)])
+    return [row for row in map(row_of, output.splitlines()) if row is not None]
+
+
 def run_worker(module: str, *arguments: str, env: dict[str, str] | None = None) -> Any:
     """Run `python -m module arguments` in a fresh process; it prints one JSON object last."""
     return collect([start_worker(module, *arguments, env=env)])[0]
@@ -103,11 +123,15 @@ def collect(workers: Sequence["subprocess.Popen[str]"]) -> list[Any]:
     Raises:
         RuntimeError: a worker failed (its own message is on stderr).
     """
+    return [json.loads(output.strip().splitlines()[-1]) for output in _outputs(workers)]
+
+
+def _outputs(workers: Sequence["subprocess.Popen[str]"]) -> list[str]:
     outputs = [worker.communicate()[0] for worker in workers]
     for worker in workers:
         if worker.returncode:
             raise RuntimeError(f"{worker.args} ended with {worker.returncode}")
-    return [json.loads(output.strip().splitlines()[-1]) for output in outputs]
+    return outputs
 
 
 def _portable(word: str) -> str:
@@ -123,7 +147,10 @@ def _version(name: str) -> str:
 
 
 def _commit() -> str:
+    """COMMIT if it is set, else what git says, else the file COMMIT of a copy without git."""
     here = Path(__file__).parent
+    if asked := os.environ.get("COMMIT", "").strip():
+        return asked
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
@@ -133,5 +160,6 @@ def _commit() -> str:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        file = here.parents[1] / "COMMIT"
+        return (file.read_text(encoding="utf-8").strip() if file.is_file() else "") or "unknown"
     return found.stdout.strip()

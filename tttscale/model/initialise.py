@@ -18,14 +18,16 @@ def initialise(model: nn.Module, config: TTTConfig, init: str, seed: int) -> Non
         model: a TTTForCausalLM.
         config: its shape.
         init: "torch" (ttt-lm-pytorch) or "jax" (ttt-lm-jax): they differ in the convolutions only.
-        seed: seeds a generator of its own; global random state is untouched.
+        seed: seeds a generator of its own; global random state is untouched. A model that was made on a GPU
+            is drawn there, quickly, with other weights than on a CPU.
 
     Raises:
         ValueError: unknown init.
     """
     if init not in ("torch", "jax"):
         raise ValueError(f"init {init!r}; expected 'torch' or 'jax'")
-    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".conv" in name and ".norm." not in name:

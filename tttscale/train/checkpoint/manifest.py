@@ -12,12 +12,13 @@ Nothing in it depends on how many ranks wrote it, but for the number of files.
 
 import json
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tttscale import __version__
 from tttscale.data.manifest import Record, manifest_digest
 from tttscale.errors import CheckpointError
 from tttscale.files import digest
@@ -132,5 +133,13 @@ def check_file(path: Path, expected: SavedFile) -> None:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
-    packages = {name: version(name) for name in ("tttscale", "torch", "deepspeed")}
-    return {"python": platform.python_version(), **packages}
+    packages = {name: _version(name) for name in ("torch", "deepspeed")}
+    return {"python": platform.python_version(), "tttscale": __version__, **packages}
+
+
+def _version(name: str) -> str:
+    """A package that is imported from a folder, as this one may be, is installed nowhere."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
