@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tttscale.errors import CheckpointError
+from tttscale.files import sync
 from tttscale.model.architecture import TTTConfig
 
 Model = TypeVar("Model")
@@ -23,7 +24,7 @@ TIED, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def save_pretrained(model: Any, directory: str | Path) -> None:
-    """Write both files; each appears under its name only once it is whole.
+    """Write both files; each appears under its name only once it is whole and on disk.
 
     Raises:
         OSError: the file system refused; nothing half-written is left.
@@ -52,6 +53,7 @@ def _whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.tmp-save")
     try:
         yield partial
+        sync(partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
