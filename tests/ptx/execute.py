@@ -30,6 +30,11 @@ def flushed(x):
     return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
 
 
+def approximate_quotient(a, b):
+    """Of divisors above 2^126 a GPU loses the reciprocal, and says 0."""
+    return np.where((np.abs(b) > 2.0**126) & np.isfinite(b), a * np.float32(0), a / b)
+
+
 class Block:
     """Registers and control flow of a block; memory is the launch's."""
 
@@ -164,7 +169,8 @@ class Block:
 
     def _div(self, i, mask):
         if i.parts[-1] == "f32":
-            return self._simple(i, mask, np.divide)
+            function = approximate_quotient if "approx" in i.parts else np.divide
+            return self._simple(i, mask, function)
         return self._simple(i, mask, lambda a, b: np.trunc(a / b))
 
     def _mul(self, i, mask):

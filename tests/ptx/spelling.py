@@ -24,7 +24,7 @@ _INSTRUCTIONS = (
     rf"(mul|mad)\.lo\.{_INT}",
     rf"(mul|mad)\.wide\.{_WIDE}",
     r"(div|rem)\.[su]32",
-    r"div\.(full|rn)\.f32",
+    r"div\.(full|rn|approx)\.f32",
     rf"(min|max)\.{_INT}",
     r"(ex2|rsqrt|rcp)\.approx(\.ftz)?\.f32",
     r"rcp\.rn\.f32",

@@ -195,6 +195,8 @@ def test_copies_that_are_waited_for():
          lambda t: (t * t + t).astype(np.float32).view(np.int32)),
         ("setp.lt.s32 %p1, %r1, 64; @!%p1 ret; mov.b32 %r5, %r2;", lambda t: 4 * t),
         ("mov.b32 %r4, 1; ex2.approx.ftz.f32 %r5, %r4;", lambda t: t * 0 + 0x3F800000),
+        ("mov.b32 %r4, 0f7F000000; div.approx.f32 %r5, %r4, %r4;", lambda t: t * 0),  # of 2^127
+        ("mov.b32 %r4, 0f40000000; div.approx.f32 %r5, %r4, %r4;", lambda t: t * 0 + 0x3F800000),
         ("rsqrt.approx.ftz.f32 %r5, 1;", lambda t: t * 0 + 0x7F800000),  # of 1e-45, a zero
         ("mov.b32 {%rs1, %rs2}, %r2; mov.b32 %r5, {%rs2, %rs1};", lambda t: 4 * t << 16),
     ],
