@@ -112,6 +112,45 @@ def test_one_rank_of_two_is_told(folder):
     assert weights(folder, "two-told") == weights(folder, "two")
 
 
+LEFT = """
+import os, signal, time
+from pathlib import Path
+from tttscale.comm.mesh import Mesh
+from tttscale.train.recorder import Silent
+from tttscale.train.trainer import Trainer
+
+first, folder = os.environ["RANK"] == "0", Path({folder!r})
+step, close = Trainer.step, Mesh.close
+
+def told(self, number, windows):
+    if number == 2 and first:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return step(self, number, windows)
+
+def slow(self):
+    time.sleep(1)
+    (folder / "slow-rank-is-done").touch()
+
+def leave(self):
+    if first:
+        (folder / "seen").write_text(str((folder / "slow-rank-is-done").exists()))
+    close(self)
+
+Trainer.step, Mesh.close = told, leave
+if not first:
+    Silent.close = slow
+"""
+
+
+def test_no_rank_ends_with_a_code_before_all_are_done(folder):
+    """A launcher ends the others as soon as one has ended so."""
+    words = ("run.name=together", "parallel.sequence=2", *SAVES)
+    before = LEFT.format(folder=str(folder))
+    done = tttscale("train", folder / "run.yaml", *words, ranks=2, before=before)
+    assert done.returncode == 75, done.stderr
+    assert (folder / "seen").read_text() == "True"
+
+
 def test_without_checkpoints_the_signal_is_passed_over(folder):
     code, output = stop(folder, "deaf", signal.SIGUSR1, 4, "checkpoint.every=0")
     assert code == 0, output
