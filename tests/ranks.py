@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from tttscale.cluster.ranks import Ranks
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.ranks_preload"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.ranks_preload"])
 
 
 def free_port():
@@ -24,10 +24,10 @@ def run_ranks(work, world, *args, timeout_seconds=240):
 
     An exception of any rank is returned in its place as (type name, message, traceback).
     """
-    results = _CONTEXT.Queue()
+    results = CONTEXT.Queue()
     ranks = Ranks(0, world, 0, world, "127.0.0.1", free_port(), "environment")
     processes = [
-        _CONTEXT.Process(
+        CONTEXT.Process(
             target=_guarded,
             args=(work, replace(ranks, rank=r, local_rank=r), args, results),
             daemon=True,

@@ -1,5 +1,24 @@
-"""Imported once by the fork server, so that ranks start quickly."""
+"""Imported once by the fork server, so that ranks and commands start quickly; no thread may start here."""
 
-import torch  # noqa: F401
+import contextlib
+import importlib
+import io
+import os
+from pathlib import Path
 
-import tttscale.train.main  # noqa: F401
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # as `tttscale train` does; OpenMP reads it once
+
+NAMES = (
+    *("tttscale.cli", "tttscale.train.main", "tttscale.observe", "torch.distributed"),
+    *("zarr", "matplotlib.backends.backend_agg", "pytest"),
+)
+
+for name in NAMES:
+    importlib.import_module(name)
+
+if not any(Path("/dev").glob("nvidia[0-9]*")):  # it looks at the devices, which no fork survives
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module("deepspeed")

@@ -211,7 +211,7 @@ def test_shipped_configs_load(path):
 
 @pytest.mark.parametrize(
     "path",
-    sorted([*(ROOT / "launch").glob("*"), ROOT / "tests/run.sh", ROOT / ".ci/run"]),
+    sorted([*(ROOT / "launch").glob("*"), *(ROOT / "tests").glob("*.sh"), ROOT / ".ci/run"]),
     ids=lambda p: p.name,
 )
 def test_scripts_parse(path):

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 import yaml
 
+from tests.warm import Command, Fresh
 from tttscale.cluster.interrupts import Interrupts
 from tttscale.data import build_store
 from tttscale.observe import read_metrics
@@ -40,41 +40,27 @@ def folder(tmp_path_factory):
     return folder
 
 
-def listen_to_sigint():
-    """In the child: a shell's background job, where tests may run, is started deaf to SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def signal_once_it_runs(folder, name, number, launcher=(), overrides=(), whole_group=False):
-    """Start a run, signal it after two steps; returns code, stderr and the metrics."""
-    command = [sys.executable, *launcher, "-m", "tttscale", "train", str(folder / "run.yaml")]
-    process = subprocess.Popen(
-        [*command, f"run.name={name}", *overrides],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        preexec_fn=listen_to_sigint,
-    )
+def signal_once_it_runs(started, folder, name, number, whole_group=False):
+    """Signal a run after two steps; returns its code, stderr and the metrics."""
     metrics = folder / "runs" / name / "metrics.jsonl"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 120
     try:
         while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-            assert process.poll() is None, process.communicate()[1]
+            assert started.poll() is None, started.said()
             assert time.monotonic() < deadline
-            time.sleep(0.1)
-        (os.killpg if whole_group else os.kill)(process.pid, number)
-        _, errors = process.communicate(timeout=60)
+            time.sleep(0.05)
+        (os.killpg if whole_group else os.kill)(started.pid, number)
+        done = started.wait(60)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, errors, read_metrics(metrics)
+        started.kill()
+    return done.returncode, done.stderr, read_metrics(metrics)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_alone(folder, number, code):
-    found, errors, records = signal_once_it_runs(folder, f"alone{code}", number)
+    name = f"alone{code}"
+    started = Command(["train", folder / "run.yaml", f"run.name={name}"])
+    found, errors, records = signal_once_it_runs(started, folder, name, number)
     assert (found, errors.splitlines()[-1]) == (code, "interrupted")
     assert "Traceback" not in errors
     assert len(records) >= 2
@@ -86,9 +72,9 @@ def test_alone(folder, number, code):
 def test_under_torchrun(folder, number, whole_group):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     name = f"torchrun{number}"
-    _, errors, records = signal_once_it_runs(
-        folder, name, number, launcher, ["parallel.sequence=2"], whole_group
-    )
+    words = ("-m", "tttscale", "train", folder / "run.yaml", f"run.name={name}")
+    started = Fresh([sys.executable, *launcher, *words, "parallel.sequence=2"])
+    _, errors, records = signal_once_it_runs(started, folder, name, number, whole_group)
     assert errors.splitlines().count("interrupted") == 1
     frames = [line for line in errors.splitlines() if line.strip().startswith("File ")]
     assert not [line for line in frames if "/tttscale/" in line]  # torchrun prints its own
@@ -117,10 +103,5 @@ def test_the_same_signal_passed_on_by_the_launcher():
         "    time.sleep(1)\n"
         "    print('not reached')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", check],
-        capture_output=True,
-        text=True,
-        preexec_fn=listen_to_sigint,
-    )
+    done = Fresh([sys.executable, "-c", check]).wait()
     assert (done.returncode, done.stdout) == (143, "still here 130\n")

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.config.conftest import RUN
@@ -259,3 +262,17 @@ def test_every_key_is_described():
                 yield from undescribed(field.annotation, f"{prefix}{name}.")
 
     assert list(undescribed(Config)) == []
+
+
+def test_a_configuration_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "left_by_a_stranger.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "run.yaml"
+    for tag in ("module:left_by_a_stranger", "name:left_by_a_stranger.x"):
+        for key in ("run", "run.name"):
+            path.write_text(f"{{{key}: !!python/{tag} ''}}")
+            with pytest.raises(ConfigError):
+                load_config(path)
+            with pytest.raises(ConfigError):
+                load_config(Path("configs/quickstart.yaml"), [f"{key}=!!python/{tag} ''"])
+    assert "left_by_a_stranger" not in sys.modules

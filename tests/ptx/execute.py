@@ -25,6 +25,16 @@ COMPARE = {
 }  # fmt: skip
 
 
+def flushed(x):
+    """Numbers below the normal ones are 0 with their sign."""
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
+
+
+def approximate_quotient(a, b):
+    """Of divisors above 2^126 a GPU loses the reciprocal, and says 0."""
+    return np.where((np.abs(b) > 2.0**126) & np.isfinite(b), a * np.float32(0), a / b)
+
+
 class Block:
     """Registers and control flow of a block; memory is the launch's."""
 
@@ -54,12 +64,13 @@ class Block:
             instruction = code[at]
             try:
                 kind = instruction.parts[0]
-                if kind == "ret":
+                if kind == "ret" and self._taken(instruction):
                     return self._finish()
-                if kind == "bra":
-                    at = labels[instruction.operands[0]] if self._taken(instruction) else at + 1
+                if kind == "bra" and self._taken(instruction):
+                    at = labels[instruction.operands[0]]
                     continue
-                self._step(kind, instruction)
+                if kind not in ("ret", "bra"):
+                    self._step(kind, instruction)
             except FaultError as fault:
                 what = f"{self.program.name}: {instruction.operation} at {instruction.where}"
                 raise FaultError(f"{fault}; {what}") from None
@@ -87,10 +98,7 @@ class Block:
         mask = self._mask(instruction)
         if kind in SIMPLE:
             return self._simple(instruction, mask, SIMPLE[kind])
-        handler = getattr(self, f"_{kind}", None)
-        if handler is None:
-            raise NotImplementedError(instruction.operation)
-        return handler(instruction, mask)
+        return getattr(self, f"_{kind}")(instruction, mask)
 
     # ---- operands --------------------------------------------------------------------------------
 
@@ -161,7 +169,8 @@ class Block:
 
     def _div(self, i, mask):
         if i.parts[-1] == "f32":
-            return self._simple(i, mask, np.divide)
+            function = approximate_quotient if "approx" in i.parts else np.divide
+            return self._simple(i, mask, function)
         return self._simple(i, mask, lambda a, b: np.trunc(a / b))
 
     def _mul(self, i, mask):
@@ -178,7 +187,6 @@ class Block:
             a, b = (self.get(s, kind).astype(TYPES[wide]) for s in (a, b))
             kind = wide
         else:
-            assert kind == "f32" or "lo" in i.parts, i.operation
             a, b = self.get(a, kind), self.get(b, kind)
         with np.errstate(over="ignore", invalid="ignore"):
             value = a * b if addend is None else a * b + self.get(addend, kind)
@@ -209,6 +217,7 @@ class Block:
         target, value, begin, length = i.operands
         assert isinstance(begin, int)
         assert isinstance(length, int)
+        assert begin + length <= 32
         bits = self.get(value, "u32") >> begin & ((1 << length) - 1)
         if i.parts[-1] == "s32":
             bits = (bits ^ (1 << (length - 1))).astype(np.int32) - (1 << (length - 1))
@@ -226,8 +235,7 @@ class Block:
         self.put(target, out.astype(np.uint32), mask)
 
     def _setp(self, i, mask):
-        compare, kind = i.parts[1], i.parts[-1]
-        assert len(i.parts) == 3, i.operation
+        compare, kind = i.parts[1:]
         target, a, b = i.operands
         self.put(target, COMPARE[compare](self.get(a, kind), self.get(b, kind)), mask)
 
@@ -251,9 +259,10 @@ class Block:
 
     def _approximate(self, i, mask, function):
         target, source = i.operands
+        rounded = flushed if "ftz" in i.parts else lambda x: x
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            value = function(self.get(source, "f32").astype(np.float64))
-            self.put(target, value.astype(np.float32), mask)
+            value = function(rounded(self.get(source, "f32")).astype(np.float64))
+            self.put(target, rounded(value.astype(np.float32)), mask)
 
     def _ex2(self, i, mask):
         self._approximate(i, mask, np.exp2)
@@ -267,18 +276,18 @@ class Block:
     # ---- between lanes ---------------------------------------------------------------------------
 
     def _shfl(self, i, mask):
-        target, source, lane, *_ = i.operands
+        target, source, lane, highest, members = i.operands
+        assert (highest, members) == (31, -1), "a part of a warp"
         value = self.get(source, "b32").reshape(-1, tc.LANES)
         if i.parts[2] == "bfly":
             at = np.broadcast_to(tc.LANE ^ lane, value.shape)
         else:
-            assert i.parts[2] == "idx"
             at = (self.get(lane, "u32") & 31).astype(np.int64).reshape(value.shape)
         self.put(target, np.take_along_axis(value, at, 1).reshape(-1), mask)
 
     def _redux(self, i, mask):
-        target, source, _ = i.operands
-        assert i.operation == "redux.sync.max.s32"
+        target, source, members = i.operands
+        assert (self.get(members, "s32") == -1).all(), "a part of a warp"
         value = self.get(source, "s32").reshape(-1, tc.LANES)
         highest = np.broadcast_to(value.max(1, keepdims=True), value.shape)
         self.put(target, highest.reshape(-1), mask)
@@ -287,7 +296,7 @@ class Block:
 
     def _ld(self, i, mask):
         if i.parts[1] == "param":
-            return self._parameter(i)
+            return self._parameter(i, mask)
         targets, source = i.operands
         targets = targets if isinstance(targets, tuple) else (targets,)
         kind, space = i.parts[-1], self._space(i)
@@ -313,17 +322,19 @@ class Block:
         space.write(at, self.warps[active], values)
 
     def _space(self, i):
-        return self.shared if "shared" in i.parts else self.memory
+        return {"shared": self.shared, "global": self.memory}[i.parts[1]]
 
     def _active(self, mask):
         return np.arange(self.count) if mask is None else np.flatnonzero(mask)
 
-    def _parameter(self, i):
-        target, (_, name, _) = i.operands
-        value = self.arguments[self.program.parameters.index(name)]
-        size = 8 if "%rd" in target else 4
-        bits = np.array(value & ((1 << 8 * size) - 1), BITS[size])
-        self.put(target, np.broadcast_to(bits, self.count))
+    def _parameter(self, i, mask):
+        target, (_, name, offset) = i.operands
+        assert offset == 0
+        value, kind = self.arguments[self.program.parameters.index(name)], i.parts[-1]
+        narrow, size = TYPES[kind], 8 if target.startswith("%rd") else 4
+        number = np.array(value & ((1 << 8 * np.dtype(narrow).itemsize) - 1), np.uint64)
+        number = number.astype(narrow)  # a signed one is widened by its sign
+        self.put(target, np.broadcast_to(number.astype(BITS[size]), self.count), mask)
 
     def _ldmatrix(self, i, mask):
         assert mask is None
@@ -348,6 +359,7 @@ class Block:
         self.shared.write(at, warps, values.reshape(at.shape))
 
     def _cp(self, i, mask):
+        assert mask is None or i.parts[2] in ("ca", "cg")
         if i.parts[2] == "commit_group":
             self.groups.append(self.copies)
             self.copies = []
@@ -380,21 +392,20 @@ class Block:
 
     def _bar(self, i, mask):
         assert mask is None
-        if i.operation == "bar.warp.sync":  # lanes of a warp are not told apart here
+        if i.parts[1] == "warp":  # lanes of a warp are not told apart here
+            assert i.operands == (-1,), i
             return
-        assert i.operation == "bar.sync", i
         assert i.operands == (0,), i
         self.clock.barrier()
 
     def _fence(self, i, mask):
-        assert i.operation == "fence.proxy.async.shared::cta"
+        assert mask is None
         self.shared.fenced[:] = True
 
     # ---- tensor cores ----------------------------------------------------------------------------
 
     def _mma(self, i, mask):
         assert mask is None
-        assert "m16n8k16" in i.parts
         targets, a, b, c = i.operands
         a, b, c = ([self.get(s, "b32") for s in part] for part in (a, b, c))
         value = tc.product(tc.fragment_a(a), tc.fragment_b(b), tc.accumulators(c))
@@ -415,8 +426,7 @@ class Block:
                 self.in_flight.difference_update(targets)
                 for at in places:
                     self.shared.in_use[at] -= 1
-        else:  # orders registers against tensor cores; in lockstep they are in order
-            assert i.parts[1] == "fence", i.operation
+        # A fence orders registers against tensor cores; in lockstep they are in order.
 
     def _wide_product(self, i):
         targets, a, b, scale, *signs = i.operands

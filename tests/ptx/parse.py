@@ -1,11 +1,16 @@
-"""PTX text as Triton makes it -> instructions, labels, parameters."""
+"""PTX text as Triton makes it -> instructions, labels, parameters; unknown spellings are errors."""
 
 import re
 from dataclasses import dataclass, field
 
+from tests.ptx.spelling import UnknownSpellingError, check_directive, name_of, parts_of
+
 _LOC = re.compile(r"\.loc\s.*//\s*(.+)$")
 _LABEL = re.compile(r"^(\$?[A-Za-z_][\w$]*):$")
 _GUARD = re.compile(r"^@(!?)(%p\d+)\s+")
+_ENTRY = re.compile(r"\.visible \.entry\s+(\w+)\(")
+_PARAMETER = re.compile(r"\.param\s+(?:\.[us](?:32|64)|\.u64 \.ptr \.global \.align \d+)\s+(\w+),?")
+_THREADS = re.compile(r"\.reqntid\s+(\d+)(?:,\s*1)*")
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,8 @@ class Instruction:
     negated: bool
     where: str
     """The source line it comes from."""
-
-    @property
-    def parts(self):
-        return self.operation.split(".")
+    parts: tuple
+    """The operation's, as `spelling.parts_of` gives them."""
 
 
 @dataclass
@@ -35,33 +38,48 @@ class Program:
 
 def parse(text):
     """One kernel."""
-    program, where, body = Program(), "", False
-    for raw in text.splitlines():
+    program, where = Program(), ""
+    for number, raw in enumerate(text.splitlines(), 1):
         if match := _LOC.search(raw):
             where = match.group(1)
-        line = raw.split("//")[0].strip()
-        if match := re.search(r"\.entry\s+(\w+)", line):
-            program.name = match.group(1)
-        elif match := re.match(r"\.param\s.*?(\w+),?$", line):
-            program.parameters.append(match.group(1))
-        elif match := re.match(r"\.reqntid\s+(\d+)", line):
-            program.threads = int(match.group(1))
-        elif match := _LABEL.match(line):
-            program.labels[match.group(1)] = len(program.instructions)
-        elif line == "{":
-            body = True
-        elif body and line and not line.startswith((".", "}")):
-            for statement in filter(None, (s.strip() for s in line.split(";"))):
-                program.instructions.append(_instruction(statement, where))
+        try:
+            _read(program, raw.split("//")[0].strip(), where)
+        except UnknownSpellingError as error:
+            raise UnknownSpellingError(
+                f"{error}: not known to tests/ptx (line {number}, {where})"
+            ) from None
+    if not (program.threads and program.instructions):
+        raise UnknownSpellingError("no kernel with .reqntid in this PTX")
     return program
+
+
+def _read(program, line, where):
+    if match := _ENTRY.fullmatch(line):
+        if program.name:
+            raise UnknownSpellingError(f"a second kernel {match.group(1)}")
+        program.name = match.group(1)
+    elif match := _PARAMETER.fullmatch(line):
+        program.parameters.append(match.group(1))
+    elif match := _THREADS.fullmatch(line):
+        program.threads = int(match.group(1))
+    elif match := _LABEL.match(line):
+        program.labels[match.group(1)] = len(program.instructions)
+    elif line.startswith("."):
+        check_directive(line)
+    elif line.strip("(){}"):  # brackets alone are a kernel's, or of a section for debuggers
+        if not program.threads or not line.endswith(";"):
+            raise UnknownSpellingError(line)
+        for statement in filter(None, (s.strip() for s in line.split(";"))):
+            program.instructions.append(_instruction(statement, where))
 
 
 def _instruction(text, where):
     guard, negated = None, False
     if match := _GUARD.match(text):
         negated, guard, text = match.group(1) == "!", match.group(2), text[match.end() :]
-    operation, _, rest = text.partition(" ") if " " in text else text.partition("\t")
-    return Instruction(operation.strip(), _operands(rest.strip()), guard, negated, where)
+    operation, *rest = text.split(None, 1)
+    operands = _operands(rest[0]) if rest else ()
+    return Instruction(operation, operands, guard, negated, where, parts_of(operation))
 
 
 def _operands(text):
@@ -81,9 +99,9 @@ def _operand(text):
         return _operands(text[1:-1])
     if text.startswith("["):
         base, _, offset = text[1:-1].replace(" ", "").partition("+")
-        return ("address", base, int(offset or "0", 0))
-    if text.startswith("0f"):
+        return ("address", name_of(base), int(offset or "0", 0))
+    if re.fullmatch(r"0f[0-9A-Fa-f]{8}", text):
         return int(text[2:], 16)
     if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", text):
         return int(text.removesuffix("U"), 0)
-    return text
+    return name_of(text)

@@ -12,6 +12,7 @@ from tests.ptx import tensor_core as tc
 from tests.ptx.launch import run_program
 from tests.ptx.memory import FaultError
 from tests.ptx.parse import parse
+from tests.ptx.spelling import UnknownSpellingError
 
 HEAD = """
 .visible .entry k(
@@ -36,7 +37,7 @@ BARRIER = "bar.sync 0;"
 def run(body, count=64, grid=(1, 1, 1)):
     """One kernel over `count` numbers in and out."""
     given = torch.arange(count, dtype=torch.int32), torch.zeros(count, dtype=torch.int32)
-    run_program(parse(HEAD + body + "\tret;\n}\n"), 1024, list(given), grid)
+    run_program(parse(HEAD + body + "\n\tret;\n}\n"), 1024, list(given), grid)
     return given[1]
 
 
@@ -53,6 +54,74 @@ EXCHANGE = """
 def test_an_exchange_between_warps():
     out = run(EXCHANGE.format(barrier=BARRIER, second=""))
     assert torch.equal(out, torch.arange(64).roll(32).int())
+
+
+@pytest.mark.parametrize("space", ["shared", "shared::cta"])
+def test_shared_memory_by_either_name(space):
+    """Of release 3.8 on, Triton's stores say which block's shared memory they mean."""
+    body = EXCHANGE.format(barrier=BARRIER, second="").replace(".shared", f".{space}")
+    assert torch.equal(run(body), torch.arange(64).roll(32).int())
+    with pytest.raises(FaultError, match="shared: read after write"):
+        run(EXCHANGE.format(barrier="", second="").replace(".shared", f".{space}"))
+
+
+UNKNOWN = r"""
+st.shared::cluster.b32 [%r2], %r1;
+st.b32 [%r2], %r1;
+st.local.b32 [%r2], %r1;
+ld.const.b32 %r4, [%rd4];
+ld.weak.global.b32 %r4, [%rd4];
+ld.global.nc.b32 %r4, [%rd4];
+ld.shared.relaxed.cta.b32 %r4, [%r2];
+ld.shared.b8 %r4, [%r2];
+atom.shared.add.u32 %r4, [%r2], 1;
+bar.red.popc.u32 %r4, 0, %p1;
+barrier.cluster.arrive;
+fence.proxy.async.global;
+cp.async.wait_all;
+cp.async.bulk.shared::cta.global [ %r2 + 0 ], [ %rd4 + 0 ], 16, [ %r3 + 0 ];
+add.rz.f32 %r4, %r1, %r1;
+add.sat.s32 %r4, %r1, %r1;
+add.f64 %rd6, %rd3, %rd3;
+add.bf16x2 %r4, %r1, %r1;
+fma.rn.ftz.f32 %r4, %r1, %r1, %r1;
+min.f32 %r4, %r1, %r1;
+mul.hi.u32 %r4, %r1, %r1;
+mad.hi.s32 %r4, %r1, %r1, %r1;
+div.s64 %rd6, %rd3, %rd3;
+ex2.approx.f16 %rs1, %rs1;
+setp.ne.f32 %p1, %r1, %r1;
+setp.ltu.f32 %p1, %r1, %r1;
+setp.lt.and.s32 %p1, %r1, 3, %p2;
+shl.s32 %r4, %r1, 3;
+shf.l.wrap.b32 %r4, %r1, %r1, 3;
+cvt.rni.s32.f32 %r4, %r1;
+cvt.rz.bf16x2.f32 %r4, %r1, %r1;
+cvt.sat.u16.u32 %rs1, %r1;
+shfl.sync.down.b32 %r4, %r1, 1, 31, -1;
+shfl.sync.bfly.b32 %r4|%p1, %r1, 1, 31, -1;
+redux.sync.add.s32 %r4, %r1, -1;
+mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%r4}, {%r4}, {%r4}, {%r4};
+mov.b32 %r4, other_array;
+mov.b32 %r4, %r1 + 4;
+mov.b64 %rd6, 0d3FF0000000000000;
+{ call (%r4), other, (%r1); }
+add.s32 %r4, %r1,
+.shared .align 4 .b8 mine[64];
+.local .b8 stack[16];
+.pragma "another";
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("body", UNKNOWN)
+def test_what_the_emulator_does_not_know_is_an_error_and_no_guess(body):
+    with pytest.raises(UnknownSpellingError, match="not known to tests/ptx"):
+        run(body)
+
+
+def test_a_second_kernel_is_no_part_of_the_first():
+    with pytest.raises(UnknownSpellingError, match="a second kernel"):
+        parse(HEAD + "ret;\n}\n" + HEAD + "ret;\n}\n")
 
 
 FAULTS = {
@@ -124,6 +193,11 @@ def test_copies_that_are_waited_for():
         ("setp.lt.s32 %p1, %r1, 9; selp.b32 %r5, %r2, -1, %p1;", lambda t: np.where(t < 9, 4 * t, -1)),
         ("cvt.rn.f32.u32 %r4, %r1; fma.rn.f32 %r5, %r4, %r4, %r4;",
          lambda t: (t * t + t).astype(np.float32).view(np.int32)),
+        ("setp.lt.s32 %p1, %r1, 64; @!%p1 ret; mov.b32 %r5, %r2;", lambda t: 4 * t),
+        ("mov.b32 %r4, 1; ex2.approx.ftz.f32 %r5, %r4;", lambda t: t * 0 + 0x3F800000),
+        ("mov.b32 %r4, 0f7F000000; div.approx.f32 %r5, %r4, %r4;", lambda t: t * 0),  # of 2^127
+        ("mov.b32 %r4, 0f40000000; div.approx.f32 %r5, %r4, %r4;", lambda t: t * 0 + 0x3F800000),
+        ("rsqrt.approx.ftz.f32 %r5, 1;", lambda t: t * 0 + 0x7F800000),  # of 1e-45, a zero
         ("mov.b32 {%rs1, %rs2}, %r2; mov.b32 %r5, {%rs2, %rs1};", lambda t: 4 * t << 16),
     ],
 )  # fmt: skip
@@ -177,7 +251,8 @@ def without(text):
             program.instructions[at] = parse_nothing
     return program
 
-parse_nothing = parse("x\\n{\\n mov.u32 %nothing, %tid.x;\\n}").instructions[0]
+empty = ".visible .entry k(\\n.reqntid 32\\n mov.u32 %nothing, %tid.x;"
+parse_nothing = parse(empty).instructions[0]
 launch.parse = without
 run("linear", 64, 16, "bf16", 90, 40, False)
 """

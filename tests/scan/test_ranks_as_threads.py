@@ -101,3 +101,16 @@ def test_a_wrong_message_is_named():
         match=r"expected the state .* chunk 0, layer 0 from rank 0 and got the state .* chunk 1,",
     ):
         pending.wait()
+
+
+def test_a_message_that_never_comes_is_named():
+    from tttscale.comm.threads import ThreadTransport, ThreadWorld
+    from tttscale.errors import PeerError
+    from tttscale.scan.schedule import Message, Phase
+
+    receiver = ThreadTransport(ThreadWorld(2, timeout_seconds=0.2), 1)
+    pending = receiver.post(Message(Phase.FORWARD, 0, 0, 0, "state"), 0, ((1,),))
+    with pytest.raises(
+        PeerError, match=r"rank 1 waited .* for the state .* chunk 0, .* from rank 0"
+    ):
+        pending.wait()

@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import yaml
 
 from tests.train.test_run import command, run
+from tests.warm import Command, Fresh, tttscale
 from tttscale.data import build_store
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import read_metrics
@@ -46,30 +45,26 @@ def whole(folder):
 
 def stop(folder, name, number, after, *overrides, ranks=1):
     """Start a run and signal it once `after` steps are written; its exit code and output."""
-    process = subprocess.Popen(
-        command(folder, f"run.name={name}", *SAVES, *overrides, ranks=ranks),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    words = (f"run.name={name}", *SAVES, *overrides)
+    if ranks == 1:
+        started = Command(["train", folder / "run.yaml", *words])
+    else:
+        started = Fresh(command(folder, *words, ranks=ranks))
     metrics = folder / "runs" / name / "metrics.jsonl"
     deadline = time.monotonic() + 120
     try:
         while not (metrics.exists() and metrics.read_text().count("\n") >= after):
-            assert process.poll() is None, process.communicate()[0]
+            assert started.poll() is None, started.said()
             assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(0.01)
         if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
+            os.killpg(started.pid, number)
         else:
-            os.kill(last_child(process.pid) if ranks > 1 else process.pid, number)
-        output, _ = process.communicate(timeout=120)
+            os.kill(last_child(started.pid) if ranks > 1 else started.pid, number)
+        done = started.wait(120)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, output
+        started.kill()
+    return done.returncode, done.stdout + done.stderr
 
 
 def last_child(pid):
@@ -115,6 +110,45 @@ def test_one_rank_of_two_is_told(folder):
     assert again.returncode == 0, again.stderr
     assert records(folder, "two-told") == records(folder, "two")
     assert weights(folder, "two-told") == weights(folder, "two")
+
+
+LEFT = """
+import os, signal, time
+from pathlib import Path
+from tttscale.comm.mesh import Mesh
+from tttscale.train.recorder import Silent
+from tttscale.train.trainer import Trainer
+
+first, folder = os.environ["RANK"] == "0", Path({folder!r})
+step, close = Trainer.step, Mesh.close
+
+def told(self, number, windows):
+    if number == 2 and first:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return step(self, number, windows)
+
+def slow(self):
+    time.sleep(1)
+    (folder / "slow-rank-is-done").touch()
+
+def leave(self):
+    if first:
+        (folder / "seen").write_text(str((folder / "slow-rank-is-done").exists()))
+    close(self)
+
+Trainer.step, Mesh.close = told, leave
+if not first:
+    Silent.close = slow
+"""
+
+
+def test_no_rank_ends_with_a_code_before_all_are_done(folder):
+    """A launcher ends the others as soon as one has ended so."""
+    words = ("run.name=together", "parallel.sequence=2", *SAVES)
+    before = LEFT.format(folder=str(folder))
+    done = tttscale("train", folder / "run.yaml", *words, ranks=2, before=before)
+    assert done.returncode == 75, done.stderr
+    assert (folder / "seen").read_text() == "True"
 
 
 def test_without_checkpoints_the_signal_is_passed_over(folder):
@@ -205,7 +239,7 @@ def test_a_checkpoint_is_a_model_folder(folder, whole):
 def test_a_save_on_request_that_fails_is_tried_again(folder):
     """The disk refuses twice: the run does not say that it was saved, and ends after the third step."""
     failing = (
-        "import sys, os, signal\n"
+        "import os, signal\n"
         "from tttscale.train.checkpoint.folder import CheckpointFolder as F\n"
         "plain, left = F.commit, [2]\n"
         "def commit(self, manifest):\n"
@@ -219,16 +253,9 @@ def test_a_save_on_request_that_fails_is_tried_again(folder):
         "    if number == 4: os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    return step(self, number, windows)\n"
         "Trainer.step = told\n"
-        "from tttscale.cli import main\n"
-        "main(sys.argv[1:])\n"
     )
-    words = command(folder, "run.name=refused", *SAVES, "checkpoint.every=100")[3:]
-    done = subprocess.run(
-        [sys.executable, "-c", failing, *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    asked = ("run.name=refused", *SAVES, "checkpoint.every=100")
+    done = tttscale("train", folder / "run.yaml", *asked, before=failing)
     assert done.returncode == 75, done.stderr
     assert done.stdout.count("WARNING: the checkpoint after step") == 2
     assert done.stdout.count("saved and ended") == 1
@@ -238,13 +265,8 @@ def test_a_save_on_request_that_fails_is_tried_again(folder):
 
 def patched(folder, lines, *overrides):
     """The command, with some lines of Python before it."""
-    code = "\n".join(["import sys", *lines, "from tttscale.cli import main", "main(sys.argv[1:])"])
-    return subprocess.run(
-        [sys.executable, "-c", code, *command(folder, *SAVES, *overrides)[3:]],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    words = ("train", folder / "run.yaml", *SAVES, *overrides)
+    return tttscale(*words, before="\n".join(lines))
 
 
 NO_FINISH = [

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.ranks import free_port
+from tests.warm import tttscale
 from tttscale.data import build_store
 from tttscale.data.verify import quarantine, verify_store
 from tttscale.model import TTTForCausalLM
@@ -33,6 +34,7 @@ KEYS = {
 
 
 def command(folder, *overrides, ranks=1):
+    """In a fresh process, or in as many as torchrun starts."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -40,6 +42,11 @@ def command(folder, *overrides, ranks=1):
 
 
 def run(folder, *overrides, ranks=1):
+    """In processes that have everything imported already."""
+    return tttscale("train", folder / "run.yaml", *overrides, ranks=ranks)
+
+
+def run_fresh(folder, *overrides, ranks=1):
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command(folder, *overrides, ranks=ranks),
@@ -51,9 +58,9 @@ def run(folder, *overrides, ranks=1):
 
 
 def test_one_process_and_two_ranks_write_the_same_run(folder):
-    alone = run(folder)
+    alone = run_fresh(folder)
     assert alone.returncode == 0, alone.stderr
-    split = run(folder, "run.name=split", "parallel.sequence=2", ranks=2)
+    split = run_fresh(folder, "run.name=split", "parallel.sequence=2", ranks=2)
     assert split.returncode == 0, split.stderr
     first, second = (
         read_metrics(folder / "runs" / n / "metrics.jsonl") for n in ("alone", "split")
@@ -104,11 +111,7 @@ def test_a_blend_of_whole_documents(folder):
     records = [json.loads((folder / "runs" / name / "data.json").read_text()) for name in names]
     assert records[0] == records[1]
     assert [r["store"] for r in records[0]["stores"]] == [str(store), str(other)]
-    refused = subprocess.run(
-        [sys.executable, "-m", "tttscale", "baseline", str(folder / "runs" / "whole")],
-        capture_output=True,
-        text=True,
-    )
+    refused = tttscale("baseline", folder / "runs" / "whole")
     assert refused.returncode == 65
     assert "data.blend, a blend of 2 stores" in refused.stderr
 
@@ -163,7 +166,8 @@ def test_mistakes_get_one_clear_error(folder, overrides, code, words):
 
 
 def test_a_mistake_under_torchrun_is_told_by_one_rank(folder):
-    result = run(folder, "run.name=mistake", "parallel.sequence=2", "data.store=/nowhere", ranks=2)
+    mistake = ("run.name=mistake", "parallel.sequence=2", "data.store=/nowhere")
+    result = run_fresh(folder, *mistake, ranks=2)
     assert result.returncode != 0
     said, _, box = result.stderr.partition("tttscale FAILED")
     box = box.partition("Root Cause")[2]

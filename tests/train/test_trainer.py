@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
 from tttscale.comm import mesh as meshes
-from tttscale.errors import NumericsError
+from tttscale.errors import DataError, NumericsError
 from tttscale.train import setup
 
 INF, NAN = float("inf"), float("nan")
@@ -202,6 +203,26 @@ def test_ranks_agree_on_all_keys_but_those_of_a_host(monkeypatch):
     assert found["train.betas"] == "[0.9, 0.95]"
     own = ("run.name", "run.dir", "logging.every", "data.blend[0].store", "parallel.threads")
     assert not set(own) & set(found)
+
+
+def other_stores(ranks, fingerprints):
+    mesh = meshes.start(ranks, 2, torch.device("cpu"))
+    store = SimpleNamespace(fingerprint=fingerprints[ranks.rank])
+    tokens = SimpleNamespace(
+        components=[SimpleNamespace(key="data.store", path="here", store=store)]
+    )
+    try:
+        setup.check_same_stores(mesh, tokens)
+    except DataError as error:
+        return str(error)
+    return "no error"
+
+
+def test_ranks_that_see_other_stores_end_on_every_rank():
+    one, two = "0123456789abcdef" * 2, "1123456789abcdef" * 2
+    assert values(run_ranks(other_stores, 2, [one, one])) == ["no error", "no error"]
+    for said in values(run_ranks(other_stores, 2, [one, two])):
+        assert "data.store = here: rank 1 has another store there" in said
 
 
 @pytest.mark.parametrize(

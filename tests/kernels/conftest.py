@@ -1,0 +1,5 @@
+"""Kernels are interpreted here."""
+
+from tests.quick_interpreter import install
+
+install()
