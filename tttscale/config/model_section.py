@@ -33,7 +33,7 @@ class ModelSection(TTTConfig):
     inner_lr_warmup_init: NonNegative = 0.01
     """Inner learning rate at the start of that climb."""
     initial_weights: Text | None = None
-    """A folder written by `save_pretrained` to start from, instead of `init`."""
+    """A model folder, ours or the official class's, to start from instead of `init`."""
 
     @model_validator(mode="before")
     @classmethod
