@@ -161,7 +161,16 @@ def fails(folder, message):
 
 
 def test_missing_files(folder, tmp_path):
-    fails(tmp_path / "nowhere", r"config\.json does not exist; a model folder holds")
+    fails(
+        tmp_path / "nowhere",
+        r"nowhere: no such folder\. Give the folder that holds model\.safetensors",
+    )
+    fails(folder / "config.json", r"config\.json: a file, and not a folder")
+    (tmp_path / "empty").mkdir()
+    fails(
+        tmp_path / "empty",
+        r"config\.json does not exist; a model folder holds .* \(it holds nothing\. Give",
+    )
     (folder / "model.safetensors").unlink()
     fails(folder, r"model\.safetensors does not exist: it holds config\.json\. Give a folder")
 

@@ -126,3 +126,18 @@ def test_a_folder_that_may_not_be_used(config, monkeypatch, method):
     monkeypatch.setattr(Path, method, refuse)
     with pytest.raises(ConfigError, match=r"run\.dir = .*Permission denied.*run\.dir=\.\.\."):
         Recorder(config, TOKENS)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "data.json", "metrics.jsonl"])
+def test_a_planted_link_is_not_written_through(config, tmp_path, name):
+    secret, folder = tmp_path / "secret", tmp_path / "runs" / "small"
+    secret.write_text("theirs")
+    folder.mkdir(parents=True)
+    (folder / name).symlink_to(secret)
+    if name == "metrics.jsonl":  # it is gone on with, and so is not replaced
+        with pytest.raises(ConfigError, match=r"run\.(dir|name) = "):
+            Recorder(config, TOKENS)
+    else:
+        Recorder(config, TOKENS).close()
+        assert not (folder / name).is_symlink()
+    assert secret.read_text() == "theirs"

@@ -127,7 +127,7 @@ class Run:
             with open_ordinary(self.table_path) as file:
                 size = os.fstat(file.fileno()).st_size
                 with np.load(file, allow_pickle=False) as columns:
-                    if not isinstance(columns, NpzFile):
+                    if not isinstance(columns, NpzFile) or columns.zip is None:
                         raise ValueError("not a table")
                     if any(member.file_size > size for member in columns.zip.infolist()):
                         raise ValueError("it is larger inside than outside")

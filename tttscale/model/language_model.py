@@ -138,7 +138,7 @@ class TTTForCausalLM(Layer):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Self:
-        """Read what `save_pretrained`, or the official code with safetensors, wrote.
+        """Read what `save_pretrained` or the official code wrote, in one file of safetensors or several.
 
         Raises:
             CheckpointError: files are missing, damaged or do not fit each other.

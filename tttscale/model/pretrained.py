@@ -14,7 +14,15 @@ from tttscale import __version__
 from tttscale.errors import CheckpointError
 from tttscale.files import write_text
 from tttscale.model.architecture import INERT, SHOWN, TTTConfig
-from tttscale.model.weights import CONFIG, EMBEDDING, WEIGHTS, Weights, describe, open_weights
+from tttscale.model.weights import (
+    CONFIG,
+    EMBEDDING,
+    WEIGHTS,
+    Weights,
+    check_folder,
+    describe,
+    open_weights,
+)
 from tttscale.reading import parse_json, read_bytes, reason
 from tttscale.tensors import shown, write_tensors
 from tttscale.versions import KEY, is_newer, newer
@@ -68,6 +76,7 @@ def read_config(directory: Path) -> TTTConfig:
         CheckpointError: no such file, not JSON, of another model, or values out of range.
     """
     path = directory / CONFIG
+    check_folder(directory)
     if not path.exists():
         found = "" if (directory / WEIGHTS).exists() else f" ({describe(directory)})"
         raise CheckpointError(

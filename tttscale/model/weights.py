@@ -117,6 +117,13 @@ def open_weights(directory: Path) -> Iterator[Weights]:
         yield Weights(found.path if isinstance(found, _Index) else found, files)
 
 
+def check_folder(directory: Path) -> None:
+    """Raise CheckpointError if there is no such folder."""
+    if not directory.is_dir():
+        what = "a file, and not a folder" if directory.exists() else "no such folder"
+        raise CheckpointError(f"{directory}: {what}. Give the folder that holds {WEIGHTS}")
+
+
 def describe(directory: Path) -> str:
     """What a folder without weights holds instead, and what to do."""
     try:
@@ -137,9 +144,7 @@ def describe(directory: Path) -> str:
 
 def _find(directory: Path) -> "Path | _Index":
     """The file of all weights, or the index of several; in the official order."""
-    if not directory.is_dir():
-        what = "a file, and not a folder" if directory.exists() else "no such folder"
-        raise CheckpointError(f"{directory}: {what}. Give the folder that holds {WEIGHTS}")
+    check_folder(directory)
     variants = sorted(p.name for p in directory.iterdir() if _VARIANT.fullmatch(p.name))
     plain = [name for name in (WEIGHTS, INDEX) if (directory / name).exists()]
     if len(variants) > 1 and not plain:

@@ -1,13 +1,13 @@
 """`final/` of a run: the weights that it was for, whole or not at all."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from tttscale.errors import CheckpointError
 from tttscale.files import free_name, sync
+from tttscale.reading import read_json
+from tttscale.tensors import open_tensors
 
 NAME, PARTIAL = "final", "final.partial"
 _FILES = ("model.safetensors", "config.json")
@@ -49,27 +49,24 @@ def set_final_aside(run_folder: Path) -> Path | None:
 
 
 def is_whole(run_folder: Path) -> bool:
-    """Whether final weights are there to their last byte, with their configuration.
-
-    Raises:
-        OSError: they cannot be read now.
-    """
+    """Whether final weights are there to their last byte, with their configuration, and can be read."""
     weights, config = (run_folder / NAME / name for name in _FILES)
     if not (weights.is_file() and config.is_file()):
         return False
     try:
-        with safe_open(weights, framework="numpy"):  # its header says how long the file is
+        with open_tensors(weights):  # its header says how long the file is
             pass
-        return isinstance(json.loads(config.read_bytes()), dict)
-    except (SafetensorError, ValueError, RecursionError):
+        return isinstance(read_json(config, error=CheckpointError, advice="Set it aside"), dict)
+    except CheckpointError:
         return False
+
 
 
 def _clear(partial: Path) -> None:
     """What an attempt that was killed has left; if there is more than our files, it is set aside."""
     if partial.is_dir() and not partial.is_symlink():
         for name in _FILES:
-            for path in (partial / name, partial / f"{name}.tmp-save"):
+            for path in (partial / name, *partial.glob(f"{name}.partial-*")):
                 path.unlink(missing_ok=True)
         with suppress(OSError):
             partial.rmdir()
