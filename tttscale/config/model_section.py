@@ -33,13 +33,8 @@ class ModelSection(TTTConfig):
     """Steps over which the inner learning rate climbs to ttt_base_lr; 0 = none."""
     inner_lr_warmup_init: NonNegative = 0.01
     """Inner learning rate at the start of that climb."""
-<<<<<<< HEAD
     initial_weights: FolderPath | None = None
-    """A folder written by `save_pretrained` to start from, instead of `init`."""
-=======
-    initial_weights: Text | None = None
     """A model folder, ours or the official class's, to start from instead of `init`."""
->>>>>>> files
 
     @model_validator(mode="before")
     @classmethod
