@@ -1,20 +1,18 @@
 """One aligned line per step; on a terminal also a progress bar."""
 
 import math
-import select
 import statistics
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TextIO
 
+from tttscale.observe import terminal
 from tttscale.observe.guard import Guard, lead_nowhere
-from tttscale.observe.terminal import is_watched
+from tttscale.observe.terminal import Terminal, is_watched, takes_more
 from tttscale.scrub import scrubbed
 
-_PATIENCE_SECONDS = 1.0
-"""So long a reader may hold up the run, once; while nobody reads after that, lines are left out."""
 _HEADER_EVERY = 25
 _ETA_WINDOW = 20
 _MISSING = "-"
@@ -165,10 +163,7 @@ class Console:
             descriptor = self._stream.fileno()
         except (OSError, ValueError, AttributeError):
             return True  # in memory
-        watch = select.poll()
-        watch.register(descriptor, select.POLLOUT)
-        patience = 0 if self._left_out else _PATIENCE_SECONDS
-        return bool(watch.poll(1000 * patience))
+        return takes_more(descriptor, 0 if self._left_out else terminal.PATIENCE_SECONDS)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -189,9 +184,11 @@ class _Bar:
 
         # No thread redraws it: that one would wait for a terminal that stands still, and the run for it.
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("ETA {task.fields[eta]}"))
-        self._progress = Progress(
-            *columns, console=RichConsole(file=stream), transient=True, auto_refresh=False
-        )
+        self._terminal: TextIO = stream
+        with suppress(OSError, ValueError):  # in memory
+            self._terminal = Terminal(stream)  # type: ignore[assignment]
+        console = RichConsole(file=self._terminal)
+        self._progress = Progress(*columns, console=console, transient=True, auto_refresh=False)
         self._task = self._progress.add_task("train", total=total, eta=_MISSING)
         self._progress.start()
 
@@ -206,3 +203,5 @@ class _Bar:
     def stop(self) -> None:
         """Take the bar away."""
         self._progress.stop()
+        if isinstance(self._terminal, Terminal):
+            self._terminal.close()
