@@ -61,7 +61,6 @@ def is_whole(run_folder: Path) -> bool:
         return False
 
 
-
 def _clear(partial: Path) -> None:
     """What an attempt that was killed has left; if there is more than our files, it is set aside."""
     if partial.is_dir() and not partial.is_symlink():
