@@ -1,4 +1,7 @@
+import json
+import random
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ from zarr.codecs import BloscCodec
 
 from tests.data.conftest import build
 from tests.data.test_blend import config_of
+from tests.hostile import BAD_JSON
+from tests.test_harmed_files import VALUES, places, replaced
 from tttscale.cli import app
 from tttscale.data import TokenStore, Windows, render_info
 from tttscale.data.components import open_tokens
@@ -115,3 +120,22 @@ def test_other_arrays_are_refused(tmp_path):
     zarr.create_array(tmp_path / "a", name="train", shape=(3,), dtype="float32")
     with pytest.raises(DataError, match=r"train is float32 \[3\]; plain arrays"):
         TokenStore.open(tmp_path / "a")
+
+
+def test_arrays_whose_metadata_was_harmed(arrays):
+    """Another value anywhere in it: the same tokens, others, or the one error."""
+    path = next(
+        path for name in ("zarr.json", ".zarray") if (path := arrays / "train" / name).exists()
+    )
+    whole, random_ = json.loads(path.read_text()), random.Random(0)
+    (arrays / "val" / path.name).unlink()
+    paths = [where for where in places(whole) if where]
+    for _ in range(60):
+        path.write_text(json.dumps(replaced(whole, random_.choice(paths), random_.choice(VALUES))))
+        with suppress(DataError):
+            split = TokenStore.open(arrays, vocab_size=1000).split("train")
+            assert split.read(0, min(10, split.num_tokens)).max(initial=0) < 1000
+    for content in BAD_JSON.values():
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=str(arrays)):
+            TokenStore.open(arrays, vocab_size=1000)

@@ -121,6 +121,14 @@ def test_manifests_that_lie(store, changes, message):
         TokenStore.open(store).split("train")
 
 
+@pytest.mark.parametrize("key", ["something", "storage_transformers"])
+def test_a_group_that_zarr_cannot_read(store, key):
+    path = store / "zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: [{"must_understand": True}]}))
+    with pytest.raises(DataError, match=rf"{store}: zarr\.json is not what Zarr can read \("):
+        TokenStore.open(store)
+
+
 def test_metadata_that_lies(store):
     path = store / "train/tokens/zarr.json"
     path.write_text(path.read_text().replace('"uint16"', '"int16" '))

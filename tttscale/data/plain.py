@@ -14,7 +14,7 @@ import numpy as np
 from tttscale.data.guard import CheckedStore
 from tttscale.data.manifest import SplitInfo, StoreInfo, TokenizerInfo
 from tttscale.data.storage import Storage
-from tttscale.data.store import Split, TokenStore
+from tttscale.data.store import Split, TokenStore, unreadable
 from tttscale.data.tokenizer import Tokenizer
 from tttscale.errors import DataError
 from tttscale.reading import parse_json
@@ -50,9 +50,7 @@ class PlainStore(TokenStore):
         metadata = {name: _metadata(storage, name) for name in SPLIT_NAMES}
         guarded = _NoLostChunks(storage.zarr_store())
         self._arrays: dict[str, zarr.Array] = {
-            name: zarr.open_array(guarded, path=name, mode="r")
-            for name, found in metadata.items()
-            if found
+            name: self._open(guarded, name) for name, found in metadata.items() if found
         }
         for name, array in self._arrays.items():
             if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -62,6 +60,16 @@ class PlainStore(TokenStore):
                 )
         largest = max(int(np.iinfo(array.dtype).max) for array in self._arrays.values())
         self.info = _describe(metadata, self._arrays, vocab_size or min(largest + 1, 1 << 32))
+
+    def _open(self, store: "_NoLostChunks", name: str) -> "zarr.Array":
+        import zarr
+
+        try:
+            return zarr.open_array(store, path=name, mode="r")
+        except DataError:
+            raise
+        except Exception as error:  # of as many kinds as metadata has fields
+            raise unreadable(self.path, name, error) from error
 
     def tokenizer(self) -> Tokenizer:
         """Raises DataError: nobody knows it."""

@@ -134,7 +134,12 @@ class TokenStore:
         self.path, self.info, self.storage = storage.location, info, storage
         self.quarantine = quarantine
         guarded = GuardedStore(storage.zarr_store(), info.files, storage.location)
-        self._root = zarr.open_group(guarded, mode="r", zarr_format=3, use_consolidated=False)
+        try:
+            self._root = zarr.open_group(guarded, mode="r", zarr_format=3, use_consolidated=False)
+        except DataError:
+            raise
+        except Exception as error:  # of as many kinds as metadata has fields
+            raise unreadable(self.path, "zarr.json", error) from error
 
     @classmethod
     def open(
@@ -213,9 +218,15 @@ class TokenStore:
         """
         import zarr
 
-        with zarr.config.set(_fast_pipeline()):
-            array = self._root[name]
-        assert isinstance(array, zarr.Array)
+        try:
+            with zarr.config.set(_fast_pipeline()):
+                array = self._root[name]
+        except DataError:
+            raise
+        except Exception as error:
+            raise unreadable(self.path, name, error) from error
+        if not isinstance(array, zarr.Array):
+            raise DataError(f"{self.path}: {name} is no array. {REBUILD}")
         dtype = "uint64" if name.endswith("document_starts") else self.info.tokenizer.dtype
         if array.shape != (length,) or array.dtype != dtype or array.shards is None:
             raise DataError(
@@ -267,6 +278,12 @@ def first_damaged(array: "zarr.Array", begin: int, end: int) -> int:
         except Exception:
             return max(start, begin)
     return begin
+
+
+def unreadable(location: str, name: str, error: Exception) -> DataError:
+    """The error for metadata that zarr-python cannot make sense of."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{location}: {name} is not what Zarr can read ({words:.200}). {REBUILD}")
 
 
 def root_attributes(storage: Storage) -> dict[str, Any]:
