@@ -86,9 +86,9 @@ class Location(str):
         return Access(f"{bare}?{query}" if query else bare, {"authorization": f"Basic {basic}"})
 
     def is_same(self, other: "Location") -> bool:
-        """Whether both name one place."""
+        """Whether both name one place, with whatever credentials."""
         if self.is_remote or other.is_remote:
-            return self._whole == other._whole
+            return str(self) == str(other)
         return os.path.realpath(self) == os.path.realpath(other)
 
 

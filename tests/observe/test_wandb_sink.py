@@ -1,4 +1,5 @@
 import logging
+import subprocess
 import sys
 import time
 from types import ModuleType
@@ -115,3 +116,33 @@ def test_the_real_wandb_writes_its_files_offline(tmp_path, capfd):
     target.finish()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_wandb_that_never_ends_does_not_keep_the_process(tmp_path):
+    """Stuck in finish, with a thread and an exit handler that would wait for ever."""
+    lines = (
+        "import atexit, sys, threading, types\n"
+        "wandb = types.ModuleType('wandb')\n"
+        "for_ever = threading.Event().wait\n"
+        "wandb.Settings = lambda **_: None\n"
+        "wandb.init = lambda **_: wandb\n"
+        "wandb.define_metric = lambda *_, **__: None\n"
+        "wandb.finish = for_ever\n"
+        "sys.modules['wandb'] = wandb\n"
+        "threading.Thread(target=for_ever).start()\n"
+        "atexit.register(for_ever)\n"
+        "import tttscale.cli as cli\n"
+        "from tttscale.observe import WandbSink\n"
+        "def work(arguments):\n"
+        "    sink = WandbSink({}, 'offline', 'p', sys.argv[1], 'n', finish_seconds=0.2)\n"
+        "    sink.finish()\n"
+        "    print('done')\n"
+        "    return 0\n"
+        "cli._run = work\n"
+        "cli.main([])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lines, tmp_path], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "wandb did not finish within" in done.stderr
