@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import (
     AddedToken,
@@ -58,6 +58,7 @@ def codec(made):
 
 
 @pytest.mark.parametrize("made", [byte_level(), with_bytes()], ids=["byte level", "byte fallback"])
+@settings(deadline=None)
 @given(text=st.text().filter(lambda text: "▁" not in text))
 def test_what_is_said_to_keep_all_does(made, text):
     ours = codec(made)
@@ -91,6 +92,7 @@ def test_added_tokens_that_swallow_white_space_are_looked_at():
     assert not codec(made)._fidelity.keeps_all
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet="abh xyz\n日ÄÖ🙂"))
 def test_lost_characters_are_counted(text):
     """A BPE of letters, no unknown token: what it does not know is simply gone."""
@@ -104,6 +106,7 @@ def test_lost_characters_are_counted(text):
     assert found.ids.tolist() == codec(made).encode(text).tolist()
 
 
+@settings(deadline=None)
 @given(words=st.lists(st.sampled_from(["a", "b", "what", "ü"]), min_size=1))
 def test_unknown_characters_are_counted(words):
     vocab = {"a": 0, "b": 1, "<unk>": 2}
