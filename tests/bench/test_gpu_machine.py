@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tttscale.bench import gpu_machine
-from tttscale.bench.gpu_machine import card, complaint, lacking
+from tttscale.bench.gpu_machine import card, complaint, interpreter_trouble, lacking
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,3 +77,14 @@ def test_the_card_is_what_nvidia_smi_says(tmp_path, monkeypatch):
     )
     assert old["driver_version"] == "1"
     assert "ended with 9: no driver" in says("echo no driver", "exit 9")["nvidia-smi"]
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "fits"),
+    [("3.6.0", "2.5.2", False), ("3.6.0", "2.3.5", True), ("3.7.1", "2.5.2", True)],
+)
+def test_the_interpreter_of_an_older_triton(triton, numpy, fits, monkeypatch):
+    versions = {"triton": triton, "numpy": numpy}
+    monkeypatch.setattr(gpu_machine, "version", versions.__getitem__)
+    said = interpreter_trouble()
+    assert said is None if fits else "needs numpy before 2.4, here is 2.5.2" in said

@@ -21,7 +21,7 @@ from tttscale.bench import report
 from tttscale.bench.around import around_table, note
 from tttscale.bench.documents import NOTE as DOCUMENTS_NOTE
 from tttscale.bench.documents import documents_table
-from tttscale.bench.gpu_machine import card, left_out
+from tttscale.bench.gpu_machine import card, interpreter_trouble, left_out
 from tttscale.bench.gpu_round import NO_GPU, Log, Round, Stage, run_stages, side_by_side
 from tttscale.bench.gpu_tune import launch_table
 
@@ -107,13 +107,18 @@ def check_other_errors(work: Round) -> Rows:
 
 
 def check_memory_accesses(work: Round) -> str:
-    """compute-sanitizer over one small configuration of each learner; what came of it, in words."""
+    """compute-sanitizer over a few tokens of each learner; what came of it, in words."""
     tool = shutil.which("compute-sanitizer")
     if work.device == "cpu" or tool is None:
         return "not run: no GPU or no compute-sanitizer here"
     prefix, part = (tool, "--error-exitcode", "9"), work.until(1.0)
-    for kind in ("linear", "mlp"):
-        part.worker("gpu_errors", kind, "16", "bf16", "cuda", *_SHORT[:2], prefix=prefix)
+    words = (str(_PAPER_DIM), "bf16", "cuda", *_SHORT[:2])  # compiled by now
+    part.together(
+        [
+            lambda kind=kind: part.worker("gpu_errors", kind, *words, prefix=prefix)
+            for kind in ("linear", "mlp")
+        ]
+    )
     if part.failed:
         return f"{FAILED}, see below"
     # Too little time says nothing of the kernels.
@@ -244,6 +249,8 @@ def main(out: Path, seconds: float = _SECONDS) -> int:
         found.device = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
         found.card = card()
         work.missing += left_out("check")
+    elif trouble := interpreter_trouble():
+        work.missing.append(trouble)
 
     def done(name: str, taken: float) -> None:
         found.stage_seconds[name] = taken
@@ -288,19 +295,19 @@ def _stages(device: str, found: Findings) -> list[Stage]:
     extra += [Stage("surroundings", 25, adds(found.around, time_surroundings))]
     if cuda:
         extra += [
-            Stage("compute-sanitizer", 20, sanitize),
-            Stage("slow peers", 15, adds(found.scans, time_scans, rest, _SCANS[:1])),
-            Stage("long scans", 15, adds(found.scans, time_scans, ours, _LONG_SCANS)),
+            Stage("compute-sanitizer", 35, sanitize),
+            Stage("slow peers", 10, adds(found.scans, time_scans, rest, _SCANS[:1])),
+            Stage("long scans", 10, adds(found.scans, time_scans, ours, _LONG_SCANS)),
             Stage(
-                "steps call by call", 15, adds(found.steps, time_steps, f"{linear}+plain", long[:1])
+                "steps call by call", 10, adds(found.steps, time_steps, f"{linear}+plain", long[:1])
             ),
-            Stage("other configurations", 45, adds(found.errors, check_other_errors)),
+            Stage("other configurations", 35, adds(found.errors, check_other_errors)),
         ]
     else:
         extra += [Stage("compute-sanitizer", 20, sanitize)]
     return [
         Stage("ceilings", 15, adds(found.ceilings, measure_ceilings)),
-        Stage("checks, and compiling what is timed", 90, check),
+        Stage("checks, and compiling what is timed", 90 if cuda else 600, check),
         Stage("scans", 40, adds(found.scans, time_scans, ours, _SCANS)),
         Stage("steps of TTT-Linear", 110, adds(found.steps, time_steps, linear, long)),
         Stage("scans of peers", 45, adds(found.scans, time_scans, peers, _SCANS[:2])),

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 
 _KERNELS = ("torch", "triton", "numpy", "pydantic", "pydantic_core", "annotated_types")
 _KERNELS += ("typing_inspection", "typing_extensions")
@@ -71,6 +72,17 @@ def left_out(what: str) -> list[str]:
         for name, consequence in _WANTED[what].items()
         if lacking([name])
     ]
+
+
+def interpreter_trouble() -> str | None:
+    """Why Triton cannot interpret kernels here, as it does on a CPU; None if it can."""
+    triton, numpy = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
+    if triton >= (3, 7) or numpy < (2, 4):
+        return None
+    return (
+        f"interpreted kernels: the interpreter of Triton {version('triton')} needs numpy before 2.4, here "
+        f"is {version('numpy')}"
+    )
 
 
 def card() -> dict[str, str]:

@@ -32,6 +32,8 @@ _SIZES = {"cuda": (512, 4, 64, 512), "cpu": (32, 2, 16, 32)}
 """Width, layers, head dim, tokens of a chunk."""
 _CHUNKS = 6
 _RANKS = 2
+_PATIENCE_SECONDS = 300.0
+"""Of a rank with its neighbour, which may have kernels to compile."""
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -102,7 +104,7 @@ def step(kind: str, device: str, ranks: int, layout: Kind, autocast: torch.dtype
             return losses, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
     with recorded() as messages:
-        results = ThreadWorld(ranks).run(rank)
+        results = ThreadWorld(ranks, _PATIENCE_SECONDS).run(rank)
     losses = results[0][0]
     losses.load(sum(of_rank[0].flat() for of_rank in results))
     names = results[0][1]
