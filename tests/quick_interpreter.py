@@ -1,6 +1,11 @@
-"""Triton's interpreter puts its own functions into triton.language anew whenever one jitted function calls
-another, which is a third of what our tests of kernels take. Within a launch they are there already.
+"""What Triton's interpreter does in vain, and what more than half of our tests of kernels would be.
+
+It puts its own functions into triton.language anew whenever one jitted function calls another; within a
+launch they are there already. And it looks whether each sum of integers overflows, for an assertion that is
+made under `debug` only, which is off.
 """
+
+import dataclasses
 
 from triton import language
 from triton.runtime import interpreter
@@ -33,3 +38,6 @@ def _launch(executor, *args, **options):
 def install():
     """For the rest of this process."""
     interpreter._patch_lang, interpreter.GridExecutor.__call__ = _patch, _launch
+    builder = interpreter.interpreter_builder
+    if not builder.options.debug:
+        builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
