@@ -11,7 +11,7 @@ from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens, open_tokens
 from tttscale.scan.sweep import Sweeps
-from tttscale.train import setup
+from tttscale.train import cpu_products, setup
 from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from tttscale.train.checkpoint.same_run import check_same_run
 from tttscale.train.memory import tune_allocator
@@ -50,6 +50,8 @@ def train(config: Config, ranks: Ranks) -> int:
             for remark in checkpoints.remarks + remarks:
                 recorder.note(remark)
             checkpoints.check_folder()
+            if device.type == "cpu":
+                recorder.note(cpu_products.choose(mesh))
             job = _Job(config, ranks, mesh, tokens, device, recorder, checkpoints, resumed)
             if resumed is not None:
                 for remark in checkpoints.set_aside_later(resumed):
