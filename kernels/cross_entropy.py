@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tttscale.kernels.cpu_product import product
 from tttscale.kernels.operator import compiled
 from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 from tttscale.kernels.product import copy_of, wide_product
 
 IGNORED = -100
 """Label of a position that has no loss."""
-_SLICE_TOKENS = 1024
+_SLICE_TOKENS = 256
 _COMPILED_SLICE_TOKENS = 2048
 """More at once, as nothing but logits and their gradient is held, and each slice adds to all of d_weight."""
 
@@ -83,14 +84,14 @@ class _CrossEntropySum(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
         for begin in range(0, x.shape[0], how.slice_tokens):
             part = slice(begin, begin + how.slice_tokens)
-            logits, wanted = (x[part] @ matrix.t()).unsqueeze(0), labels[part].unsqueeze(0)
+            logits, wanted = product(x[part], matrix.t()).unsqueeze(0), labels[part].unsqueeze(0)
             if d_x is None and d_weight is None:
                 losses[part] = how.losses(logits, wanted)[0]
                 continue
             found, grad = how.losses_and_gradient(logits, wanted)
             losses[part] = found[0]
             if d_x is not None:
-                d_x[part] = grad[0] @ matrix
+                d_x[part] = product(grad[0], matrix)
             if d_weight is not None:
                 d_weight += wide_product(grad[0].t(), x[part])
         ctx.save_for_backward(d_x, d_weight)

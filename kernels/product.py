@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tttscale.kernels.cpu_product import product
 from tttscale.kernels.operator import compiled
 from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 
@@ -52,7 +53,7 @@ def wide_product(a: Tensor, b: Tensor) -> Tensor:
     wide = wide_dtype(a.dtype)
     if a.is_cuda and a.dtype != wide:
         return torch.mm(a, b, out_dtype=wide)
-    return a.to(wide) @ b.to(wide)
+    return product(a.to(wide), b.to(wide))
 
 
 def total(*parts: Tensor) -> Tensor:
@@ -88,7 +89,9 @@ class _Products(torch.autograd.Function):
         ctx.copies = [copy_of(w, x.dtype) for w in weights]
         ctx.add, ctx.dtypes = add, [w.dtype for w in weights]
         ctx.save_for_backward(x)
-        return tuple(x @ copy.t() for copy in ctx.copies)
+        rows = x.flatten(0, -2)
+        outs = (product(rows, copy.t()) for copy in ctx.copies)
+        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
     @once_differentiable
@@ -96,14 +99,15 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x and of the weights."""
         (x,), copies = ctx.saved_tensors, ctx.copies
-        d_x = None
+        d_x, rows, d_rows = None, x.flatten(0, -2), [grad.flatten(0, -2) for grad in grads]
         if ctx.needs_input_grad[1]:
-            parts = [grad @ copy for grad, copy in zip(grads, copies, strict=True)]
-            d_x = ctx.add(*parts) if len(parts) > 1 else parts[0]
-        rows = x.flatten(0, -2)
+            parts = [product(grad, copy) for grad, copy in zip(d_rows, copies, strict=True)]
+            d_x = (ctx.add(*parts) if len(parts) > 1 else parts[0]).view_as(x)
         d_weights = [
-            wide_product(grad.flatten(0, -2).t(), rows).to(dtype) if wanted else None
-            for grad, dtype, wanted in zip(grads, ctx.dtypes, ctx.needs_input_grad[2:], strict=True)
+            wide_product(grad.t(), rows).to(dtype) if wanted else None
+            for grad, dtype, wanted in zip(
+                d_rows, ctx.dtypes, ctx.needs_input_grad[2:], strict=True
+            )
         ]
         return None, d_x, *d_weights
 

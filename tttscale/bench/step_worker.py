@@ -15,7 +15,7 @@ import torch
 from tttscale.cluster.ranks import discover
 from tttscale.config.schema import Config
 from tttscale.data import ArraySplit, Windows
-from tttscale.train import setup
+from tttscale.train import cpu_products, setup
 from tttscale.train.memory import tune_allocator
 from tttscale.train.trainer import Trainer
 
@@ -57,6 +57,7 @@ def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
     tune_allocator()
     device = torch.device("cpu")
     mesh = setup.connect(config, ranks, device)
+    cpu_products.choose(mesh)
     model = setup.build_model(config, device)
     policy = setup.keep_policy(config, ranks, device)
     sweeps = setup.build_sweeps(config, model, mesh, sequences=1, batch=1, keep=policy)

@@ -14,7 +14,7 @@ from tttscale.data.components import Tokens, open_tokens
 from tttscale.errors import NumericsError
 from tttscale.scan.schedule import Phase
 from tttscale.scan.sweep import Sweeps
-from tttscale.train import setup
+from tttscale.train import cpu_products, setup
 from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from tttscale.train.checkpoint.same_run import check_same_run, remarks_on_start
 from tttscale.train.divergence import Divergence
@@ -62,6 +62,8 @@ def train(config: Config, ranks: Ranks) -> int:
             for remark in checkpoints.remarks + remarks + remarks_on(config.train, config.model):
                 recorder.note(remark)
             checkpoints.check_folder()
+            if device.type == "cpu":
+                recorder.note(cpu_products.choose(mesh))
             job = _Job(
                 config, ranks, mesh, tokens, device, recorder, checkpoints, divergence, resumed
             )
