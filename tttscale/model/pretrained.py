@@ -9,16 +9,24 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tttscale.errors import CheckpointError
+from tttscale.files import replaced
 from tttscale.model.architecture import TTTConfig
 
 Model = TypeVar("Model")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _UNSEEN = ("rope_theta", "rms_norm_eps")
 """Fields that decide what weights mean and that neither their names nor their shapes show."""
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
 TIED, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -36,8 +44,7 @@ def save_pretrained(model: Any, directory: str | Path) -> None:
     text = json.dumps(fields | model.config.model_dump(), indent=2) + "\n"
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        with _whole(directory / WEIGHTS) as partial:
-            save_tensors(weights, partial)
+        save_tensors(weights, directory / WEIGHTS)
         with _whole(directory / CONFIG) as partial:
             partial.write_text(text, encoding="utf-8")
     except BaseException:
@@ -59,19 +66,28 @@ def _whole(path: Path) -> Iterator[Path]:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file that others may read as they may read any other of ours.
+    """Write a tensor file, whole or not at all: the same bytes as the library's, through a file of ours.
 
     Raises:
         OSError: the file system refused.
     """
-    path.unlink(missing_ok=True)  # of a process that was killed
-    path.touch()
-    mode = path.stat().st_mode  # of the umask, as all other files have it; safetensors makes 0600
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from None
-    path.chmod(mode)
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        begin, end = end, end + tensors[name].numel() * tensors[name].element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    with replaced(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            values = tensors[name].detach().cpu().contiguous().flatten()
+            file.write(values.view(torch.uint8).numpy().data)
 
 
 def from_pretrained(model_type: Any, directory: str | Path) -> Any:
