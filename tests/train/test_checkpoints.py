@@ -296,3 +296,55 @@ def five_saves(ranks, folder):
         save(checkpoints, trainer, model, step)
     there = sorted(path.name for path in (Path(folder) / "checkpoints").iterdir())
     assert there == ["step-3", "step-4", "step-5"]
+
+
+def digests(ranks, folder):
+    """A save does not read its large files again, and what it notes is what it has written."""
+    from tttscale.files import digest
+    from tttscale.train.checkpoint import manifest
+
+    config, again = small_config(2), []
+    trainer, model, _ = small_trainer(ranks, config)
+    some_steps(trainer, config, 1, 1)
+    manifest.digest = lambda path: (again.append(path.name), digest(path))[1]
+    checkpoints = checkpoints_of(config, trainer, folder)
+    save(checkpoints, trainer, model, 1)
+    assert not [name for name in again if name.endswith(".safetensors")]
+    again.clear()
+    found = checkpoints.choose()
+    for name, file in found.manifest.files.items():
+        path = found.folder / name
+        assert (path.stat().st_size, digest(path)) == (file.bytes, file.blake2b), name
+    return again
+
+
+def test_digests_are_made_while_writing_and_compared_when_reading(tmp_path):
+    first, second = values(run_ranks(digests, 2, str(tmp_path)))
+    read = sorted(first + second)
+    assert "model.safetensors" in read
+    assert "optimizer-00001.safetensors" in read
+
+
+def flipped_on_its_way(ranks, folder):
+    """What reaches the disk is not what was meant: the digest is of the latter, so that it is found."""
+    config = small_config()
+    trainer, model, _ = small_trainer(ranks, config)
+    some_steps(trainer, config, 1, 1)
+    checkpoints = checkpoints_of(config, trainer, folder)
+    plain = Path.replace
+
+    def harmed(path, target):
+        if "model.safetensors" in path.name:
+            content = bytearray(path.read_bytes())
+            content[-3] ^= 16
+            path.write_bytes(content)
+        return plain(path, target)
+
+    Path.replace = harmed
+    save(checkpoints, trainer, model, 1)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        checkpoints.choose()
+
+
+def test_a_digest_is_of_what_was_meant_to_be_written(tmp_path):
+    values(run_ranks(flipped_on_its_way, 1, str(tmp_path)))

@@ -352,9 +352,13 @@ def _import_deepspeed(device_type: str = "cpu") -> Any:
     """Import DeepSpeed for the run's device, without its banner and without compiling anything."""
     _settle_accelerator(device_type)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    with _quiet():
+    with _quiet(), _uncompiled():
         import deepspeed
         import deepspeed.ops
+
+        # `initialize` asks whether the optimizer is Muon, and Muon's file wants to be compiled.
+        with contextlib.suppress(ImportError):
+            import deepspeed.runtime.zero.muon.muon_optimizer
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that torch is about to retire.
@@ -378,6 +382,24 @@ def _settle_accelerator(device_type: str) -> None:
         return
     known.ds_accelerator = None  # something else in this process had imported it for another device
     known.get_accelerator()
+
+
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What is decorated with torch.compile inside stays as it stands: nothing of it is ever called here.
+
+    Only to decorate it, torch would import its whole compiler, a second of each process's start.
+    """
+    plain = torch.compile
+
+    def as_it_stands(function: Any = None, **_: Any) -> Any:
+        return as_it_stands if function is None else function
+
+    torch.compile = as_it_stands  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        torch.compile = plain
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from tttscale.config import Config, dump_config
 from tttscale.data.components import Tokens
 from tttscale.data.record import write_data_record
 from tttscale.errors import CheckpointError, NumericsError
-from tttscale.files import sync, write_text
+from tttscale.files import Written, noting_digests, sync, write_text
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import human
 from tttscale.train.checkpoint.folder import CheckpointFolder
@@ -266,17 +266,24 @@ class Checkpoints:
         partial, rank = self._folder.partial(step), self._mesh.rank
         _await(partial)
         names = []
-        if fragments := engine.fragments():
-            names.append(f"optimizer-{rank:05d}.safetensors")
-            write_moments(partial / names[0], fragments)
-        if rank == 0:
-            model.save_pretrained(partial)
-            write_text(partial / RUN_CONFIG, dump_config(self._config))
-            write_data_record(partial, stores)
-            names += ["model.safetensors", "config.json", RUN_CONFIG, "data.json"]
+        with noting_digests() as written:
+            if fragments := engine.fragments():
+                names.append(f"optimizer-{rank:05d}.safetensors")
+                write_moments(partial / names[0], fragments)
+            if rank == 0:
+                model.save_pretrained(partial)
+                write_text(partial / RUN_CONFIG, dump_config(self._config))
+                write_data_record(partial, stores)
+                names += ["model.safetensors", "config.json", RUN_CONFIG, "data.json"]
         for name in names:
             sync(partial / name)
-        return {name: SavedFile.of(partial / name).model_dump() for name in names}
+        return {name: self._saved(partial / name, written).model_dump() for name in names}
+
+    def _saved(self, path: Path, written: dict[Path, Written]) -> SavedFile:
+        """What a file is to hold; where that was not noted while it was written, what it holds."""
+        if (note := written.get(path)) is not None:
+            return SavedFile(**note._asdict())
+        return SavedFile.of(path)
 
     def _prune(self) -> str:
         try:
