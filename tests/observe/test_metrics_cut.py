@@ -44,21 +44,24 @@ def test_twice_and_with_a_torn_last_line(tmp_path):
 
 
 @pytest.mark.parametrize("line", BAD_JSON.values(), ids=BAD_JSON)
-def test_a_line_that_is_no_record_is_named(tmp_path, line):
-    path = tmp_path / "metrics.jsonl"
-    first = line.split(b"\n")[0]
-    path.write_bytes(b'{"step": 1}\n' + first + b"\n")
-    with MetricsLog(path) as log:  # what is no step is not later than any
-        log.cut_after(3)
-        log.cut_after(1)
-    assert path.read_bytes() == b'{"step": 1}\n' + first + b"\n"
-    if first.strip() and first not in (b'{"a": NaN}', b'{"a": 1e400}'):
-        with pytest.raises(DataError, match=rf"^{path}:2: expected a JSON object, found '"):
+def test_a_line_that_is_no_record_is_named_and_kept_aside(tmp_path, line):
+    path, aside = tmp_path / "metrics.jsonl", tmp_path / "metrics-replaced.jsonl"
+    first = line.split(b"\n")[0] + b"\n"
+    path.write_bytes(b'{"step": 1}\n' + first)
+    if first.strip() and first not in (b'{"a": NaN}\n', b'{"a": 1e400}\n'):
+        with pytest.raises(
+            DataError, match=rf"^{path}:2: expected a JSON object, found ('|a line of more than )"
+        ):
             read_metrics(path)
+    with MetricsLog(path) as log:
+        log.cut_after(1)
+    kept = path.read_bytes()
+    assert kept.startswith(b'{"step": 1}\n')
+    assert kept + (aside.read_bytes() if aside.exists() else b"") == b'{"step": 1}\n' + first
 
 
 @pytest.mark.parametrize("step", [b'"abc"', b"[1]", b"null", b"{}", b"NaN"])
-def test_a_step_that_is_no_number_is_not_cut(tmp_path, step):
+def test_a_step_that_is_no_number_is_not_later(tmp_path, step):
     path = tmp_path / "metrics.jsonl"
     content = b'{"step": 1}\n{"step": ' + step + b"}\n"
     path.write_bytes(content + b'{"step": 2}\n')
