@@ -16,6 +16,7 @@ from threading import Event, Lock, Thread, Timer
 from typing import Any
 
 from tttscale.bench.report import row_of
+from tttscale.files import write_text
 
 NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
 _TAIL_LINES = 3
@@ -102,7 +103,7 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("", encoding="utf-8")
+        write_text(path, "")
         self._path, self._lock = path, Lock()
 
     def add(self, worker: str, row: dict[str, Any]) -> None:

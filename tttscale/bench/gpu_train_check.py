@@ -27,6 +27,7 @@ from tttscale.bench import report
 from tttscale.bench.gpu_machine import card
 from tttscale.bench.gpu_round import Ending, Log, Round, Stage, run_lines, run_stages
 from tttscale.bench.gpu_tables import stage_table
+from tttscale.files import write_text
 
 STEPS, CHECKPOINT_EVERY, KILLED_BEHIND = 20, 5, 12
 """Steps of a run, between its checkpoints, and the first that has to be done before it is killed."""
@@ -194,7 +195,7 @@ class Check:
 
     def __init__(self, device: str, folder: Path, found: Findings, output: Path) -> None:
         self.device, self.folder, self.found, self.output = device, folder, found, output
-        output.write_text("", encoding="utf-8")
+        write_text(output, "")
 
     def stages(self) -> list[Stage]:
         """In order; each needs those before it."""
@@ -258,7 +259,7 @@ class Check:
         name = config["run"]["name"]
         run, path = self.folder / "runs" / name, self.folder / f"{name}.yaml"
         before = len(records_of(run))
-        path.write_text(json.dumps(config), encoding="utf-8")  # which YAML takes
+        write_text(path, json.dumps(config))  # which YAML takes
         began = time.time()
         ended = self._tttscale(work, "train", str(path), until=until)
         records = records_of(run)[before if until is None else 0 :]
