@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> Manifest:
         CheckpointError: a newer tttscale wrote it, or it says what no checkpoint can.
         OSError: it cannot be read now.
     """
-    path, advice = folder / MANIFEST, "Name an earlier one with checkpoint.resume=N"
+    path, earlier = folder / MANIFEST, "an earlier one with checkpoint.resume=N"
     try:
         fields: Any = parse_json(read_bytes(path, JSON_BYTES))
         if not isinstance(fields, dict):
@@ -103,13 +103,16 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedError(f"{path} is damaged: {error}") from None
     versions_then = fields.get("versions")
     wrote = versions_then.get("tttscale") if isinstance(versions_then, dict) else None
-    Manifest.refuse_newer(fields, path, CheckpointError, wrote)
+    try:
+        Manifest.refuse_newer(fields, path, CheckpointError, wrote)
+    except CheckpointError as error:  # or one bit of the number was flipped
+        raise CheckpointError(f"{error}, or go on from {earlier}") from None
     found = fields.pop("digest", None)
     if found != manifest_digest(fields):
         if is_newer(wrote):
             raise CheckpointError(newer(path, wrote))
         raise DamagedError(f"{path} is damaged: its content does not have its digest")
-    return Manifest.read(fields, path, CheckpointError, advice, wrote)
+    return Manifest.read(fields, path, CheckpointError, f"Name {earlier}", wrote)
 
 
 def check_file(path: Path, expected: SavedFile) -> None:
