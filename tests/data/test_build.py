@@ -436,3 +436,24 @@ def tokenizer_json() -> bytes:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore
     return tokenizer.to_str().encode()
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "runs/notes.txt", "store.txt"])
+def test_a_folder_that_is_not_of_a_build_is_left_alone(tmp_path, name):
+    (tmp_path / "a.txt").write_text("some text. " * 500)
+    mine = tmp_path / "out.building" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(DataError, match=rf"OUT .*{name} is not of a build.*Move that away"):
+        build_store(tmp_path / "out", [str(tmp_path / "a.txt")])
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_under_the_name_of_a_build(tmp_path):
+    (tmp_path / "a.txt").write_text("some text. " * 500)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out.building").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"out\.building is not of a build"):
+        build_store(tmp_path / "out", [str(tmp_path / "a.txt")])
+    assert not list((tmp_path / "elsewhere").iterdir())

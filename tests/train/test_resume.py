@@ -335,3 +335,20 @@ def test_what_was_read_already_cannot_be_left_out(folder, whole):
     done = run(folder, *go_on, "data.skip_steps=[13]")
     assert done.returncode == 0, done.stderr
     assert "data.skip_steps = [13] from here on, was []" in done.stdout
+
+
+@pytest.mark.parametrize("lost", ["manifests", "folder"])
+def test_lost_checkpoints_are_no_reason_to_begin_anew(folder, whole, lost):
+    """Between its last checkpoint and its end: all of it would be trained again, over what is left."""
+    path = folder / "runs" / f"lost-{lost}"
+    shutil.copytree(folder / "runs" / "whole", path)
+    shutil.rmtree(path / "final")
+    if lost == "folder":
+        shutil.rmtree(path / "checkpoints")
+    for manifest in path.glob("checkpoints/*/checkpoint.json"):
+        manifest.unlink()
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    done = run(folder, f"run.name=lost-{lost}", *SAVES)
+    assert done.returncode == 66, done.stdout
+    assert "no checkpoint to go on from, but " in done.stderr
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

@@ -1,12 +1,17 @@
 """The folder in which a store grows until it is whole, one builder at a time."""
 
 import fcntl
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tttscale.errors import DataError
 from tttscale.files import open_end, remove, sync
+
+_OURS = re.compile(r"(store|receipts)-\w+|runs|lock")
+_OUR_RUNS = re.compile(r"\w+\.(tokens|npz)(\.partial-[0-9]+)?")
+"""What a build calls its files."""
 
 
 class Staging:
@@ -48,11 +53,26 @@ class Staging:
         """Makes the folder.
 
         Raises:
-            DataError: `out` exists, or the disk refuses.
+            DataError: `out` exists, the folder is no build's, or the disk refuses.
         """
         refuse_existing(self.out)
+        self._refuse_others()
         with disk_errors(self.root):
             self.runs.mkdir(parents=True, exist_ok=True)
+
+    def _refuse_others(self) -> None:
+        """In the end the folder is removed with all that is in it, so nothing of anybody else may be."""
+        with disk_errors(self.root):
+            there = self.root.exists() or self.root.is_symlink()
+            found = list(self.root.iterdir()) if self.root.is_dir() else []
+            runs = list(self.runs.iterdir()) if self.runs.is_dir() else []
+            strange = [path for path in found if not _OURS.fullmatch(path.name)]
+            strange += [path for path in runs if not _OUR_RUNS.fullmatch(path.name)]
+        if strange or (there and (self.root.is_symlink() or not self.root.is_dir())):
+            raise DataError(
+                f"OUT {self.out}: {strange[0] if strange else self.root} is not of a build, which clears "
+                f"{self.root} when it is done. Move that away, or name another OUT."
+            )
 
     def forget_others(self, layout: str, runs: set[str]) -> None:
         """Removes stores of other layouts, runs of other pieces, and torn files."""
