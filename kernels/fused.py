@@ -29,7 +29,10 @@ class Operators:
     norm: Operator
     """(x, weight, eps, dtype) -> x, RMSNorm of x in dtype."""
     add_norm: Operator
-    """(x, y, weight, eps, dtype) -> x + y, RMSNorm of it in dtype."""
+    """(x, y, weight, eps, dtype, *parts) -> x + y, RMSNorm of it in dtype.
+
+    parts: what x is the sum of, from left to right, to be kept in place of x; none if that is nothing else.
+    """
     gated: Operator
     """(gate, up) -> silu(gate) up."""
     gated_norm: Operator
@@ -54,11 +57,15 @@ class Operators:
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Result:
-    wide = widened(x)
-    rstd = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    rstd = torch.rsqrt(widened(x).square().mean(-1, keepdim=True) + eps)
+    saved = x, rstd, weight
+    return (x, _normed(saved, dtype)), saved
+
+
+def _normed(saved: Saved, dtype: torch.dtype) -> Tensor:
+    x, rstd, weight = saved
     # Back to x's dtype before it is scaled, as ttt-lm-pytorch has it.
-    normed = (wide * rstd).to(x.dtype) * widened(weight)
-    return (x, normed.to(dtype)), (x, rstd, weight)
+    return ((widened(x) * rstd).to(x.dtype) * widened(weight)).to(dtype)
 
 
 def _norm_backward(saved: Saved, grads: Outputs) -> Grads:
@@ -71,20 +78,42 @@ def _norm_backward(saved: Saved, grads: Outputs) -> Grads:
     return d_x.to(x.dtype), d_weight, None, None
 
 
-def _add_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Result:
-    return _norm(x + y, weight, eps, dtype)
+def _add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, *parts: Tensor
+) -> Result:
+    outputs, (_, *rest) = _norm(x + y, weight, eps, dtype)
+    return outputs, (*rest, *(parts or (x,)), y)
+
+
+def _summed(saved: Saved) -> Saved:
+    """What `_norm` would have saved."""
+    rstd, weight, first, *others = saved
+    for part in others:
+        first = first + part
+    return first, rstd, weight
+
+
+def _add_normed(saved: Saved, dtype: torch.dtype) -> Tensor:
+    return _normed(_summed(saved), dtype)
 
 
 def _add_norm_backward(saved: Saved, grads: Outputs) -> Grads:
-    d_x, *rest = _norm_backward(saved, grads)
-    return d_x, d_x.to(grads[1].dtype), *rest  # y comes from products, in the dtype of the normed
+    d_x, *rest = _norm_backward(_summed(saved), grads)
+    d_y = d_x.to(grads[1].dtype)  # y comes from products, in the dtype of the normed
+    return d_x, d_y, *rest, *[None] * (len(saved) - 3)  # one too many without parts, which is allowed
 
 
 # ---- gates -----------------------------------------------------------------------------------------
 
 
 def _gated(gate: Tensor, up: Tensor) -> Result:
-    return ((F.silu(widened(gate)) * widened(up)).to(gate.dtype),), (gate, up)
+    saved = gate, up
+    return (_gated_again(saved, gate.dtype),), saved
+
+
+def _gated_again(saved: Saved, dtype: torch.dtype) -> Tensor:
+    gate, up = saved
+    return (F.silu(widened(gate)) * widened(up)).to(dtype)
 
 
 def _gated_backward(saved: Saved, grads: Outputs) -> Grads:
@@ -100,6 +129,10 @@ def _gated_norm(x: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor) ->
     if gate is not None:
         y = y * F.gelu(widened(gate), approximate="tanh")
     return (y.to(x.dtype),), (x, gate, weight, bias, mean, rstd)
+
+
+def _gated_norm_again(saved: Saved, dtype: torch.dtype) -> Tensor:
+    return _gated_norm(*saved[:4])[0][0]
 
 
 def _gated_norm_backward(saved: Saved, grads: Outputs) -> Grads:
@@ -206,10 +239,10 @@ def _turned_backward(saved: Saved, grads: Outputs) -> Grads:
 
 
 PLAIN = Operators(
-    norm=Operator(_norm, _norm_backward),
-    add_norm=Operator(_add_norm, _add_norm_backward),
-    gated=Operator(_gated, _gated_backward),
-    gated_norm=Operator(_gated_norm, _gated_norm_backward),
+    norm=Operator(_norm, _norm_backward, _normed),
+    add_norm=Operator(_add_norm, _add_norm_backward, _add_normed),
+    gated=Operator(_gated, _gated_backward, _gated_again),
+    gated_norm=Operator(_gated_norm, _gated_norm_backward, _gated_norm_again),
     convolved=Operator(_convolved, _convolved_backward),
     queries_and_keys=Operator(_queries_and_keys, _queries_and_keys_backward),
     turned=Operator(_turned, _turned_backward),

@@ -1,4 +1,4 @@
-"""An operator made of two pure functions, its forward and its backward: run as they stand, or compiled.
+"""An operator made of pure functions, its forward and its backward: run as they stand, or compiled.
 
 What lies between matrix products is bound by memory. Run as it stands, each line of it reads and writes whole
 tensors; through torch.compile a function is one pass over them, or two where it sums over tokens.
@@ -20,6 +20,7 @@ Saved = tuple[Any, ...]
 Grads = tuple[Tensor | None, ...]
 Forward = Callable[..., tuple[Outputs, Saved]]
 Backward = Callable[[Saved, Outputs], Grads]
+Again = Callable[[Saved, torch.dtype], Tensor]
 
 
 _OPTIONS = {
@@ -35,11 +36,12 @@ class Operator:
     """A differentiable function of tensors.
 
     forward(*inputs) returns the outputs and what the backward needs; backward(saved, gradients) the gradients
-    of the inputs, None for those that have none. Both are functions of nothing but their arguments.
+    of the inputs, None for those that have none. again(saved, dtype), where there is one, forms the last output
+    once more, bit for bit: products of it then need not keep it. All are functions of nothing but their arguments.
     """
 
-    def __init__(self, forward: Forward, backward: Backward) -> None:
-        self.forward, self.backward = forward, backward
+    def __init__(self, forward: Forward, backward: Backward, again: Again | None = None) -> None:
+        self.forward, self.backward, self.again = forward, backward, again
 
     def __call__(self, *inputs: Any) -> Any:
         """The outputs: a tensor, or a tuple of several."""
@@ -52,7 +54,8 @@ class Operator:
         Lengths are the second dim of tensors [B, T, ...] and the last of int64 ones; all else is fixed. The
         code does not depend on whether there is a graph, nor on anything timed: equal inputs, equal bits.
         """
-        return Operator(compiled(self.forward), compiled(self.backward))
+        again = None if self.again is None else compiled(self.again)
+        return Operator(compiled(self.forward), compiled(self.backward), again)
 
 
 class _Apply(torch.autograd.Function):
@@ -62,7 +65,7 @@ class _Apply(torch.autograd.Function):
         """The outputs; keeps what the backward needs."""
         # Detached: compiled code is one for inputs that want gradients and another for those that do not.
         outputs, saved = operator.forward(*map(_detached, inputs))
-        ctx.operator = operator
+        ctx.operator, ctx.last = operator, len(outputs) - 1
         ctx.save_for_backward(*saved)
         return outputs
 
@@ -72,6 +75,20 @@ class _Apply(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Grads:
         """Gradients of the inputs; autograd rounds them to the inputs' dtypes."""
         return None, *ctx.operator.backward(ctx.saved_tensors, grads)
+
+
+def source_of(x: Tensor) -> Any:
+    """The node of the graph whose operator can form x again; None if there is none."""
+    node = x.grad_fn
+    operator = getattr(node, "operator", None)
+    if not isinstance(operator, Operator) or operator.again is None:
+        return None
+    return node if x.output_nr == node.last else None
+
+
+def form_again(source: Any, dtype: torch.dtype) -> Tensor:
+    """What `source_of` found the node of, from what that keeps for its own backward."""
+    return source.operator.again(source.saved_tensors, dtype)
 
 
 def _detached(x: Any) -> Any:

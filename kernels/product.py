@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tttscale.kernels.cpu_product import product
-from tttscale.kernels.operator import compiled
+from tttscale.kernels.operator import compiled, form_again, source_of
 from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 
 
@@ -77,18 +77,20 @@ class Products:
 
     def __call__(self, x: Tensor, *weights: Tensor) -> Any:
         """[..., D] with [N, D] each -> [..., N] in the compute dtype; a tensor, or a tuple of several."""
-        outs = _Products.apply(self.add, x.to(compute_dtype(x)), *weights)
+        x = x.to(compute_dtype(x))
+        outs = _Products.apply(self.add, source_of(x), x, *weights)
         return outs if len(outs) > 1 else outs[0]
 
 
 class _Products(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(ctx: Any, add: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        """Keeps x, and the copies of the weights, which the chunks of a sweep have in common."""
+    def forward(ctx: Any, add: Any, source: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Keeps x, or its source, and the copies of the weights, which the chunks of a sweep share."""
         ctx.copies = [copy_of(w, x.dtype) for w in weights]
-        ctx.add, ctx.dtypes = add, [w.dtype for w in weights]
-        ctx.save_for_backward(x)
+        ctx.add, ctx.source, ctx.dtypes = add, source, [w.dtype for w in weights]
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.save_for_backward(x if source is None else None)
         rows = x.flatten(0, -2)
         outs = (product(rows, copy.t()) for copy in ctx.copies)
         return tuple(out.view(*x.shape[:-1], -1) for out in outs)
@@ -98,18 +100,18 @@ class _Products(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x and of the weights."""
-        (x,), copies = ctx.saved_tensors, ctx.copies
-        d_x, rows, d_rows = None, x.flatten(0, -2), [grad.flatten(0, -2) for grad in grads]
-        if ctx.needs_input_grad[1]:
+        d_x, copies, d_rows = None, ctx.copies, [grad.flatten(0, -2) for grad in grads]
+        _, _, wants_x, *wanted = ctx.needs_input_grad
+        if wants_x:
             parts = [product(grad, copy) for grad, copy in zip(d_rows, copies, strict=True)]
-            d_x = (ctx.add(*parts) if len(parts) > 1 else parts[0]).view_as(x)
-        d_weights = [
-            wide_product(grad.t(), rows).to(dtype) if wanted else None
-            for grad, dtype, wanted in zip(
-                d_rows, ctx.dtypes, ctx.needs_input_grad[2:], strict=True
-            )
-        ]
-        return None, d_x, *d_weights
+            d_x = (ctx.add(*parts) if len(parts) > 1 else parts[0]).view(ctx.shape)
+        d_weights: list[Tensor | None] = [None] * len(grads)
+        if any(wanted):
+            (x,) = ctx.saved_tensors
+            rows = (form_again(ctx.source, ctx.dtype) if x is None else x).flatten(0, -2)
+            for i in (i for i, wants in enumerate(wanted) if wants):
+                d_weights[i] = wide_product(d_rows[i].t(), rows).to(ctx.dtypes[i])
+        return None, None, d_x, *d_weights
 
 
 def embedded(ids: Tensor, weight: Tensor) -> Tensor:

@@ -56,11 +56,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, chunk: Chunk = WHOLE, edges: LayerEdges = NO_NEIGHBOURS) -> Tensor:
         """[B, C, D] -> [B, C, D]; the carry goes in and out through `edges`."""
-        y = None
+        y, parts = None, (x,)
         if self.conv is not None:
             x, y = self.conv(x, chunk, edges)
+            parts = x, y
         x, h = self.seq_norm(x, y)
-        x, h = self.ffn_norm(x, self.seq_modeling_block(h, chunk, edges))
+        # Of the stream only what a block adds to it is kept for the backward, in the compute dtype.
+        x, h = self.ffn_norm(x, self.seq_modeling_block(h, chunk, edges), parts)
         return x + self.mlp(h)
 
 

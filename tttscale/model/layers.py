@@ -35,12 +35,17 @@ class RMSNorm(Layer):
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The stream x [..., D], or x + y, and its norm in the compute dtype."""
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, parts: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """The stream x [..., D], or x + y, and its norm in the compute dtype.
+
+        parts: what x is the sum of, from left to right, where x itself need not be kept for the backward.
+        """
         wanted = self.weight, self.eps, compute_dtype(self.weight)
         if y is None:
             return self.operators.norm(x, *wanted)
-        return self.operators.add_norm(x, y, *wanted)
+        return self.operators.add_norm(x, y, *wanted, *parts)
 
 
 class SwiGLU(Layer):
