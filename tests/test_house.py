@@ -129,6 +129,7 @@ CALLS = {  # a call -> the only files or folders that may make it, and why there
         "tttscale/reading.py",  # what somebody else may have written
         "tttscale/comm/agreement.py",  # what our own ranks and workers say to each other
         "tttscale/train/checkpoint/checkpoints.py",
+        "tttscale/train/engine.py",
         "tttscale/bench/",
         "tttscale/data/formats.py",  # lines of a source, each bounded there
     ],
@@ -141,6 +142,7 @@ CALLS = {  # a call -> the only files or folders that may make it, and why there
     r".*\.(write_text|write_bytes|touch)": [],
     r".*\.read_(text|bytes)": [
         "tttscale/train/memory.py",  # the system's own files
+        "tttscale/train/cpu_products.py",
         "tttscale/bench/",
     ],
     r"(open|os\.open|.*\bpath\.open|Path\(.*\)\.open)": [
@@ -148,6 +150,7 @@ CALLS = {  # a call -> the only files or folders that may make it, and why there
         "tttscale/bench/",
         "tttscale/data/",  # sources are streams, opened where they are read
         "tttscale/observe/guard.py",  # the null device
+        "tttscale/observe/terminal.py",  # the terminal
     ],
 }
 

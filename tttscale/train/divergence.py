@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, flat_keys
 from tttscale.data.order import data_step
-from tttscale.errors import NumericsError
+from tttscale.errors import CheckpointError, NumericsError
 from tttscale.files import digest_of, replaced
+from tttscale.reading import read_json
 from tttscale.train.checkpoint.checkpoints import Checkpoint
 from tttscale.train.checkpoint.folder import CheckpointFolder
 
@@ -156,9 +157,12 @@ class Divergence:
 
     def _read(self) -> Breakdown | None:
         """What was noted; None if nothing was, or it is no longer legible."""
+        if self._path.is_symlink() or not self._path.exists():
+            return None
         try:
-            if self._path.is_symlink() or self._path.stat().st_size > _LARGEST_BYTES:
-                return None
-            return Breakdown.model_validate_json(self._path.read_bytes())
-        except (OSError, ValidationError):
+            found = read_json(
+                self._path, error=CheckpointError, advice="", limit_bytes=_LARGEST_BYTES
+            )
+            return Breakdown.model_validate(found)
+        except (CheckpointError, ValidationError):
             return None
