@@ -375,13 +375,11 @@ def _settle_accelerator(device_type: str) -> None:
     A host may have a GPU that the run does not use.
     """
     os.environ["DS_ACCELERATOR"] = device_type
-    # The accelerators' package alone: DeepSpeed as a whole asks for one while it is imported.
-    known = sys.modules.get("deepspeed.accelerator.real_accelerator")
-    accelerator = getattr(known, "ds_accelerator", None)
-    if known is None or accelerator is None or accelerator.device_name() == device_type:
-        return
-    known.ds_accelerator = None  # something else in this process had imported it for another device
-    known.get_accelerator()
+    known: Any = sys.modules.get("deepspeed.accelerator.real_accelerator")
+    chosen = None if known is None else known.ds_accelerator
+    if chosen is not None and chosen.device_name() != device_type:
+        known.ds_accelerator = None  # it was imported for another device before
+        known.get_accelerator()
 
 
 @contextlib.contextmanager
