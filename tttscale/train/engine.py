@@ -376,8 +376,9 @@ def _settle_accelerator(device_type: str) -> None:
     """
     os.environ["DS_ACCELERATOR"] = device_type
     known: Any = sys.modules.get("deepspeed.accelerator.real_accelerator")
-    chosen = None if known is None else known.ds_accelerator
-    if chosen is not None and chosen.device_name() != device_type:
+    if known is None or known.ds_accelerator is None:
+        return
+    if known.ds_accelerator.device_name() != device_type:
         known.ds_accelerator = None  # it was imported for another device before
         known.get_accelerator()
 
