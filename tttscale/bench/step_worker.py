@@ -5,7 +5,6 @@ Run as `python -m tttscale.bench.step_worker TOKENS CHUNK KEEP STEPS`. Prints on
 
 import json
 import os
-import resource
 import sys
 import time
 
@@ -16,10 +15,8 @@ from tttscale.cluster.ranks import discover
 from tttscale.config.schema import Config
 from tttscale.data import ArraySplit, Windows
 from tttscale.train import cpu_products, setup
-from tttscale.train.memory import tune_allocator
+from tttscale.train.memory import peak_bytes, tune_allocator
 from tttscale.train.trainer import Trainer
-
-_KIB = 1024
 
 
 def small_config(tokens: int, chunk: int, keep: str, steps: int, ranks: int) -> Config:
@@ -77,7 +74,7 @@ def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
         "step_seconds": last["step_seconds"],
         "bubble_fraction": last["bubble_fraction"],
         "kept_chunks": policy.chunks,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
+        "peak_bytes": peak_bytes(device),
         "carry_bytes": (layout.chunks - 1)
         * model.config.num_hidden_layers
         * sweeps.carry.layer_bytes,

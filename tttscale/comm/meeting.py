@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from tttscale.cluster.ranks import Ranks
 from tttscale.errors import LaunchError
@@ -25,7 +25,7 @@ _RETRY_SECONDS = 0.2
 _SHOWN = 8
 
 
-def meet(ranks: Ranks, timeout: timedelta) -> dist.Store:
+def meet(ranks: Ranks, timeout: timedelta) -> Store:
     """Wait until all ranks are there; what they exchange addresses through.
 
     Args:
@@ -44,7 +44,7 @@ def meet(ranks: Ranks, timeout: timedelta) -> dist.Store:
     plain.set_timeout(timeout)
     # A launcher that starts the ranks again may keep its store.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"tttscale/{attempt}", plain)
+    store = PrefixStore(f"tttscale/{attempt}", plain)
     with _one_error(ranks, "lost the place where ranks meet"):
         _compare(ranks, store)
         _await_all(ranks, store, deadline)
@@ -92,9 +92,9 @@ def _resolve(ranks: Ranks) -> None:
         time.sleep(_RETRY_SECONDS)
 
 
-def _listen(ranks: Ranks) -> dist.TCPStore:
+def _listen(ranks: Ranks) -> TCPStore:
     try:
-        return dist.TCPStore(
+        return TCPStore(
             ranks.master_addr,
             ranks.master_port,
             ranks.world_size,
@@ -121,7 +121,7 @@ def _why_not_listening(ranks: Ranks, error: Exception) -> str:
     )
 
 
-def _call(ranks: Ranks, deadline: float) -> dist.TCPStore:
+def _call(ranks: Ranks, deadline: float) -> TCPStore:
     """Wait until rank 0 listens; torch would print a traceback at every attempt."""
     while True:
         try:
@@ -136,7 +136,7 @@ def _call(ranks: Ranks, deadline: float) -> dist.TCPStore:
                 ) from None
         time.sleep(_RETRY_SECONDS)
     try:
-        return dist.TCPStore(
+        return TCPStore(
             ranks.master_addr,
             ranks.master_port,
             ranks.world_size,
@@ -150,7 +150,7 @@ def _call(ranks: Ranks, deadline: float) -> dist.TCPStore:
         ) from None
 
 
-def _compare(ranks: Ranks, store: dist.Store) -> None:
+def _compare(ranks: Ranks, store: Store) -> None:
     """Rank 0 says what it was started as; another job's ranks may have come to the same port."""
     if ranks.rank == 0:
         store.set("world_size", str(ranks.world_size))
@@ -169,7 +169,7 @@ def _compare(ranks: Ranks, store: dist.Store) -> None:
         )
 
 
-def _await_all(ranks: Ranks, store: dist.Store, deadline: float) -> None:
+def _await_all(ranks: Ranks, store: Store, deadline: float) -> None:
     keys = {rank: f"here/{rank}" for rank in range(ranks.world_size)}
     store.set(keys[ranks.rank], "")
     left = timedelta(seconds=max(1.0, deadline - time.monotonic()))

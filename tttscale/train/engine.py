@@ -375,13 +375,12 @@ def _settle_accelerator(device_type: str) -> None:
     A host may have a GPU that the run does not use.
     """
     os.environ["DS_ACCELERATOR"] = device_type
-    # The accelerators' package alone: DeepSpeed as a whole asks for one while it is imported.
-    known = sys.modules.get("deepspeed.accelerator.real_accelerator")
-    accelerator = getattr(known, "ds_accelerator", None)
-    if known is None or accelerator is None or accelerator.device_name() == device_type:
+    known: Any = sys.modules.get("deepspeed.accelerator.real_accelerator")
+    if known is None or known.ds_accelerator is None:
         return
-    known.ds_accelerator = None  # something else in this process had imported it for another device
-    known.get_accelerator()
+    if known.ds_accelerator.device_name() != device_type:
+        known.ds_accelerator = None  # it was imported for another device before
+        known.get_accelerator()
 
 
 @contextlib.contextmanager

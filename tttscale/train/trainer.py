@@ -131,7 +131,9 @@ class Trainer:
             self._mesh.replica,
             self._config.parallel.batch,
         )
-        found = [[windows.sequence(index) for index in group] for group in groups]
+        found: list[list[TokenSequence]] = [
+            [windows.sequence(index) for index in group] for group in groups
+        ]
         self._groups_seconds += time.perf_counter() - began
         return found
 
