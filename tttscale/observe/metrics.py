@@ -246,8 +246,9 @@ def _plain(value: Any) -> Any:
 
 
 def _descriptor(path: Path, flags: int) -> int:
-    """An open regular file; not what a link leads to, and not a pipe that would be waited for."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    """An open regular file: no pipe that would be waited for, and nothing is written through a link."""
+    flags |= os.O_NOFOLLOW if flags & (os.O_WRONLY | os.O_RDWR) else 0
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
