@@ -171,6 +171,9 @@ class Console:
         with self._guard():
             yield
         if was_on and not self._guard.is_on:
+            with suppress(Exception, SystemExit):  # it has put itself before stdout and stderr
+                if self._bar:
+                    self._bar.stop()
             self._bar = None
             lead_nowhere(self._stream)
 
