@@ -29,7 +29,9 @@ def watch(log):
 
     def moving(name):
         def call(source, target, **options):
-            note(call="move", path=os.fspath(source), to=os.fspath(target), holds=_content(source))
+            path, to = os.fspath(source), os.fspath(target)
+            if path != to:  # onto itself it is no move, and gives no name
+                note(call="move", path=path, to=to, holds=_content(source))
             plain[name](source, target, **options)
 
         return call

@@ -84,6 +84,18 @@ def test_cross_entropy_of_bf16_sums_in_fp32():
         assert (ours.double() - their).norm() < 0.02 * their.norm()
 
 
+def test_cross_entropy_of_bf16_adds_slices_in_fp32():
+    """One token at a time or all at once: sums in bf16 would lose what is small beside the sum so far."""
+    x, weight, labels = head(tokens=200)
+    narrow, wide = x.detach().bfloat16(), weight.detach().float().requires_grad_()
+    one, all_ = (
+        torch.autograd.grad(CrossEntropy(slice_tokens)(narrow, wide, labels)[0], wide)[0]
+        for slice_tokens in (1, 200)
+    )
+    assert one.dtype == all_.dtype == torch.float32
+    assert (one - all_).norm() < 1e-3 * all_.norm()
+
+
 # ---- GELU --------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.ranks import free_port
-from tests.warm import tttscale
+from tests.warm import Fresh, tttscale
 from tttscale.data import build_store
 from tttscale.data.verify import quarantine, verify_store
 from tttscale.model import TTTForCausalLM
@@ -196,41 +196,32 @@ def test_the_deepspeed_launcher(folder):
 
 def test_ctrl_c_ends_a_rank_that_waits_for_the_others(folder):
     alone = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    process = subprocess.Popen(
+    started = Fresh(
         command(folder, "run.name=waiting", "parallel.sequence=2"),
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
+        {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
     )
-    assert process.stderr is not None
-    while "waiting for all 2 ranks at 127.0.0.1" not in (line := process.stderr.readline()):
-        assert line, "it ended"
-    time.sleep(1)  # it is about to wait in torch's own code
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    try:
+        until(started, lambda: "waiting for all 2 ranks at 127.0.0.1" in started.said()[1])
+        time.sleep(1)  # it is about to wait in torch's own code
+        os.kill(started.pid, signal.SIGINT)
+        assert started.wait(60).returncode == 130
+    finally:
+        started.kill()
 
 
 def test_ctrl_c_ends_all_ranks_cleanly(folder):
     overrides = ("run.name=interrupted", "parallel.sequence=2", "train.steps=100000")
-    process = subprocess.Popen(
-        command(folder, *overrides, ranks=2),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    started = Fresh(command(folder, *overrides, ranks=2))
     metrics = folder / "runs" / "interrupted" / "metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=40)
-    assert process.returncode != 0
-    assert "interrupted" in errors
-    assert "tttscale/train" not in errors, errors
+    try:
+        until(started, lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+        os.killpg(started.pid, signal.SIGINT)
+        done = started.wait(60)
+    finally:
+        started.kill()
+    assert done.returncode != 0
+    assert "interrupted" in done.stderr
+    assert "tttscale/train" not in done.stderr, done.stderr
     assert all(isinstance(r["loss"], float) for r in read_metrics(metrics))
 
 
@@ -255,3 +246,12 @@ def test_a_store_of_one_text_trains_by_default_and_says_that_nothing_is_held_out
     records = (tmp_path / "runs/book/metrics.jsonl").read_text().splitlines()
     assert len(records) == 4
     assert not any("heldout_loss" in json.loads(record) for record in records)
+
+
+def until(started, happens):
+    """Wait for something that a process that runs will do."""
+    deadline = time.monotonic() + 120
+    while not happens():
+        assert started.poll() is None, started.said()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
