@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tttscale.files import write_text
+from tttscale.files import open_new
 from tttscale.scrub import scrubbed
 
 _FILE = "TORCHELASTIC_ERROR_FILE"
@@ -23,5 +23,5 @@ def tell_torchrun(message: str) -> None:
     extra = {"timestamp": str(int(time.time()))}  # of several the earliest is taken for the cause
     # The process ends with its own message whatever becomes of this one.
     text = json.dumps({"message": {"message": scrubbed(message), "extraInfo": extra}})
-    with suppress(OSError):
-        write_text(Path(path), text)
+    with suppress(OSError), open_new(Path(path)) as file:
+        file.write(text.encode())
