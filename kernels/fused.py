@@ -100,7 +100,12 @@ def _add_normed(saved: Saved, dtype: torch.dtype) -> Tensor:
 def _add_norm_backward(saved: Saved, grads: Outputs) -> Grads:
     d_x, *rest = _norm_backward(_summed(saved), grads)
     d_y = d_x.to(grads[1].dtype)  # y comes from products, in the dtype of the normed
-    return d_x, d_y, *rest, *[None] * (len(saved) - 3)  # one too many without parts, which is allowed
+    return (
+        d_x,
+        d_y,
+        *rest,
+        *[None] * (len(saved) - 3),
+    )  # one too many without parts, which is allowed
 
 
 # ---- gates -----------------------------------------------------------------------------------------
