@@ -107,6 +107,15 @@ class GroupScan(ABC):
     def replay(self, tokens: Tokens, kept: Kept) -> State:
         """The states inside the group, from the kept inner gradients."""
 
+    @staticmethod
+    @abstractmethod
+    def lean(kept: Kept) -> Kept:
+        """Without the inner gradients, which `whole` forms again: what is saved for the backward."""
+
+    @abstractmethod
+    def whole(self, tokens: Tokens, lean: Kept) -> Kept:
+        """The inverse of `lean`, bit for bit."""
+
     @abstractmethod
     def readout_backward_group(
         self, tokens: Tokens, kept: Kept, inside: State, d_out: Tensor
@@ -166,7 +175,8 @@ class GroupScan(ABC):
         """All phases group by group, last group first: gradients of the state before, and of inputs."""
         running, grads = self.join(d_state), _InputGrads(self)
         for group in reversed(self.groups):
-            tokens, kept = self._tokens(group), saved[group]
+            tokens = self._tokens(group)
+            kept = self.whole(tokens, saved[group])
             inside = self.replay(tokens, kept)
             work = self.readout_backward_group(tokens, kept, inside, self._part(d_out, group))
             self.advance_backward_group(tokens, kept, inside, work, running)
@@ -174,10 +184,11 @@ class GroupScan(ABC):
         return self.split(running), grads.finish()
 
     def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Any]:
-        """Everything that needs no gradient of the state."""
+        """Everything that needs no gradient of the state; makes what is saved whole for later phases."""
         works = []
-        for group, kept in zip(self.groups, saved, strict=True):
+        for group in self.groups:
             tokens = self._hold(group)
+            kept = saved[group] = self.whole(tokens, saved[group])
             inside = self._inside(group, tokens, kept)
             part = self._part(d_out, group)
             works.append(self.readout_backward_group(tokens, kept, inside, part))

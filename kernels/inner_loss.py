@@ -10,6 +10,7 @@ Both lines are a LayerNorm and its backward, so each is one fused torch call. Th
 is in README.md of this folder.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -122,6 +123,25 @@ class Target:
         dgamma += 2 * self.gamma[:, 0] * sum_tokens(dy, normed)
         dbeta = self.gamma[:, 0] * dy.sum((0, 2))
         return dy * -self.gamma, dgamma, dbeta
+
+
+def gradients(z: Tensor, target: Target) -> Tensor:
+    """`gradient` of all mini-batches z [n, N, K, f], with the bits of one at a time."""
+    return by_minibatch(lambda *of: gradient(*of, target.gamma2), z, target.u)
+
+
+_VECTOR = 64
+"""Elements; a multiple of what any processor's vectors hold."""
+
+
+def by_minibatch(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A function of rows over tensors [n, N, K, .], with the bits that it has one mini-batch at a time.
+
+    In one call where mini-batches fill whole vectors: the elements of a rest take another code.
+    """
+    if all(x[0].numel() % _VECTOR == 0 and x.shape[-1] % _VECTOR == 0 for x in tensors):
+        return function(*tensors)
+    return torch.stack([function(*of) for of in zip(*tensors, strict=True)])
 
 
 def sum_tokens(a: Tensor, b: Tensor) -> Tensor:

@@ -36,8 +36,9 @@ class Operator:
     """A differentiable function of tensors.
 
     forward(*inputs) returns the outputs and what the backward needs; backward(saved, gradients) the gradients
-    of the inputs, None for those that have none. again(saved, dtype), where there is one, forms the last output
-    once more, bit for bit: products of it then need not keep it. All are functions of nothing but their arguments.
+    of the inputs, None for those that have none. again(saved, dtype), where there is one, forms the last
+    output once more, bit for bit: products of it then need not keep it. All are functions of nothing but
+    their arguments.
     """
 
     def __init__(self, forward: Forward, backward: Backward, again: Again | None = None) -> None:

@@ -219,7 +219,7 @@ class _Scan(torch.autograd.Function):
         else:
             out, saved, last = scan.forward(state)
             _hand_over(handoff, last)
-        ctx.save_for_backward(*inputs, *flatten(saved))
+        ctx.save_for_backward(*inputs, *flatten([scan.lean(kept) for kept in saved]))
         ctx.state_dtypes = [s.dtype for s in state]
         return out, *last
 

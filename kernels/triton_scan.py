@@ -55,6 +55,11 @@ class TritonScan:
         ]
         self.groups = range(len(self.segments))
 
+    @staticmethod
+    def lean(kept: Kept) -> Kept:
+        """All that is kept of a segment is saved for the backward."""
+        return kept
+
     # ---- forward --------------------------------------------------------------------------------
 
     def forward(self, state: State) -> tuple[Tensor, list[Kept], State]:

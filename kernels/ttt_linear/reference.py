@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from tttscale.kernels.group_scan import Grads, GroupScan, Kept, State, Tokens
-from tttscale.kernels.inner_loss import Jacobian, gradient, norm_backward, normalise, sum_tokens
+from tttscale.kernels.inner_loss import (
+    Jacobian,
+    gradient,
+    gradients,
+    norm_backward,
+    normalise,
+    sum_tokens,
+)
 from tttscale.kernels.minibatch import join, matmul, replay, split
 
 
@@ -68,6 +75,15 @@ class LinearScan(GroupScan):
         kept[2] = Zq
         target = tokens.target
         return torch.addcmul(tokens.q[..., :-1] + target.beta, target.gamma, normalise(Zq)[0])
+
+    @staticmethod
+    def lean(kept: Kept) -> Kept:
+        """Without G."""
+        return kept[1:]
+
+    def whole(self, tokens: Tokens, lean: Kept) -> Kept:
+        """G = g(Z) again, as the chain formed it."""
+        return [gradients(lean[0], tokens.target), *lean]
 
     def replay(self, tokens: Tokens, kept: Kept) -> State:
         """The same products as in `advance_group`."""

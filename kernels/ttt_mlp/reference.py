@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from tttscale.kernels.group_scan import Grads, GroupScan, Kept, State, Tokens
-from tttscale.kernels.inner_loss import Jacobian, gradient, norm_backward, normalise, sum_tokens
+from tttscale.kernels.inner_loss import (
+    Jacobian,
+    by_minibatch,
+    gradient,
+    gradients,
+    norm_backward,
+    normalise,
+    sum_tokens,
+)
 from tttscale.kernels.minibatch import join, matmul, replay, split
 from tttscale.kernels.ttt_mlp.gelu import gelu, gelu_and_slope, slope_and_curvature
 
@@ -139,6 +147,17 @@ class MLPScan(GroupScan):
         kept[3], kept[5], target = readers.Z2q, readers.Z1q, tokens.target
         normed = normalise(readers.Z2q)[0]
         return torch.addcmul(tokens.q[..., :-1] + target.beta, target.gamma, normed)
+
+    @staticmethod
+    def lean(kept: Kept) -> Kept:
+        """Without G1 and G2."""
+        return kept[2:]
+
+    def whole(self, tokens: Tokens, lean: Kept) -> Kept:
+        """G2 = g(Z2) and G1 = E gelu'(Z1) again, as the chain formed them."""
+        Z2, _, Z1, _, E = lean[:5]
+        G1 = by_minibatch(lambda e, z: e * gelu_and_slope(z)[1], E, Z1)
+        return [G1, gradients(Z2, tokens.target), *lean]
 
     def replay(self, tokens: Tokens, kept: Kept) -> State:
         """The same products as in `advance_group`, on operands at the same places."""
