@@ -99,9 +99,10 @@ def test_what_a_stage_leaves_over_goes_to_the_next():
     def stage(name):
         return Stage(name, 10, lambda work: left.update({name: work.left_seconds}))
 
-    work = Round("cpu", 300)
-    run_stages(work, [stage("a"), stage("b"), stage("c")], lambda *_: None)
+    run_stages(Round("cuda", 300), [stage("a"), stage("b"), stage("c")], lambda *_: None)
     assert left["a"] <= 100 < left["b"] <= 200 < left["c"] <= 300
+    run_stages(Round("cpu", 300), [stage("a"), stage("b")], lambda *_: None)
+    assert left["a"] > 150
 
 
 def test_a_stage_that_breaks_does_not_end_the_round():

@@ -307,7 +307,7 @@ def _stages(device: str, found: Findings) -> list[Stage]:
         extra += [Stage("compute-sanitizer", 20, sanitize)]
     return [
         Stage("ceilings", 15, adds(found.ceilings, measure_ceilings)),
-        Stage("checks, and compiling what is timed", 90 if cuda else 600, check),
+        Stage("checks, and compiling what is timed", 90, check),
         Stage("scans", 40, adds(found.scans, time_scans, ours, _SCANS)),
         Stage("steps of TTT-Linear", 110, adds(found.steps, time_steps, linear, long)),
         Stage("scans of peers", 45, adds(found.scans, time_scans, peers, _SCANS[:2])),

@@ -200,6 +200,8 @@ class Stage:
 def run_stages(work: Round, stages: Sequence[Stage], done: Callable[[str, float], None]) -> None:
     """All stages, in order, each until its deadline. One that breaks says so, and the rest goes on.
 
+    On a CPU all have the deadline of the round.
+
     Args:
         work: the round.
         stages: what to do.
@@ -210,7 +212,9 @@ def run_stages(work: Round, stages: Sequence[Stage], done: Callable[[str, float]
     for stage in stages:
         planned += stage.seconds
         now = time.monotonic()
-        part = work.for_seconds(began + whole * planned / total - now)
+        # A CPU's times say nothing: there a stage may take whatever is left.
+        share = planned / total if work.device == "cuda" else 1.0
+        part = work.for_seconds(began + whole * share - now)
         try:
             stage.run(part)
         except Exception as error:  # of this stage alone
