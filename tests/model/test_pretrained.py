@@ -241,22 +241,3 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path):
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
     assert modes == {"config.json": 0o640, "model.safetensors": 0o640}
-
-
-def test_a_tensor_file_has_the_librarys_bytes(tmp_path):
-    from safetensors.torch import save_file
-
-    from tttscale.model.pretrained import save_tensors
-
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        "b": torch.randn(3, 5, generator=generator),
-        "a/é": torch.randn(7, generator=generator, dtype=torch.float64),
-        "c": torch.randn(4, 2, generator=generator).to(torch.bfloat16).t(),
-        "none": torch.empty(0, 3),
-        "one": torch.tensor(2.5),
-    }
-    save_tensors(tensors, tmp_path / "ours")
-    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(plain, tmp_path / "theirs", metadata={"format": "pt"})
-    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
