@@ -74,6 +74,27 @@ def step(
     typer.echo(bench_step(out, sizes, counts, chunk_tokens, keep, steps))
 
 
+@app.command("products")
+def products(
+    out: Out = Path("benchmarks/products_cpu"),
+    widths: Annotated[str, typer.Option(help="quickstart, wide, or both.")] = "quickstart,wide",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the fastest counts.")] = 3,
+) -> None:
+    """A step's sweeps with torch's fp32 products and with oneDNN's, in turns on one CPU thread.
+
+    Example: `tttscale bench products --widths quickstart`
+    """
+    from tttscale.bench.products_cpu import WIDTHS, bench_products
+    from tttscale.kernels import cpu_product
+
+    chosen = widths.split(",")
+    if unknown := [width for width in chosen if width not in WIDTHS]:
+        raise ConfigError(f"--widths {unknown[0]!r:.40}: expected some of {', '.join(WIDTHS)}")
+    if (missing := cpu_product.why_not()) is not None:
+        raise ConfigError(f"bench products compares with oneDNN's product, which {missing}")
+    typer.echo(bench_products(out, chosen, rounds))
+
+
 @app.command("around")
 def around(out: Out = Path("benchmarks/around_cpu")) -> None:
     """RMSNorm, SwiGLU and cross-entropy: ours beside torch.compile and, on a GPU, liger-kernel.
