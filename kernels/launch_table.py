@@ -11,7 +11,7 @@ from functools import cache
 import torch
 
 from tttscale.kernels.launches import ampere, fp32, hopper
-from tttscale.kernels.launches.launch import LARGEST_DIM, Launch
+from tttscale.kernels.launches.launch import CHAINS, LARGEST_DIM, Launch
 
 BLOCK_TOKENS = 64
 """Most tokens of a block of the parallel kernels, between two saved states."""
@@ -63,8 +63,8 @@ def launch_of(
 
     Hopper's products (wgmma) read shared memory through another proxy than copies ahead (cp.async) write it
     through. Before 3.7.1 Triton leaves out the fence in between that PTX asks for, but not the one behind
-    tiles that come by way of registers; so with such a version TTT-MLP's loops copy nothing ahead. In
-    TTT-Linear no product reads what was copied ahead (benchmarks/kernels_sm90_triton36.md).
+    tiles that come by way of registers; so with such a version loops copy nothing ahead. But for TTT-Linear's
+    chains, in which no such product reads what was copied (benchmarks/kernels_sm90_triton36.md).
 
     Args:
         architecture: 80 or 90, see `architecture_of`.
@@ -76,7 +76,8 @@ def launch_of(
     """
     file = fp32 if dtype == torch.float32 else ampere if architecture == 80 else hopper
     launch = file.launch(kind, kernel, dim, size)
-    if file is hopper and kind == "mlp" and triton_version() < FENCED_SINCE:
+    copies_for_products = file is hopper and not (kind == "linear" and kernel in CHAINS)
+    if copies_for_products and triton_version() < FENCED_SINCE:
         launch = replace(launch, num_stages=1)
     return launch
 
