@@ -54,19 +54,36 @@ def test_the_first_measurement_of_a_machine_stands(seconds, way, tmp_path, monke
     assert not left
     (file,) = (tmp_path / "new").iterdir()
     kept = json.loads(file.read_text())
-    assert (kept["way"], kept["threads"]) == (way, torch.get_num_threads())
+    assert kept["way"] == way
     assert kept["torch"] == torch.__version__
 
 
 @needs_onednn
-def test_other_threads_are_measured_anew(tmp_path, monkeypatch):
-    measured(monkeypatch, (2.0, 1.0), (1.0, 2.0))
+def test_another_torch_is_measured_anew_and_another_number_of_threads_is_not(tmp_path, monkeypatch):
+    left = measured(monkeypatch, (2.0, 1.0), (1.0, 2.0))
+    threads = torch.get_num_threads()
     choose(Job(), tmp_path)
-    key = cpu_products._key()
-    monkeypatch.setattr(cpu_products, "_key", lambda: {**key, "threads": 77})
+    try:
+        torch.set_num_threads(threads + 1)
+        assert "by oneDNN" in choose(Job(), tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(left) == 1
+    monkeypatch.setattr(torch, "__version__", "77")
     choose(Job(), tmp_path)
     assert cpu_product.used() == "torch"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@needs_onednn
+@pytest.mark.parametrize("way", cpu_product.WAYS)
+def test_a_run_that_resumes_takes_what_it_had(way, tmp_path, monkeypatch):
+    measured(monkeypatch)  # nothing is measured
+    assert "as this run has taken them" in choose(Job(), tmp_path, before=way)
+    assert cpu_product.used() == way
+    monkeypatch.setenv(VARIABLE, "torch")
+    assert f"{VARIABLE}=torch" in choose(Job(), tmp_path, before=way)
+    assert cpu_product.used() == "torch"
 
 
 @needs_onednn
@@ -149,8 +166,9 @@ def test_what_cannot_be_had_is_refused_if_asked_for_and_else_passed_over(tmp_pat
 
 def test_the_measurement_leaves_the_way_as_it_was():
     cpu_product.use("torch")
+    threads = torch.get_num_threads()
     assert all(seconds > 0 for seconds in cpu_products.measure())
-    assert cpu_product.used() == "torch"
+    assert (cpu_product.used(), torch.get_num_threads()) == ("torch", threads)
 
 
 @needs_onednn

@@ -1,8 +1,9 @@
 """How a CPU run takes its fp32 products: measured once for a machine, kept in a file, agreed by all ranks.
 
 The first verdict of a machine stands, so that all later runs have the same digits. It is kept for this
-processor, torch and number of threads in `$XDG_CACHE_HOME/tttscale` (default `~/.cache/tttscale`). Where it
-cannot be kept, torch's own products are taken. `TTTSCALE_CPU_PRODUCTS` decides in its place.
+processor and torch in `$XDG_CACHE_HOME/tttscale` (default `~/.cache/tttscale`); the number of threads, and so
+of ranks, does not enter. Where it cannot be kept, torch's own products are taken. A run that resumes takes
+those that it had (`KEY` in its checkpoint). `TTTSCALE_CPU_PRODUCTS` decides in place of all this.
 """
 
 import hashlib
@@ -13,12 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import LaunchError
+from tttscale.files import open_new
 from tttscale.kernels import cpu_product
+from tttscale.reading import read_json
 
 VARIABLE = "TTTSCALE_CPU_PRODUCTS"
+KEY = "fp32 products on CPUs"
+"""Under which a checkpoint says among its versions what its run took."""
 _CHOICES = ("auto", *cpu_product.WAYS)
 _SHAPES = ((1024, 128, 512), (512, 768, 768))
 """Tokens, and the two dims of a weight, of the products that are timed."""
@@ -29,8 +35,13 @@ _LARGEST_BYTES = 1 << 16
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def choose(mesh: Mesh, folder: Path | None = None) -> str:
+def choose(mesh: Mesh, folder: Path | None = None, before: str | None = None) -> str:
     """Settle it for all ranks; every rank calls this. Rank 0 decides; oneDNN is taken if all ranks can.
+
+    Args:
+        mesh: all ranks.
+        folder: where verdicts are kept; None: this user's cache.
+        before: what the run took until it was stopped, if it resumes and that is known.
 
     Returns:
         What was chosen and why, to be noted.
@@ -47,6 +58,8 @@ def choose(mesh: Mesh, folder: Path | None = None) -> str:
     if mesh.rank == 0:
         if asked != "auto":
             wish = asked
+        elif before in cpu_product.WAYS:
+            wish, why = str(before), "as this run has taken them"
         elif missing is None:
             wish, why = _verdict(folder or _folder())
     rows = mesh.gather([wish == "onednn", asked != "auto", missing is None])
@@ -60,6 +73,12 @@ def choose(mesh: Mesh, folder: Path | None = None) -> str:
     way = "onednn" if wanted and not fault else "torch"
     cpu_product.use(way)
     return f"fp32 products by {'oneDNN' if way == 'onednn' else 'torch'} ({fault or why})"
+
+
+def as_version(model: nn.Module) -> dict[str, str]:
+    """What a checkpoint keeps of it, for `choose`; nothing for a model on a GPU."""
+    is_on_cpu = next(model.parameters()).device.type == "cpu"
+    return {KEY: cpu_product.used()} if is_on_cpu else {}
 
 
 def _verdict(folder: Path) -> tuple[str, str]:
@@ -81,8 +100,9 @@ def _verdict(folder: Path) -> tuple[str, str]:
 
 def measure() -> tuple[float, float]:
     """Seconds of the products of a step, forward and backward, by torch and by oneDNN."""
-    work = [_work(*shape) for shape in _SHAPES]
+    work, threads = [_work(*shape) for shape in _SHAPES], torch.get_num_threads()
     before, best = cpu_product.used(), dict.fromkeys(cpu_product.WAYS, float("inf"))
+    torch.set_num_threads(1)  # one verdict for a machine, however its ranks share it
     try:
         for _ in range(_ROUNDS):
             for way in cpu_product.WAYS:
@@ -93,6 +113,7 @@ def measure() -> tuple[float, float]:
                 best[way] = min(best[way], time.perf_counter() - began)
     finally:
         cpu_product.use(before)
+        torch.set_num_threads(threads)
     return best["torch"], best["onednn"]
 
 
@@ -111,13 +132,13 @@ def _work(tokens: int, inner: int, outer: int) -> Callable[[], None]:
     return run
 
 
-def _key() -> dict[str, str | int]:
+def _key() -> dict[str, str]:
     """What the verdict is for."""
     wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
     lines = _CPUINFO.read_text().split("\n\n")[0].splitlines() if _CPUINFO.exists() else []
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     cpu = ";".join(v.strip() for k, v in facts.items() if k.strip() in wanted)
-    return {"cpu": cpu, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"cpu": cpu, "torch": torch.__version__}
 
 
 def _folder() -> Path:
@@ -132,24 +153,24 @@ def _folder() -> Path:
 
 def _read(path: Path) -> tuple[str, float] | None:
     """Way and gain; None if there is no such file, or it is not one of ours."""
+    if path.is_symlink():
+        return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            found = json.loads(file.read(_LARGEST_BYTES + 1)[:_LARGEST_BYTES])
+        found = read_json(path, error=LaunchError, advice="", limit_bytes=_LARGEST_BYTES)
         way, gain = found["way"], float(found["gain"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (LaunchError, ValueError, KeyError, TypeError):
         return None
     return (way, gain) if way in cpu_product.WAYS else None
 
 
-def _keep(path: Path, verdict: dict[str, str | int | float]) -> None:
+def _keep(path: Path, verdict: dict[str, str | float]) -> None:
     """Write it whole, unless another run was first; a damaged one is replaced, a link is not followed."""
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("x", encoding="utf-8") as file:
-                json.dump(verdict, file)
+            with open_new(partial) as file:
+                file.write(json.dumps(verdict).encode())
             try:
                 os.link(partial, path, follow_symlinks=False)
             except FileExistsError:

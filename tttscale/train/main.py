@@ -63,7 +63,8 @@ def train(config: Config, ranks: Ranks) -> int:
                 recorder.note(remark)
             checkpoints.check_folder()
             if device.type == "cpu":
-                recorder.note(cpu_products.choose(mesh))
+                had = resumed.manifest.versions if resumed is not None else {}
+                recorder.note(cpu_products.choose(mesh, before=had.get(cpu_products.KEY)))
             job = _Job(
                 config, ranks, mesh, tokens, device, recorder, checkpoints, divergence, resumed
             )

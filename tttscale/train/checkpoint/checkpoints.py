@@ -20,6 +20,7 @@ from tttscale.errors import CheckpointError, NumericsError
 from tttscale.files import Written, noting_digests, sync, write_text
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import human
+from tttscale.train import cpu_products
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manifest import (
     MANIFEST,
@@ -161,7 +162,7 @@ class Checkpoints:
                 tokens=tokens,
                 updates=engine.updates(),
                 wandb_id=wandb_id,
-                versions=versions(),
+                versions=versions() | cpu_products.as_version(model),
                 files={k: SavedFile(**v) for written in files for k, v in written.items()},
             )
             self._on_all(lambda: self._folder.commit(manifest) if first else None)
