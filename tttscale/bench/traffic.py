@@ -52,12 +52,18 @@ def bytes_of(x: Any) -> int:
     return sum(sizes.values())
 
 
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage()._cdata
+
+
 class Counted(TorchDispatchMode):
     """Adds up what every call moves, by part."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
         self.tokens, self.paused = tokens, 0
+        self._touched: set[int] = set()
+        """Storages that the function which counts as one pass has read so far."""
         self.bytes, self.calls = Counter(), Counter()
 
     def add(self, part: str, moved_bytes: int) -> None:
@@ -74,6 +80,8 @@ class Counted(TorchDispatchMode):
     ) -> Any:
         """Run it, and count it unless it only looks at memory in another way."""
         out = func(*args, **(kwargs or {}))
+        if self.paused and not func.is_view:
+            self._touched.update(map(_storage, tensors_in([*args, *(kwargs or {}).values()])))
         name = func.__name__.split(".")[0]
         looks = func.is_view or name.startswith(("empty", "new_empty", "detach", "_unsafe_view"))
         if not (self.paused or looks) and next(tensors_in(out), None) is not None:
@@ -93,16 +101,18 @@ class Counted(TorchDispatchMode):
         self.add("scan", bytes_of(arguments))
 
     def as_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, counted as one pass over its arguments and results."""
+        """The function, counted as one pass over the arguments that it reads, and its results."""
 
         def run(*arguments: Any) -> Any:
             """What the function returns."""
+            self._touched.clear()
             self.paused += 1
             results = function(*arguments)
             self.paused -= 1
-            given = {id(t) for t in tensors_in(arguments)}
+            given = {id(t): t for t in tensors_in(arguments)}
+            read = [t for t in given.values() if _storage(t) in self._touched]  # others are kept
             made = {id(t): t for t in tensors_in(results) if id(t) not in given}
-            self.add("between", bytes_of([arguments, list(made.values())]))
+            self.add("between", bytes_of([read, list(made.values())]))
             return results
 
         return run
@@ -110,7 +120,11 @@ class Counted(TorchDispatchMode):
     def compiled(self, plain: Operators) -> Operators:
         """All operators, each function of them as one pass."""
         as_one = {
-            f.name: Operator(self.as_one(operator.forward), self.as_one(operator.backward))
+            f.name: Operator(
+                self.as_one(operator.forward),
+                self.as_one(operator.backward),
+                operator.again and self.as_one(operator.again),
+            )
             for f in fields(plain)
             if isinstance(operator := getattr(plain, f.name), Operator)
         }
