@@ -1,5 +1,6 @@
 """What a build goes on from may be harmed in between: one error that names the file, or the same tokens."""
 
+import json
 import random
 import zipfile
 
@@ -21,7 +22,7 @@ class Quiet:
 
 @pytest.fixture
 def run(tmp_path, corpus):
-    recipe = Recipe(ByteTokenizer(), "text", False)
+    recipe = Recipe(ByteTokenizer(), "text")
     (piece,) = cut([corpus], recipe.identity)
     run = Run(tmp_path, piece.name, "uint16")
     make_run(run, piece, recipe, Quiet())
@@ -31,7 +32,7 @@ def run(tmp_path, corpus):
 def read(run):
     """All of it, or None where it is refused with its name; anything else is a bug."""
     try:
-        return run.table().tolist(), run.skipped(), run.binary(), run.tokens().tolist()
+        return run.table().tolist(), run.notes(), run.tokens().tolist()
     except DataError as error:
         problem = str(error)
     assert problem.startswith(str(run.table_path))
@@ -59,13 +60,16 @@ def test_what_is_no_table(run, content):
 
 
 def test_a_table_of_another_shape_or_other_tokens(run):
-    table = run.table()
+    table, notes = run.table(), json.dumps(run.notes().as_json())
     for other in (table[:, :2], table.astype(np.int64), table[0], table[:-1], table * 2**40):
-        np.savez(run.table_path, documents=other, skipped=0)
+        np.savez(run.table_path, documents=other, notes=notes)
         assert read(run) is None
     np.savez(run.table_path, documents=table)
     assert run.table().tolist() == table.tolist()
-    assert read(run) is None  # nobody says how many were left out
+    assert read(run) is None  # nobody says what was left out
+    for strange in ("[]", "{", '{"counts": 1}', "null"):
+        np.savez(run.table_path, documents=table, notes=strange)
+        assert read(run) is None
 
 
 def test_a_table_that_grows_when_it_is_opened(run):

@@ -62,10 +62,10 @@ def test_unknown_and_broken_tokenizers(tmp_path):
 
 
 def test_a_tokenizer_that_may_not_be_read(json_file, monkeypatch):
-    def refuse(self):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+    def refuse(path, limit_bytes):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr("tttscale.data.tokenizer.read_bytes", refuse)
     with pytest.raises(DataError, match=rf"--tokenizer {json_file}: Permission denied\. Give"):
         load_tokenizer(str(json_file))
 
