@@ -160,13 +160,15 @@ def test_gpu_rounds_use_the_checkouts_python_unless_told_of_another(what, checko
 
 def test_slurm_starts_the_python_of_the_folder_of_submission(checkout):
     checkout.stub("python")
-    checkout.stub("scontrol", "echo node0", "echo node1")
-    checkout.stub("srun")
-    job = {"SLURM_JOB_NODELIST": "node[0-1]", "PATH": f"{checkout.bin}:{SYSTEM_PATH}"}
+    checkout.stub("scontrol", "seq -f node%.0f 0 30000")  # more than a pipe holds
+    noted = 'pwd; echo "$0"; printf "%s\\n" "$@"; echo "from $MASTER_ADDR"'
+    checkout.stub("srun", f"{{ {noted}; }} > {checkout.log}")
+    job = {"SLURM_JOB_NODELIST": "node[0-30000]", "PATH": f"{checkout.bin}:{SYSTEM_PATH}"}
     checkout.call("slurm.sbatch", "c.yaml", SLURM_SUBMIT_DIR=str(checkout.root), **job)
     words = [".venv/bin/python", "-m", "tttscale", "train", "c.yaml"]
     assert checkout.noted[0] == str(checkout.root)
-    assert checkout.noted[-5:] == words
+    assert checkout.noted[-6:-1] == words
+    assert checkout.noted[-1] == "from node0"
 
     refused = checkout.call(
         "slurm.sbatch", "c.yaml", check=False, SLURM_SUBMIT_DIR=str(checkout.elsewhere), **job
