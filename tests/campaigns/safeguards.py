@@ -187,11 +187,11 @@ SAFEGUARDS = (
         (_FOLDER + "test_names_that_lead_elsewhere_are_never_opened",),
     ),
     Safeguard(
-        "a checkpoint of a later version is none that is damaged",
+        "a checkpoint of a newer format is told before digests are compared",
         "tttscale/train/checkpoint/manifest.py",
         "        Manifest.refuse_newer(fields, path, CheckpointError, wrote)",
         "        pass",
-        (_FOLDER + "test_a_checkpoint_of_a_later_version_is_not_passed_over",),
+        (_VERSIONS + "test_a_newer_format",),
     ),
     Safeguard(
         "moments are such that AdamW can have",
@@ -616,7 +616,7 @@ SAFEGUARDS = (
         "tttscale/errors.py",
         '"".join(map(_shown, scrubbed(message)))',
         "scrubbed(message)",
-        (_FOLDER + "test_tensors_that_are_no_moments",),
+        ("tests/test_errors.py::test_what_a_terminal_would_obey_is_escaped",),
     ),
     Safeguard(
         "a location shows no credentials",
