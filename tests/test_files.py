@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +61,24 @@ def test_a_planted_link_is_replaced_and_not_written_through(name, suffix, tmp_pa
     assert secret.read_text() == "theirs"
     assert stat.S_ISREG((folder / file).lstat().st_mode)
     assert not [path for path in folder.iterdir() if "partial" in path.name]
+
+
+@pytest.mark.parametrize("target", ["secret", "nothing yet"])
+def test_a_link_that_is_planted_meanwhile_is_not_written_through(target, tmp_path, monkeypatch):
+    """By somebody who waits until what stood there is removed."""
+    secret, path = tmp_path / "secret", tmp_path / "file"
+    secret.write_text("theirs")
+    unlink = Path.unlink
+
+    def planting(self, **options):
+        unlink(self, **options)
+        self.symlink_to(tmp_path / target)
+
+    monkeypatch.setattr(Path, "unlink", planting)
+    with pytest.raises(OSError, match="file"):
+        open_new(path)
+    assert secret.read_text() == "theirs"
+    assert not (tmp_path / "nothing yet").exists()
 
 
 @pytest.mark.parametrize(

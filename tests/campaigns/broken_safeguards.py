@@ -98,7 +98,7 @@ def tested(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
         )
     except subprocess.TimeoutExpired:
         return -1, f"not done after {LIMIT_SECONDS:.0f} s"
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.M)
     last = (done.stdout + done.stderr).strip().splitlines()[-1:]
     return done.returncode, (failed or last or ["no word"])[0]
 

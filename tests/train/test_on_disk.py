@@ -57,6 +57,10 @@ def test_final_weights_are_never_half_there(run):
         path = folder / "final" / name
         assert given.get(path.stat().st_ino) == str(path)
     assert not [line for line in disk.moved_too_early(notes) if "/final" in line]
+    (at,) = (i for i, n in enumerate(notes) if n.get("to") == str(folder / "final"))
+    partial, inside = notes[at]["path"], [n["inode"] for n in notes[:at] if "inode" in n]
+    assert (folder / "final").stat().st_ino in inside, f"what {partial} lists is on disk"
+    assert str(folder) in [n["path"] for n in notes[at:] if n["call"] == "sync"]
 
 
 def test_a_replaced_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):

@@ -1,0 +1,20 @@
+"""What every error does with its message, whoever wrote a part of it."""
+
+import pytest
+
+from tttscale.errors import ConfigError, NumericsError, TTTScaleError
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mb", r"a\x1b[31mb"),
+        ("a\rb\x07\x9b", r"a\rb\x07\x9b"),
+        ("right to left: \u202e", r"right to left: \u202e"),
+        ("two\nlines, é and 語", "two\nlines, é and 語"),
+        ("", ""),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped(text, shown):
+    for kind in (TTTScaleError, ConfigError, NumericsError):
+        assert str(kind(text)) == shown
