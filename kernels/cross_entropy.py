@@ -26,8 +26,9 @@ class CrossEntropy:
 
     def __init__(self, slice_tokens: int = _SLICE_TOKENS, compile: bool = False) -> None:
         self.slice_tokens = slice_tokens
-        self.losses, self.losses_and_gradient = (
-            compiled(f) if compile else f for f in (_losses, _losses_and_gradient)
+        self.losses = compiled(_losses) if compile else _losses
+        self.losses_and_gradient = (
+            compiled(_losses_and_gradient) if compile else _losses_and_gradient_in_place
         )
 
     def compiled(self) -> "CrossEntropy":
@@ -60,6 +61,19 @@ def _losses_and_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
     chosen = torch.arange(logits.shape[-1], device=labels.device) == labels.unsqueeze(-1)
     grad = torch.exp(logits.to(log_norm.dtype) - log_norm) - chosen.to(log_norm.dtype)
     return losses, (grad * (labels != IGNORED).unsqueeze(-1)).to(logits.dtype)
+
+
+def _losses_and_gradient_in_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same call by call: one exponential, in the logits' own memory. The losses have the bits of `_losses`."""
+    wide, chosen = widened(logits), labels.clamp(min=0).unsqueeze(-1)
+    top, of_label = wide.amax(-1, keepdim=True), wide.gather(-1, chosen)
+    grad = wide.sub_(top).exp_()
+    norm = grad.sum(-1, keepdim=True)
+    losses = (norm.log().add_(top) - of_label).squeeze(-1) * (labels != IGNORED)
+    grad.div_(norm).scatter_add_(-1, chosen, norm.new_full((), -1.0).expand_as(of_label))
+    if logits.device.type != "cpu" or (labels == IGNORED).any():  # a GPU is not asked: that waits
+        grad.mul_((labels != IGNORED).unsqueeze(-1))
+    return losses, grad.to(logits.dtype)
 
 
 def _with_log_norm(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

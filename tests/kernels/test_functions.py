@@ -54,13 +54,35 @@ def test_cross_entropy_gives_one_gradient_alone(wanted):
 def test_cross_entropy_without_grad_forms_no_gradients(monkeypatch):
     x, weight, labels = head()
     wanted = CrossEntropy(4)(x, weight, labels)
-    gradient = "_losses_and_gradient"
+    gradient = "_losses_and_gradient_in_place"
     monkeypatch.setattr(cross_entropy, gradient, lambda *_: pytest.fail("formed a gradient"))
     with torch.no_grad():
         total, losses = CrossEntropy(4)(x, weight, labels)
     assert torch.equal(total, wanted[0])
     assert torch.equal(losses, wanted[1])
     assert not total.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masked", [0, 3])
+def test_cross_entropy_in_place_has_the_bits_of_the_losses_alone(dtype, masked):
+    """What the forward sweep reports and what the backward sweep forms again are one number."""
+    logits = (20 * torch.randn(1, 40, 300, generator=torch.Generator().manual_seed(0))).to(dtype)
+    labels = torch.arange(40).unsqueeze(0) * 7
+    labels[0, :masked] = -100
+    alone = cross_entropy._losses(logits, labels)
+    compiles, expected = cross_entropy._losses_and_gradient(logits, labels)
+    found, grad = cross_entropy._losses_and_gradient_in_place(logits.clone(), labels)
+    assert torch.equal(found, alone)
+    assert torch.equal(compiles, alone)
+    assert grad.dtype == dtype
+    assert (grad[0, :masked] == 0).all()
+    exact = torch.softmax(logits.double(), -1) - torch.nn.functional.one_hot(
+        labels.clamp(min=0), 300
+    )
+    exact = exact * (labels != -100).unsqueeze(-1)
+    assert (grad - exact).abs().max() <= 4 * torch.finfo(dtype).eps
+    assert (expected - exact).abs().max() <= 64 * torch.finfo(dtype).eps  # a logit rounds more
 
 
 def test_cross_entropy_of_masked_labels_only_is_zero():
