@@ -46,6 +46,24 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
+def product_over_tokens(a: Tensor, b: Tensor) -> Tensor:
+    """a b of [n, T] and [T, m], where a is a transposed view: the gradient of a weight.
+
+    oneDNN copies a into rows first. Where m is the smaller side, to copy b and the result is quicker.
+    """
+    rows, tokens, columns = *a.shape, b.shape[1]
+    if a.device.type == "cpu" and _way == "onednn" and columns < min(rows, tokens):
+        return product(b.t(), a.t()).t().contiguous()
+    return product(a, b)
+
+
+def laid_out_for_gradients(weight: Tensor) -> Tensor:
+    """weight [n, m], copied once so that oneDNN need not turn it round in every product `grad @ weight`."""
+    if weight.device.type == "cpu" and _way == "onednn" and weight.dtype == torch.float32:
+        return weight.t().contiguous().t()
+    return weight
+
+
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 

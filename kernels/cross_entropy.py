@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tttscale.kernels.cpu_product import product
+from tttscale.kernels.cpu_product import laid_out_for_gradients, product
 from tttscale.kernels.operator import compiled
 from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 from tttscale.kernels.product import copy_of, wide_product
 
 IGNORED = -100
 """Label of a position that has no loss."""
-_SLICE_TOKENS = 256
+_SLICE_TOKENS = 512
 _COMPILED_SLICE_TOKENS = 2048
 """More at once, as nothing but logits and their gradient is held, and each slice adds to all of d_weight."""
 
@@ -64,7 +64,7 @@ def _losses_and_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
 
 
 def _losses_and_gradient_in_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The same call by call: one exponential, in the logits' own memory. The losses have the bits of `_losses`."""
+    """The same call by call: one exponential, in the logits' memory. Losses have the bits of `_losses`."""
     wide, chosen = widened(logits), labels.clamp(min=0).unsqueeze(-1)
     top, of_label = wide.amax(-1, keepdim=True), wide.gather(-1, chosen)
     grad = wide.sub_(top).exp_()
@@ -95,6 +95,7 @@ class _CrossEntropySum(torch.autograd.Function):
         wants_x, wants_weight = (with_grad and needed for needed in ctx.needs_input_grad[1:3])
         losses = x.new_zeros(x.shape[0], dtype=wide)
         d_x = torch.empty_like(x) if wants_x else None
+        back = laid_out_for_gradients(matrix) if wants_x else matrix
         d_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
         for begin in range(0, x.shape[0], how.slice_tokens):
             part = slice(begin, begin + how.slice_tokens)
@@ -105,7 +106,7 @@ class _CrossEntropySum(torch.autograd.Function):
             found, grad = how.losses_and_gradient(logits, wanted)
             losses[part] = found[0]
             if d_x is not None:
-                d_x[part] = product(grad[0], matrix)
+                d_x[part] = product(grad[0], back)
             if d_weight is not None:
                 d_weight += wide_product(grad[0].t(), x[part])
         ctx.save_for_backward(d_x, d_weight)

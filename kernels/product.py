@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tttscale.kernels.cpu_product import product
+from tttscale.kernels.cpu_product import product, product_over_tokens
 from tttscale.kernels.operator import compiled, form_again, source_of
 from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 
@@ -53,7 +53,7 @@ def wide_product(a: Tensor, b: Tensor) -> Tensor:
     wide = wide_dtype(a.dtype)
     if a.is_cuda and a.dtype != wide:
         return torch.mm(a, b, out_dtype=wide)
-    return product(a.to(wide), b.to(wide))
+    return product_over_tokens(a.to(wide), b.to(wide))
 
 
 def total(*parts: Tensor) -> Tensor:

@@ -53,6 +53,28 @@ def test_products_are_exact_to_fp32(way, form, shape):
     assert ((turned - exact.t()).abs() <= 2**-21 * sizes.t()).all()
 
 
+@pytest.mark.parametrize("shape", [(96, 64, 32), (32, 64, 96), (96, 7, 32), (1, 9, 4), (9, 5, 1)])
+@pytest.mark.parametrize("way", ways, indirect=True)
+def test_gradients_of_weights_are_exact_to_fp32(way, shape):
+    """Either operand may be the one that is copied."""
+    rows, tokens, columns = shape
+    grad, x = normal(tokens, rows), normal(tokens, columns, seed=1)
+    exact = grad.double().t() @ x.double()
+    out = cpu_product.product_over_tokens(grad.t(), x)
+    assert out.shape == (rows, columns)
+    assert (out - exact).abs().max() <= 2**-20 * tokens
+
+
+@pytest.mark.parametrize("way", ways, indirect=True)
+def test_a_weight_laid_out_for_gradients_is_the_same_weight(way):
+    weight, grad = normal(48, 20), normal(33, 48, seed=1)
+    laid = cpu_product.laid_out_for_gradients(weight)
+    assert torch.equal(laid, weight)
+    whole = product(grad, laid)
+    assert ((whole - grad.double() @ weight.double()).abs() <= 2**-17).all()
+    assert torch.equal(product(grad[5:9].clone(), laid), whole[5:9])
+
+
 @pytest.mark.parametrize("way", ways, indirect=True)
 def test_other_dtypes_are_torchs(way):
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
