@@ -21,7 +21,7 @@ FLOORS = [
     {"model", "data", "config"},
     {"kernels", "observe", "cluster"},
     {"tensors"},
-    {"reading", "versions", "location"},
+    {"reading", "versions", "location", "packages"},
     {"errors", "files"},
     {"scrub"},
 ]

@@ -19,7 +19,7 @@ KEPT = {  # what is opened, though it is not shown
     f"http://host/store#{TOKEN}": "http://host/store",
     f"http://user:a%40{TOKEN}%2Fb@host/store": "http://host/store",
     f"http://user:a@{TOKEN}@host/store": "http://host/store",
-    f"HTTPS://user:{TOKEN}@Host/store": "HTTPS://Host/store",
+    f"HTTPS://user:{TOKEN}@Host/store": "https://Host/store",
     f"http://user:{TOKEN}@[::1]:80/store": "http://[::1]:80/store",
 }
 REFUSED = [

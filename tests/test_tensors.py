@@ -150,3 +150,10 @@ def test_values_that_are_not_finite_are_counted_and_named(tmp_path):
         CheckpointError, match=expected.replace("(the", r"\(the").replace(" .* ", r" .*")
     ):
         check_finite(tmp_path, "w", values, "Do this")
+
+
+def test_a_pointer_of_git_lfs_says_what_to_run(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n")
+    with pytest.raises(CheckpointError, match="run git lfs pull"), open_tensors(path):
+        pass

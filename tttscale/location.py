@@ -133,6 +133,7 @@ def _check_text(text: str) -> None:
 
 def _parse_url(text: str) -> Location:
     userinfo, behind = _remember_all(text)
+    text = _SCHEME.sub(lambda match: match[0].lower(), text, count=1)  # libraries know no HTTPS://
     _, bare, _ = split_url(text)
     try:
         parts, seen = urlsplit(text), urlsplit(bare)

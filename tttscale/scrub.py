@@ -38,6 +38,11 @@ def remember(*secrets: str) -> None:
                 _secrets.add(form)
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a key or variable of this name holds a credential, such as api_key."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def remember_userinfo(userinfo: str) -> None:
     """NAME:PASSWORD or TOKEN of a URL, and what HTTP makes of it; a name alone is none."""
     name, colon, password = userinfo.partition(":")
@@ -109,7 +114,7 @@ def _of_environment() -> set[str]:
     return {
         value
         for name, value in os.environ.items()
-        if _SECRET_NAME.search(name)
+        if is_secret_name(name)
         and len(value) >= 2 * _SHORTEST
         and not value.startswith(("/", ".", "~"))  # the path of a file that holds one
     }

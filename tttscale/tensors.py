@@ -29,6 +29,7 @@ _NAMES: dict[torch.dtype, str] = {
 }
 _HEADER_BYTES = 32 << 20
 _LENGTH_BYTES = 8
+_POINTER = b"version https://git-lfs"
 _T = TypeVar("_T")
 
 
@@ -152,6 +153,10 @@ def _header(path: Path) -> dict[str, Any]:
         size = file.seek(0, 2)
         file.seek(0)
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        file.seek(0)
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError("it is a pointer of git-lfs, not the file itself: run git lfs pull")
+        file.seek(_LENGTH_BYTES)
         if size < _LENGTH_BYTES or length > size - _LENGTH_BYTES:
             raise ValueError(f"it has {size:,} bytes, too few for its header")
         if length > _HEADER_BYTES:

@@ -276,3 +276,17 @@ def test_a_configuration_imports_nothing(tmp_path, monkeypatch):
             with pytest.raises(ConfigError):
                 load_config(Path("configs/quickstart.yaml"), [f"{key}=!!python/{tag} ''"])
     assert "left_by_a_stranger" not in sys.modules
+
+
+@pytest.mark.parametrize("value", ["{}", "'{}'", "https://user:{}@host/project"])
+@pytest.mark.parametrize("key", ["logging.wandb.api_key", "logging.wandb_token"])
+def test_a_credential_under_a_key_of_that_name_is_not_repeated(write, value, key):
+    secret = "hFy83kqLmX02"
+    message = refused(write(), f"{key}={value.format(secret)}")
+    assert f"{key} is not a known key" in message
+    assert secret not in message
+
+
+def test_a_project_of_wandb_is_a_name_and_no_location(write):
+    message = refused(write(), "logging.wandb.project=https://user:x83hdk2@host/p")
+    assert "logging.wandb.project = 'https://***@host/p': expected text that matches" in message

@@ -5,10 +5,10 @@ import sys
 import pytest
 
 from tttscale.data.formats import parquet_file
-from tttscale.data.packages import needed
 from tttscale.data.sources import list_files
 from tttscale.data.storage import open_storage
 from tttscale.errors import DataError
+from tttscale.packages import needed
 
 
 def names(folder, *sources, **options):

@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -146,3 +147,12 @@ def test_a_wandb_that_never_ends_does_not_keep_the_process(tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert "wandb did not finish within" in done.stderr
+
+
+def test_empty_variables_are_as_good_as_none(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setenv("WANDB_ENTITY", "me")
+    fake()
+    sink(tmp_path).finish()
+    assert "WANDB_MODE" not in os.environ
+    assert os.environ["WANDB_ENTITY"] == "me"

@@ -120,7 +120,7 @@ class WandbSection(Section):
     mode: Literal["offline", "online", "disabled"] | None = None
     """offline writes files only; online needs a network; disabled writes nothing. null = as WANDB_MODE
     and WANDB_DISABLED say, or else offline."""
-    project: Text | None = None
+    project: Annotated[Text, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None = None
     """The project there; null = as WANDB_PROJECT says, or else tttscale."""
 
 

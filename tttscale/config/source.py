@@ -9,7 +9,7 @@ import yaml
 
 from tttscale.errors import ConfigError
 from tttscale.reading import read_bytes, reason
-from tttscale.scrub import shortened
+from tttscale.scrub import is_secret_name, remember, shortened
 from tttscale.versions import is_newer
 
 KeyPath = tuple[str, ...]
@@ -105,6 +105,8 @@ def read_override(text: str) -> Layer:
     """Read `train.lr=3e-4`; the value is parsed as YAML."""
     key, equals, value_text = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
+    if is_secret_name(key):  # such as logging.wandb.api_key, which is none, but many will try it
+        remember(value_text.strip().strip("'\""))
     place = f"override {text!r}"
     if not equals or not all(path):
         return Layer(problems=[f"{place}: expected section.key=value, such as train.lr=3e-4"])

@@ -22,7 +22,6 @@ from tttscale.data.manifest import (
     TokenizerInfo,
 )
 from tttscale.data.notes import Notes
-from tttscale.data.packages import zarr_needed
 from tttscale.data.pieces import Piece, cut
 from tttscale.data.progress import Progress
 from tttscale.data.runs import Meter, Recipe, Run, make_run, too_many
@@ -31,6 +30,7 @@ from tttscale.data.shards import describe, prepare_arrays, write_shard
 from tttscale.data.sources import list_files
 from tttscale.data.special import Role
 from tttscale.data.staging import Staging, disk_errors, locked, refuse_existing
+from tttscale.data.storage import zarr_needed
 from tttscale.data.tokenizer import Tokenizer, load_tokenizer
 from tttscale.errors import DataError
 from tttscale.files import replaced, sync

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from tttscale.cluster import Ranks
-from tttscale.data.packages import needed
 from tttscale.errors import DataError, LaunchError, TTTScaleError
+from tttscale.packages import needed
 from tttscale.scrub import scrubbed
 
 Job = TypeVar("Job")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tttscale.data.endings import Kind, is_compressed, kind_of
-from tttscale.data.packages import needed, one_line
 from tttscale.data.streams import Stream
 from tttscale.errors import DataError
+from tttscale.packages import needed, one_line
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile

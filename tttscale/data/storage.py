@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tttscale.errors import DataError
 from tttscale.location import Location, LocationError
+from tttscale.packages import needed
 from tttscale.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 _LARGEST_BYTES = 4 << 30
 """Of a file of a store: shards are far smaller."""
 HINT = "Build it with `tttscale data build`, or correct the path."
+
+
+def zarr_needed() -> None:
+    """Finds out before any work whether Zarr is there.
+
+    Raises:
+        DataError: It is not, or a library behind it is missing.
+    """
+    with needed("zarr", "a token store", "Run `pip install 'zarr>=3.1.6'` (apt: libstdc++6)."):
+        import zarr  # noqa: F401
 
 
 class Storage(Protocol):
@@ -101,13 +112,9 @@ class Remote:
     """
 
     def __init__(self, url: Location) -> None:
-        try:
+        remedy = "Run `pip install obstore`, or in a checkout `pip install -e '.[remote]'`."
+        with needed("obstore", f"{url}: reading from a URL", remedy):
             import obstore
-        except ImportError as error:
-            raise DataError(
-                f"{url}: reading from a URL needs obstore. Run `pip install obstore`, or in a "
-                "checkout `pip install -e '.[remote]'`."
-            ) from error
         self.location = url
         self._obstore: Any = obstore
         access = url.reveal()

@@ -8,10 +8,9 @@ import numpy as np
 
 from tttscale.data.integrity import REBUILD, check_files, parse_manifest, remedy
 from tttscale.data.manifest import TOKENIZER_FILE, SplitInfo, SplitName, StoreInfo
-from tttscale.data.packages import zarr_needed
 from tttscale.data.quarantine import Damaged, Quarantine, read_quarantine
 from tttscale.data.special import ROLES, Role, Special
-from tttscale.data.storage import Folder, Storage, open_storage
+from tttscale.data.storage import Folder, Storage, open_storage, zarr_needed
 from tttscale.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 from tttscale.errors import DataError
 from tttscale.reading import parse_json

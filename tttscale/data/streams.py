@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tttscale.data.packages import needed, one_line
 from tttscale.errors import DataError
+from tttscale.packages import needed, one_line
 
 BLOCK_BYTES = 1 << 18
 _GZIP_WINDOW = 31

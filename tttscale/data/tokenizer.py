@@ -10,9 +10,9 @@ import numpy as np
 
 from tttscale.data import special
 from tttscale.data.fidelity import MARK, Fidelity, lost_characters
-from tttscale.data.packages import needed, one_line
 from tttscale.data.special import Role, Special
 from tttscale.errors import DataError
+from tttscale.packages import needed, one_line
 from tttscale.reading import parse_json, read_bytes, reason
 
 if TYPE_CHECKING:

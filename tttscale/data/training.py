@@ -10,13 +10,13 @@ from typing import IO
 from tttscale.data.endings import Formats
 from tttscale.data.formats import Bad, Document, read_all
 from tttscale.data.order import stable_hash
-from tttscale.data.packages import needed
 from tttscale.data.pieces import Piece, cut
 from tttscale.data.runs import content_hash
 from tttscale.data.sources import list_files
 from tttscale.data.staging import refuse_existing
 from tttscale.errors import DataError
 from tttscale.files import replaced
+from tttscale.packages import needed
 
 _log = logging.getLogger(__name__)
 SAMPLE_BYTES = 1 << 26

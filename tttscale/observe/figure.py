@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tttscale.errors import TTTScaleError
 from tttscale.files import replaced
+from tttscale.packages import needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,9 +33,10 @@ _STYLE: dict[Any, Any] = {
 @contextmanager
 def new_axes(path: Path) -> Iterator[tuple["Axes", Path]]:
     """An empty plot; when the block ends it is saved to `path` as PNG, whole or not at all."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needed("matplotlib", "a plot", "Run `pip install matplotlib`.", TTTScaleError):
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")

@@ -104,6 +104,10 @@ class WandbSink:
 
 
 def _start(settings: dict[str, Any]) -> Any:
+    for name in [
+        key for key, value in os.environ.items() if key.startswith("WANDB_") and not value
+    ]:
+        del os.environ[name]  # as if it were not set; wandb would refuse it
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its crash reports need a network
     import wandb
 

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from tttscale.comm.mesh import Mesh
-from tttscale.errors import NumericsError
+from tttscale.errors import LaunchError, NumericsError
+from tttscale.packages import needed
 
 _UNBOUNDED = 10**12
 """Elements: larger than any model here."""
@@ -352,7 +353,9 @@ def _import_deepspeed(device_type: str = "cpu") -> Any:
     """Import DeepSpeed for the run's device, without its banner and without compiling anything."""
     _settle_accelerator(device_type)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    with _quiet(), _uncompiled():
+    remedy = "Install it anew: pip install --force-reinstall --no-deps deepspeed"
+    loading = needed("deepspeed", "training", remedy, LaunchError)
+    with _quiet(), _uncompiled(), loading:
         import deepspeed
         import deepspeed.ops
 

@@ -38,13 +38,3 @@ def one_line(error: BaseException) -> str:
     """An error in a few words; its kind where it says nothing itself."""
     text = " ".join(str(error).split()).rstrip(".")
     return text[:200] or type(error).__name__
-
-
-def zarr_needed() -> None:
-    """Finds out before any work whether Zarr is there.
-
-    Raises:
-        DataError: It is not, or a library behind it is missing.
-    """
-    with needed("zarr", "a token store", "Run `pip install 'zarr>=3.1.6'` (apt: libstdc++6)."):
-        import zarr  # noqa: F401
