@@ -59,7 +59,8 @@ def diverging(tmp_path):
         config = small_config(**keys.pop("train", {}))
         model = config.model.model_copy(update=keys)
         config = config.model_copy(update={"model": model})
-        checkpoint = resumed and SimpleNamespace(manifest=SimpleNamespace(render=lambda: resumed))
+        manifest = SimpleNamespace(render=lambda: resumed, step=max(steps, default=1))
+        checkpoint = resumed and SimpleNamespace(manifest=manifest)
         return Divergence(config, Mesh(0, 1, 1, NoPeers()), tmp_path, checkpoint)
 
     return make
@@ -75,6 +76,18 @@ def test_the_checkpoint_that_is_named_was_made_before_it_went_wrong(diverging):
     assert "add 6 to data.skip_steps" in found
     found = str(diverging(steps=(5,)).explained(failing(9, 8)))
     assert "checkpoint.resume=5" in found
+
+
+def test_weights_that_already_failed_are_not_mended_by_a_lower_rate(diverging):
+    only = str(diverging(steps=(1,), resumed="this one").explained(failing(2, 0)))
+    assert "The weights of step 1, from which this run resumed, give no finite loss" in only
+    assert "Lower train.lr" not in only
+    assert "start again under another run.name" in only
+    later = str(diverging(steps=(1, 4), resumed="this one").explained(failing(5, 3)))
+    assert "The weights of step 4" in later
+    assert "checkpoint.resume=1 train.lr=0.005" in later
+    reached = str(diverging(steps=(1, 4), resumed="this one").explained(failing(6, 4)))
+    assert "Lower train.lr" in reached
 
 
 def test_where_none_is_old_enough_or_there_is_none_that_is_said(diverging):

@@ -59,8 +59,9 @@ class Divergence:
         keys = flat_keys(config.model_dump(mode="json"))
         kept = sorted((key, value) for key, value in keys if not key.startswith(_OTHER))
         self._digest = digest_of(json.dumps(kept).encode())
-        self._origin = ""
+        self._origin, self._resumed = "", None
         if resumed is not None:
+            self._resumed = resumed.manifest.step
             self._origin = digest_of(resumed.manifest.render().encode())
         self._before = self._read() if mesh.rank == 0 else None
 
@@ -140,6 +141,12 @@ class Divergence:
             f"model.inner_lr_warmup_steps{wider}; or, if only this step's data are at fault, add {data} to "
             "data.skip_steps."
         )
+        if self._resumed is not None and sound < self._resumed == step - 1:
+            change = (
+                f"The weights of step {self._resumed}, from which this run resumed, give no finite loss, and "
+                f"no learning rate mends that (if only this step's data are at fault, add {data} to "
+                "data.skip_steps)."
+            )
         with suppress(OSError):
             saved = self._saved.steps()
             earlier = [n for n in saved if n <= sound]

@@ -59,7 +59,9 @@ def kept(config: Config, keep: KeepPolicy, own_chunks: int) -> str | None:
     if config.parallel.keep_chunks != "auto" or keep.chunk_bytes is None:
         return None
     chunks = min(keep.chunks, own_chunks)
+    again = own_chunks - chunks
     return (
         f"parallel.keep_chunks = auto: {chunks} of {own_chunks} chunks of a rank keep their activations, "
-        f"{human(keep.chunk_bytes, 1024)}B each, as memory allows; {own_chunks - chunks} are computed twice"
+        f"{human(keep.chunk_bytes, 1024)}B each, as memory allows"
+        f"{f'; {again} are computed twice' * (again > 0)}"
     )
