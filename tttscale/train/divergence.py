@@ -53,15 +53,15 @@ class Divergence:
     def __init__(
         self, config: Config, mesh: Mesh, run_folder: Path, resumed: Checkpoint | None
     ) -> None:
-        self._config, self._mesh, self._resumed = config, mesh, resumed
+        self._config, self._mesh = config, mesh
         self._path = run_folder / _NAME
         self._saved = CheckpointFolder(run_folder / "checkpoints")
         keys = flat_keys(config.model_dump(mode="json"))
         kept = sorted((key, value) for key, value in keys if not key.startswith(_OTHER))
         self._digest = digest_of(json.dumps(kept).encode())
-        self._origin, self._resumed = "", None
+        self._origin, self._resumed_step = "", None
         if resumed is not None:
-            self._resumed = resumed.manifest.step
+            self._resumed_step = resumed.manifest.step
             self._origin = digest_of(resumed.manifest.render().encode())
         self._before = self._read() if mesh.rank == 0 else None
 
@@ -141,10 +141,10 @@ class Divergence:
             f"model.inner_lr_warmup_steps{wider}; or, if only this step's data are at fault, add {data} to "
             "data.skip_steps."
         )
-        if self._resumed is not None and sound < self._resumed == step - 1:
+        if self._resumed_step is not None and sound < self._resumed_step == step - 1:
             change = (
-                f"The weights of step {self._resumed}, from which this run resumed, give no finite loss, and "
-                f"no learning rate mends that (if only this step's data are at fault, add {data} to "
+                f"The weights of step {self._resumed_step}, from which this run resumed, give no finite loss, "
+                f"and no learning rate mends that (if only this step's data are at fault, add {data} to "
                 "data.skip_steps)."
             )
         with suppress(OSError):
