@@ -143,9 +143,9 @@ class Divergence:
         )
         if self._resumed_step is not None and sound < self._resumed_step == step - 1:
             change = (
-                f"The weights of step {self._resumed_step}, from which this run resumed, give no finite loss, "
-                f"and no learning rate mends that (if only this step's data are at fault, add {data} to "
-                "data.skip_steps)."
+                f"The weights of step {self._resumed_step}, from which this run resumed, give no finite "
+                f"loss, and no learning rate mends that (if only this step's data are at fault, add {data} "
+                "to data.skip_steps)."
             )
         with suppress(OSError):
             saved = self._saved.steps()
