@@ -115,6 +115,11 @@ def test_credentials_of_the_environment_are_hidden(monkeypatch):
     assert text == "the signature of *** does not match something long"
 
 
+def test_words_of_our_own_messages_stay_readable():
+    remember("True", "null", "auto")
+    assert scrubbed("Input should be True, null or auto") == "Input should be True, null or auto"
+
+
 def test_short_words_stay_readable():
     remember("abc", "x")
     assert scrubbed("abc of x in 3600 steps: loss 2.5") == "abc of x in 3600 steps: loss 2.5"

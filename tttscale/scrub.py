@@ -27,6 +27,9 @@ _SECRET_NAME = re.compile(
 _CONTAINER = ("az", "azure", "abfs", "abfss", "adl")
 """Schemes in which what stands before the @ is a container, unless it has a colon."""
 
+_PLAIN_WORDS = {"true", "false", "none", "null", "auto", "https", "http"}
+"""Whoever writes these in place of a secret has none; our own messages use them."""
+
 _secrets: set[str] = set()
 
 
@@ -34,7 +37,7 @@ def remember(*secrets: str) -> None:
     """From now on these are hidden wherever they stand, as they are or percent-encoded."""
     for secret in secrets:
         for form in (secret, unquote(secret), quote(unquote(secret), safe=""), quote_plus(secret)):
-            if len(form) >= _SHORTEST:
+            if len(form) >= _SHORTEST and form.lower() not in _PLAIN_WORDS:
                 _secrets.add(form)
 
 
