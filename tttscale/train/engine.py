@@ -109,6 +109,7 @@ class Engine:
         deepspeed = _import_deepspeed(next(model.parameters()).device.type)
         self._model, self._mesh, self._stage = model, mesh, zero_stage
         module = _Parameters(model)
+        _leave_dynamo_out(torch.optim.Optimizer)
         self._adamw = optimizer = torch.optim.AdamW(
             module.parameters(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
         )
@@ -384,6 +385,18 @@ def _settle_accelerator(device_type: str) -> None:
     if known.ds_accelerator.device_name() != device_type:
         known.ds_accelerator = None  # it was imported for another device before
         known.get_accelerator()
+
+
+def _leave_dynamo_out(optimizer: type[torch.optim.Optimizer]) -> None:
+    """Let an optimizer's methods run without torch's compiler, which would only be told to leave them alone.
+
+    On its first call each of them imports all of the compiler for that, a second of a process's start, and
+    keeps what comes of it as the function's `__dynamo_disable`: here the function itself.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        plain = getattr(getattr(optimizer, name), "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            setattr(plain, "__dynamo_disable", plain)
 
 
 @contextlib.contextmanager
