@@ -1,124 +1,158 @@
-"""Edges of a chunk: where its carry comes from and goes to, on this rank or on a neighbour.
+"""The ports of a chunk: where its carries come from and go to, on this rank or on another.
 
-Four situations share one class. A chunk's first run takes its carry from the left and passes its own to
-the right; a recomputation takes the stored carry and sends nothing. In both, gradients come from the
-right and go to the left during the backward sweep.
+One class serves the three ways in which a chunk runs. A first run receives its states from the left and
+sends its own to the right; a recomputation takes the stored states and sends none; both receive gradients
+from the right and send them to the left in the backward sweep. Every call is checked against what the
+layer's `carry` declares.
 """
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from tttscale.model.chunk import PARTS
-from tttscale.scan.carry import CarryStore
-from tttscale.scan.schedule import Message, Phase, Schedule, Work
-from tttscale.scan.transport import Inbox, Part, Transport
+from tttscale.model.ports import Part
+from tttscale.scan.carry import CarryLayout
+from tttscale.scan.carry_store import CarryStore
+from tttscale.scan.port_checks import PortChecks
+from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
+from tttscale.scan.transport import RecvQueue, Transport
 
 
 @dataclass
-class Post:
-    """All of a rank's traffic in one step: messages to itself, to others, and the stored carries."""
+class CarryRouter:
+    """All of a rank's carries in one step: to itself, to other ranks, and stored for recomputation."""
 
     schedule: Schedule
+    layout: CarryLayout
     transport: Transport
-    inboxes: dict[Phase, Inbox]
-    carries: CarryStore
-    _own: dict[Message, Part] = field(default_factory=dict)
+    store: CarryStore
+    queues: dict[Phase, RecvQueue] = field(default_factory=dict)
+    _local: dict[CarryKey, Part] = field(default_factory=dict)
 
-    def take(self, message: Message, source: int) -> Part:
-        """The message, from this rank or from a neighbour."""
+    def recv(self, key: CarryKey, source: int) -> Part:
+        """Take what this rank has sent itself, or wait for another's message."""
         if source == self.transport.rank:
-            return self._own.pop(message)
-        return self.inboxes[message.phase].take(message)
+            return self._local.pop(key)
+        return self.queues[key.phase].recv(key)
 
-    def give(self, message: Message, target: int, part: Part) -> None:
-        """Leave the message for this rank's later work, or send it."""
+    def send(self, key: CarryKey, target: int, part: Part) -> None:
+        """Keep it for this rank's next task, or start to send it."""
         if target == self.transport.rank:
-            self._own[message] = part
+            self._local[key] = part
         else:
-            self.transport.send(message, target, part)
+            self.transport.isend(key, target, part)
 
     @property
     def empty(self) -> bool:
-        """Whether everything that was left has been used."""
-        return not self._own
+        """Whether everything that this rank has sent itself is used."""
+        return not self._local
 
 
 @dataclass(frozen=True)
-class ChunkEdges:
-    """The edges of a chunk at all layers, for one run of it."""
+class ChunkPorts:
+    """The ports of one chunk at all layers, for one run of it."""
 
-    post: Post
-    work: Work
+    router: CarryRouter
+    task: ChunkTask
     replay: bool
-    """A recomputation: the carry is the stored one, and nothing is sent to the right."""
+    """A recomputation: states are the stored ones, and none is sent to the right."""
     keep: bool = False
-    """The first run already builds the graph: the carry need not be stored."""
+    """This run builds the graph for the backward: its states need not be stored."""
 
-    def layer(self, index: int) -> "dict[str, PartEdge]":
-        """Edges of one layer by part."""
-        return {part: PartEdge(self, index, part) for part in PARTS}
+    def layer(self, index: int) -> "LayerPorts":
+        """Ports of one layer, by part."""
+        return LayerPorts(self, index)
 
     def owner(self, offset: int) -> int | None:
         """Owner of the chunk to the left (-1) or right (+1); None beyond the sequence."""
-        return self.post.schedule.layout.neighbour(self.work.sequence, self.work.chunk, offset)
+        layout = self.router.schedule.layout
+        return layout.neighbour(self.task.sequence, self.task.chunk, offset)
+
+    def key(self, phase: Phase, boundary: int, layer: int, part: str) -> CarryKey:
+        """Name a part of this chunk's sequence."""
+        return CarryKey(phase, self.task.sequence, boundary, layer, part)
+
+
+class LayerPorts:
+    """The ports of one layer in one run of a chunk."""
+
+    def __init__(self, chunk: ChunkPorts, layer: int) -> None:
+        self.chunk, self.layer = chunk, layer
+        self.checks = PortChecks(chunk.router.layout, layer, chunk.task.chunk)
+
+    def __getitem__(self, part: str, /) -> "ChunkPort":
+        """The port of one part.
+
+        Raises:
+            MixerError: the layer does not declare it.
+        """
+        self.checks.declared(part)
+        return ChunkPort(self, part)
 
 
 @dataclass(frozen=True)
-class PartEdge:
-    """`tttscale.model.chunk.Edge` for one part at one layer."""
+class ChunkPort:
+    """`tttscale.model.ports.CarryPort` of one part at one layer."""
 
-    run: ChunkEdges
-    layer: int
+    ports: LayerPorts
     part: str
 
-    def _message(self, phase: Phase, edge: int) -> Message:
-        return Message(phase, self.run.work.sequence, edge, self.layer, self.part)
+    @property
+    def peer_waits_for_state(self) -> bool:
+        """Another rank has the next chunk, and this run's state goes there."""
+        return not self.ports.chunk.replay and self._elsewhere(+1)
 
     @property
-    def state_awaited(self) -> bool:
-        """Another rank has the next chunk, and this run's carry goes there."""
-        return not self.run.replay and self._elsewhere(+1)
-
-    @property
-    def grad_awaited(self) -> bool:
+    def peer_waits_for_grad(self) -> bool:
         """Another rank has the next or the previous chunk."""
         return self._elsewhere(+1) or self._elsewhere(-1)
 
-    def _elsewhere(self, offset: int) -> bool:
-        owner = self.run.owner(offset)
-        return owner is not None and owner != self.run.post.transport.rank
-
-    def receive(self) -> Part | None:
-        """The carry from the left."""
-        source = self.run.owner(-1)
+    def recv_state(self) -> Part | None:
+        """The state from the left."""
+        self.ports.checks.use("recv_state", self.part)
+        chunk = self.ports.chunk
+        source = chunk.owner(-1)
         if source is None:
             return None
-        message = self._message(Phase.FORWARD, self.run.work.chunk - 1)
-        place = message.sequence, message.edge, self.layer, self.part
-        if self.run.replay:
-            return self.run.post.carries.get(*place)
-        part = self.run.post.take(message, source)
-        if not self.run.keep:
-            self.run.post.carries.put(*place, part)
+        key = self._key(Phase.FORWARD, chunk.task.chunk - 1)
+        if chunk.replay:
+            return chunk.router.store.get(key)
+        part = chunk.router.recv(key, source)
+        if not chunk.keep:
+            chunk.router.store.put(key, part)
         return part
 
-    def send(self, part: Part) -> None:
-        """The carry to the right."""
-        target = self.run.owner(+1)
-        if target is not None and not self.run.replay:
-            detached: tuple[Tensor, ...] = tuple(t.detach() for t in part)
-            self.run.post.give(self._message(Phase.FORWARD, self.run.work.chunk), target, detached)
+    def send_state(self, part: Part) -> None:
+        """The state to the right."""
+        self.ports.checks.use("send_state", self.part)
+        chunk = self.ports.chunk
+        target = chunk.owner(+1)
+        if target is None:
+            return
+        self.ports.checks.tensors("send_state", self.part, chunk.task.chunk, part)
+        if not chunk.replay:
+            key = self._key(Phase.FORWARD, chunk.task.chunk)
+            chunk.router.send(key, target, tuple(t.detach() for t in part))
 
-    def receive_grad(self) -> Part | None:
+    def recv_grad(self) -> Part | None:
         """The gradient of what was sent, from the right."""
-        source = self.run.owner(+1)
+        self.ports.checks.use("recv_grad", self.part)
+        chunk = self.ports.chunk
+        source = chunk.owner(+1)
         if source is None:
             return None
-        return self.run.post.take(self._message(Phase.BACKWARD, self.run.work.chunk), source)
+        return chunk.router.recv(self._key(Phase.BACKWARD, chunk.task.chunk), source)
 
     def send_grad(self, grad: Part) -> None:
         """The gradient of what was received, to the left."""
-        target = self.run.owner(-1)
+        self.ports.checks.use("send_grad", self.part)
+        chunk = self.ports.chunk
+        target, boundary = chunk.owner(-1), chunk.task.chunk - 1
         assert target is not None
-        self.run.post.give(self._message(Phase.BACKWARD, self.run.work.chunk - 1), target, grad)
+        self.ports.checks.tensors("send_grad", self.part, boundary, grad)
+        chunk.router.send(self._key(Phase.BACKWARD, boundary), target, grad)
+
+    def _key(self, phase: Phase, boundary: int) -> CarryKey:
+        return self.ports.chunk.key(phase, boundary, self.ports.layer, self.part)
+
+    def _elsewhere(self, offset: int) -> bool:
+        owner = self.ports.chunk.owner(offset)
+        return owner is not None and owner != self.ports.chunk.router.transport.rank
