@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tttscale.kernels.group_scan import flatten, unflatten
-from tttscale.kernels.launch_table import architecture_of, why_no_launch
 from tttscale.kernels.precision import wide_dtype, without_autocast
-from tttscale.kernels.ttt_linear.reference import LinearScan
-from tttscale.kernels.ttt_mlp.reference import MLPScan
+from tttscale.kernels.torch_scan.group_scan import flatten, unflatten
+from tttscale.kernels.torch_scan.linear import LinearScan
+from tttscale.kernels.torch_scan.mlp import MLPScan
+from tttscale.kernels.triton_scan.launch_table import architecture_of, why_no_launch
 
 State = tuple[Tensor, ...]
 """(W1, b1) or (W1, b1, W2, b2): [B, H, f, f], [B, H, 1, f], or [B, H, f, 4f], [B, H, 1, 4f], ..."""
@@ -156,10 +156,10 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
         return _SCANS[kind]
     # Imported here: a machine without a GPU need not load Triton.
     if kind == "linear":
-        from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
+        from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
 
         return TritonLinearScan
-    from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+    from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
 
     return TritonMLPScan
 

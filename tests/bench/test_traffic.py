@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tttscale.bench.traffic import PARTS, Counted, bytes_of
-from tttscale.kernels.fused import PLAIN
+from tttscale.kernels.ops.pointwise import PLAIN
 
 D, HIDDEN, HEADS, TOKENS = 768, 2048, 12, 4096  # ttt-linear-125m
 LINEAR, BF16 = ("ttt-linear-125m", str(TOKENS)), 2

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from tttscale.kernels import launch_table
-from tttscale.kernels.launches import hopper
-from tttscale.kernels.launches.launch import CHAINS
+from tttscale.kernels.triton_scan import launch_table
+from tttscale.kernels.triton_scan.launches import hopper
+from tttscale.kernels.triton_scan.launches.launch import CHAINS
 
 SHAPES = list(itertools.product((16, 32, 64, 96, 128), (16, 32, 64)))
 KERNELS = ("targets", "advance", "readout", "readout_backward", "advance_backward", "gradients")

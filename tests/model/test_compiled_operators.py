@@ -10,7 +10,7 @@ import torch
 from tests.train.small import small_config, small_windows
 from tttscale.config.load import load_config
 from tttscale.errors import LaunchError
-from tttscale.kernels.fused import PLAIN
+from tttscale.kernels.ops.pointwise import PLAIN
 from tttscale.model import TTTConfig, TTTForCausalLM
 from tttscale.model.layers import Layer, compile_operators
 from tttscale.scan.memory import KeepPolicy

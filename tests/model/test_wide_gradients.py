@@ -9,9 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.scan.helpers import random_tokens, relative, tiny_config, tiny_model
-from tttscale.kernels.cross_entropy import CrossEntropy
-from tttscale.kernels.fused import PLAIN
-from tttscale.kernels.product import wide_product
+from tttscale.kernels.ops.cross_entropy import CrossEntropy
+from tttscale.kernels.ops.linear import wide_product
+from tttscale.kernels.ops.pointwise import PLAIN
 from tttscale.model.layers import Layer, compile_operators
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.layout import Layout

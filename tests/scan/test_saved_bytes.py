@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from tttscale.kernels.fused import PLAIN
+from tttscale.kernels.ops.pointwise import PLAIN
 from tttscale.model import TTTConfig, TTTForCausalLM
 from tttscale.scan.memory import SavedBytes
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tttscale.bench import report
 from tttscale.bench.around import SIZES
 from tttscale.bench.problems import milliseconds
-from tttscale.kernels.fused import PLAIN
+from tttscale.kernels.ops.pointwise import PLAIN
 from tttscale.model.layers import Rotary
 
 EPS = 1e-6

@@ -14,7 +14,7 @@ import torch
 from tttscale.bench import report
 from tttscale.bench.gpu_machine import card
 from tttscale.bench.problems import milliseconds
-from tttscale.kernels.product import wide_product
+from tttscale.kernels.ops.linear import wide_product
 
 _TOKENS, _WIDTH, _HIDDEN, _VOCABULARY = 8192, 2048, 5504, 32_000
 _PRODUCTS = {

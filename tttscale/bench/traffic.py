@@ -21,12 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import JITFunction
 
-from tttscale.kernels import product, scan
-from tttscale.kernels.fused import PLAIN, Operators
-from tttscale.kernels.operator import Operator
-from tttscale.kernels.product import Products, held_copies
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+from tttscale.kernels import scan
+from tttscale.kernels.ops import linear
+from tttscale.kernels.ops.compiled_op import Operator
+from tttscale.kernels.ops.linear import Products, held_copies
+from tttscale.kernels.ops.pointwise import PLAIN, Operators
+from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
 from tttscale.model.architecture import TTTConfig, preset_fields
 from tttscale.model.language_model import Block
 from tttscale.model.layers import Layer
@@ -142,7 +143,7 @@ def _without_data(counted: Counted, config: TTTConfig) -> Iterator[None]:
         FakeTensorMode(),
         mock.patch.object(JITFunction, "run", counted.launched),
         mock.patch.object(scan, "_scan_type", return_value=_SCANS[config.ttt_layer_type]),
-        mock.patch.object(product, "wide_product", wide),
+        mock.patch.object(linear, "wide_product", wide),
         torch.autocast("cpu", torch.bfloat16),
         held_copies(),
     ):

@@ -6,9 +6,9 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from tttscale.kernels.cross_entropy import IGNORED
+from tttscale.kernels.ops.cross_entropy import IGNORED
+from tttscale.kernels.ops.linear import embedded
 from tttscale.kernels.precision import widened
-from tttscale.kernels.product import embedded
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import NO_NEIGHBOURS, WHOLE, Chunk, LayerEdges
 from tttscale.model.convolution import CausalInput

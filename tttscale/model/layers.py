@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from tttscale.kernels.fused import PLAIN, Operators
+from tttscale.kernels.ops.linear import compute_dtype
+from tttscale.kernels.ops.pointwise import PLAIN, Operators
 from tttscale.kernels.precision import wide_dtype
-from tttscale.kernels.product import compute_dtype
 from tttscale.model.device import to_device
 
 

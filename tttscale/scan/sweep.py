@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tttscale.kernels.product import held_copies
+from tttscale.kernels.ops.linear import held_copies
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.batch import Batch, Groups, Reader
 from tttscale.scan.carry import CarryLayout, CarryStore

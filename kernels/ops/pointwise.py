@@ -1,0 +1,257 @@
+"""What lies between the products: norms with their residual, gates, convolutions with rotary positions.
+
+Every forward and backward here is written to be one pass over its tensors when compiled (compiled_op.py).
+Arithmetic is in fp32 or wider, with parameters of any dtype; results are rounded once. Formulas: README.md,
+"Other operators".
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tttscale.kernels.ops.compiled_op import Grads, Operator, Outputs, Saved
+from tttscale.kernels.ops.cross_entropy import CrossEntropy
+from tttscale.kernels.ops.linear import Products
+from tttscale.kernels.precision import widened
+
+_EPS = 1e-6
+"""Of the LayerNorm behind the scan (ttt-lm-pytorch, `post_norm`)."""
+
+Result = tuple[Outputs, Saved]
+
+
+@dataclass(frozen=True)
+class Operators:
+    """All of them, run as they stand (`PLAIN`) or compiled. Tokens are [B, T, ...]."""
+
+    norm: Operator
+    """(x, weight, eps, dtype) -> x, RMSNorm of x in dtype."""
+    add_norm: Operator
+    """(x, y, weight, eps, dtype, *parts) -> x + y, RMSNorm of it in dtype.
+
+    parts: what x is the sum of, from left to right, to be kept in place of x; none if that is nothing else.
+    """
+    gated: Operator
+    """(gate, up) -> silu(gate) up."""
+    gated_norm: Operator
+    """(x, gate, weight, bias) -> LN(x) gelu(gate), or LN(x) if the gate is None."""
+    convolved: Operator
+    """(padded, rows, weight, bias) -> the causal convolution at the outputs `rows`, all if None."""
+    queries_and_keys: Operator
+    """(padded, rows, q's and k's weight and bias, cos, sin) -> both convolutions, with rotary positions."""
+    turned: Operator
+    """(x, cos, sin) -> x with rotary positions; x is [B, T, H, f]."""
+    products: Products
+    """(x, weights) -> x W^T for each of them."""
+    cross_entropy: CrossEntropy
+    """(x, weight, labels) -> the sum of the tokens' losses, and each."""
+
+    def compiled(self) -> "Operators":
+        """Each through torch.compile."""
+        return Operators(**{f.name: getattr(self, f.name).compiled() for f in fields(self)})
+
+
+# ---- RMSNorm and the residual in front of it -------------------------------------------------------
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Result:
+    rstd = torch.rsqrt(widened(x).square().mean(-1, keepdim=True) + eps)
+    saved = x, rstd, weight
+    return (x, _normed(saved, dtype)), saved
+
+
+def _normed(saved: Saved, dtype: torch.dtype) -> Tensor:
+    x, rstd, weight = saved
+    # Back to x's dtype before it is scaled, as ttt-lm-pytorch has it.
+    return ((widened(x) * rstd).to(x.dtype) * widened(weight)).to(dtype)
+
+
+def _norm_backward(saved: Saved, grads: Outputs) -> Grads:
+    (x, rstd, weight), (d_x, d_normed) = saved, grads
+    normed, d_scaled = widened(x) * rstd, widened(d_normed)
+    d_weight = (d_scaled * normed).flatten(0, -2).sum(0)
+    d_scaled = d_scaled * widened(weight)
+    along = (d_scaled * normed).mean(-1, keepdim=True)
+    d_x = d_x + rstd * (d_scaled - normed * along)
+    return d_x.to(x.dtype), d_weight, None, None
+
+
+def _add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, *parts: Tensor
+) -> Result:
+    outputs, (_, *rest) = _norm(x + y, weight, eps, dtype)
+    return outputs, (*rest, *(parts or (x,)), y)
+
+
+def _summed(saved: Saved) -> Saved:
+    """What `_norm` would have saved."""
+    rstd, weight, first, *others = saved
+    for part in others:
+        first = first + part
+    return first, rstd, weight
+
+
+def _add_normed(saved: Saved, dtype: torch.dtype) -> Tensor:
+    return _normed(_summed(saved), dtype)
+
+
+def _add_norm_backward(saved: Saved, grads: Outputs) -> Grads:
+    d_x, *rest = _norm_backward(_summed(saved), grads)
+    d_y = d_x.to(grads[1].dtype)  # y comes from products, in the dtype of the normed
+    return (
+        d_x,
+        d_y,
+        *rest,
+        *[None] * (len(saved) - 3),
+    )  # one too many without parts, which is allowed
+
+
+# ---- gates -----------------------------------------------------------------------------------------
+
+
+def _gated(gate: Tensor, up: Tensor) -> Result:
+    saved = gate, up
+    return (_gated_again(saved, gate.dtype),), saved
+
+
+def _gated_again(saved: Saved, dtype: torch.dtype) -> Tensor:
+    gate, up = saved
+    return (F.silu(widened(gate)) * widened(up)).to(dtype)
+
+
+def _gated_backward(saved: Saved, grads: Outputs) -> Grads:
+    gate, up, d_out = (widened(x) for x in (*saved, *grads))
+    d_gate = torch.ops.aten.silu_backward(d_out * up, gate)
+    dtype = grads[0].dtype
+    return d_gate.to(dtype), (d_out * F.silu(gate)).to(dtype)
+
+
+def _gated_norm(x: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor) -> Result:
+    norm = widened(weight), widened(bias)
+    y, mean, rstd = torch.native_layer_norm(widened(x), [x.shape[-1]], *norm, _EPS)
+    if gate is not None:
+        y = y * F.gelu(widened(gate), approximate="tanh")
+    return (y.to(x.dtype),), (x, gate, weight, bias, mean, rstd)
+
+
+def _gated_norm_again(saved: Saved, dtype: torch.dtype) -> Tensor:
+    return _gated_norm(*saved[:4])[0][0]
+
+
+def _gated_norm_backward(saved: Saved, grads: Outputs) -> Grads:
+    x, gate, weight, bias, mean, rstd = saved
+    wide, d_y, d_gate = widened(x), widened(grads[0]), None
+    weight, bias = widened(weight), widened(bias)
+    if gate is not None:
+        wide_gate = widened(gate)
+        y = (wide - mean) * rstd * weight + bias
+        d_gate = torch.ops.aten.gelu_backward(d_y * y, wide_gate, approximate="tanh").to(gate.dtype)
+        d_y = d_y * F.gelu(wide_gate, approximate="tanh")
+    d_x, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
+        d_y, wide, [x.shape[-1]], mean, rstd, weight, bias, [True, True, True]
+    )
+    return d_x.to(x.dtype), d_gate, d_weight, d_bias
+
+
+# ---- convolutions and rotary positions -------------------------------------------------------------
+
+
+def _taps(weight: Tensor) -> Tensor:
+    return widened(weight)[:, 0].t().contiguous()
+
+
+def _convolve(wide: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    """y_t = bias + sum_j weight_j wide_{t+j}, of the outputs asked for."""
+    taps, length = _taps(weight), wide.shape[1] - weight.shape[-1] + 1
+    out = torch.addcmul(widened(bias), wide[:, :length], taps[0])
+    for j in range(1, len(taps)):
+        out.addcmul_(wide[:, j : j + length], taps[j])
+    return out if rows is None else out[:, rows]
+
+
+def _convolve_backward(
+    d_out: Tensor, wide: Tensor, rows: Tensor | None, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of wide, weight and bias."""
+    taps, length = _taps(weight), wide.shape[1] - weight.shape[-1] + 1
+    if rows is not None:
+        outputs = d_out.new_zeros(d_out.shape[0], length, d_out.shape[2])
+        d_out = outputs.index_copy(1, rows, d_out)
+    reach = len(taps) - 1
+    around = F.pad(d_out, (0, 0, reach, reach))
+    d_wide, d_taps = torch.zeros_like(wide), []
+    for j, tap in enumerate(taps):
+        d_wide.addcmul_(around[:, reach - j : reach - j + wide.shape[1]], tap)
+        d_taps.append((d_out * wide[:, j : j + length]).sum((0, 1)))
+    return d_wide, torch.stack(d_taps, dim=-1).unsqueeze(1), d_out.sum((0, 1))
+
+
+def _turn(wide: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Adjacent pairs (a, b) of wide [B, T, H, f] -> (a cos - b sin, b cos + a sin).
+
+    cos, sin: [K, f], for each feature; sin with the sign of its place. Positions are taken modulo K.
+    """
+    length, repeats = wide.shape[1], -(-wide.shape[1] // len(cos))
+    cos, sin = (table.repeat(repeats, 1)[:length].unsqueeze(1) for table in (cos, sin))
+    swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(wide * cos, swapped, sin)
+
+
+def _convolved(padded: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor) -> Result:
+    out = _convolve(widened(padded), rows, weight, bias).to(padded.dtype)
+    return (out,), (padded, rows, weight)
+
+
+def _convolved_backward(saved: Saved, grads: Outputs) -> Grads:
+    padded, rows, weight = saved
+    d_padded, d_weight, d_bias = _convolve_backward(
+        widened(grads[0]), widened(padded), rows, weight
+    )
+    return d_padded.to(padded.dtype), None, d_weight, d_bias
+
+
+def _queries_and_keys(
+    padded: Tensor, rows: Tensor | None,
+    q_weight: Tensor, q_bias: Tensor, k_weight: Tensor, k_bias: Tensor, cos: Tensor, sin: Tensor,
+) -> Result:  # fmt: skip
+    wide, heads = widened(padded), (-1, cos.shape[-1])
+    q, k = (
+        _turn(_convolve(wide, rows, weight, bias).unflatten(-1, heads), cos, sin).to(padded.dtype)
+        for weight, bias in ((q_weight, q_bias), (k_weight, k_bias))
+    )
+    return (q, k), (padded, rows, q_weight, k_weight, cos, sin)
+
+
+def _queries_and_keys_backward(saved: Saved, grads: Outputs) -> Grads:
+    padded, rows, *weights, cos, sin = saved
+    wide = widened(padded)
+    (d_q, *of_q), (d_k, *of_k) = (
+        _convolve_backward(_turn(widened(d), cos, -sin).flatten(-2), wide, rows, weight)
+        for d, weight in zip(grads, weights, strict=True)
+    )
+    return (d_q + d_k).to(padded.dtype), None, *of_q, *of_k, None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Result:
+    return (_turn(widened(x), cos, sin).to(x.dtype),), (cos, sin)
+
+
+def _turned_backward(saved: Saved, grads: Outputs) -> Grads:
+    cos, sin = saved
+    return _turn(widened(grads[0]), cos, -sin).to(grads[0].dtype), None, None
+
+
+PLAIN = Operators(
+    norm=Operator(_norm, _norm_backward, _normed),
+    add_norm=Operator(_add_norm, _add_norm_backward, _add_normed),
+    gated=Operator(_gated, _gated_backward, _gated_again),
+    gated_norm=Operator(_gated_norm, _gated_norm_backward, _gated_norm_again),
+    convolved=Operator(_convolved, _convolved_backward),
+    queries_and_keys=Operator(_queries_and_keys, _queries_and_keys_backward),
+    turned=Operator(_turned, _turned_backward),
+    products=Products(),
+    cross_entropy=CrossEntropy(),
+)
+"""Each line of theirs one call of torch: what a CPU runs."""
