@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from tttscale.kernels.ops.compiled_op import compiled
 from tttscale.kernels.ops.cpu_product import laid_out_for_gradients, product
-from tttscale.kernels.ops.linear import copy_of, wide_product
+from tttscale.kernels.ops.linear import cached_cast, matmul_fp32
 from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 
 IGNORED = -100
@@ -91,7 +91,7 @@ class _CrossEntropySum(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Losses, and the gradients for a sum of weight 1 where they will be needed."""
         wide = wide_dtype(x.dtype)
-        matrix, x = copy_of(weight, x.dtype), x.detach()
+        matrix, x = cached_cast(weight, x.dtype), x.detach()
         wants_x, wants_weight = (with_grad and needed for needed in ctx.needs_input_grad[1:3])
         losses = x.new_zeros(x.shape[0], dtype=wide)
         d_x = torch.empty_like(x) if wants_x else None
@@ -108,7 +108,7 @@ class _CrossEntropySum(torch.autograd.Function):
             if d_x is not None:
                 d_x[part] = product(grad[0], back)
             if d_weight is not None:
-                d_weight += wide_product(grad[0].t(), x[part])
+                d_weight += matmul_fp32(grad[0].t(), x[part])
         ctx.save_for_backward(d_x, d_weight)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses

@@ -20,35 +20,35 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-class _Held(threading.local):
+class _CastCache(threading.local):
     copies: dict[tuple[nn.Parameter, torch.dtype], Tensor] | None = None
 
 
-_held = _Held()
+_cache = _CastCache()
 
 
 @contextmanager
-def held_copies() -> Iterator[None]:
+def cast_cache() -> Iterator[None]:
     """Within it a parameter is cast once, not once for every chunk. Nothing may change parameters there."""
-    _held.copies = {}
+    _cache.copies = {}
     try:
         yield
     finally:
-        _held.copies = None
+        _cache.copies = None
 
 
-def copy_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def cached_cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """weight in dtype, without a graph."""
-    if _held.copies is None or not isinstance(weight, nn.Parameter) or weight.dtype == dtype:
+    if _cache.copies is None or not isinstance(weight, nn.Parameter) or weight.dtype == dtype:
         return weight.detach().to(dtype)
     key = weight, dtype
-    if key not in _held.copies:
-        _held.copies[key] = weight.detach().to(dtype)
-    return _held.copies[key]
+    if key not in _cache.copies:
+        _cache.copies[key] = weight.detach().to(dtype)
+    return _cache.copies[key]
 
 
 @without_autocast
-def wide_product(a: Tensor, b: Tensor) -> Tensor:
+def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
     """a b of [n, m] and [m, l], summed and returned in fp32 or wider."""
     wide = wide_dtype(a.dtype)
     if a.is_cuda and a.dtype != wide:
@@ -65,29 +65,29 @@ def total(*parts: Tensor) -> Tensor:
     return out.to(dtype)
 
 
-class Products:
+class MultiLinear:
     """x W^T for one or several W, whose gradients at x are summed in one pass."""
 
     def __init__(self, add: Callable[..., Tensor] = total) -> None:
         self.add = add
 
-    def compiled(self) -> "Products":
+    def compiled(self) -> "MultiLinear":
         """With that sum through torch.compile."""
-        return Products(compiled(self.add))
+        return MultiLinear(compiled(self.add))
 
     def __call__(self, x: Tensor, *weights: Tensor) -> Any:
         """[..., D] with [N, D] each -> [..., N] in the compute dtype; a tensor, or a tuple of several."""
         x = x.to(compute_dtype(x))
-        outs = _Products.apply(self.add, source_of(x), x, *weights)
+        outs = _MultiLinear.apply(self.add, source_of(x), x, *weights)
         return outs if len(outs) > 1 else outs[0]
 
 
-class _Products(torch.autograd.Function):
+class _MultiLinear(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def forward(ctx: Any, add: Any, source: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """Keeps x, or its source, and the copies of the weights, which the chunks of a sweep share."""
-        ctx.copies = [copy_of(w, x.dtype) for w in weights]
+        ctx.copies = [cached_cast(w, x.dtype) for w in weights]
         ctx.add, ctx.source, ctx.dtypes = add, source, [w.dtype for w in weights]
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.save_for_backward(x if source is None else None)
@@ -110,7 +110,7 @@ class _Products(torch.autograd.Function):
             (x,) = ctx.saved_tensors
             rows = (form_again(ctx.source, ctx.dtype) if x is None else x).flatten(0, -2)
             for i in (i for i, wants in enumerate(wanted) if wants):
-                d_weights[i] = wide_product(d_rows[i].t(), rows).to(ctx.dtypes[i])
+                d_weights[i] = matmul_fp32(d_rows[i].t(), rows).to(ctx.dtypes[i])
         return None, None, d_x, *d_weights
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tttscale.kernels.ops.compiled_op import Grads, Operator, Outputs, Saved
 from tttscale.kernels.ops.cross_entropy import CrossEntropy
-from tttscale.kernels.ops.linear import Products
+from tttscale.kernels.ops.linear import MultiLinear
 from tttscale.kernels.precision import widened
 
 _EPS = 1e-6
@@ -24,7 +24,7 @@ Result = tuple[Outputs, Saved]
 
 @dataclass(frozen=True)
 class Operators:
-    """All of them, run as they stand (`PLAIN`) or compiled. Tokens are [B, T, ...]."""
+    """All of them, run as they stand (`EAGER`) or compiled. Tokens are [B, T, ...]."""
 
     norm: Operator
     """(x, weight, eps, dtype) -> x, RMSNorm of x in dtype."""
@@ -33,17 +33,17 @@ class Operators:
 
     parts: what x is the sum of, from left to right, to be kept in place of x; none if that is nothing else.
     """
-    gated: Operator
+    swiglu: Operator
     """(gate, up) -> silu(gate) up."""
     gated_norm: Operator
     """(x, gate, weight, bias) -> LN(x) gelu(gate), or LN(x) if the gate is None."""
-    convolved: Operator
+    causal_conv: Operator
     """(padded, rows, weight, bias) -> the causal convolution at the outputs `rows`, all if None."""
     queries_and_keys: Operator
     """(padded, rows, q's and k's weight and bias, cos, sin) -> both convolutions, with rotary positions."""
-    turned: Operator
+    rotary: Operator
     """(x, cos, sin) -> x with rotary positions; x is [B, T, H, f]."""
-    products: Products
+    linear: MultiLinear
     """(x, weights) -> x W^T for each of them."""
     cross_entropy: CrossEntropy
     """(x, weight, labels) -> the sum of the tokens' losses, and each."""
@@ -111,17 +111,17 @@ def _add_norm_backward(saved: Saved, grads: Outputs) -> Grads:
 # ---- gates -----------------------------------------------------------------------------------------
 
 
-def _gated(gate: Tensor, up: Tensor) -> Result:
+def _swiglu(gate: Tensor, up: Tensor) -> Result:
     saved = gate, up
-    return (_gated_again(saved, gate.dtype),), saved
+    return (_swiglu_again(saved, gate.dtype),), saved
 
 
-def _gated_again(saved: Saved, dtype: torch.dtype) -> Tensor:
+def _swiglu_again(saved: Saved, dtype: torch.dtype) -> Tensor:
     gate, up = saved
     return (F.silu(widened(gate)) * widened(up)).to(dtype)
 
 
-def _gated_backward(saved: Saved, grads: Outputs) -> Grads:
+def _swiglu_backward(saved: Saved, grads: Outputs) -> Grads:
     gate, up, d_out = (widened(x) for x in (*saved, *grads))
     d_gate = torch.ops.aten.silu_backward(d_out * up, gate)
     dtype = grads[0].dtype
@@ -188,7 +188,7 @@ def _convolve_backward(
     return d_wide, torch.stack(d_taps, dim=-1).unsqueeze(1), d_out.sum((0, 1))
 
 
-def _turn(wide: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(wide: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Adjacent pairs (a, b) of wide [B, T, H, f] -> (a cos - b sin, b cos + a sin).
 
     cos, sin: [K, f], for each feature; sin with the sign of its place. Positions are taken modulo K.
@@ -199,12 +199,12 @@ def _turn(wide: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(wide * cos, swapped, sin)
 
 
-def _convolved(padded: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor) -> Result:
+def _causal_conv(padded: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor) -> Result:
     out = _convolve(widened(padded), rows, weight, bias).to(padded.dtype)
     return (out,), (padded, rows, weight)
 
 
-def _convolved_backward(saved: Saved, grads: Outputs) -> Grads:
+def _causal_conv_backward(saved: Saved, grads: Outputs) -> Grads:
     padded, rows, weight = saved
     d_padded, d_weight, d_bias = _convolve_backward(
         widened(grads[0]), widened(padded), rows, weight
@@ -218,7 +218,7 @@ def _queries_and_keys(
 ) -> Result:  # fmt: skip
     wide, heads = widened(padded), (-1, cos.shape[-1])
     q, k = (
-        _turn(_convolve(wide, rows, weight, bias).unflatten(-1, heads), cos, sin).to(padded.dtype)
+        _rotate(_convolve(wide, rows, weight, bias).unflatten(-1, heads), cos, sin).to(padded.dtype)
         for weight, bias in ((q_weight, q_bias), (k_weight, k_bias))
     )
     return (q, k), (padded, rows, q_weight, k_weight, cos, sin)
@@ -228,30 +228,30 @@ def _queries_and_keys_backward(saved: Saved, grads: Outputs) -> Grads:
     padded, rows, *weights, cos, sin = saved
     wide = widened(padded)
     (d_q, *of_q), (d_k, *of_k) = (
-        _convolve_backward(_turn(widened(d), cos, -sin).flatten(-2), wide, rows, weight)
+        _convolve_backward(_rotate(widened(d), cos, -sin).flatten(-2), wide, rows, weight)
         for d, weight in zip(grads, weights, strict=True)
     )
     return (d_q + d_k).to(padded.dtype), None, *of_q, *of_k, None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Result:
-    return (_turn(widened(x), cos, sin).to(x.dtype),), (cos, sin)
+def _rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Result:
+    return (_rotate(widened(x), cos, sin).to(x.dtype),), (cos, sin)
 
 
-def _turned_backward(saved: Saved, grads: Outputs) -> Grads:
+def _rotary_backward(saved: Saved, grads: Outputs) -> Grads:
     cos, sin = saved
-    return _turn(widened(grads[0]), cos, -sin).to(grads[0].dtype), None, None
+    return _rotate(widened(grads[0]), cos, -sin).to(grads[0].dtype), None, None
 
 
-PLAIN = Operators(
+EAGER = Operators(
     norm=Operator(_norm, _norm_backward, _normed),
     add_norm=Operator(_add_norm, _add_norm_backward, _add_normed),
-    gated=Operator(_gated, _gated_backward, _gated_again),
+    swiglu=Operator(_swiglu, _swiglu_backward, _swiglu_again),
     gated_norm=Operator(_gated_norm, _gated_norm_backward, _gated_norm_again),
-    convolved=Operator(_convolved, _convolved_backward),
+    causal_conv=Operator(_causal_conv, _causal_conv_backward),
     queries_and_keys=Operator(_queries_and_keys, _queries_and_keys_backward),
-    turned=Operator(_turned, _turned_backward),
-    products=Products(),
+    rotary=Operator(_rotary, _rotary_backward),
+    linear=MultiLinear(),
     cross_entropy=CrossEntropy(),
 )
 """Each line of theirs one call of torch: what a CPU runs."""

@@ -73,9 +73,6 @@ class GroupCache:
 class GroupScan(ABC):
     """One scan over q, k, v [B, H, T, f]."""
 
-    state_tensors: int
-    """Entries of `Kept` that are states before the group."""
-
     def __init__(self, inputs: Inputs, size: int, dtype: torch.dtype) -> None:
         self.inputs, self.size, self.dtype = inputs, size, dtype
         self.shape = inputs[0].shape
@@ -120,16 +117,16 @@ class GroupScan(ABC):
     def readout_backward_group(
         self, tokens: Tokens, kept: Kept, inside: State, d_out: Tensor
     ) -> Any:
-        """What needs no gradient of the state; returns the work that later phases go on with."""
+        """What needs no gradient of the state; returns what later phases resume from."""
 
     @abstractmethod
     def advance_backward_group(
-        self, tokens: Tokens, kept: Kept, inside: State, work: Any, d_state: State
+        self, tokens: Tokens, kept: Kept, inside: State, bwd: Any, d_state: State
     ) -> None:
         """Run the reverse chain, updating `d_state` in place."""
 
     @abstractmethod
-    def gradients_group(self, tokens: Tokens, kept: Kept, inside: State, work: Any) -> Grads:
+    def gradients_group(self, tokens: Tokens, kept: Kept, inside: State, bwd: Any) -> Grads:
         """Gradients of the group's tokens."""
 
     # ---- forward -------------------------------------------------------------------------------
@@ -178,39 +175,39 @@ class GroupScan(ABC):
             tokens = self._tokens(group)
             kept = self.whole(tokens, saved[group])
             inside = self.replay(tokens, kept)
-            work = self.readout_backward_group(tokens, kept, inside, self._part(d_out, group))
-            self.advance_backward_group(tokens, kept, inside, work, running)
-            grads.add(group, self.gradients_group(tokens, kept, inside, work), tokens.rates)
+            bwd = self.readout_backward_group(tokens, kept, inside, self._part(d_out, group))
+            self.advance_backward_group(tokens, kept, inside, bwd, running)
+            grads.add(group, self.gradients_group(tokens, kept, inside, bwd), tokens.rates)
         return self.split(running), grads.finish()
 
     def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Any]:
         """Everything that needs no gradient of the state; makes what is saved whole for later phases."""
-        works = []
+        bwds = []
         for group in self.groups:
             tokens = self._hold(group)
             kept = saved[group] = self.whole(tokens, saved[group])
             inside = self._inside(group, tokens, kept)
             part = self._part(d_out, group)
-            works.append(self.readout_backward_group(tokens, kept, inside, part))
-        return works
+            bwds.append(self.readout_backward_group(tokens, kept, inside, part))
+        return bwds
 
-    def advance_backward(self, saved: list[Kept], works: list[Any], d_state: State) -> State:
+    def advance_backward(self, saved: list[Kept], bwds: list[Any], d_state: State) -> State:
         """The reverse chain alone: the gradient of the state after -> of the state before."""
         running = self.join(d_state)
         for group in reversed(self.groups):
             tokens, kept = self._hold(group), saved[group]
             inside = self._inside(group, tokens, kept)
-            self.advance_backward_group(tokens, kept, inside, works[group], running)
+            self.advance_backward_group(tokens, kept, inside, bwds[group], running)
         return self.split(running)
 
-    def gradients(self, saved: list[Kept], works: list[Any]) -> list[Tensor]:
+    def gradients(self, saved: list[Kept], bwds: list[Any]) -> list[Tensor]:
         """Gradients of q, k, v, lr, token_idx, norm weight and bias; groups in the order of `backward`."""
         grads = _InputGrads(self)
         for group in reversed(self.groups):
             tokens, kept = self._hold(group), saved[group]
             inside = self._inside(group, tokens, kept)
-            part = self.gradients_group(tokens, kept, inside, works[group])
-            works[group] = None
+            part = self.gradients_group(tokens, kept, inside, bwds[group])
+            bwds[group] = None
             grads.add(group, part, tokens.rates)
         return grads.finish()
 

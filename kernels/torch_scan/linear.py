@@ -22,7 +22,7 @@ from tttscale.kernels.torch_scan.minibatch import join, matmul, replay, split
 
 
 @dataclass
-class Work:
+class LinearBackwardState:
     """What the backward phases of a group hand on."""
 
     d_out: Tensor
@@ -92,7 +92,7 @@ class LinearScan(GroupScan):
 
     def readout_backward_group(
         self, tokens: Tokens, kept: Kept, inside: State, d_out: Tensor
-    ) -> Work:
+    ) -> LinearBackwardState:
         """dZq, and what readers ask of G."""
         G, Z, Zq = kept[:3]
         normed, mean, rstd = normalise(Zq)
@@ -100,7 +100,7 @@ class LinearScan(GroupScan):
         dz = G.new_empty(*G.shape[:2], 2 * size, G.shape[-1])
         dz[:, :, size:] = norm_backward(d_out * tokens.target.gamma, Zq, mean, rstd)
         scores = matmul(tokens.q, tokens.k.transpose(-1, -2)).tril_()
-        return Work(
+        return LinearBackwardState(
             d_out=d_out,
             d_gamma=sum_tokens(d_out, normed),
             d_beta=d_out.sum((0, 2)),
@@ -114,16 +114,16 @@ class LinearScan(GroupScan):
         )
 
     def advance_backward_group(
-        self, tokens: Tokens, kept: Kept, inside: State, work: Work, d_state: State
+        self, tokens: Tokens, kept: Kept, inside: State, bwd: LinearBackwardState, d_state: State
     ) -> None:
         """p = -lam (asked + tau_last K' dW); dZ = J(p); dW <- dW + K'^T dZ + Q'^T dZq."""
         dW, rates = d_state[0], tokens.rates
-        local = (work.asked * -rates.lam).unbind(0)
+        local = (bwd.asked * -rates.lam).unbind(0)
         future, G, keys = rates.step.unbind(0), kept[0].unbind(0), tokens.k.unbind(0)
         pairs = torch.cat([tokens.k, tokens.q], dim=2).transpose(-1, -2).unbind(0)
-        dz, dz_keys = work.dz.unbind(0), work.dz[:, :, : tokens.k.shape[2]].unbind(0)
-        kappas, updates, dys = (t.unbind(0) for t in (work.kappa, work.update_d_k, work.dy))
-        jacobians = work.jacobian.steps()
+        dz, dz_keys = bwd.dz.unbind(0), bwd.dz[:, :, : tokens.k.shape[2]].unbind(0)
+        kappas, updates, dys = (t.unbind(0) for t in (bwd.kappa, bwd.update_d_k, bwd.dy))
+        jacobians = bwd.jacobian.steps()
         for i in reversed(range(len(keys))):
             torch.bmm(keys[i], dW, out=kappas[i])
             torch.bmm(G[i], dW.transpose(-1, -2), out=updates[i])
@@ -131,23 +131,25 @@ class LinearScan(GroupScan):
             dys[i].copy_(jacobians[i].transpose(p, dz_keys[i]))
             dW.baddbmm_(pairs[i], dz[i])
 
-    def gradients_group(self, tokens: Tokens, kept: Kept, inside: State, work: Work) -> Grads:
+    def gradients_group(
+        self, tokens: Tokens, kept: Kept, inside: State, bwd: LinearBackwardState
+    ) -> Grads:
         """Gradients of tokens, rates and norm parameters."""
         G, size, rates = kept[0], tokens.k.shape[2], tokens.rates
-        pairs = matmul(work.dz[:, :, size:], G.transpose(-1, -2))
-        d_tau = -(pairs * work.scores * rates.lam.transpose(-1, -2)).sum(-1)
+        pairs = matmul(bwd.dz[:, :, size:], G.transpose(-1, -2))
+        d_tau = -(pairs * bwd.scores * rates.lam.transpose(-1, -2)).sum(-1)
         pairs.mul_(rates.coefficients())
-        both = matmul(work.dz, inside[0].transpose(-1, -2))
+        both = matmul(bwd.dz, inside[0].transpose(-1, -2))
         d_k, d_q = both[:, :, :size], both[:, :, size:]
         d_q -= matmul(pairs, tokens.k)
         d_k -= matmul(pairs.transpose(-1, -2), tokens.q)
-        d_k.addcmul_(rates.step, work.update_d_k)
-        d_v, d_gamma, d_beta = tokens.target.backward(work.dy, work.jacobian.normed)
-        d_q[..., :-1] += work.d_out
+        d_k.addcmul_(rates.step, bwd.update_d_k)
+        d_v, d_gamma, d_beta = tokens.target.backward(bwd.dy, bwd.jacobian.normed)
+        d_q[..., :-1] += bwd.d_out
         d_k[..., :-1] -= d_v
-        future = torch.linalg.vecdot(G, work.kappa)
-        d_lam = -torch.linalg.vecdot(G, work.asked) - rates.tau_last[..., 0] * future
+        future = torch.linalg.vecdot(G, bwd.kappa)
+        d_lam = -torch.linalg.vecdot(G, bwd.asked) - rates.tau_last[..., 0] * future
         d_tau_last = -(rates.lam[..., 0] * future).sum((1, 2))
         token_idx = rates.grad_token_idx(d_tau, d_tau_last)
-        d_gamma, d_beta = d_gamma + work.d_gamma, d_beta + work.d_beta
+        d_gamma, d_beta = d_gamma + bwd.d_gamma, d_beta + bwd.d_beta
         return Grads(d_q, d_k, d_v, d_lam, token_idx, d_gamma, d_beta)

@@ -25,7 +25,7 @@ from tttscale.kernels.torch_scan.minibatch import join, matmul, replay, split
 
 
 @dataclass
-class Work:
+class MLPBackwardState:
     """What the backward phases of a group hand on."""
 
     d_out: Tensor
@@ -171,7 +171,7 @@ class MLPScan(GroupScan):
 
     def readout_backward_group(
         self, tokens: Tokens, kept: Kept, inside: State, d_out: Tensor
-    ) -> Work:
+    ) -> MLPBackwardState:
         """dZ2q, dZ1q, and what readers ask of G1, G2 and of the keys' hidden layer."""
         (G1, G2, Z2, Z2q, _, Z1q), (_, W2, X2), rates = kept[:6], inside, tokens.rates
         size, coefficients = tokens.k.shape[2], rates.coefficients()
@@ -188,7 +188,7 @@ class MLPScan(GroupScan):
         dz1[:, :, size:] = dZ1q
         scores1 = matmul(tokens.q, tokens.k.transpose(-1, -2)).tril_()
         d_tau.addcmul_(matmul(dZ1q, G1.transpose(-1, -2)), scores1)
-        return Work(
+        return MLPBackwardState(
             d_out=d_out,
             d_gamma=sum_tokens(d_out, normed),
             d_beta=d_out.sum((0, 2)),
@@ -207,7 +207,7 @@ class MLPScan(GroupScan):
         )
 
     def advance_backward_group(
-        self, tokens: Tokens, kept: Kept, inside: State, work: Work, d_state: State
+        self, tokens: Tokens, kept: Kept, inside: State, bwd: MLPBackwardState, d_state: State
     ) -> None:
         """The reverse chain through both layers; see README.md."""
         (dW1, dW2), (_, W2, X2), (G1, G2), step = d_state, inside, kept[:2], tokens.rates.step
@@ -217,45 +217,47 @@ class MLPScan(GroupScan):
         dE = torch.zeros_like(X2[0])  # its last column belongs to the bias, which E does not have
         curved = curvature.mul_(kept[6])
         pairs = torch.cat([tokens.k, tokens.q], dim=2).transpose(-1, -2)
-        local1, local2 = (asked * -tokens.rates.lam for asked in (work.asked1, work.asked2))
-        jacobians = work.jacobian.steps()
+        local1, local2 = (asked * -tokens.rates.lam for asked in (bwd.asked1, bwd.asked2))
+        jacobians = bwd.jacobian.steps()
         for i in reversed(range(len(jacobians))):
-            W2i, dZ1 = W2[i, :, :-1], work.dz1[i, :, :size]
-            torch.bmm(X2[i], dW2, out=work.kappa2[i])
-            torch.bmm(tokens.k[i], dW1, out=work.kappa1[i])
-            torch.bmm(G1[i], dW1.transpose(-1, -2), out=work.update_d_k[i])
-            dG1 = torch.addcmul(local1[i], step[i], work.kappa1[i])
+            W2i, dZ1 = W2[i, :, :-1], bwd.dz1[i, :, :size]
+            torch.bmm(X2[i], dW2, out=bwd.kappa2[i])
+            torch.bmm(tokens.k[i], dW1, out=bwd.kappa1[i])
+            torch.bmm(G1[i], dW1.transpose(-1, -2), out=bwd.update_d_k[i])
+            dG1 = torch.addcmul(local1[i], step[i], bwd.kappa1[i])
             dE_i = torch.mul(dG1, slope[i], out=dE[..., :-1])
-            p = torch.addcmul(local2[i], step[i], work.kappa2[i]).baddbmm_(dE_i, W2i)
-            work.dy[i] = jacobians[i].transpose(p, dZ2[i])
+            p = torch.addcmul(local2[i], step[i], bwd.kappa2[i]).baddbmm_(dE_i, W2i)
+            bwd.dy[i] = jacobians[i].transpose(p, dZ2[i])
             dX2 = torch.bmm(G2[i], dW2[:, :-1].transpose(-1, -2))
-            dX2 = torch.addcmul(work.dX2[i], step[i], dX2).baddbmm_(dZ2[i], W2i.transpose(-1, -2))
+            dX2 = torch.addcmul(bwd.dX2[i], step[i], dX2).baddbmm_(dZ2[i], W2i.transpose(-1, -2))
             torch.mul(dG1, curved[i], out=dZ1)
             dZ1.addcmul_(dX2, slope[i])
-            dW2.baddbmm_(work.Xq[i].transpose(-1, -2), work.dZ2q[i])
+            dW2.baddbmm_(bwd.Xq[i].transpose(-1, -2), bwd.dZ2q[i])
             dW2.baddbmm_(X2[i].transpose(-1, -2), dZ2[i])
             dW2.baddbmm_(dE.transpose(-1, -2), G2[i])
-            dW1.baddbmm_(pairs[i], work.dz1[i])
+            dW1.baddbmm_(pairs[i], bwd.dz1[i])
 
-    def gradients_group(self, tokens: Tokens, kept: Kept, inside: State, work: Work) -> Grads:
+    def gradients_group(
+        self, tokens: Tokens, kept: Kept, inside: State, bwd: MLPBackwardState
+    ) -> Grads:
         """Gradients of tokens, rates and norm parameters."""
         (G1, G2), size, rates = kept[:2], tokens.k.shape[2], tokens.rates
-        pairs = matmul(work.dz1[:, :, size:], G1.transpose(-1, -2)).mul_(rates.coefficients())
-        both = matmul(work.dz1, inside[0].transpose(-1, -2))
+        pairs = matmul(bwd.dz1[:, :, size:], G1.transpose(-1, -2)).mul_(rates.coefficients())
+        both = matmul(bwd.dz1, inside[0].transpose(-1, -2))
         d_k, d_q = both[:, :, :size], both[:, :, size:]
         d_q -= matmul(pairs, tokens.k)
         d_k -= matmul(pairs.transpose(-1, -2), tokens.q)
-        d_k.addcmul_(rates.step, work.update_d_k)
-        d_v, d_gamma, d_beta = tokens.target.backward(work.dy, work.jacobian.normed)
-        d_q[..., :-1] += work.d_out
+        d_k.addcmul_(rates.step, bwd.update_d_k)
+        d_v, d_gamma, d_beta = tokens.target.backward(bwd.dy, bwd.jacobian.normed)
+        d_q[..., :-1] += bwd.d_out
         d_k[..., :-1] -= d_v
         dot = torch.linalg.vecdot
-        future = dot(G1, work.kappa1) + dot(G2, work.kappa2)
-        asked = dot(G1, work.asked1) + dot(G2, work.asked2)
+        future = dot(G1, bwd.kappa1) + dot(G2, bwd.kappa2)
+        asked = dot(G1, bwd.asked1) + dot(G2, bwd.asked2)
         d_lam = -asked - rates.tau_last[..., 0] * future
         d_tau_last = -(rates.lam[..., 0] * future).sum((1, 2))
-        token_idx = rates.grad_token_idx(work.d_tau, d_tau_last)
-        d_gamma, d_beta = d_gamma + work.d_gamma, d_beta + work.d_beta
+        token_idx = rates.grad_token_idx(bwd.d_tau, d_tau_last)
+        d_gamma, d_beta = d_gamma + bwd.d_gamma, d_beta + bwd.d_beta
         return Grads(d_q, d_k, d_v, d_lam, token_idx, d_gamma, d_beta)
 
 

@@ -20,7 +20,7 @@ SCRATCH_BYTES = 3 << 29
 
 
 @dataclass
-class Work:
+class SegmentBackwardState:
     """A segment's backward: the outputs' gradient, and what its phases hand on, once there is any."""
 
     d_out: Tensor
@@ -92,52 +92,58 @@ class TritonScan:
         self, saved: list[Kept], d_out: Tensor, d_state: State
     ) -> tuple[State, list[Tensor]]:
         """All phases, segment by segment, last one first."""
-        grads, works = self._new_grads(), self._works(d_out)
+        grads, bwds = self._new_grads(), self._bwds(d_out)
         for i in reversed(self.groups):
-            d_state = self._advance_backward(i, saved[i], works[i], d_state)
-            self._gradients(i, saved[i], works[i], grads)
+            d_state = self._advance_backward(i, saved[i], bwds[i], d_state)
+            self._gradients(i, saved[i], bwds[i], grads)
         return d_state, grads
 
-    def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[Work]:
+    def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[SegmentBackwardState]:
         """What needs no gradient of the state, for as many last segments as may lie ahead."""
-        works, room_bytes = self._works(d_out), SCRATCH_BYTES
+        bwds, room_bytes = self._bwds(d_out), SCRATCH_BYTES
         for i in reversed(self.groups):
-            planes = self.segments[i].readout_backward(saved[i], works[i].d_out)
-            works[i].planes, room_bytes = planes, room_bytes - planes.nbytes
+            planes = self.segments[i].readout_backward(saved[i], bwds[i].d_out)
+            bwds[i].planes, room_bytes = planes, room_bytes - planes.nbytes
             if room_bytes < planes.nbytes:
                 break
-        return works
+        return bwds
 
-    def advance_backward(self, saved: list[Kept], works: list[Work], d_state: State) -> State:
+    def advance_backward(
+        self, saved: list[Kept], bwds: list[SegmentBackwardState], d_state: State
+    ) -> State:
         """The reverse chain: the gradient of the state after -> of the state before."""
         for i in reversed(self.groups):
-            d_state = self._advance_backward(i, saved[i], works[i], d_state)
+            d_state = self._advance_backward(i, saved[i], bwds[i], d_state)
         return d_state
 
-    def gradients(self, saved: list[Kept], works: list[Work]) -> list[Tensor]:
+    def gradients(self, saved: list[Kept], bwds: list[SegmentBackwardState]) -> list[Tensor]:
         """Gradients of q, k, v, lr, token_idx, norm weight and bias."""
         grads = self._new_grads()
         for i in reversed(self.groups):
-            self._gradients(i, saved[i], works[i], grads)
+            self._gradients(i, saved[i], bwds[i], grads)
         return grads
 
-    def _works(self, d_out: Tensor) -> list[Work]:
+    def _bwds(self, d_out: Tensor) -> list[SegmentBackwardState]:
         d_out = self._aligned(d_out)
-        return [Work(d_out[:, :, cut]) for cut in self._cuts]
+        return [SegmentBackwardState(d_out[:, :, cut]) for cut in self._cuts]
 
-    def _advance_backward(self, i: int, kept: Kept, work: Work, d_state: State) -> State:
-        if work.planes is None:
-            work.planes = self.segments[i].readout_backward(kept, work.d_out)
-        return self.segments[i].advance_backward(kept, work.planes, d_state)
+    def _advance_backward(
+        self, i: int, kept: Kept, bwd: SegmentBackwardState, d_state: State
+    ) -> State:
+        if bwd.planes is None:
+            bwd.planes = self.segments[i].readout_backward(kept, bwd.d_out)
+        return self.segments[i].advance_backward(kept, bwd.planes, d_state)
 
-    def _gradients(self, i: int, kept: Kept, work: Work, grads: list[Tensor]) -> None:
+    def _gradients(
+        self, i: int, kept: Kept, bwd: SegmentBackwardState, grads: list[Tensor]
+    ) -> None:
         """Enter one segment's gradients; its scratch ends here."""
-        assert work.planes is not None
+        assert bwd.planes is not None
         tokens, cut = grads[:3], self._cuts[i]
         parts = self.segments[i].gradients(
-            kept, work.planes, work.d_out, *(x[:, :, cut] for x in tokens)
+            kept, bwd.planes, bwd.d_out, *(x[:, :, cut] for x in tokens)
         )
-        work.planes = None
+        bwd.planes = None
         grads[3][:, :, cut] = parts[0]
         for whole, part in zip(grads[4:], parts[1:], strict=True):
             whole += part

@@ -345,8 +345,8 @@ SAFEGUARDS = (
     Safeguard(
         "gradients of parameters do not see autocast",
         "tttscale/kernels/ops/linear.py",
-        "@without_autocast\ndef wide_product(",
-        "def wide_product(",
+        "@without_autocast\ndef matmul_fp32(",
+        "def matmul_fp32(",
         (_WIDE + "test_wide_products_and_operators_do_not_see_autocast",),
     ),
     Safeguard(

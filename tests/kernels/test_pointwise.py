@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from tests.kernels.problem import assert_close
 from tttscale.kernels.ops import linear
-from tttscale.kernels.ops.linear import Products, compute_dtype, held_copies, wide_product
-from tttscale.kernels.ops.pointwise import PLAIN
+from tttscale.kernels.ops.linear import MultiLinear, cast_cache, compute_dtype, matmul_fp32
+from tttscale.kernels.ops.pointwise import EAGER
 
 EPS = 1e-6
 TOKENS, DIM, SIZE = 21, 8, 4
@@ -37,12 +37,12 @@ def gated_norm(x, gate, weight, bias):
     return F.layer_norm(x, (DIM,), weight, bias, 1e-6) * F.gelu(gate, approximate="tanh")
 
 
-def convolved(padded, rows, weight, bias):
+def causal_conv(padded, rows, weight, bias):
     out = F.conv1d(padded.transpose(1, 2), weight, bias, groups=DIM).transpose(1, 2)
     return out if rows is None else out[:, rows]
 
 
-def turned(x, cos, sin):
+def rotary(x, cos, sin):
     """By complex numbers: adjacent pairs, positions modulo K."""
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
     factors = torch.complex(cos[:, ::2], sin[:, 1::2]).repeat(-(-x.shape[1] // SIZE), 1)
@@ -51,8 +51,8 @@ def turned(x, cos, sin):
 
 
 def queries_and_keys(padded, rows, qw, qb, kw, kb, cos, sin):
-    both = (convolved(padded, rows, w, b) for w, b in ((qw, qb), (kw, kb)))
-    return tuple(turned(x.unflatten(-1, (2, -1)), cos, sin) for x in both)
+    both = (causal_conv(padded, rows, w, b) for w, b in ((qw, qb), (kw, kb)))
+    return tuple(rotary(x.unflatten(-1, (2, -1)), cos, sin) for x in both)
 
 
 ROWS = torch.tensor([0, 1, 2, 6, 7, 8, 9, 13])
@@ -71,26 +71,26 @@ def inputs(name, tokens=TOKENS, dtype=torch.float64):
     return {
         "norm": (x, weight, EPS, dtype),
         "add_norm": (x, y, weight, EPS, dtype),
-        "gated": (x, y),
+        "swiglu": (x, y),
         "gated_norm": (x, y, weight, bias),
-        "convolved": (padded, None, *filters[:2]),
-        "convolved rows": (padded, ROWS, *filters[:2]),
+        "causal_conv": (padded, None, *filters[:2]),
+        "causal_conv rows": (padded, ROWS, *filters[:2]),
         "queries_and_keys": (padded, None, *filters, *turns()),
         "queries_and_keys rows": (padded, ROWS, *filters, *turns()),
-        "turned": (x.unflatten(-1, (2, -1)).detach().requires_grad_(), *turns()),
+        "rotary": (x.unflatten(-1, (2, -1)).detach().requires_grad_(), *turns()),
     }[name]
 
 
 DEFINITIONS = {
     "norm": rms_norm,
     "add_norm": lambda x, y, *wanted: rms_norm(x + y, *wanted),
-    "gated": lambda gate, up: F.silu(gate) * up,
+    "swiglu": lambda gate, up: F.silu(gate) * up,
     "gated_norm": gated_norm,
-    "convolved": convolved,
-    "convolved rows": convolved,
+    "causal_conv": causal_conv,
+    "causal_conv rows": causal_conv,
     "queries_and_keys": queries_and_keys,
     "queries_and_keys rows": queries_and_keys,
-    "turned": turned,
+    "rotary": rotary,
 }
 
 
@@ -107,7 +107,7 @@ def everything(function, arguments):
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_operators_equal_their_definitions(name):
     arguments = inputs(name)
-    ours = everything(getattr(PLAIN, name.split()[0]), arguments)
+    ours = everything(getattr(EAGER, name.split()[0]), arguments)
     assert_close(ours, everything(DEFINITIONS[name], arguments), 1e-13)
 
 
@@ -129,7 +129,7 @@ def test_bf16_tokens_are_rounded_once(name):
     arguments = narrow(inputs(name))
     if "norm" in name and name != "gated_norm":  # the residual stream is fp32
         arguments[0] = arguments[0].detach().float().requires_grad_()
-    ours = everything(getattr(PLAIN, name.split()[0]), arguments)
+    ours = everything(getattr(EAGER, name.split()[0]), arguments)
     exact = [
         x.detach().double().requires_grad_(x.requires_grad)
         if isinstance(x, torch.Tensor) and x.is_floating_point()
@@ -147,9 +147,9 @@ def test_bf16_tokens_are_rounded_once(name):
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 def test_compiled_operators_equal_the_plain_ones_at_every_length():
-    compiled = PLAIN.compiled()
+    compiled = EAGER.compiled()
     for name in DEFINITIONS:
-        operator, plain = (getattr(o, name.split()[0]) for o in (compiled, PLAIN))
+        operator, plain = (getattr(o, name.split()[0]) for o in (compiled, EAGER))
         for tokens in (TOKENS, 2 * TOKENS, 15):
             arguments = inputs(name, tokens)
             ours = everything(operator, arguments)
@@ -163,15 +163,15 @@ def test_compiled_operators_equal_the_plain_ones_at_every_length():
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 def test_one_compilation_serves_all_lengths_with_and_without_a_graph():
     torch._dynamo.utils.counters.clear()
-    gated = type(PLAIN.gated)(
-        lambda gate, up: PLAIN.gated.forward(gate, up),
-        lambda saved, grads: PLAIN.gated.backward(saved, grads),
+    swiglu = type(EAGER.swiglu)(
+        lambda gate, up: EAGER.swiglu.forward(gate, up),
+        lambda saved, grads: EAGER.swiglu.backward(saved, grads),
     ).compiled()
     for tokens in (40, 24, 11, 64):
-        arguments = inputs("gated", tokens)
-        everything(gated, arguments)
+        arguments = inputs("swiglu", tokens)
+        everything(swiglu, arguments)
         with torch.no_grad():
-            gated(*arguments)
+            swiglu(*arguments)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
@@ -181,18 +181,18 @@ def test_one_compilation_serves_all_lengths_with_and_without_a_graph():
 @pytest.mark.parametrize("count", [1, 3])
 def test_products_and_their_gradients(count):
     x, weights = normal(2, 5, DIM), [normal(3 + i, DIM, seed=i) for i in range(count)]
-    ours = everything(PLAIN.products, (x, *weights))
+    ours = everything(EAGER.linear, (x, *weights))
     theirs = everything(lambda x, *ws: tuple(F.linear(x, w) for w in ws), (x, *weights))
     assert_close(ours, theirs, 1e-13)
 
 
 def test_products_ask_for_no_gradient_that_nobody_wants():
     x, weight = normal(2, 5, DIM, grad=False), normal(3, DIM)
-    out = PLAIN.products(x, weight)
+    out = EAGER.linear(x, weight)
     (grad,) = torch.autograd.grad(out.sum(), weight)
     assert_close([grad], [x.sum((0, 1)).expand(3, DIM)], 1e-13)
     weight.requires_grad_(False)
-    assert not PLAIN.products(x, weight).requires_grad
+    assert not EAGER.linear(x, weight).requires_grad
 
 
 def test_products_under_autocast_are_those_of_bf16_with_fp32_gradients_of_parameters():
@@ -201,7 +201,7 @@ def test_products_under_autocast_are_those_of_bf16_with_fp32_gradients_of_parame
     assert compute_dtype(x) == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert compute_dtype(x) == torch.bfloat16
-        outs = PLAIN.products(x, *weights)
+        outs = EAGER.linear(x, *weights)
     wanted = [x.bfloat16() @ w.bfloat16().t() for w in weights]
     assert all(torch.equal(a, b) for a, b in zip(outs, wanted, strict=True))
     grads = torch.autograd.grad([o.float().square().sum() for o in outs], (x, *weights))
@@ -211,7 +211,7 @@ def test_products_under_autocast_are_those_of_bf16_with_fp32_gradients_of_parame
 def test_gradients_of_several_products_are_rounded_once_together():
     x = normal(1, 6, DIM).detach().bfloat16().requires_grad_()
     weights = [normal(3, DIM, seed=s).detach().bfloat16() for s in range(3)]
-    outs = PLAIN.products(x, *weights)
+    outs = EAGER.linear(x, *weights)
     (grad,) = torch.autograd.grad(outs, x, [torch.ones_like(o) for o in outs])
     parts = [torch.ones_like(o) @ w for o, w in zip(outs, weights, strict=True)]
     assert torch.equal(grad, sum(p.float() for p in parts).bfloat16())
@@ -219,20 +219,20 @@ def test_gradients_of_several_products_are_rounded_once_together():
 
 def test_wide_product_of_cpu_tensors():
     a, b = (normal(4, 4, seed=s, grad=False) for s in (0, 1))
-    assert wide_product(a, b).dtype == torch.float64
-    assert wide_product(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+    assert matmul_fp32(a, b).dtype == torch.float64
+    assert matmul_fp32(a.bfloat16(), b.bfloat16()).dtype == torch.float32
 
 
 def test_parameters_are_cast_once_where_copies_are_held():
     weight, x = torch.nn.Parameter(torch.ones(2, 3)), torch.ones(1, 1, 3, dtype=torch.bfloat16)
-    with held_copies():
-        copy = linear.copy_of(weight, torch.bfloat16)
-        assert linear.copy_of(weight, torch.bfloat16) is copy
-        assert linear.copy_of(weight[:1], torch.bfloat16) is not linear.copy_of(
+    with cast_cache():
+        copy = linear.cached_cast(weight, torch.bfloat16)
+        assert linear.cached_cast(weight, torch.bfloat16) is copy
+        assert linear.cached_cast(weight[:1], torch.bfloat16) is not linear.cached_cast(
             weight[:1], torch.bfloat16
         )
     with torch.no_grad():
         weight.mul_(2)
-    assert linear.copy_of(weight, torch.bfloat16).eq(2).all()
-    with held_copies():
-        assert Products()(x, weight).eq(6).all()
+    assert linear.cached_cast(weight, torch.bfloat16).eq(2).all()
+    with cast_cache():
+        assert MultiLinear()(x, weight).eq(6).all()

@@ -24,8 +24,8 @@ from triton.runtime import JITFunction
 from tttscale.kernels import scan
 from tttscale.kernels.ops import linear
 from tttscale.kernels.ops.compiled_op import Operator
-from tttscale.kernels.ops.linear import Products, held_copies
-from tttscale.kernels.ops.pointwise import PLAIN, Operators
+from tttscale.kernels.ops.linear import MultiLinear, cast_cache
+from tttscale.kernels.ops.pointwise import EAGER, Operators
 from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
 from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
 from tttscale.model.architecture import TTTConfig, preset_fields
@@ -129,7 +129,7 @@ class Counted(TorchDispatchMode):
             for f in fields(plain)
             if isinstance(operator := getattr(plain, f.name), Operator)
         }
-        return replace(plain, **as_one, products=Products(self.as_one(plain.products.add)))
+        return replace(plain, **as_one, linear=MultiLinear(self.as_one(plain.linear.add)))
 
 
 @contextmanager
@@ -143,9 +143,9 @@ def _without_data(counted: Counted, config: TTTConfig) -> Iterator[None]:
         FakeTensorMode(),
         mock.patch.object(JITFunction, "run", counted.launched),
         mock.patch.object(scan, "_scan_type", return_value=_SCANS[config.ttt_layer_type]),
-        mock.patch.object(linear, "wide_product", wide),
+        mock.patch.object(linear, "matmul_fp32", wide),
         torch.autocast("cpu", torch.bfloat16),
-        held_copies(),
+        cast_cache(),
     ):
         yield
 
@@ -158,7 +158,7 @@ def count(preset: str, tokens: int, compiled: bool) -> list[dict[str, Any]]:
         block, x = Block(config), torch.zeros(1, tokens, config.hidden_size, requires_grad=True)
         for module in block.modules():
             if isinstance(module, Layer) and compiled:
-                module.operators = counted.compiled(PLAIN)
+                module.operators = counted.compiled(EAGER)
         # From here on weights are cast, and have gradients to which the next are added.
         block(x).sum().backward()
         for direction in ("forward", "backward"):

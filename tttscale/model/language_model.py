@@ -40,7 +40,9 @@ class PreConv(Layer):
         """The stream [B, C, D], and what is to be added to it."""
         x, h = self.norm(x)
         past = CausalInput(h, self.conv.kernel_size[0], chunk, edges["pre_conv"])
-        return x, self.operators.convolved(past.padded, past.rows, self.conv.weight, self.conv.bias)
+        return x, self.operators.causal_conv(
+            past.padded, past.rows, self.conv.weight, self.conv.bias
+        )
 
 
 class Block(nn.Module):
@@ -118,7 +120,7 @@ class TTTForCausalLM(Layer):
         for block in self.blocks:
             x = block(x)
         _, x = self.model.norm(x)
-        logits = widened(self.operators.products(x, self.lm_head.weight))
+        logits = widened(self.operators.linear(x, self.lm_head.weight))
         if labels is None:
             return CausalLMOutput(logits)
         loss = nn.functional.cross_entropy(

@@ -56,7 +56,7 @@ class TTTLayer(Layer):
             q, k = self._convolved(of["q_proj"], turns, chunk, edges["qk_conv"])
         else:
             heads = (self._heads(of[name]) for name in ("q_proj", "k_proj"))
-            q, k = (self.operators.turned(x, *turns) for x in heads)
+            q, k = (self.operators.rotary(x, *turns) for x in heads)
         v, rates = self._heads(of["v_proj"]), self._learning_rates(of["rates"], chunk)
         out = self._scan(q, k, v, rates, chunk, edges["state"])
         return self._output(out.flatten(2), of.get("g_proj"))
@@ -65,7 +65,7 @@ class TTTLayer(Layer):
         """What each projection of this layer makes of h, and the rates' logits [B, C, H]."""
         names = [n for n in ("q_proj", "k_proj", "v_proj", "g_proj") if hasattr(self, n)]
         weights = [getattr(self, name).weight for name in names]
-        found = self.operators.products(h, *weights, self.learnable_ttt_lr_weight[:, 0])
+        found = self.operators.linear(h, *weights, self.learnable_ttt_lr_weight[:, 0])
         return dict(zip([*names, "rates"], found, strict=True))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -129,4 +129,4 @@ class TTTLayer(Layer):
 
     def _output(self, out: Tensor, gate: Tensor | None) -> Tensor:
         norm, run = self.post_norm, self.operators
-        return run.products(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)
+        return run.linear(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tttscale.kernels.ops.linear import held_copies
+from tttscale.kernels.ops.linear import cast_cache
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.batch import Batch, Groups, Reader
 from tttscale.scan.carry import CarryLayout, CarryStore
@@ -84,7 +84,7 @@ class Sweeps:
         ranges = self._ranges_of_step(train)
         self._upcoming = groups, train, self._reader.read(groups, ranges)
 
-    @held_copies()
+    @cast_cache()
     def forward(self, groups: Groups, *, train: bool = True) -> Losses:
         """Run all own chunks; groups[m] are the B sequences of the m-th place.
 
@@ -116,7 +116,7 @@ class Sweeps:
         self.losses.settle()
         return self.losses
 
-    @held_copies()
+    @cast_cache()
     def backward(self) -> Losses:
         """Add the gradient of the summed losses to the parameters' `.grad`.
 
