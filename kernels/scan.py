@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tttscale.kernels.learners import LEARNERS
 from tttscale.kernels.precision import wide_dtype, without_autocast
 from tttscale.kernels.torch_scan.group_scan import flatten, unflatten
-from tttscale.kernels.torch_scan.linear import LinearScan
-from tttscale.kernels.torch_scan.mlp import MLPScan
 from tttscale.kernels.triton_scan.launch_table import architecture_of, why_no_launch
 
 State = tuple[Tensor, ...]
 """(W1, b1) or (W1, b1, W2, b2): [B, H, f, f], [B, H, 1, f], or [B, H, f, 4f], [B, H, 1, 4f], ..."""
-
-_SCANS: dict[str, Any] = {"linear": LinearScan, "mlp": MLPScan}
 
 
 class Handoff(Protocol):
@@ -69,7 +66,7 @@ def ttt_scan(
     """Run the inner learner over T tokens (paper, dual form with mini-batch gradient descent).
 
     Args:
-        kind: "linear" or "mlp".
+        kind: name of the inner learner, "linear" or "mlp" (learners.py).
         q: [B, H, T, f], rotated; k, v likewise.
         k: keys.
         v: values.
@@ -89,8 +86,8 @@ def ttt_scan(
     Raises:
         ValueError: unknown kind or backend, shapes that do not fit, or no Triton kernel for them.
     """
-    if kind not in _SCANS:
-        raise ValueError(f"ttt_scan: kind {kind!r}; expected one of {sorted(_SCANS)}")
+    if kind not in LEARNERS:
+        raise ValueError(f"ttt_scan: kind {kind!r}; expected one of {sorted(LEARNERS)}")
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f"ttt_scan: backend {backend!r}; expected 'auto', 'torch' or 'triton'")
     if token_idx.shape != (mini_batch_size,):
@@ -106,7 +103,7 @@ def ttt_scan(
         )
     _check_heads(kind, q, norm_weight, norm_bias, state)
     scan, dtype = _scan_type(kind, backend, q, mini_batch_size), q.dtype
-    if scan not in _SCANS.values():
+    if scan is not LEARNERS[kind].scan_class("torch"):
         q, k, v = (x.to(_kernel_dtype(dtype)) for x in (q, k, v))
     out, *last = _Scan.apply(
         scan, mini_batch_size, handoff, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
@@ -124,12 +121,13 @@ class Backend(NamedTuple):
 
 
 def choose_backend(
-    backend: str, device: torch.device, dim: int, size: int, dtype: torch.dtype
+    backend: str, kind: str, device: torch.device, dim: int, size: int, dtype: torch.dtype
 ) -> Backend:
-    """What runs a scan: the door's own choice, also for those who want to say it beforehand.
+    """Choose what runs a scan, as `ttt_scan` does, for callers who want to say it beforehand.
 
     Args:
         backend: "torch", "triton" or "auto".
+        kind: name of the inner learner.
         device: of the tokens.
         dim: features of a head, f.
         size: tokens of a mini-batch, K.
@@ -140,7 +138,7 @@ def choose_backend(
     """
     if backend == "torch":
         return Backend("torch", "were not asked for")
-    missing = _why_not_triton(device, dim, size, dtype)
+    missing = _why_not_triton(kind, device, dim, size, dtype)
     if backend == "triton":
         if missing:
             raise ValueError(f"ttt_scan: backend 'triton' {missing}; use 'auto' or 'torch'")
@@ -152,16 +150,8 @@ def choose_backend(
 
 def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     """The class that runs the phases."""
-    if choose_backend(backend, q.device, q.shape[3], size, q.dtype).name == "torch":
-        return _SCANS[kind]
-    # Imported here: a machine without a GPU need not load Triton.
-    if kind == "linear":
-        from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
-
-        return TritonLinearScan
-    from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
-
-    return TritonMLPScan
+    chosen = choose_backend(backend, kind, q.device, q.shape[3], size, q.dtype)
+    return LEARNERS[kind].scan_class(chosen.name)
 
 
 def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -169,7 +159,11 @@ def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-def _why_not_triton(device: torch.device, dim: int, size: int, dtype: torch.dtype) -> str | None:
+def _why_not_triton(
+    kind: str, device: torch.device, dim: int, size: int, dtype: torch.dtype
+) -> str | None:
+    if LEARNERS[kind].triton is None:
+        return f"does not exist for {kind}"
     if missing := why_no_launch(architecture_of(device), dim, size, _kernel_dtype(dtype)):
         return missing
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -184,8 +178,7 @@ def _check_heads(
     for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         if tensor.shape != (heads, f):
             raise ValueError(f"{name} {tuple(tensor.shape)}; expected ({heads}, {f})")
-    inner = [(f, f), (1, f)] if kind == "linear" else [(f, 4 * f), (1, 4 * f), (4 * f, f), (1, f)]
-    wanted = [(batch, heads, *matrix) for matrix in inner]
+    wanted = list(LEARNERS[kind].state_shapes(batch, heads, f))
     if (found := [tuple(s.shape) for s in state]) != wanted:
         raise ValueError(f"state {found}; expected {wanted}")
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tttscale.kernels.learners import LEARNERS
 from tttscale.kernels.triton_scan.launch_table import launch_of, mini_batches_per_block
 from tttscale.kernels.triton_scan.launches.launch import Launch
 from tttscale.kernels.triton_scan.token_gradients import token_gradients_kernel
@@ -64,6 +65,7 @@ class Segment(ABC):
     """A scan over q, k, v [B, H, T, f] of equal strides; rates and norm in the states' dtype."""
 
     kind: ClassVar[str]
+    """Name of the learner."""
 
     def __init__(self, inputs: Inputs, size: int, architecture: int) -> None:
         self.q, self.k, self.v = inputs[:3]
@@ -75,7 +77,7 @@ class Segment(ABC):
         self.strides = tuple(stride or self.dim for stride in self.q.stride()[:3])
         self.block = mini_batches_per_block(architecture, size, self.compute)
         self.blocks = -(-self.length // (self.block * size))
-        self.inner = self.dim if self.kind == "linear" else 4 * self.dim
+        self.inner = LEARNERS[self.kind].inner_width(self.dim)
 
     # ---- what a learner supplies ----------------------------------------------------------------
 

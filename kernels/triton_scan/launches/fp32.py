@@ -1,24 +1,42 @@
 """Launches for fp32 tokens, on all GPUs: products on the plain units fill the registers, so few columns.
 
-Not fused but for TTT-Linear's chains: on the plain units a thread may have one product of a row's sum. Fused
-with the first addition it would be exact in that thread and rounded in the others, which hold the same sum
-and store it to the same place: which of them came last would decide the last bit (tests/ptx finds it).
+Products and sums are not fused except in TTT-Linear's chains: on the plain units a thread may have one
+product of a row's sum. Fused with the first addition it would be exact in that thread and rounded in the
+others, which hold the same sum and store it to the same place: which of them came last would decide the last
+bit (tests/ptx finds it).
 """
 
-from tttscale.kernels.triton_scan.launches.launch import CHAINS, LARGEST_DIM, Launch
+from tttscale.kernels.learners import SERIAL_PHASES
+from tttscale.kernels.triton_scan.launches.launch import LARGEST_DIM, Launch, Table
 
 
-def launch(kind: str, kernel: str, dim: int, size: int) -> Launch:
-    """The launch of a kernel for fp32 tokens."""
-    large = dim > 64 or size > 16
-    if kernel in CHAINS and kind == "linear":
-        if not large:
-            return Launch(8, 1, 32 if kernel == "advance" else 64)
-        rows = LARGEST_DIM if dim > 96 or (dim > 32 and size > 32) else 16
-        return Launch(16, 1, rows, max_registers=128)
-    if kernel in CHAINS:
-        most = 255 if large else None
-        return Launch(8, 1, 16 if dim > 64 else 32, max_registers=most, fused=False)
-    if large:
+def linear(kernel: str, dim: int, size: int) -> Launch:
+    """TTT-Linear's launches."""
+    if kernel not in SERIAL_PHASES:
+        return _parallel(dim, size)
+    if not _large(dim, size):
+        return Launch(8, 1, 32 if kernel == "advance" else 64)
+    rows = LARGEST_DIM if dim > 96 or (dim > 32 and size > 32) else 16
+    return Launch(16, 1, rows, max_registers=128)
+
+
+def mlp(kernel: str, dim: int, size: int) -> Launch:
+    """TTT-MLP's launches."""
+    if kernel not in SERIAL_PHASES:
+        return _parallel(dim, size)
+    most = 255 if _large(dim, size) else None
+    return Launch(8, 1, 16 if dim > 64 else 32, max_registers=most, fused=False)
+
+
+def _parallel(dim: int, size: int) -> Launch:
+    """Kernels that are parallel over blocks, the same for both learners."""
+    if _large(dim, size):
         return Launch(16, 1, 16, max_registers=128, fused=False)
     return Launch(8, 1, 16, fused=False)
+
+
+def _large(dim: int, size: int) -> bool:
+    return dim > 64 or size > 16
+
+
+TABLES: dict[str, Table] = {"linear": linear, "mlp": mlp}

@@ -1,5 +1,6 @@
-"""One kernel's launch: what a GPU's file of launches is made of."""
+"""One kernel's launch: what a GPU's table of launches is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -10,19 +11,21 @@ class Launch:
     num_warps: int
     num_stages: int = 1
     inner_columns: int = 32
-    """Hidden features that a program takes at a time; rows of a tile of W in TTT-Linear's chains."""
+    """IB: hidden features that a program takes at a time; rows of a tile of W in TTT-Linear's chains."""
     key_columns: int = 32
-    """TTT-MLP's readout_backward: the same where it goes through the keys' hidden layer."""
+    """KEYS_IB: the same in the phase of TTT-MLP's readout_backward that goes through the keys."""
     resident: bool = False
-    """TTT-MLP's forward chain: whether the state stays in registers."""
+    """Whether the state stays in registers in TTT-MLP's forward chain."""
     merged: bool = False
-    """TTT-MLP's reverse chain: whether a mini-batch goes through the state's gradient once, not twice."""
+    """Whether TTT-MLP's reverse chain goes through the state's gradient once a mini-batch, not twice."""
     max_registers: int | None = None
-    """Per thread, where not all fits: left alone the compiler goes down to 32 and spills the rest."""
+    """Registers per thread, where not all fits: else the compiler goes down to 32 and spills the rest."""
     fused: bool = True
     """Whether a product and a sum may become one operation without the rounding in between."""
+    reads_copies: bool = True
+    """Whether tensor-core products may read what a loop copies ahead, see `launch_of`."""
 
 
-CHAINS = ("advance", "advance_backward")
-"""The serial kernels; all others are parallel over blocks."""
+Table = Callable[[str, int, int], Launch]
+"""(kernel, head dim f, mini-batch size K) -> its launch, for one learner on one GPU."""
 LARGEST_DIM = 128
