@@ -73,11 +73,25 @@ class Segment(ABC):
         self.size, self.dtype, self.architecture = size, self.lr.dtype, architecture
         self.batch, self.heads, self.length, self.dim = self.q.shape
         self.scans, self.compute = self.batch * self.heads, self.q.dtype
-        # A dim with one place may have 0, where any number would do; ttt_mlp/parallel_backward.py takes none.
+        # A dim with one place may have 0, where any number would do; mlp/readout_backward.py takes none.
         self.strides = tuple(stride or self.dim for stride in self.q.stride()[:3])
         self.block = mini_batches_per_block(architecture, size, self.compute)
         self.blocks = -(-self.length // (self.block * size))
         self.inner = LEARNERS[self.kind].inner_width(self.dim)
+        self._own: dict[str, Any] = {
+            "q_ptr": self.q,
+            "k_ptr": self.k,
+            "v_ptr": self.v,
+            "lr_ptr": self.lr,
+            "tau_ptr": self.tau,
+            "gamma_ptr": self.gamma,
+            "beta_ptr": self.beta,
+            **dict(zip(("stride_b", "stride_h", "stride_t"), self.strides, strict=True)),
+            "T": self.length,
+            "heads": self.heads,
+            "scans": self.scans,
+        }
+        """What kernels take of the segment itself, by the names of their parameters."""
 
     # ---- what a learner supplies ----------------------------------------------------------------
 
@@ -104,17 +118,32 @@ class Segment(ABC):
     ) -> list[Tensor]:
         """dq, dk, dv into the tensors given; returns those of lr, token_idx, norm weight and bias."""
         g1, w1 = kept[:2]
+        g2, kappa2 = planes.second
         d_lr, d_norm = torch.empty_like(self.lr), torch.empty_like(planes.d_norm)
         future = self.new(self.scans, self.length, wide=True)
-        launch = self.launch("gradients")
-        token_gradients_kernel[(self.blocks, self.scans)](
-            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, d_out),
-            *(g1, planes.dz1, planes.dz1q, w1, planes.dw1, planes.db1, planes.p, planes.normed),
-            *(planes.jacobian, planes.asked, *planes.second, future, dq, dk, dv, d_lr, d_norm),
-            *(*self.strides, self.length, self.heads, self.scans),
-            I=self.inner,
-            IB=self.columns("gradients"),
-            **self._shape(launch),
+        self.run(
+            token_gradients_kernel,
+            "gradients",
+            (self.blocks, self.scans),
+            d_out_ptr=d_out,
+            g1_ptr=g1,
+            dz1_ptr=planes.dz1,
+            dz1q_ptr=planes.dz1q,
+            w1_saved_ptr=w1,
+            dw1_saved_ptr=planes.dw1,
+            db1_saved_ptr=planes.db1,
+            p_ptr=planes.p,
+            normed_ptr=planes.normed,
+            plane_ptr=planes.jacobian,
+            asked_ptr=planes.asked,
+            g2_ptr=g2,
+            kappa2_ptr=kappa2,
+            future_ptr=future,
+            dq_ptr=dq,
+            dk_ptr=dk,
+            dv_ptr=dv,
+            dlr_ptr=d_lr,
+            dnorm_ptr=d_norm,
         )
         parts = (planes.d_norm + d_norm).view(self.batch, self.heads, self.blocks, 2, self.dim)
         d_gamma, d_beta = parts.sum((0, 2)).unbind(1)
@@ -190,17 +219,28 @@ class Segment(ABC):
         """All compile-time arguments of a kernel of this learner."""
         launch = self.launch(name)
         options = self._shape(launch)
+        if "I" in kernel.arg_names:
+            options["I"] = self.inner
         if "IB" in kernel.arg_names:
             options["IB"] = self.columns(name)
         if "KEYS_IB" in kernel.arg_names:
             options["KEYS_IB"] = min(launch.key_columns, options["IB"])
         return options
 
-    def run(self, kernel: Any, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
-        """Launch a kernel of this learner; the arguments that all have in common are added."""
-        trailing = (*self.strides, self.length, self.heads)
-        trailing += (self.scans,) if "scans" in kernel.arg_names else ()
-        kernel[grid](*arguments, *trailing, **self.options(kernel, name))
+    def run(self, kernel: Any, name: str, grid: tuple[int, ...], **tensors: Tensor | None) -> None:
+        """Launch a kernel of this learner.
+
+        Args:
+            kernel: the Triton function.
+            name: of its launch in the tables.
+            grid: programs (CTAs) to run.
+            tensors: by the names of its parameters. Tokens, rates, norm, strides and lengths of this segment
+                are added to those where the kernel has parameters for them.
+        """
+        options, values = self.options(kernel, name), {**self._own, **tensors}
+        assert tensors.keys() <= set(kernel.arg_names), kernel
+        # Triton takes arguments in order for less of the host's time than by name.
+        kernel[grid](*(values[x] for x in kernel.arg_names if x not in options), **options)
 
 
 def padded(dim: int) -> int:

@@ -24,20 +24,36 @@ class LinearSegment(Segment):
         last = [W.new_empty(W.shape), b.new_empty(b.shape)]
         u = self.new(n, self.length, f, wide=True)
         step, scores = self._step_and_scores()
-        tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
-        self.run(targets_kernel, "targets", (self.blocks, n), *tokens, step, u, None, scores)
+        self.run(
+            targets_kernel,
+            "targets",
+            (self.blocks, n),
+            step_ptr=step,
+            u_ptr=u,
+            moved_ptr=None,
+            scores_ptr=scores,
+        )
         self.run(
             advance_kernel,
             "advance",
             (n,),
-            *(self.k, u, step, scores, self.gamma, W, b, G, W_saved, b_saved, *last),
+            u_ptr=u,
+            step_ptr=step,
+            scores_ptr=scores,
+            w_ptr=W,
+            b_ptr=b,
+            g_ptr=G,
+            w_saved_ptr=W_saved,
+            b_saved_ptr=b_saved,
+            w_last_ptr=last[0],
+            b_last_ptr=last[1],
         )
         return [G, W_saved, b_saved], self.narrow_states(last)
 
     def readout(self, kept: Kept, out: Tensor) -> None:
         """out = q + LN(.)."""
-        tokens = (self.q, self.k, self.lr, self.tau, self.gamma, self.beta)
-        self.run(readout_kernel, "readout", (self.blocks, self.scans), *tokens, *kept, out)
+        grid = (self.blocks, self.scans)
+        self.run(readout_kernel, "readout", grid, **_pointers(kept), out_ptr=out)
 
     def readout_backward(self, kept: Kept, d_out: Tensor) -> Planes:
         """Step and products of keys, dZq, the readers' share of dG, and the Jacobian's row constants."""
@@ -47,9 +63,18 @@ class LinearSegment(Segment):
             readout_backward_kernel,
             "readout_backward",
             (self.blocks, self.scans),
-            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, *kept, d_out),
-            *(step, scores, planes.normed, planes.jacobian),
-            *(planes.dz1q, planes.p, planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
+            **_pointers(kept),
+            d_out_ptr=d_out,
+            step_ptr=step,
+            scores_ptr=scores,
+            normed_ptr=planes.normed,
+            plane_ptr=planes.jacobian,
+            dzq_ptr=planes.dz1q,
+            local_ptr=planes.p,
+            asked_ptr=planes.asked,
+            dtau_ptr=planes.d_tau,
+            dlast_ptr=planes.d_last,
+            dnorm_ptr=planes.d_norm,
         )
         return planes
 
@@ -66,9 +91,20 @@ class LinearSegment(Segment):
             advance_backward_kernel,
             "advance_backward",
             (n,),
-            *(self.k, self.q, step, scores, self.gamma, kept[0]),
-            *(planes.normed, planes.dz1q, planes.p, planes.jacobian, dW, db),
-            *(planes.dz1, planes.dw1, planes.db1, *first),
+            step_ptr=step,
+            scores_ptr=scores,
+            g_ptr=kept[0],
+            normed_ptr=planes.normed,
+            dzq_ptr=planes.dz1q,
+            p_ptr=planes.p,
+            plane_ptr=planes.jacobian,
+            dw_ptr=dW,
+            db_ptr=db,
+            dz_ptr=planes.dz1,
+            dw_saved_ptr=planes.dw1,
+            db_saved_ptr=planes.db1,
+            dw_first_ptr=first[0],
+            db_first_ptr=first[1],
         )
         planes.chain = ()
         return self.narrow_states(first)
@@ -89,3 +125,8 @@ class TritonLinearScan(TritonScan):
 
     segment_type = LinearSegment
     segment_tokens = 8 << 10
+
+
+def _pointers(kept: Kept) -> dict[str, Tensor]:
+    """What the forward kept, by the names of kernels' parameters."""
+    return dict(zip(("g_ptr", "w_saved_ptr", "b_saved_ptr"), kept, strict=True))

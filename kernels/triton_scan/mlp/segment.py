@@ -1,5 +1,7 @@
 """TTT-MLP on Triton: scratch and launches of its phases. Formulas: README.md beside this file."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,34 +32,43 @@ class MLPSegment(Segment):
         G1, G2 = self.new(n, self.length, i), self.new(n, self.length, f)
         W1_saved, W2_saved = self.new(n, blocks, f, i), self.new(n, blocks, i, f)
         b1_saved, b2_saved = self.new(n, blocks, i, wide=True), self.new(n, blocks, f, wide=True)
-        saved = (W1_saved, b1_saved, W2_saved, b2_saved)
         moved, u = self.new(n, self.length, f), self.new(n, self.length, f, wide=True)
         step = self.new(n, self.length, wide=True)
-        tokens = (self.k, self.v, self.lr, self.tau, self.gamma, self.beta)
-        self.run(targets_kernel, "targets", (blocks, n), *tokens, step, u, moved, None)
-        targets = (self.k, moved, u, step, self.gamma)
+        self.run(
+            targets_kernel,
+            "targets",
+            (blocks, n),
+            step_ptr=step,
+            u_ptr=u,
+            moved_ptr=moved,
+            scores_ptr=None,
+        )
+        kept = [G1, W1_saved, G2, b1_saved, W2_saved, b2_saved, step]
+        rest = {"moved_ptr": moved, "u_ptr": u, "step_ptr": step, **_pointers(kept)}
         if self.launch("advance").resident:
             last = [torch.empty_like(s) for s in first]
-            arguments = (*targets, *first, *last, G1, G2, *saved)
-            self.run(advance_kernel, "advance", (n,), *arguments)
+            rest |= _named("{}_ptr", first) | _named("{}_last_ptr", last)
+            self.run(advance_kernel, "advance", (n,), **rest)
         else:
             last = [W1.clone(), b1.clone(), *first[2:]]
-            arguments = (*targets, *last, *self._tiles("advance"), G1, G2, *saved)
-            self.run(advance_streamed_kernel, "advance", (n,), *arguments)
+            tiles1, tiles2 = self._tiles("advance")
+            rest |= _named("{}_ptr", last)
+            self.run(
+                advance_streamed_kernel,
+                "advance",
+                (n,),
+                w1_tiles_ptr=tiles1,
+                w2_tiles_ptr=tiles2,
+                **rest,
+            )
         last[2] += W2_mean
         last[3] += b2_mean
-        return [G1, W1_saved, G2, b1_saved, W2_saved, b2_saved, step], self.narrow_states(last)
+        return kept, self.narrow_states(last)
 
     def readout(self, kept: Kept, out: Tensor) -> None:
         """out = q + LN(.)."""
-        self.run(
-            readout_kernel,
-            "readout",
-            (self.blocks, self.scans),
-            *(self.q, self.k, self.lr, self.tau, self.gamma, self.beta),
-            *_in_order(kept),
-            out,
-        )
+        grid = (self.blocks, self.scans)
+        self.run(readout_kernel, "readout", grid, **_pointers(kept), out_ptr=out)
 
     def readout_backward(self, kept: Kept, d_out: Tensor) -> Planes:
         """Gradients at the readers, their shares in the sources', and the keys' part of the Jacobian."""
@@ -74,18 +85,34 @@ class MLPSegment(Segment):
             readout_backward_kernel,
             "readout_backward",
             (self.blocks, n),
-            *(self.q, self.k, self.v, self.lr, self.tau, self.gamma, self.beta, kept[-1]),
-            *(*_in_order(kept), d_out),
-            *(x2, slope, curved, planes.normed, planes.jacobian, inside),
-            *(xq, dz2q, db2_read, planes.p, planes.dz1q, db1_read, local, share),
-            *(planes.asked, planes.d_tau, planes.d_last, planes.d_norm),
+            **_pointers(kept),
+            step_ptr=kept[-1],
+            d_out_ptr=d_out,
+            x2_ptr=x2,
+            slope_ptr=slope,
+            curved_ptr=curved,
+            normed_ptr=planes.normed,
+            plane_ptr=planes.jacobian,
+            inside_ptr=inside,
+            xq_ptr=xq,
+            dz2q_ptr=dz2q,
+            db2_read_ptr=db2_read,
+            p_ptr=planes.p,
+            dz1q_ptr=planes.dz1q,
+            db1_read_ptr=db1_read,
+            local_ptr=local,
+            share_ptr=share,
+            asked_ptr=planes.asked,
+            dtau_ptr=planes.d_tau,
+            dlast_ptr=planes.d_last,
+            dnorm_ptr=planes.d_norm,
         )
         return planes
 
     def advance_backward(self, kept: Kept, planes: Planes, d_state: State) -> State:
         """Gradients of the state before; dZ1 and the whole p on the way."""
         G2, step = kept[2], kept[-1]
-        x2, xq, dz2q, *reads, local, share, slope, curved, inside = planes.chain
+        x2, xq, dz2q, db1_read, db2_read, local, share, slope, curved, inside = planes.chain
         n, f, i = self.scans, self.dim, self.inner
         running = [s.clone() for s in self.wide_states(d_state)]
         # Nor do inner gradients see the mean of their gradient over the output dim.
@@ -99,14 +126,34 @@ class MLPSegment(Segment):
         planes.db1 = self.new(n, self.blocks, i, wide=True)
         planes.dw1[:, -1], planes.db1[:, -1] = running[0], running[1][:, 0]
         merged = self.launch("advance_backward").merged
+        dw1_tiles, dw2_tiles = self._tiles("advance_backward")
         self.run(
             advance_backward_merged_kernel if merged else advance_backward_kernel,
             "advance_backward",
             (n,),
-            *(self.k, self.q, step, self.gamma, G2, x2, xq, planes.dz1q, dz2q, *reads),
-            *(local, share, slope, curved, planes.normed, planes.p, planes.jacobian, inside),
-            *(*running, *self._tiles("advance_backward")),
-            *(planes.dz1, kappa2, planes.dw1, planes.db1),
+            step_ptr=step,
+            g2_ptr=G2,
+            x2_ptr=x2,
+            xq_ptr=xq,
+            dz1q_ptr=planes.dz1q,
+            dz2q_ptr=dz2q,
+            db1_read_ptr=db1_read,
+            db2_read_ptr=db2_read,
+            local_ptr=local,
+            share_ptr=share,
+            slope_ptr=slope,
+            curved_ptr=curved,
+            normed_ptr=planes.normed,
+            p_ptr=planes.p,
+            plane_ptr=planes.jacobian,
+            w2_inside_ptr=inside,
+            **_named("d{}_ptr", running),
+            dw1_tiles_ptr=dw1_tiles,
+            dw2_tiles_ptr=dw2_tiles,
+            dz1_ptr=planes.dz1,
+            kappa2_ptr=kappa2,
+            dw1_saved_ptr=planes.dw1,
+            db1_saved_ptr=planes.db1,
         )
         for s, mean in zip(running[2:], means, strict=True):
             s += mean
@@ -128,7 +175,12 @@ class TritonMLPScan(TritonScan):
     segment_tokens = 2 << 10
 
 
-def _in_order(kept: Kept) -> tuple[Tensor, ...]:
-    """G1, G2, then W1, b1, W2, b2 as the kernels take them."""
+def _pointers(kept: Kept) -> dict[str, Tensor]:
+    """What the forward kept, by the names of kernels' parameters; without the steps."""
     G1, W1, G2, b1, W2, b2, _ = kept
-    return G1, G2, W1, b1, W2, b2
+    return {"g1_ptr": G1, "g2_ptr": G2, **_named("{}_saved_ptr", (W1, b1, W2, b2))}
+
+
+def _named(name: str, state: Sequence[Tensor]) -> dict[str, Tensor]:
+    """W1, b1, W2, b2 by the names of kernels' parameters, such as "{}_ptr"."""
+    return {name.format(part): x for part, x in zip(("w1", "b1", "w2", "b2"), state, strict=True)}
