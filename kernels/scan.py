@@ -229,7 +229,7 @@ class _Scan(torch.autograd.Function):
         works = scan.readout_backward(saved, d_out) if awaited else []
         if hooks is not None and (outside := hooks.recv_grad()) is not None:
             d_last = tuple(mine + theirs for mine, theirs in zip(d_last, outside, strict=True))
-        if awaited:
+        if hooks is not None and awaited:
             d_state = scan.advance_backward(saved, works, d_last)
             hooks.send_grad(d_state)
             grads = scan.gradients(saved, works)

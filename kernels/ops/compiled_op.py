@@ -80,7 +80,7 @@ class _Apply(torch.autograd.Function):
 
 def source_of(x: Tensor) -> Any:
     """The node of the graph whose operator can form x again; None if there is none."""
-    node = x.grad_fn
+    node: Any = x.grad_fn
     operator = getattr(node, "operator", None)
     if not isinstance(operator, Operator) or operator.again is None:
         return None

@@ -68,14 +68,19 @@ def _normed(saved: Saved, dtype: torch.dtype) -> Tensor:
     return ((widened(x) * rstd).to(x.dtype) * widened(weight)).to(dtype)
 
 
-def _norm_backward(saved: Saved, grads: Outputs) -> Grads:
+def _norm_gradients(saved: Saved, grads: Outputs) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight."""
     (x, rstd, weight), (d_x, d_normed) = saved, grads
     normed, d_scaled = widened(x) * rstd, widened(d_normed)
     d_weight = (d_scaled * normed).flatten(0, -2).sum(0)
     d_scaled = d_scaled * widened(weight)
     along = (d_scaled * normed).mean(-1, keepdim=True)
     d_x = d_x + rstd * (d_scaled - normed * along)
-    return d_x.to(x.dtype), d_weight, None, None
+    return d_x.to(x.dtype), d_weight
+
+
+def _norm_backward(saved: Saved, grads: Outputs) -> Grads:
+    return *_norm_gradients(saved, grads), None, None
 
 
 def _add_norm(
@@ -98,14 +103,10 @@ def _add_normed(saved: Saved, dtype: torch.dtype) -> Tensor:
 
 
 def _add_norm_backward(saved: Saved, grads: Outputs) -> Grads:
-    d_x, *rest = _norm_backward(_summed(saved), grads)
+    d_x, d_weight = _norm_gradients(_summed(saved), grads)
     d_y = d_x.to(grads[1].dtype)  # y comes from products, in the dtype of the normed
-    return (
-        d_x,
-        d_y,
-        *rest,
-        *[None] * (len(saved) - 3),
-    )  # one too many without parts, which is allowed
+    # One None too many without parts, which is allowed.
+    return d_x, d_y, d_weight, None, None, *[None] * (len(saved) - 3)
 
 
 # ---- gates -----------------------------------------------------------------------------------------

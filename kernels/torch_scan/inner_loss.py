@@ -127,7 +127,7 @@ class Target:
 
 def gradients(z: Tensor, target: Target) -> Tensor:
     """`gradient` of all mini-batches z [n, N, K, f], with the bits of one at a time."""
-    return by_minibatch(lambda *of: gradient(*of, target.gamma2), z, target.u)
+    return by_minibatch(lambda z, u: gradient(z, u, target.gamma2), z, target.u)
 
 
 _VECTOR = 64

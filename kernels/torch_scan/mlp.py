@@ -89,7 +89,8 @@ class _Readers:
     def __init__(self, tokens: Tokens, Z1: Tensor, Z2: Tensor) -> None:
         self.q, self.coefficients = tokens.q, tokens.rates.coefficients()
         self.scores1 = matmul(tokens.q, tokens.k.transpose(-1, -2)).mul_(self.coefficients)
-        self.Xq, self.Z1q, self.Z2q = _with_ones(Z1[0]), *map(torch.empty_like, (Z1, Z2))
+        self.Xq = _with_ones(Z1[0])
+        self.Z1q, self.Z2q = torch.empty_like(Z1), torch.empty_like(Z2)
 
     def read(self, i: int, kept: Kept, inside: State) -> None:
         """Z1q and Z2q = Xq W2 - (tril(Xq X2^T) eta) G2 of mini-batch i."""

@@ -1,4 +1,13 @@
-"""The inner gradient and its derivative in Triton, each with one round of four sums. Derived in README.md."""
+"""The inner gradient and its derivative in Triton, each with one reduction of four row sums.
+
+Legend: rows are K tokens of a mini-batch or the tokens of a block; F features of a head, in tiles of FP
+columns (the next power of two), of which `cols_ok` are the first F. Row constants are [rows, 1]. z: before
+LayerNorm; x^ = `normed`; s = 1/sigma = `rstd`; y: gradient at x^; g: gradient at z; p = dg; `miss`: the
+target's residual beta - v + k. Derived in ../README.md.
+"""
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -8,16 +17,16 @@ from tttscale.kernels.triton_scan.ops import normalised, row_sums4, store
 
 @triton.jit
 def squares(gamma, F: tl.constexpr):
-    """gamma^2 of a norm's weight [1, f], and its mean [1, 1], once per program."""
+    """gamma^2 of a norm's weight [1, FP], and its mean [1, 1], once per program."""
     gamma2 = gamma * gamma
     return gamma2, tl.sum(gamma2, 1)[:, None] / F
 
 
 @triton.jit
 def inner_gradient(z, u, gamma2, gamma2_mean, cols_ok, F: tl.constexpr):
-    """g at z and u without means: s (y - mean(y) - x^ mean(y x^)), y = gamma^2 x^ + u, x^ = s z.
+    """g [rows, FP] at z and u without means: s (y - mean(y) - x^ mean(y x^)), y = gamma^2 x^ + u, x^ = s z.
 
-    What rounding leaves of the mean of z must not grow: hence gamma^2 without its mean, see README.md.
+    What rounding leaves of the mean of z must not grow: hence gamma^2 without its mean, see ../README.md.
     """
     around = gamma2 - gamma2_mean
     s2, sg, sg2, su_z = row_sums4(z * z, around * z, gamma2 * z * z, u * z)
@@ -51,7 +60,10 @@ def load_jacobian(plane_ptr, plane, row, row_ok):
 def inner_gradient_backward(
     p, g, normed, rstd, m, y_mean, a1, bend, gamma2, gamma2_mean, cols_ok, F: tl.constexpr
 ):  # fmt: skip
-    """dz for p = dg without mean, of which what rounding leaves must not grow; 0 in rows without s."""
+    """dz [rows, FP] for p = dg without mean; what rounding leaves of the mean must not grow.
+
+    normed, rstd, m, y_mean, a1, bend: see `store_jacobian`. 0 in rows beyond the last token, whose rstd is 0.
+    """
     square, around = rstd * rstd, gamma2 - gamma2_mean
     of_p = square * (gamma2 - m)
     of_px = rstd * g + square * (normed * (gamma2 + m) + y_mean)
@@ -67,9 +79,10 @@ def inner_gradient_backward(
 def store_jacobian(
     normed_ptr, plane_ptr, tile, row, here, plane, z, miss, gamma, cols_ok, F: tl.constexpr
 ):  # fmt: skip
-    """x^ of the keys and five row constants.
+    """Store x^ of the keys [rows, FP] and five row constants: all of the Jacobian that p does not touch.
 
-    1/sigma, m = mean(y x^), mean(y), mean(g2 x^) and mean(g2) - mean(g2 x^^2) - 2 m, where g2 is gamma^2.
+    Planes of [N, T] each, `plane` numbers apart, with g2 for gamma^2: rstd = 1/sigma; m = mean(y x^);
+    y_mean = mean(y); a1 = mean(g2 x^); bend = mean(g2) - mean(g2 x^^2) - 2 m.
     """
     normed, rstd = normalised(z, cols_ok, F)
     gamma2 = gamma * gamma

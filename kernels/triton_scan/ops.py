@@ -1,8 +1,22 @@
-"""What the Triton kernels share: products in the compute dtype, one-round sums, roundings, gelu.
+"""Building blocks of all Triton kernels: products in the compute dtype, row sums, LayerNorm, gelu, blocks.
 
-Under Triton's interpreter (TRITON_INTERPRET=1) bf16 arithmetic is wrong and fp32 -> bf16 truncates, so
-there the operands are rounded by hand and multiplied in fp32: the same products as on the device.
+Legend of dimensions, for all kernels of this package (capitals but T are known when a kernel is compiled):
+
+    T      tokens of a scan: of one segment of one sequence
+    N      scans, sequences x heads; n is the one that a program works on
+    F, FP  features of a head (f in formulas), and rounded up to a power of two, as Triton's tiles need it
+    K      tokens of a mini-batch
+    BLOCK  mini-batches of a block. Its BLOCK K tokens (64 in bf16, 32 in fp32) lie between two saved
+           states. It is no CUDA block: that is called a program here, as Triton does
+    I, IB  inner width (F for TTT-Linear, 4 F for TTT-MLP), and how many of its columns are taken at a time
+    BF16   whether tokens are bf16; else fp32
+
+Under Triton's interpreter (TRITON_INTERPRET=1) bf16 arithmetic is wrong and fp32 -> bf16 truncates, so there
+the operands are rounded by hand and multiplied in fp32: the same products as on the device.
 """
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import os
 
@@ -26,7 +40,7 @@ def nearest_bf16(x):
 
 @triton.jit
 def narrow(x, BF16: tl.constexpr):
-    """x as products take it. In front of a transposition threads then exchange half as much."""
+    """x as products take it. Before a transposition threads then exchange half as many bytes."""
     if BF16 and not INTERPRETED:
         x = x.to(tl.bfloat16)
     return x
@@ -66,7 +80,11 @@ def _add4(a0, a1, a2, a3, b0, b1, b2, b3):
 
 @triton.jit
 def row_sums4(a, b, c, d):
-    """Four sums over the columns in one round of exchanges; [rows, 1] each."""
+    """Sum four tiles over their columns, [rows, 1] each, in one reduction.
+
+    One `tl.reduce` of a tuple: warp shuffles and, where a row lies in several warps, one exchange through
+    shared memory with one barrier, not four.
+    """
     if INTERPRETED:  # a custom combine function is a slow Python loop there
         a, b, c, d = tl.sum(a, 1), tl.sum(b, 1), tl.sum(c, 1), tl.sum(d, 1)
     else:
@@ -76,7 +94,7 @@ def row_sums4(a, b, c, d):
 
 @triton.jit
 def normalised(z, cols_ok, F: tl.constexpr):
-    """x^ and 1/sigma of rows z [rows, FP], of which the first F columns count."""
+    """x^ [rows, FP] and 1/sigma [rows, 1] of rows z [rows, FP], of which the first F columns count."""
     mean = tl.sum(z, 1)[:, None] / F
     centred = tl.where(cols_ok, z - mean, 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1)[:, None] / F + 1e-6)
@@ -140,7 +158,7 @@ def weights_of_pairs(rows, tau, tau_last, K: tl.constexpr):
 
 @triton.jit
 def tau_sums(rows, pairs, scores, lam, K: tl.constexpr):
-    """Gradients of the readers' factors, and of the last ones, which earlier mini-batches are read with.
+    """Sum gradients of readers' factors [BLOCK K], and of the last one, used for earlier mini-batches.
 
     pairs, scores: [readers, sources], products of gradients dZq G^T and of inputs.
     """
@@ -154,11 +172,12 @@ def tau_sums(rows, pairs, scores, lam, K: tl.constexpr):
 def block_of(
     stride_b, stride_h, stride_t, T, heads, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """This program's block of mini-batches, for a grid of (blocks, scans).
+    """Find this program's block of mini-batches, for a grid of (blocks, scans).
 
     Returns:
-        head, rows and cols of a tile, which rows are tokens; the block's offset in q-like tensors and
-        those of a tile in it; the tokens before it, and the blocks before it, of all scans.
+        (head, rows, cols, rows_ok, tokens, token, before, saved): its head; indices [BLOCK K] and [FP] of a
+        tile, and which rows are tokens; the block's offset in tensors with q's strides, and those of a tile
+        in it [BLOCK K, FP]; the tokens before the block, and the blocks before it, of all scans.
     """
     block, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     first = block * BLOCK * K
@@ -171,7 +190,7 @@ def block_of(
 
 @triton.jit
 def rates_of(lr_ptr, tau_ptr, rows, rows_ok, K: tl.constexpr):
-    """lam of the block at lr_ptr, and both results of `weights_of_pairs`."""
+    """Load lam [BLOCK K] of the block at lr_ptr, and form both results of `weights_of_pairs`."""
     tau = tl.load(tau_ptr + rows % K)
     reads, moves = weights_of_pairs(rows, tau, tl.load(tau_ptr + K - 1), K)
     return load(lr_ptr + rows, rows_ok), reads, moves

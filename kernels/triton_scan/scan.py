@@ -1,9 +1,10 @@
 """A Triton scan in segments: the order of its phases, and how much of their scratch exists at once.
 
-A segment is a scan of its own over a run of tokens, from the state that the segment before has left. The
-backward's scratch, several numbers per token and hidden feature, is that of one segment and not of all
-tokens. If a neighbour is waited for, each phase runs over all segments before the next begins, as in
-`GroupScan`; what may then lie ahead of the reverse chain is bounded in bytes. Both orders do the same sums.
+A segment is a scan of its own over consecutive tokens, from the state that the segment before it has left.
+So the scratch of a backward, several numbers per token and hidden feature, is that of one segment and not of
+all tokens. If a peer waits, each phase runs over all segments before the next phase begins, as in
+`GroupScan`; how much scratch may then be ready before the reverse chain is bounded in bytes. Both orders do
+the same sums.
 """
 
 from dataclasses import dataclass
@@ -16,23 +17,27 @@ from tttscale.kernels.triton_scan.launch_table import BLOCK_TOKENS, architecture
 from tttscale.kernels.triton_scan.segment import Inputs, Kept, Planes, Segment, State
 
 SCRATCH_BYTES = 3 << 29
-"""What segments may hold ready while the state's gradient is waited for; one always may."""
+"""Scratch that segments may hold while the scan waits for the state's gradient; one segment always may."""
 
 
 @dataclass
 class SegmentBackwardState:
-    """A segment's backward: the outputs' gradient, and what its phases hand on, once there is any."""
+    """What the phases of one segment's backward hand on."""
 
     d_out: Tensor
+    """[B, H, t, f]: gradient of the segment's outputs."""
     planes: Planes | None = None
+    """Set by readout_backward, freed by gradients."""
 
 
 class TritonScan:
     """One scan over q, k, v [B, H, T, f]; the phases are those of `GroupScan`."""
 
+    # What a learner supplies.
+
     segment_type: ClassVar[type[Segment]]
     segment_tokens: ClassVar[int]
-    """Most tokens of a segment, all batch rows together, but for the shortest there is."""
+    """Most tokens of a segment, all batch rows together; a segment has at least one block of each row."""
 
     def __init__(
         self, inputs: Inputs, size: int, dtype: torch.dtype, architecture: int | None = None
@@ -41,13 +46,14 @@ class TritonScan:
         q, k, v, lr, token_idx, weight, bias = inputs
         self.shape, self.compute, self.device = q.shape, q.dtype, q.device
         self._strides = _token_strides(q)
-        along, shared = [*map(self._aligned, (q, k, v)), lr.to(dtype)], (token_idx, weight, bias)
+        along = [*map(self._aligned, (q, k, v)), lr.to(dtype)]
+        shared = [x.to(dtype) for x in (token_idx, weight, bias)]
         step = max(BLOCK_TOKENS, self.segment_tokens // len(q) // BLOCK_TOKENS * BLOCK_TOKENS)
         bounds = range(0, q.shape[2], step)
         self._cuts = [slice(b, min(b + step, q.shape[2])) for b in bounds]
         self.segments = [
             self.segment_type(
-                (*(x[:, :, cut] for x in along), *(x.to(dtype) for x in shared)),
+                [*(x[:, :, cut] for x in along), *shared],
                 size,
                 architecture or architecture_of(q.device),
             )
@@ -99,7 +105,7 @@ class TritonScan:
         return d_state, grads
 
     def readout_backward(self, saved: list[Kept], d_out: Tensor) -> list[SegmentBackwardState]:
-        """What needs no gradient of the state, for as many last segments as may lie ahead."""
+        """Run what needs no gradient of the state, for as many last segments as may hold scratch."""
         bwds, room_bytes = self._bwds(d_out), SCRATCH_BYTES
         for i in reversed(self.groups):
             planes = self.segments[i].readout_backward(saved[i], bwds[i].d_out)

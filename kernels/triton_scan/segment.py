@@ -1,11 +1,14 @@
-"""One segment of a Triton scan: layout, scratch and launches, shared by both inner learners.
+"""One segment of a Triton scan: layout, scratch and launches, shared by all inner learners.
 
-Tokens stay where they are, [B, H, T, f] with any strides of B, H and T, the segment's T. Scratch is [N, T, .]
-for N = B H scans, in the compute dtype; states in front of each block of mini-batches likewise. Nothing
-here waits for the device.
+Legend: B sequences, H heads, N = B H scans, T tokens of the segment, f features of a head, K tokens of a
+mini-batch, I inner width (f or 4 f); a block is up to 64 tokens between two saved states, not a CUDA block.
+
+Tokens stay where they are, [B, H, T, f] with any strides of B, H and T. Scratch is [N, T, .] in the compute
+dtype; so are the saved states, one before each block of mini-batches. Nothing here waits for the device.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,20 +22,21 @@ from tttscale.kernels.triton_scan.token_gradients import token_gradients_kernel
 
 State = tuple[Tensor, ...]
 Kept = list[Tensor]
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Inputs = Sequence[Tensor]
+"""q, k, v, lr, token_idx, norm weight and bias, as `ttt_scan` takes them."""
 
 PLANES = 5
-"""Row constants of the Jacobian of G: 1/sigma, mean(y x^), mean(y), mean(g2 x^), mean(g2 x^^2)."""
+"""Row constants of the Jacobian of G, see `store_jacobian`."""
 
 
 @dataclass
 class Planes:
-    """What the phases of a backward hand on, fp32 [N, T] where not said otherwise."""
+    """Scratch that the phases of a backward hand on; fp32 [N, T] where not said otherwise."""
 
     dz1q: Tensor
-    """[N, T, I]: gradients at the readers' first pre-activation."""
+    """[N, T, I]: gradients at the readers' first pre-activation Z1q (TTT-Linear: Zq)."""
     p: Tensor
-    """[N, T, f]: what the block's readers have of dG at the output; the chain makes it the whole."""
+    """[N, T, f]: the share of dG from readers of the token's own block; the chain adds the rest."""
     normed: Tensor
     """[N, T, f]: x^ of the keys."""
     jacobian: Tensor
@@ -45,14 +49,14 @@ class Planes:
     d_norm: Tensor
     """[N, blocks, 2, f]: parts of the gradients of the norm's weight and bias."""
     chain: tuple[Tensor | None, ...] = ()
-    """What only this learner's chain needs."""
+    """Scratch that only this learner's chain needs."""
     dz1: Tensor | None = None
     dw1: Tensor | None = None
-    """[N, blocks, f, I]: gradient of the state behind each block."""
+    """[N, blocks, f, I]: gradient of the state after each block."""
     db1: Tensor | None = None
     """[N, blocks, I]."""
     second: tuple[Tensor | None, Tensor | None] = (None, None)
-    """TTT-MLP's G2 and kappa2, what the state asks of it; [N, T, f]."""
+    """TTT-MLP's G2, and kappa2, the part of its gradient that comes through the state; [N, T, f]."""
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,12 @@
-"""What the chains of both learners need of the tokens alone: targets, steps, and products of keys."""
+"""What the chains of both learners need of the tokens alone: targets, steps, and products of keys.
+
+Legend: T tokens of a scan, n one of N = sequences x heads scans; F features of a head (FP: rounded up to a
+power of two); K tokens of a mini-batch; BLOCK mini-batches of a block (64 tokens in bf16, 32 in fp32; no CUDA
+block).
+"""
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -12,9 +20,10 @@ def targets_kernel(
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """step and, where not None: u = gamma (beta - v + k) without its mean, step k, k k^T + 1 of a block.
+    """Store step and, where not None: u = gamma (beta - v + k) without its mean, step k, and k k^T + 1.
 
-    u is fp32. scores_ptr: [N, T, BLOCK K], the products of a token with those of its block.
+    Grid: (blocks, N). step: fp32 [N, T]; u: fp32 [N, T, F]; moved = step k: [N, T, F]; scores: [N, T, BLOCK
+    K], the products of a token's key with those of its block.
     """
     head, rows, cols, rows_ok, tokens, token, before, _ = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
@@ -24,9 +33,9 @@ def targets_kernel(
     tile = rows[:, None] * F + cols[None, :]
     left = T - tl.program_id(0) * BLOCK * K - (rows // K) * K
     last = tl.load(tau_ptr + tl.minimum(tl.maximum(left, 1), K) - 1)  # of the token's mini-batch
-    step = -last * load(lr_ptr + before + rows, rows_ok)
+    step = -last * load(lr_ptr + before + rows, rows_ok)  # [BLOCK K]
     tl.store(step_ptr + before + rows, step, mask=rows_ok)
-    k = load(k_ptr + tokens + token, here)
+    k = load(k_ptr + tokens + token, here)  # [BLOCK K, FP]
     if moved_ptr is not None:
         store(moved_ptr + before * F + tile, k * step[:, None], here)
     if u_ptr is not None:

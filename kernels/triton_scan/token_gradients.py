@@ -1,8 +1,15 @@
 """Gradients of tokens, rates and norm parameters: the last phase, parallel, of both inner learners.
 
-Both learners change an input matrix W1 [F, I] with inner gradients G1 [tokens, I]: TTT-Linear's only one
-(I = F), TTT-MLP's first (I = 4F). Formulas in ttt_linear/README.md.
+Legend: T tokens of a scan, n one of N = sequences x heads scans; F features of a head (FP: rounded up to a
+power of two); I inner width, IB columns of it at a time; K tokens of a mini-batch; BLOCK mini-batches of a
+block (64 tokens in bf16, 32 in fp32; no CUDA block).
+
+Both learners update an input matrix W1 [F, I] with inner gradients G1 [tokens, I]: TTT-Linear its only one (I
+= F), TTT-MLP its first (I = 4F). Formulas in ../ttt_linear.md.
 """
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -21,7 +28,7 @@ from tttscale.kernels.triton_scan.ops import (
 
 @triton.jit
 def _load_turned(ptr, inner, cols, F: tl.constexpr, I: tl.constexpr):
-    """Columns `inner` of W [F, I] at ptr, transposed."""
+    """Load columns `inner` of W [F, I] at ptr, transposed: [IB, FP]."""
     return load(
         ptr + inner[:, None] + cols[None, :] * I, (inner[:, None] < I) & (cols[None, :] < F)
     )
@@ -34,7 +41,7 @@ def _readers(
     F: tl.constexpr, FP: tl.constexpr, I: tl.constexpr, IB: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """Stores dq; returns the readers' share of dk."""
+    """Store dq; return the readers' share of dk, [BLOCK K, FP]."""
     _, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
     )
@@ -44,16 +51,16 @@ def _readers(
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + before * I + wide, wide_ok)
-        dz1q = load(dz1q_ptr + before * I + wide, wide_ok)
-        W1 = _load_turned(w1_saved_ptr + saved * F * I, inner, cols, F, I)
+        g1 = load(g1_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
+        dz1q = load(dz1q_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
+        W1 = _load_turned(w1_saved_ptr + saved * F * I, inner, cols, F, I)  # [IB, FP]
         read = mma(dz1q, tl.trans(g1), read, BF16)
         dq = mma(dz1q, W1, dq, BF16)
     lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
     read = narrow(-read * reads * lam[None, :], BF16)
     dq = mma(read, load(k_ptr + tokens + token, here), dq, BF16)
     store(dq_ptr + tokens + token, dq + load(d_out_ptr + tokens + token, here), here)
-    q = load(q_ptr + tokens + token, here)
+    q = load(q_ptr + tokens + token, here)  # [BLOCK K, FP]
     return mma(tl.trans(read), q, tl.zeros([BLOCK * K, FP], tl.float32), BF16)
 
 
@@ -66,13 +73,13 @@ def token_gradients_kernel(
     F: tl.constexpr, FP: tl.constexpr, I: tl.constexpr, IB: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """dq, dk, dv, dlr of one block; IB columns of the inner width I at a time, first readers, then sources.
+    """Form dq, dk, dv, dlr of one block; IB columns of I at a time, first for readers, then for sources.
 
-    future_ptr receives the inner gradients times what later blocks and keys ask of them (of the state);
-    TTT-MLP's second layer adds G2 kappa2 to it (None for TTT-Linear).
+    Grid: (blocks, N). future receives the inner gradients times what later blocks and keys ask of them (of
+    the state); TTT-MLP's second layer adds G2 kappa2 to it (None for TTT-Linear).
     """
     dk = tl.zeros([BLOCK * K, FP], tl.float32)
-    # Always; for TTT-MLP by a branch, which keeps the readers' offsets out of registers behind it.
+    # Always taken; for TTT-MLP it is a branch, which keeps the readers' offsets out of registers after it.
     if I == F or T > 0:
         dk = _readers(
             q_ptr, k_ptr, lr_ptr, tau_ptr, d_out_ptr, g1_ptr, dz1q_ptr, w1_saved_ptr, dq_ptr,
@@ -92,10 +99,10 @@ def token_gradients_kernel(
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + before * I + wide, wide_ok)
-        dz1 = load(dz1_ptr + before * I + wide, wide_ok)
-        W1 = _load_turned(w1_saved_ptr + saved * F * I, inner, cols, F, I)
-        dW1 = _load_turned(dw1_saved_ptr + saved * F * I, inner, cols, F, I)
+        g1 = load(g1_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
+        dz1 = load(dz1_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
+        W1 = _load_turned(w1_saved_ptr + saved * F * I, inner, cols, F, I)  # [IB, FP]
+        dW1 = _load_turned(dw1_saved_ptr + saved * F * I, inner, cols, F, I)  # [IB, FP]
         # First: Triton loads the next g1 into the same buffer (its issue 6691), and before that waits for all
         # products but the last ones. One that reads g1 would still be under way there (tests/ptx finds it).
         ahead = mma(g1, dW1, ahead, BF16)
@@ -103,7 +110,7 @@ def token_gradients_kernel(
         dk = mma(dz1, W1, dk, BF16)
         db1 = load(db1_saved_ptr + saved * I + inner, inner < I)
         future += tl.sum(g1 * db1[None, :], 1)
-    k = load(k_ptr + tokens + token, here)
+    k = load(k_ptr + tokens + token, here)  # [BLOCK K, FP]
     left = T - tl.program_id(0) * BLOCK * K
     last = tl.minimum(left - (rows // K) * K, K) - 1  # of the token's mini-batch
     last_tau = tl.load(tau_ptr + tl.maximum(last, 0))

@@ -1,11 +1,18 @@
-"""The parallel half of TTT-Linear's backward: all that needs no gradient of the state, in one kernel.
+"""The parallel part of TTT-Linear's backward: everything that needs no gradient of the state, in one kernel.
 
-One program per block of mini-batches and (sequence, head), as in parallel.py, in three phases: what the chain
-needs of the tokens alone, the Jacobian at the keys, what the readers ask. They read the same tokens and
+Legend: T tokens of a scan, n one of N = sequences x heads scans; F features of a head (FP: rounded up to a
+power of two); K tokens of a mini-batch; BLOCK mini-batches of a block (64 tokens in bf16, 32 in fp32; no CUDA
+block).
+
+One program (CTA) per block of mini-batches and scan, as in readout.py, in three phases: what the reverse
+chain needs of the tokens alone, the Jacobian at the keys, what the readers ask. They read the same tokens and
 states; in one program all but the first to do so find them in a cache.
 
-What a phase needs once more behind a store is loaded or formed again: it would wait in registers.
+What a phase needs again after a store is loaded or formed again: kept, it would occupy registers all the way.
 """
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -33,13 +40,14 @@ def _jacobian(
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """The keys' Z again, and all of the Jacobian of G there that no gradient touches."""
+    """Form the keys' Z again, and store what the Jacobian of G there needs (`store_jacobian`)."""
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
     )
     cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
+    # [BLOCK K, FP]; W is [FP, FP].
     k, g = load(k_ptr + tokens + token, here), load(g_ptr + before * F + tile, here)
     W, b = load_state(w_saved_ptr + saved * F * F, b_saved_ptr + saved * F, cols, F)
     lam, _, moves = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
@@ -60,13 +68,14 @@ def _readers(
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """dzq, and the share of dG that this block's readers have."""
+    """Store dzq, and the share of dG that comes from this block's readers; gradients of tau."""
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
     )
     cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
+    # [BLOCK K, FP], as is g; W is [FP, FP].
     q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
     g = load(g_ptr + before * F + tile, here)
     W, b = load_state(w_saved_ptr + saved * F * F, b_saved_ptr + saved * F, cols, F)
@@ -101,8 +110,8 @@ def readout_backward_kernel(
     stride_b, stride_h, stride_t, T, heads, scans,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """All phases of one block."""
-    # The conditions hold. They and the barriers keep what phases have in common out of registers.
+    """Run all phases of one block. Grid: (blocks, N)."""
+    # The conditions always hold. They and the barriers keep what phases have in common out of registers.
     if heads > 0:
         targets_kernel(
             k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, step_ptr, None, None, scores_ptr,

@@ -1,8 +1,9 @@
-"""TTT-Linear on Triton: scratch and launches of its phases. Formulas: README.md beside this file."""
+"""TTT-Linear on Triton: scratch and launches of its phases. Formulas: ../../ttt_linear.md."""
 
 from torch import Tensor
 
-from tttscale.kernels.triton_scan.linear.advance import advance_backward_kernel, advance_kernel
+from tttscale.kernels.triton_scan.linear.advance import advance_kernel
+from tttscale.kernels.triton_scan.linear.advance_backward import advance_backward_kernel
 from tttscale.kernels.triton_scan.linear.readout import readout_kernel
 from tttscale.kernels.triton_scan.linear.readout_backward import readout_backward_kernel
 from tttscale.kernels.triton_scan.scan import TritonScan

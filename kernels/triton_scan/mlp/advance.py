@@ -1,11 +1,18 @@
-"""The serial kernels of TTT-MLP: (W1, W2)(t) -> (t+1). Backwards: chain_backward.py.
+"""The serial kernels of TTT-MLP's forward: (W1, W2)(t) -> (W1, W2)(t+1). Backwards: advance_backward.py.
 
-One program per (sequence, head). The hidden layer is taken in tiles of IB features, which are a tile's rows
-(W1 transposed): so its matrices are the left operands of all products but one, and need not change their
+Legend: T tokens of a scan, n one of N = sequences x heads scans; F features of a head (FP: rounded up to a
+power of two); I = 4 F hidden features, IB of them in a tile; K tokens of a mini-batch; BLOCK mini-batches of
+a block (64 tokens in bf16, 32 in fp32; no CUDA block).
+
+One program (CTA) per scan. The hidden layer is taken in tiles of IB features, which are a tile's rows (W1
+transposed): so its matrices are the left operands of all products but one, and need not change their register
 layout. Between mini-batches the tiles stay in registers (`advance_kernel`) or, where they do not fit, in
-memory (`advance_streamed_kernel`, which changes the state in place). What does not stand on the chain is in
-parallel.py; formulas and layout of the saved tensors in README.md.
+global memory, that is in the L2 cache (`advance_streamed_kernel`, which changes the state in place). What is
+not serial is in readout.py; formulas and layout of the saved tensors in ../../ttt_mlp.md.
 """
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -23,7 +30,7 @@ from tttscale.kernels.triton_scan.ops import gelu, gelu_and_slope, load, mma, st
 
 @triton.jit
 def _hidden(W1, b1, k, K: tl.constexpr, BF16: tl.constexpr):
-    """Z1^T of a tile, [IB, K]."""
+    """Z1^T of a tile, [IB, K], from W1^T [IB, FP], b1 [IB] and k [K, FP]."""
     return mma(W1, tl.trans(k), tl.zeros([W1.shape[0], K], tl.float32), BF16) + b1[:, None]
 
 
@@ -32,7 +39,7 @@ def _update(
     W1, b1, W2, k, moved, step, g2, g1_ptr, inner, updated, K: tl.constexpr, BF16: tl.constexpr,
     F: tl.constexpr,
 ):  # fmt: skip
-    """G1 of a mini-batch into memory, and the tile after it. `moved` is step k."""
+    """Store G1 [IB, K] of a mini-batch, and return the tile after it. `moved` is step k, [K, FP]."""
     x2, slope = gelu_and_slope(_hidden(W1, b1, k, K, BF16))
     g1 = mma(W2, tl.trans(g2), tl.zeros(x2.shape, tl.float32), BF16) * slope
     wide, wide_ok = tokens_of_tile(inner, updated, F, K)
@@ -52,8 +59,9 @@ def advance_kernel(
 ):  # fmt: skip
     """Z1 = k W1, X2 = gelu(Z1), G2 = g(X2 W2), G1 = (G2 W2^T) gelu'(Z1), then both updates.
 
-    W2 and b2 come centred over the output dim. Round i of the loop updates a tile with mini-batch i and
-    reads it at once for mini-batch i + 1: nothing of one mini-batch waits in registers for the other tiles.
+    Grid: (N,). All tiles of W1, b1 and W2 stay in registers from the first mini-batch to the last. W2 and b2
+    come centred over the output dim. Iteration i updates a tile with mini-batch i and reads it at once for
+    mini-batch i + 1: nothing of one mini-batch occupies registers until the other tiles are done.
     """
     I: tl.constexpr = 4 * F
     TILES: tl.constexpr = (I + IB - 1) // IB
@@ -79,8 +87,8 @@ def advance_kernel(
         row_ok, updated = rows < left, (rows < left + K) & (i >= 0)
         here = row_ok[:, None] & cols_ok
         moved = load(moved_ptr + (before - K) * F + tile, updated[:, None] & cols_ok)
-        next_k = load(k_ptr + tokens + token, here)
-        u = load(u_ptr + before * F + tile, here)
+        next_k = load(k_ptr + tokens + token, here)  # [K, FP]
+        u = load(u_ptr + before * F + tile, here)  # [K, FP]
         starts_block = ((i + 1) % BLOCK == 0) & (i + 1 < count)
         z2, after = nothing, ()
         for part in tl.static_range(TILES):
@@ -107,7 +115,7 @@ def advance_kernel(
         k, step = next_k, load(step_ptr + before + rows, row_ok)
         tokens += K * stride_t
         before += K
-    # Pointers of their own, formed here: those of the state before would wait in registers all the way.
+    # Pointers of their own, formed here: those of the state before would occupy registers all the way.
     tl.store(b2_last_ptr + n * F + cols[None, :], b2, mask=cols_ok)
     w1_last_ptr, w2_last_ptr = w1_last_ptr + n * F * I, w2_last_ptr + n * F * I
     for part in tl.static_range(TILES):
@@ -125,7 +133,10 @@ def advance_streamed_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """The same with a state in memory (w1_tiles, w2_tiles), through which each mini-batch goes twice."""
+    """The same with a state in memory (w1_tiles, w2_tiles in fragment order); a mini-batch visits it twice.
+
+    Grid: (N,). One tile at a time is in registers.
+    """
     I: tl.constexpr = 4 * F
     ROWS: tl.constexpr = (I + IB - 1) // IB * IB
     n = tl.program_id(0).to(tl.int64)
@@ -142,7 +153,7 @@ def advance_streamed_kernel(
     for i in tl.range(0, tl.cdiv(T, K), disable_licm=True):
         row_ok = rows < T - i * K
         here = row_ok[:, None] & cols_ok
-        k, u = load(k_ptr + tokens + token, here), load(u_ptr + before * F + tile, here)
+        k, u = load(k_ptr + tokens + token, here), load(u_ptr + before * F + tile, here)  # [K, FP]
         starts_block, saved = i % BLOCK == 0, n * tl.cdiv(T, BLOCK * K) + i // BLOCK
         z2 = tl.zeros([K, FP], tl.float32) + b2
         tl.debug_barrier()  # the tiles were written by other threads

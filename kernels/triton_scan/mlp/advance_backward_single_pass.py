@@ -1,16 +1,22 @@
-"""The reverse chain of TTT-MLP with one visit to the state's gradient a mini-batch, for small ones.
+"""TTT-MLP's reverse chain with one visit to the state's gradient per mini-batch, for small mini-batches.
 
-Between what a mini-batch asks of all tiles and its way through them stands the inner gradient's Jacobian,
-which needs sums over all tiles. So a step takes a mini-batch through a tile and asks the tile at once for
-the one in front. Where a block begins its readers come in between, in a second visit. Else as in
-chain_backward.py.
+Legend: T tokens of a scan, n one of N = sequences x heads scans; F features of a head (FP: rounded up to a
+power of two); I = 4 F hidden features, IB of them in a tile; K tokens of a mini-batch; BLOCK mini-batches of
+a block (64 tokens in bf16, 32 in fp32; no CUDA block).
+
+Two visits to the tiles are needed for a mini-batch: to sum what it asks of all tiles, and, after the inner
+gradient's Jacobian, to update them. So a visit updates a tile with one mini-batch and asks it at once for the
+mini-batch before. At the beginning of a block its readers come in between, in a second visit. Else as in
+advance_backward.py.
 """
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
 
 from tttscale.kernels.triton_scan.inner_loss import inner_gradient_backward, squares
-from tttscale.kernels.triton_scan.mlp.advance_backward import _asked, _enter, _passed, _read, _turn
 from tttscale.kernels.triton_scan.mlp.fragments import (
     from_fragments,
     hidden_width,
@@ -18,6 +24,7 @@ from tttscale.kernels.triton_scan.mlp.fragments import (
     store_state,
     to_fragments,
 )
+from tttscale.kernels.triton_scan.mlp.tile_gradients import _asked, _enter, _passed, _read, _turn
 from tttscale.kernels.triton_scan.ops import load, store
 
 
@@ -31,7 +38,7 @@ def advance_backward_merged_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """`advance_backward_kernel`, with both turns of a tile at once."""
+    """`advance_backward_kernel`, with both visits to a tile in one. Grid: (N,)."""
     I: tl.constexpr = 4 * F
     ROWS: tl.constexpr = (I + IB - 1) // IB * IB
     n = tl.program_id(0).to(tl.int64)
@@ -81,7 +88,7 @@ def advance_backward_merged_kernel(
         store(kappa2_ptr + before * F + tile, kappa2, here)
         db2 += tl.sum(dz2, 0)[None, :]
 
-        # The mini-batch in front, for which the tiles are asked; at the end the first one itself, masked.
+        # The mini-batch before, for which the tiles are asked; at the end the first one itself, masked.
         next_ok, front = (rows < T) & (i > 0), tl.minimum(i, 1).to(tl.int64)
         next_hidden, next_wide = hidden - front * HIDDEN, wide - front * (K * I)
         next_w2_at = w2_at - front * (F * I)
@@ -113,6 +120,7 @@ def advance_backward_merged_kernel(
         else:  # the block's readers come in between
             rows_ok = block_rows < T - i * K
             ok = rows_ok[:, None] & cols_ok
+            # [BLOCK K, FP]
             q = load(q_ptr + tokens + block_rows[:, None] * stride_t + cols[None, :], ok)
             dz2q = load(dz2q_ptr + before * F + block_rows[:, None] * F + cols[None, :], ok)
             block = n * blocks + i // BLOCK

@@ -1,14 +1,21 @@
 """Tensors in fragment order: laid out in memory as a product's threads hold them in registers.
 
-Of an accumulator's 16 rows and 8 columns, thread l of a warp holds rows l // 4 and l // 4 + 8, columns
-2 (l % 4) and the next. Memory in this order is read and written in runs of 16 bytes per thread, and threads
-exchange nothing. It is a permutation and no more: where the compiler holds a tile in another way, it
-exchanges, and the numbers are the same. For what only the serial kernels read. fp32 products do not run on
-tensor cores: in fp32 everything stays in plain order, hidden tensors as [T, I], states as [I, FP].
+Legend: F features of a head (FP: rounded up to a power of two); 4 F hidden features, IB of them in a tile,
+the first at `at`; K tokens of a mini-batch, TOKENS any multiple of 16 of them.
+
+In an accumulator of 16 rows and 8 columns (the result of an mma instruction), thread l of a warp holds rows l
+// 4 and l // 4 + 8, columns 2 (l % 4) and the next. Memory in this order is read and written in runs of 16
+bytes per thread, and threads exchange nothing. It is a permutation and no more: where the compiler holds a
+tile in another layout, it converts through shared memory, and the numbers are the same. Only the serial
+kernels read tensors in this order. fp32 products do not run on tensor cores: in fp32 everything stays in
+plain order, hidden tensors as [T, I], states as [I, FP].
 
 A hidden tensor is [T / 16, I / 16] tiles of 256 numbers, T and I rounded up. A tile is [8, 4, 2, 2, 2]: the
-feature % 8, token % 8 / 2, token / 8, feature / 8, token % 2. A state is one [IB, FP] after the other.
+feature % 8, token % 8 / 2, token / 8, feature / 8, token % 2. A state is one tile [IB, FP] after the other.
 """
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -19,7 +26,7 @@ from tttscale.kernels.triton_scan.ops import load, store
 
 @triton.jit
 def hidden_width(F: tl.constexpr):
-    """Numbers of a token in a hidden tensor: 4 F, rounded up."""
+    """Numbers of a token in a hidden tensor: 4 F, rounded up to a multiple of 16."""
     return (4 * F + 15) // 16 * 16
 
 
@@ -41,7 +48,7 @@ def _rows(at, F: tl.constexpr, TOKENS: tl.constexpr, IB: tl.constexpr):
 
 @triton.jit
 def load_hidden(ptr, at, F: tl.constexpr, K: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr):
-    """[IB, K]: the hidden features from `at` on, as rows, of the mini-batch at ptr."""
+    """Load [IB, K]: the hidden features from `at` on, as rows, of the mini-batch at ptr."""
     tiles: tl.constexpr = (4 * F + 15) // 16 * 16 // IB
     if BF16:
         runs, ok = _runs(at, F, K, IB)
@@ -56,7 +63,7 @@ def load_hidden(ptr, at, F: tl.constexpr, K: tl.constexpr, IB: tl.constexpr, BF1
 
 @triton.jit
 def store_hidden(ptr, at, x, F: tl.constexpr, BF16: tl.constexpr):
-    """x [tokens, IB], the features from `at` on of the tokens at ptr; also those after the last token."""
+    """Store x [TOKENS, IB], features from `at` on of the tokens at ptr; also rows after the last token."""
     TOKENS: tl.constexpr = x.shape[0]
     IB: tl.constexpr = x.shape[1]
     if BF16:
@@ -71,7 +78,7 @@ def store_hidden(ptr, at, x, F: tl.constexpr, BF16: tl.constexpr):
 
 @triton.jit
 def _load_matrix(ptr, at, FP: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr):
-    """[IB, FP]: rows `at` to at + IB."""
+    """Load [IB, FP]: rows `at` to at + IB."""
     if BF16:
         x = tl.load(ptr + at * FP + tl.arange(0, IB * FP))
         x = tl.reshape(x, (FP // 8, IB // 16, 8, 4, 2, 2))
@@ -98,7 +105,7 @@ def load_state(
     w1_ptr, b1_ptr, w2_ptr, at,
     F: tl.constexpr, FP: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """W1^T and W2 of the hidden features from `at` on, [IB, FP] each, and b1 [IB], in plain order."""
+    """Load W1^T and W2 of the features from `at` on, [IB, FP] each, and b1 [IB] (in plain order)."""
     inner = at + tl.arange(0, IB)
     b1 = load(b1_ptr + inner, inner < 4 * F)
     return _load_matrix(w1_ptr, at, FP, IB, BF16), b1, _load_matrix(w2_ptr, at, FP, IB, BF16)
@@ -118,7 +125,7 @@ def to_fragments(
     w1_ptr, b1_ptr, w2_ptr, w1_tiles_ptr, w2_tiles_ptr, cols,
     F: tl.constexpr, IB: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """A state's W1 [F, 4 F] and W2 [4 F, F] into fragment order."""
+    """Copy a state's W1 [F, 4 F] and W2 [4 F, F] into fragment order."""
     for at in tl.range(0, 4 * F, IB):
         W1, _, W2 = load_tile(w1_ptr, b1_ptr, w2_ptr, at + tl.arange(0, IB), cols, F)
         _store_matrix(w1_tiles_ptr, at, W1, BF16)

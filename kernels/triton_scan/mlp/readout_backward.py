@@ -1,13 +1,20 @@
-"""The parallel half of TTT-MLP's backward: all that needs no gradient of the state, in one kernel.
+"""The parallel part of TTT-MLP's backward: everything that needs no gradient of the state, in one kernel.
 
-One program per block of mini-batches and (sequence, head), in four phases: the keys' forward again, W2 in
-front of every mini-batch, the readers' output layer, the readers' hidden layer. Each goes through the hidden
-layer some columns at a time and reads much of what the others read or wrote. In one program all but the
-first can find it in the second-level cache, which does not hold the scratch of a whole segment.
+Legend: T tokens of a scan, n one of N = sequences x heads scans; F features of a head (FP: rounded up to a
+power of two); I = 4 F hidden features, IB of them in a tile; K tokens of a mini-batch; BLOCK mini-batches of
+a block (64 tokens in bf16, 32 in fp32; no CUDA block).
 
-What a phase needs before and behind its loop, or behind a store, is loaded or formed again: it would wait in
-registers all the way.
+One program (CTA) per block of mini-batches and scan, in four phases: the keys' forward again, W2 before every
+mini-batch, the readers' output layer, the readers' hidden layer. Each goes through the hidden layer some
+columns at a time and reads much of what the others read or wrote. In one program all but the first can find
+it in the L2 cache, which does not hold the scratch of a whole segment.
+
+What a phase needs before and after its loop, or after a store, is loaded or formed again: kept, it would
+occupy registers all the way.
 """
+
+# Triton types its functions as ones that never return.
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -41,7 +48,7 @@ def _keys(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """The keys' forward again: X2, gelu'(Z1), E gelu''(Z1), and the Jacobian of G2 at Z2."""
+    """Run the keys' forward again and store X2, gelu'(Z1), E gelu''(Z1), and the Jacobian of G2 at Z2."""
     I: tl.constexpr = 4 * F
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
@@ -49,6 +56,7 @@ def _keys(
     cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
+    # [BLOCK K, FP]
     k, g2 = load(k_ptr + tokens + token, here), load(g2_ptr + before * F + tile, here)
     k = narrow(k, BF16)
     g2 = narrow(g2, BF16)
@@ -63,7 +71,7 @@ def _keys(
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + before * I + wide, wide_ok)
+        g1 = load(g1_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
         w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
         z1 = layer1(k, moved1, w1_at, b1_at, g1, inner, cols, F, BF16)
         x2, slope, curvature = gelu_slope_curvature(z1)
@@ -93,7 +101,7 @@ def _replay(
     stride_b, stride_h, stride_t, T, heads,
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
 ):  # fmt: skip
-    """W2 in front of each mini-batch, as many of its rows at a time as it has columns, 64 at most."""
+    """Store W2 before each mini-batch, as many of its rows at a time as it has columns, 64 at most."""
     ROWS: tl.constexpr = FP if FP < 64 else 64
     n = tl.program_id(1).to(tl.int64)
     rows, cols = tl.arange(0, K), tl.arange(0, FP)
@@ -103,7 +111,7 @@ def _replay(
     for begin in range(0, 4 * F, ROWS):
         inner = begin + tl.arange(0, ROWS)
         at, ok = inner[:, None] * F + cols[None, :], (inner[:, None] < 4 * F) & cols_ok
-        W2 = load(w2_saved_ptr + block * 4 * F * F + at, ok)
+        W2 = load(w2_saved_ptr + block * 4 * F * F + at, ok)  # [ROWS, FP], in registers
         for i in range(first, tl.minimum(first + BLOCK, count)):
             inside = n * count + i
             store(w2_inside_ptr + inside * 4 * F * F + at, W2, ok)
@@ -126,7 +134,7 @@ def _output(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Output layer: the readers' forward again (Xq), dz2q and its sum, and what the block's have of dG2."""
+    """Output layer: the readers' forward again (Xq), dz2q and its sum, and this block's share of dG2."""
     I: tl.constexpr = 4 * F
     head, rows, cols, rows_ok, tokens, token, before, saved = block_of(
         stride_b, stride_h, stride_t, T, heads, FP, K, BLOCK
@@ -134,7 +142,7 @@ def _output(
     cols_ok = cols[None, :] < F
     here = rows_ok[:, None] & cols_ok
     tile = rows[:, None] * F + cols[None, :]
-    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)
+    q, k = load(q_ptr + tokens + token, here), load(k_ptr + tokens + token, here)  # [BLOCK K, FP]
     lam, reads, _ = rates_of(lr_ptr + before, tau_ptr, rows, rows_ok, K)
     square0 = tl.zeros([BLOCK * K, BLOCK * K], tl.float32)
     read1 = weights1(q, k, reads, lam, BF16)
@@ -144,12 +152,12 @@ def _output(
     for begin in range(0, I, IB):
         inner = begin + tl.arange(0, IB)
         wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
-        g1 = load(g1_ptr + before * I + wide, wide_ok)
+        g1 = load(g1_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
         w1_at, b1_at = w1_saved_ptr + saved * F * I, b1_saved_ptr + saved * I
         xq = gelu(layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
         store(xq_ptr + before * I + wide, xq, wide_ok)
         zq = mma(xq, load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F), zq, BF16)
-        x2 = load(x2_ptr + before * I + wide, wide_ok)
+        x2 = load(x2_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
         scores = mma(xq, tl.trans(x2), scores, BF16)
     g2 = load(g2_ptr + before * F + tile, here)
     scores += 1
@@ -182,9 +190,9 @@ def _hidden(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr,
 ):  # fmt: skip
-    """Hidden layer: dz1q and its sum, and what the block's readers have of dG1 and dX2.
+    """Hidden layer: dz1q and its sum, and this block's shares of dG1 and dX2.
 
-    What asked_ptr, dtau_ptr and dlast_ptr hold of the output layer receives the hidden one's.
+    Adds the hidden layer's terms to what asked_ptr, dtau_ptr and dlast_ptr hold of the output layer.
     """
     I: tl.constexpr = 4 * F
     _, rows, cols, rows_ok, tokens, token, before, saved = block_of(
@@ -209,10 +217,10 @@ def _hidden(
         inner = begin + tl.arange(0, IB)
         wide, wide_ok = rows[:, None] * I + inner[None, :], rows_ok[:, None] & (inner[None, :] < I)
         # Readers: the hidden layer again, and its gradient.
-        g1 = load(g1_ptr + before * I + wide, wide_ok)
+        g1 = load(g1_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
         xq, slope = gelu_and_slope(layer1(q, read1, w1_at, b1_at, g1, inner, cols, F, BF16))
         W2 = tl.trans(load_matrix2(w2_saved_ptr + saved * F * I, inner, cols, F))
-        x2 = load(x2_ptr + before * I + wide, wide_ok)
+        x2 = load(x2_ptr + before * I + wide, wide_ok)  # [BLOCK K, IB]
         dz1q = mma(read2, x2, mma(dz2q, W2, wide0, BF16), BF16) * slope
         store(dz1q_ptr + before * I + wide, dz1q, wide_ok)
         tl.store(db1_read_ptr + saved * I + inner, tl.sum(dz1q, 0), mask=inner < I)
@@ -245,8 +253,8 @@ def readout_backward_kernel(
     F: tl.constexpr, FP: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, BF16: tl.constexpr,
     IB: tl.constexpr, KEYS_IB: tl.constexpr,
 ):  # fmt: skip
-    """All phases of one block; the keys' takes KEYS_IB columns at a time, the readers' IB."""
-    # The conditions hold (segments have no stride of 0); they keep what phases share out of registers.
+    """Run all phases of a block, the keys' KEYS_IB columns at a time, the readers' IB. Grid: (blocks, N)."""
+    # The conditions always hold (segments have no stride of 0); they keep what phases share out of registers.
     if scans > 0:
         _keys(
             k_ptr, v_ptr, lr_ptr, tau_ptr, gamma_ptr, beta_ptr, g1_ptr, g2_ptr,

@@ -1,4 +1,4 @@
-"""TTT-MLP on Triton: scratch and launches of its phases. Formulas: README.md beside this file."""
+"""TTT-MLP on Triton: scratch and launches of its phases. Formulas: ../../ttt_mlp.md."""
 
 from collections.abc import Sequence
 
