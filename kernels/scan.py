@@ -155,7 +155,7 @@ def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
 
 
 def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which a Triton kernel takes tokens: none is for fp16, whose range its products would leave."""
+    """The dtype in which a Triton kernel takes tokens: fp32 for fp16, which products would overflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 

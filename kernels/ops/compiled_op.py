@@ -1,7 +1,7 @@
-"""An operator made of pure functions, its forward and its backward: run as they stand, or compiled.
+"""An operator made of two pure functions, its forward and its backward, run call by call or compiled.
 
-What lies between matrix products is bound by memory. Run as it stands, each line of it reads and writes whole
-tensors; through torch.compile a function is one pass over them, or two where it sums over tokens.
+Operators between matrix products are bound by memory. Call by call, each line reads and writes whole tensors;
+through torch.compile a function is one pass over them, or two where it sums over tokens.
 """
 
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def source_of(x: Tensor) -> Any:
 
 
 def form_again(source: Any, dtype: torch.dtype) -> Tensor:
-    """What `source_of` found the node of, from what that keeps for its own backward."""
+    """Form the tensor whose node `source_of` found, from what that node keeps for its own backward."""
     return source.operator.again(source.saved_tensors, dtype)
 
 

@@ -2,7 +2,7 @@
 
 torch multiplies fp32 by MKL, at 40 % of what some cores can do. `mkldnn._linear_pointwise` is oneDNN's by way
 of an operator that is fp32 whatever torch's precision flags and the machine's tiles (AMX) would allow. It is
-private to torch, so it is used only where it passes `why_not`, and only if somebody has said so: `use`.
+private to torch, so it is used only where it passes `why_not`, and only after `use` was called.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 WAYS = ("torch", "onednn")
 _TOLERANCE = 2**-20
-"""Of a product's error, in units of the sum of its terms' sizes: bf16 or TF32 operands have 2^-10 or more."""
+"""Largest error of a product, in units of the sum of its terms' sizes; bf16 and TF32 have 2^-10 or more."""
 _SHAPES = ((64, 96, 80), (48, 257, 33), (300, 128, 2), (5, 1000, 259))
 """Rows, terms, columns."""
 

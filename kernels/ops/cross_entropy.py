@@ -32,7 +32,7 @@ class CrossEntropy:
         )
 
     def compiled(self) -> "CrossEntropy":
-        """What is done with a slice's logits through torch.compile."""
+        """The same with a slice's logits taken through torch.compile."""
         return CrossEntropy(_COMPILED_SLICE_TOKENS, compile=True)
 
     def __call__(self, x: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

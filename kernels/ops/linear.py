@@ -15,7 +15,7 @@ from tttscale.kernels.precision import wide_dtype, widened, without_autocast
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """In which products of x are taken: autocast's dtype where it is on, else x's own."""
+    """The dtype in which products of x are taken: autocast's where it is on, else x's own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -29,7 +29,7 @@ _cache = _CastCache()
 
 @contextmanager
 def cast_cache() -> Iterator[None]:
-    """Within it a parameter is cast once, not once for every chunk. Nothing may change parameters there."""
+    """Cast each parameter once inside this context, not for every chunk; nothing may change one there."""
     _cache.copies = {}
     try:
         yield
@@ -38,7 +38,7 @@ def cast_cache() -> Iterator[None]:
 
 
 def cached_cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """weight in dtype, without a graph."""
+    """weight in dtype, without a graph; the same tensor again inside `cast_cache`."""
     if _cache.copies is None or not isinstance(weight, nn.Parameter) or weight.dtype == dtype:
         return weight.detach().to(dtype)
     key = weight, dtype
@@ -49,7 +49,7 @@ def cached_cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 @without_autocast
 def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
-    """a b of [n, m] and [m, l], summed and returned in fp32 or wider."""
+    """a b of [n, m] and [m, l], summed and returned in fp32 (fp64 for fp64)."""
     wide = wide_dtype(a.dtype)
     if a.is_cuda and a.dtype != wide:
         return torch.mm(a, b, out_dtype=wide)

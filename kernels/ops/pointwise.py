@@ -1,8 +1,8 @@
-"""What lies between the products: norms with their residual, gates, convolutions with rotary positions.
+"""Pointwise operators of the model: norms with their residual, gates, convolutions with rotary positions.
 
 Every forward and backward here is written to be one pass over its tensors when compiled (compiled_op.py).
-Arithmetic is in fp32 or wider, with parameters of any dtype; results are rounded once. Formulas: README.md,
-"Other operators".
+Arithmetic is in fp32 or wider, with parameters of any dtype; results are rounded once. Formulas:
+../README.md, "Other operators".
 """
 
 from dataclasses import dataclass, fields
@@ -17,21 +17,21 @@ from tttscale.kernels.ops.linear import MultiLinear
 from tttscale.kernels.precision import widened
 
 _EPS = 1e-6
-"""Of the LayerNorm behind the scan (ttt-lm-pytorch, `post_norm`)."""
+"""Epsilon of the LayerNorm after the scan (ttt-lm-pytorch, `post_norm`)."""
 
 Result = tuple[Outputs, Saved]
 
 
 @dataclass(frozen=True)
 class Operators:
-    """All of them, run as they stand (`EAGER`) or compiled. Tokens are [B, T, ...]."""
+    """The model's operators, run call by call (`EAGER`) or compiled. Tokens are [B, T, ...]."""
 
     norm: Operator
     """(x, weight, eps, dtype) -> x, RMSNorm of x in dtype."""
     add_norm: Operator
     """(x, y, weight, eps, dtype, *parts) -> x + y, RMSNorm of it in dtype.
 
-    parts: what x is the sum of, from left to right, to be kept in place of x; none if that is nothing else.
+    parts: the summands of x, from left to right, to be kept for the backward in place of x; none to keep x.
     """
     swiglu: Operator
     """(gate, up) -> silu(gate) up."""
@@ -53,7 +53,7 @@ class Operators:
         return Operators(**{f.name: getattr(self, f.name).compiled() for f in fields(self)})
 
 
-# ---- RMSNorm and the residual in front of it -------------------------------------------------------
+# ---- RMSNorm and the residual before it -------------------------------------------------------
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Result:
@@ -91,7 +91,7 @@ def _add_norm(
 
 
 def _summed(saved: Saved) -> Saved:
-    """What `_norm` would have saved."""
+    """Form what `_norm` would have saved."""
     rstd, weight, first, *others = saved
     for part in others:
         first = first + part
@@ -255,4 +255,4 @@ EAGER = Operators(
     linear=MultiLinear(),
     cross_entropy=CrossEntropy(),
 )
-"""Each line of theirs one call of torch: what a CPU runs."""
+"""Each line of an operator is one call of torch, as a CPU runs it."""

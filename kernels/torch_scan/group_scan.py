@@ -1,11 +1,12 @@
-"""The order of a scan's phases over groups of mini-batches, shared by both inner learners.
+"""The order of a scan's phases over groups of mini-batches, shared by all inner learners.
 
-A learner supplies what happens inside one group; this file decides the order. If somebody waits for the
-state (or its gradient), each phase runs over all groups before the next begins, so that the state can
-leave early. If nobody waits, all phases of a group run while it is in the processor's cache, and nothing
-but inputs, outputs and a few tensors per token is ever held. Both orders do the same products on the same
-numbers, and sum what groups give to shared parameters in one order, last group first: no bit depends on who
-waits.
+Legend: B sequences, H heads, T tokens, f features of a head; a group is `GROUP` mini-batches of K tokens.
+
+A learner supplies what happens inside one group; this file decides the order. If a peer waits for the state
+(or its gradient), each phase runs over all groups before the next phase begins, so that the state can be sent
+early. If none waits, all phases of a group run while it is in the processor's cache, and only inputs, outputs
+and a few tensors per token are ever held. Both orders do the same products on the same numbers, and add up
+the groups' gradients of shared parameters in the same order, last group first: no bit depends on who waits.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +23,7 @@ from tttscale.kernels.torch_scan.minibatch import GROUP, Rates, from_minibatches
 State = tuple[Tensor, ...]
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 Kept = list[Tensor]
-"""What the forward keeps of a group for the backward; the last entries are the states before it."""
+"""Tensors that the forward keeps of a group for the backward; the last ones are the states before it."""
 
 CACHE_BYTES = 512 << 20
 """States inside groups that phases may hand to each other; beyond it they are replayed."""
@@ -117,7 +118,7 @@ class GroupScan(ABC):
     def readout_backward_group(
         self, tokens: Tokens, kept: Kept, inside: State, d_out: Tensor
     ) -> Any:
-        """What needs no gradient of the state; returns what later phases resume from."""
+        """Compute everything that needs no gradient of the state; return what later phases need of it."""
 
     @abstractmethod
     def advance_backward_group(

@@ -7,7 +7,7 @@ target t = v - k (arXiv 2407.04620, section 2.7). With x^ = (z - mean)/sigma and
     g = s (y - mean(y) - x^ mean(y x^))                             the gradient at z
 
 Both lines are a LayerNorm and its backward, so each is one fused torch call. The derivation of `Jacobian`
-is in README.md of this folder.
+is in ../README.md.
 """
 
 from collections.abc import Callable

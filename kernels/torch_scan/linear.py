@@ -23,7 +23,7 @@ from tttscale.kernels.torch_scan.minibatch import join, matmul, replay, split
 
 @dataclass
 class LinearBackwardState:
-    """What the backward phases of a group hand on."""
+    """Tensors that the backward phases of one group hand on."""
 
     d_out: Tensor
     d_gamma: Tensor

@@ -26,7 +26,7 @@ from tttscale.kernels.torch_scan.minibatch import join, matmul, replay, split
 
 @dataclass
 class MLPBackwardState:
-    """What the backward phases of a group hand on."""
+    """Tensors that the backward phases of one group hand on."""
 
     d_out: Tensor
     d_gamma: Tensor
@@ -35,7 +35,7 @@ class MLPBackwardState:
     Xq: Tensor
     dZ2q: Tensor
     dX2: Tensor
-    """What readers ask of the keys' hidden layer."""
+    """Readers' share of the gradient of the keys' hidden layer."""
     dz1: Tensor
     """[n, N, 2K, h]: gradients at the keys' Z1 (filled in by the chain), then at the readers' Z1q."""
     asked1: Tensor
@@ -76,12 +76,12 @@ class _Chain:
         torch.baddbmm(before[1], keys2, self.G2[i], out=after[1])
 
     def kept(self, first: State) -> Kept:
-        """What a backward needs of the group; the readers' part is to be entered."""
+        """Tensors that a backward needs of the group; the readers' part is filled in later."""
         return [self.G1, self.G2, self.Z2, self.Z2, self.Z1, self.Z1, self.E, *first]
 
 
 class _Readers:
-    """The readers of one group, a mini-batch at a time: as the chain goes on, or all behind it.
+    """The readers of one group, a mini-batch at a time: after each step of the chain, or after all of it.
 
     Either way each product has operands of one shape and place in memory, on which its bits may depend.
     """
@@ -210,7 +210,7 @@ class MLPScan(GroupScan):
     def advance_backward_group(
         self, tokens: Tokens, kept: Kept, inside: State, bwd: MLPBackwardState, d_state: State
     ) -> None:
-        """The reverse chain through both layers; see README.md."""
+        """The reverse chain through both layers; see ../ttt_mlp.md."""
         (dW1, dW2), (_, W2, X2), (G1, G2), step = d_state, inside, kept[:2], tokens.rates.step
         size = tokens.k.shape[2]
         slope, curvature = slope_and_curvature(kept[4])

@@ -22,7 +22,7 @@ SCRATCH_BYTES = 3 << 29
 
 @dataclass
 class SegmentBackwardState:
-    """What the phases of one segment's backward hand on."""
+    """Tensors that the phases of one segment's backward hand on."""
 
     d_out: Tensor
     """[B, H, t, f]: gradient of the segment's outputs."""

@@ -95,7 +95,7 @@ class Segment(ABC):
             "heads": self.heads,
             "scans": self.scans,
         }
-        """What kernels take of the segment itself, by the names of their parameters."""
+        """Arguments that every kernel of the segment may take, by the names of its parameters."""
 
     # ---- what a learner supplies ----------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What the chains of both learners need of the tokens alone: targets, steps, and products of keys.
+"""Inputs of both learners' chains that depend on tokens alone: targets, steps, and products of keys.
 
 Legend: T tokens of a scan, n one of N = sequences x heads scans; F features of a head (FP: rounded up to a
 power of two); K tokens of a mini-batch; BLOCK mini-batches of a block (64 tokens in bf16, 32 in fp32; no CUDA

@@ -12,7 +12,7 @@ from tttscale.kernels.triton_scan.targets import targets_kernel
 
 
 class LinearSegment(Segment):
-    """kept = [G, W and b in front of each block]."""
+    """kept = [G, W and b before each block]."""
 
     kind = "linear"
 
@@ -129,5 +129,5 @@ class TritonLinearScan(TritonScan):
 
 
 def _pointers(kept: Kept) -> dict[str, Tensor]:
-    """What the forward kept, by the names of kernels' parameters."""
+    """The kept tensors by the names of kernels' parameters."""
     return dict(zip(("g_ptr", "w_saved_ptr", "b_saved_ptr"), kept, strict=True))

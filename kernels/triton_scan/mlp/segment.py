@@ -18,7 +18,7 @@ from tttscale.kernels.triton_scan.targets import targets_kernel
 
 
 class MLPSegment(Segment):
-    """kept = [G1, W1 in front of each block, G2, b1, W2 and b2 in front of each block, steps]."""
+    """kept = [G1, W1 before each block, G2, b1, W2 and b2 before each block, steps]."""
 
     kind = "mlp"
 
@@ -176,7 +176,7 @@ class TritonMLPScan(TritonScan):
 
 
 def _pointers(kept: Kept) -> dict[str, Tensor]:
-    """What the forward kept, by the names of kernels' parameters; without the steps."""
+    """The kept tensors, without the steps, by the names of kernels' parameters."""
     G1, W1, G2, b1, W2, b2, _ = kept
     return {"g1_ptr": G1, "g2_ptr": G2, **_named("{}_saved_ptr", (W1, b1, W2, b2))}
 
