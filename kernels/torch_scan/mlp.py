@@ -106,7 +106,8 @@ class MLPScan(GroupScan):
 
     def join(self, state: State) -> State:
         """[W1; b1], [W2; b2]: [N, f + 1, h], [N, h + 1, f]."""
-        return join(*state[:2], self.dtype), join(*state[2:], self.dtype)
+        W1, b1, W2, b2 = state
+        return join(W1, b1, self.dtype), join(W2, b2, self.dtype)
 
     def split(self, joined: State) -> State:
         """W1, b1, W2, b2."""

@@ -13,8 +13,8 @@ What a phase needs before and after its loop, or after a store, is loaded or for
 occupy registers all the way.
 """
 
-# Triton types its functions as ones that never return.
-# pyright: reportGeneralTypeIssues=false
+# Triton types its functions as ones that never return, and constants by a class of its own.
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false
 
 import triton
 import triton.language as tl
