@@ -226,13 +226,13 @@ class _Scan(torch.autograd.Function):
         scan = scan_type(inputs, size, dtype)
         saved = unflatten(kept, len(scan.groups))
         awaited = hooks is not None and hooks.peer_waits_for_grad
-        works = scan.readout_backward(saved, d_out) if awaited else []
+        bwds = scan.readout_backward(saved, d_out) if awaited else []
         if hooks is not None and (outside := hooks.recv_grad()) is not None:
             d_last = tuple(mine + theirs for mine, theirs in zip(d_last, outside, strict=True))
         if hooks is not None and awaited:
-            d_state = scan.advance_backward(saved, works, d_last)
+            d_state = scan.advance_backward(saved, bwds, d_last)
             hooks.send_grad(d_state)
-            grads = scan.gradients(saved, works)
+            grads = scan.gradients(saved, bwds)
         else:
             d_state, grads = scan.backward(saved, d_out, d_last)
             if hooks is not None:
