@@ -23,7 +23,7 @@ from tttscale.bench import report
 from tttscale.bench.gpu_errors import limit_of
 from tttscale.bench.kernels import DTYPES
 from tttscale.bench.problems import NAMES, worst
-from tttscale.kernels.launch_table import mini_batches_per_block
+from tttscale.kernels.triton_scan.launch_table import mini_batches_per_block
 
 HOW = (
     "Forward and backward of one head, once alone and once with neighbours that wait, on kernels "

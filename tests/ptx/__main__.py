@@ -19,8 +19,8 @@ from tests.ptx.execute import Block
 from tests.ptx.launch import emulated
 from tttscale.bench.problems import Waiting, errors, on, problem, reference, results
 from tttscale.kernels import scan
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
 
 SCANS = {"linear": TritonLinearScan, "mlp": TritonMLPScan}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -85,7 +85,7 @@ def products(
     Example: `tttscale bench products --widths quickstart`
     """
     from tttscale.bench.products_cpu import WIDTHS, bench_products
-    from tttscale.kernels import cpu_product
+    from tttscale.kernels.ops import cpu_product
 
     chosen = widths.split(",")
     if unknown := [width for width in chosen if width not in WIDTHS]:

@@ -25,10 +25,10 @@ from tttscale.bench.fences import unfenced
 from tttscale.bench.fingerprint import fingerprint
 from tttscale.bench.latency import cycles_in_all, cycles_per_step, in_loops, issued
 from tttscale.bench.products import products
-from tttscale.kernels.launch_table import FENCED_SINCE, triton_version
-from tttscale.kernels.triton_scan import TritonScan
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+from tttscale.kernels.triton_scan.launch_table import FENCED_SINCE, triton_version
+from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
+from tttscale.kernels.triton_scan.scan import TritonScan
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _LAUNCH = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")

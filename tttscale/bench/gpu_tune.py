@@ -1,4 +1,4 @@
-"""Which launches are fastest on this GPU: a table to edit this GPU's file in kernels/launches/ by.
+"""Which launches are fastest on this GPU: a table to edit its file in kernels/triton_scan/launches/ by.
 
 Run as `python -m tttscale.bench.gpu_tune OUT [SECONDS]`. All kernels of the paper's shape, each under other
 warps, stages and columns; first compiled side by side, then timed one by one. Nothing is chosen here:
