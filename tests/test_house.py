@@ -133,14 +133,14 @@ CALLS = {  # a call -> the only files or folders that may make it, and why there
         "tttscale/train/checkpoint/checkpoints.py",
         "tttscale/train/engine.py",
         "tttscale/bench/",
-        "tttscale/data/formats.py",  # lines of a source, each bounded there
+        "tttscale/data/builder/documents.py",  # lines of a source, each bounded there
     ],
     r".*\.model_validate_json": [],
     r"(safe_open|load_file|save_file|safetensors\..*)": ["tttscale/tensors.py"],
     r"(yaml|Loader)\.(safe_load|load|load_all|compose|get_single_node)": [
         "tttscale/config/source.py"
     ],
-    r"np\.(load|loadtxt|fromfile|genfromtxt)": ["tttscale/data/runs.py"],
+    r"np\.(load|loadtxt|fromfile|genfromtxt)": ["tttscale/data/builder/tokenized.py"],
     r".*\.(write_text|write_bytes|touch)": [],
     r".*\.read_(text|bytes)": [
         "tttscale/train/memory.py",  # the system's own files

@@ -12,10 +12,10 @@ from tests.scan.helpers import tiny_config, tiny_model
 from tttscale import __version__
 from tttscale.config import dump_config, load_config
 from tttscale.data import TokenStore
-from tttscale.data.components import open_tokens
-from tttscale.data.manifest import manifest_digest
-from tttscale.data.quarantine import QUARANTINE_FILE, Quarantine
-from tttscale.data.record import check_data_record, write_data_record
+from tttscale.data.provenance import check_data_record, write_data_record
+from tttscale.data.store.manifest import manifest_digest
+from tttscale.data.store.quarantine import QUARANTINE_FILE, Quarantine
+from tttscale.data.windows.mixture import open_tokens
 from tttscale.errors import CheckpointError, TTTScaleError
 from tttscale.model import TTTForCausalLM
 from tttscale.observe.plots import read_positions

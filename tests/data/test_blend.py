@@ -12,10 +12,10 @@ from tests.train.small import small_config
 from tttscale.config import Config
 from tttscale.config.shares import SLOTS, slot_counts
 from tttscale.data import ArraySplit, ByteTokenizer, Windows
-from tttscale.data.blend import Blend
-from tttscale.data.components import open_tokens
-from tttscale.data.order import sequence_groups
-from tttscale.data.record import check_data_record, write_data_record
+from tttscale.data.provenance import check_data_record, write_data_record
+from tttscale.data.windows.blend import Blend
+from tttscale.data.windows.mixture import open_tokens
+from tttscale.data.windows.order import sequence_groups
 from tttscale.errors import ConfigError, DataError
 from tttscale.train.setup import check_same_stores
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tttscale.data import ByteTokenizer, TokenStore, build_store, render_info
-from tttscale.data.build import _Build
-from tttscale.data.layout import Holdout
-from tttscale.data.runs import content_hash
-from tttscale.data.staging import Staging, locked
+from tttscale.data.builder.staging import Staging, locked
+from tttscale.data.builder.store_builder import _Build
+from tttscale.data.builder.store_plan import Holdout
+from tttscale.data.builder.tokenized import content_hash
 from tttscale.errors import DataError
 
 from .conftest import build
@@ -273,7 +273,7 @@ def test_a_killed_build_is_gone_on_with(large, tmp_path, phase, count):
 
 def test_torn_shards_are_written_anew(large, tmp_path, monkeypatch):
     """As a machine that lost its power may leave them: there, but not what was written."""
-    monkeypatch.setattr("tttscale.data.build._Build.publish", lambda *_: 1 / 0)
+    monkeypatch.setattr("tttscale.data.builder.store_builder._Build.publish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(tmp_path / "out", large / "corpus.jsonl", **LARGE)
     monkeypatch.undo()
@@ -294,11 +294,11 @@ def test_a_build_inside_its_source_does_not_read_itself(tmp_path, monkeypatch, s
         path.write_text(name)
     monkeypatch.chdir(tmp_path)
     publish = _Build.publish
-    monkeypatch.setattr("tttscale.data.build._Build.publish", lambda *_: 1 / 0)
+    monkeypatch.setattr("tttscale.data.builder.store_builder._Build.publish", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             build(Path("store"), Path(source), holdout_fraction=0)
-    monkeypatch.setattr("tttscale.data.build._Build.publish", publish)
+    monkeypatch.setattr("tttscale.data.builder.store_builder._Build.publish", publish)
     resumed = build(Path("store"), Path(source), holdout_fraction=0)
     assert resumed.splits["train"].documents == 3
     shutil.rmtree("store")
@@ -318,7 +318,7 @@ def test_changed_sources_are_read_anew(large, tmp_path):
 
 
 def test_a_dead_worker_is_reported(large, tmp_path, monkeypatch):
-    monkeypatch.setattr("tttscale.data.build.tokenize_piece", die)
+    monkeypatch.setattr("tttscale.data.builder.store_builder.tokenize_piece", die)
     with pytest.raises(DataError, match=r"a worker process died.*--workers 2"):
         build(tmp_path / "out", large / "corpus.jsonl", workers=2, **LARGE)
     assert not list(tmp_path.iterdir())

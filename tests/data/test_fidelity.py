@@ -18,7 +18,7 @@ from tokenizers import (
 )
 
 from tttscale.data import TokenStore, load_tokenizer, render_info
-from tttscale.data.tokenizer import JsonTokenizer
+from tttscale.data.tokenizers.tokenizer import JsonTokenizer
 from tttscale.errors import DataError
 
 from .conftest import build

@@ -14,9 +14,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
 from tttscale.data import TokenStore, Windows
-from tttscale.data.guard import GuardedStore
-from tttscale.data.quarantine import QUARANTINE_FILE
-from tttscale.data.verify import advice, quarantine, verify_store
+from tttscale.data.store.quarantine import QUARANTINE_FILE
+from tttscale.data.store.verify import advice, quarantine, verify_store
+from tttscale.data.store.zarr_guard import GuardedStore
 from tttscale.errors import DataError
 
 from .conftest import build

@@ -15,9 +15,9 @@ from tests.hostile import BAD_JSON
 from tests.test_harmed_files import VALUES, places, replaced
 from tttscale.cli import app
 from tttscale.data import TokenStore, Windows, render_info
-from tttscale.data.components import open_tokens
-from tttscale.data.show import show_step
-from tttscale.data.verify import verify_store
+from tttscale.data.inspect_step import show_step
+from tttscale.data.store.verify import verify_store
+from tttscale.data.windows.mixture import open_tokens
 from tttscale.errors import DataError
 
 TOKENS = np.random.default_rng(0).integers(1, 1000, 5000)

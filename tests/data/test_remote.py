@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 
 from tttscale.cli import app
 from tttscale.data import TokenStore
-from tttscale.data.verify import verify_store
+from tttscale.data.store.verify import verify_store
 from tttscale.errors import DataError
 
 from .object_server import serving

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tttscale.cli import app
 from tttscale.data import TokenStore, render_info
-from tttscale.data.manifest import manifest_digest
+from tttscale.data.store.manifest import manifest_digest
 from tttscale.errors import DataError
 
 from .conftest import build

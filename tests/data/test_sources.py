@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from tttscale.data.formats import parquet_file
-from tttscale.data.sources import list_files
-from tttscale.data.storage import open_storage
+from tttscale.data.builder.documents import parquet_file
+from tttscale.data.builder.sources import list_files
+from tttscale.data.store.storage import open_storage
 from tttscale.errors import DataError
 from tttscale.packages import needed
 

@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from tttscale.data import TokenStore
-from tttscale.data.manifest import manifest_digest
+from tttscale.data.store.manifest import manifest_digest
 from tttscale.errors import DataError
 
 TOKENS = "train/tokens/c"

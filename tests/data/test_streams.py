@@ -8,8 +8,8 @@ import zlib
 import pytest
 from backports import zstd
 
-from tttscale.data.formats import Bad, Document, Span, read_all, read_span
-from tttscale.data.streams import CODECS, Stream
+from tttscale.data.builder.documents import Bad, Document, Span, read_all, read_span
+from tttscale.data.builder.streams import CODECS, Stream
 from tttscale.errors import DataError
 
 LINES = b"".join(b'{"text": "line %d of some words"}\n' % i for i in range(60))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tttscale.data import ArraySplit, TokenStore, Windows
-from tttscale.data.documents import PaddedLayout, running_places, whole_places
+from tttscale.data.windows.padded_stream import PaddedLayout, running_places, whole_places
 from tttscale.errors import DataError
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=25)

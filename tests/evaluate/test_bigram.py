@@ -10,8 +10,8 @@ import yaml
 from tests.train.small import small_config
 from tttscale.config import load_config
 from tttscale.data import ArraySplit, build_store
-from tttscale.data.components import open_tokens
-from tttscale.data.record import write_data_record
+from tttscale.data.provenance import write_data_record
+from tttscale.data.windows.mixture import open_tokens
 from tttscale.errors import DataError
 from tttscale.evaluate.bigram import bigram_table, compare
 

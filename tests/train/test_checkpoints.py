@@ -10,7 +10,7 @@ from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
 from tests.train.test_recorder import largest_file
 from tttscale.comm import mesh as meshes
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Tokens
 from tttscale.errors import CheckpointError
 from tttscale.train.checkpoint import checkpoints as checkpoints_module
 from tttscale.train.checkpoint.checkpoints import Checkpoints

@@ -10,7 +10,7 @@ import torch
 
 from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Tokens
 from tttscale.errors import ConfigError
 from tttscale.observe.plots import plot_run
 from tttscale.train.recorder import Recorder, check_folder

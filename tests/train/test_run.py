@@ -14,7 +14,7 @@ import pytest
 from tests.ranks import free_port
 from tests.warm import Fresh, tttscale
 from tttscale.data import build_store
-from tttscale.data.verify import quarantine, verify_store
+from tttscale.data.store.verify import quarantine, verify_store
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import read_metrics
 

@@ -13,7 +13,7 @@ from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
 from tests.train.test_checkpoint_folder import whole, write
 from tttscale.config import dump_config
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Tokens
 from tttscale.errors import CheckpointError, ConfigError, DataError
 from tttscale.observe import MetricsLog, read_metrics
 from tttscale.train import final

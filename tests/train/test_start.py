@@ -7,8 +7,8 @@ import torch
 
 from tests.scan.helpers import tiny_model
 from tttscale.config import load_config
-from tttscale.data.components import open_tokens
-from tttscale.data.record import write_data_record
+from tttscale.data.provenance import write_data_record
+from tttscale.data.windows.mixture import open_tokens
 from tttscale.errors import CheckpointError
 from tttscale.train.checkpoint.same_run import remarks_on_start
 from tttscale.train.setup import build_model

@@ -9,11 +9,11 @@ from typing import Any
 
 from tttscale.bench import report
 from tttscale.data import build_store, load_tokenizer
-from tttscale.data.formats import read_span
-from tttscale.data.pieces import cut
-from tttscale.data.runs import BATCH_BYTES
-from tttscale.data.sources import list_files
-from tttscale.data.tokenizer import Tokenizer
+from tttscale.data.builder.documents import read_span
+from tttscale.data.builder.source_slices import cut
+from tttscale.data.builder.sources import list_files
+from tttscale.data.builder.tokenized import BATCH_BYTES
+from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.errors import DataError
 
 

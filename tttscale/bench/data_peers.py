@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tttscale.data import Split, TokenStore, Windows
-from tttscale.data.storage import open_array
+from tttscale.data.store.storage import open_array
 
 Read = Callable[[int, int], np.ndarray]
 MEMMAP = "numpy memmap, copied"

@@ -12,7 +12,7 @@ from tttscale.cluster import Ranks, discover_place
 from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.data.progress import shown_progress
-from tttscale.data.special import Role
+from tttscale.data.tokenizers.special_tokens import Role
 from tttscale.errors import DataError
 from tttscale.files import write_text
 from tttscale.observe.guard import print_result
@@ -144,7 +144,7 @@ def data_tokenizer(
 
     Example: `tttscale data tokenizer stores/code.json src/ --suffix .py --vocab 32k`
     """
-    from tttscale.data.training import train_tokenizer
+    from tttscale.data.builder.train_tokenizer import train_tokenizer
 
     found = train_tokenizer(
         out,
@@ -194,7 +194,7 @@ def data_verify(
 
     Example: `tttscale data verify stores/code --workers 8`
     """
-    from tttscale.data.verify import advice, folder_to_mark, quarantine, verify_store
+    from tttscale.data.store.verify import advice, folder_to_mark, quarantine, verify_store
 
     if set_apart:
         folder_to_mark(store)  # not after hours of reading
@@ -246,8 +246,8 @@ def data_show(
 
     Example: `tttscale data show runs/quickstart 12 --tokens 64`
     """
-    from tttscale.data.show import open_run, show_step
-    from tttscale.data.shown import render_step
+    from tttscale.data.inspect_report import render_step
+    from tttscale.data.inspect_step import open_run, show_step
 
     config, opened = open_run(run, overrides or [])
     shown = show_step(config, opened, step, excerpt_tokens=tokens, most_documents=documents)

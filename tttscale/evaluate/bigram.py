@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tttscale.data import TokenSplit
-from tttscale.data.show import open_run
-from tttscale.data.windows import WindowSource
+from tttscale.data.inspect_step import open_run
+from tttscale.data.windows.window import WindowSource
 from tttscale.errors import DataError
 from tttscale.observe import read_metrics
 

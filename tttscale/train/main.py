@@ -10,7 +10,7 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
-from tttscale.data.components import Tokens, open_tokens
+from tttscale.data.windows.mixture import Tokens, open_tokens
 from tttscale.errors import NumericsError
 from tttscale.scan.schedule import Phase
 from tttscale.scan.sweep import Sweeps

@@ -9,8 +9,8 @@ from typing import Any
 
 from tttscale import __version__
 from tttscale.config import Config, dump_config
-from tttscale.data.components import Tokens
-from tttscale.data.record import RECORD_NAME, write_data_record
+from tttscale.data.provenance import RECORD_NAME, write_data_record
+from tttscale.data.windows.mixture import Tokens
 from tttscale.errors import ConfigError, DataError
 from tttscale.files import write_text
 from tttscale.observe import Console, MetricsLog, WandbSink

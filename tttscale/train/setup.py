@@ -13,7 +13,7 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.comm import mesh as meshes
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, flat_keys
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Tokens
 from tttscale.errors import CheckpointError, DataError, LaunchError
 from tttscale.model import TTTForCausalLM
 from tttscale.model.layers import compile_operators

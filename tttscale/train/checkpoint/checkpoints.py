@@ -14,8 +14,8 @@ import torch
 
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, dump_config
-from tttscale.data.components import Tokens
-from tttscale.data.record import write_data_record
+from tttscale.data.provenance import write_data_record
+from tttscale.data.windows.mixture import Tokens
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.files import Written, noting_digests, sync, write_text
 from tttscale.model import TTTForCausalLM

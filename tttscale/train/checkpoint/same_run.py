@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from tttscale.config import Config, flat_keys, load_config
-from tttscale.data.components import Tokens
-from tttscale.data.order import data_step
-from tttscale.data.record import check_data_record, other_tokenizer
+from tttscale.data.provenance import check_data_record, other_tokenizer
+from tttscale.data.windows.mixture import Tokens
+from tttscale.data.windows.order import data_step
 from tttscale.errors import CheckpointError
 from tttscale.model.architecture import INERT, SHOWN, TTTConfig
 from tttscale.model.weights import CONFIG
