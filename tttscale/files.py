@@ -140,7 +140,7 @@ def _hashed(file: IO[bytes], path: Path) -> Iterator[Any]:
 
 
 class _Hashing:
-    """Writes to a file, and hashes the same bytes in a thread meanwhile."""
+    """Write to a file, and hashes the same bytes in a thread meanwhile."""
 
     def __init__(self, file: IO[bytes], thread: ThreadPoolExecutor) -> None:
         self._file, self._thread = file, thread
@@ -173,7 +173,7 @@ class _Hashing:
 
 
 def sync(path: Path) -> None:
-    """Asks the system to put a file or folder on disk before anything that depends on it."""
+    """Ask the system to put a file or folder on disk before anything that depends on it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -194,7 +194,7 @@ def digest_of(data: bytes) -> str:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder."""
+    """Remove a file, a link or a whole folder."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

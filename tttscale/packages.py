@@ -13,13 +13,13 @@ def needed(
     """Around imports, which fail in more ways than by ImportError: a library behind them may be missing.
 
     Args:
-        package: The module that is imported.
-        what: What needs it, as an error begins.
-        remedy: What to do where it is not installed, or its native library is not.
-        kind: The error to raise.
+        package: the module that is imported.
+        what: what needs it, as an error begins.
+        remedy: what to do where it is not installed, or its native library is not.
+        kind: the error to raise.
 
     Raises:
-        TTTScaleError: Of `kind`: the package cannot be used, why, and what to do.
+        TTTScaleError: of `kind`: the package cannot be used, why, and what to do.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Takes credentials out of texts: the last thing that happens to a message before anybody sees it.
+"""Take credentials out of texts: the last thing that happens to a message before anybody sees it.
 
 `Location` keeps them out of what we write ourselves. Libraries repeat in their errors what they were given,
 whole or in parts, so every error, note and traceback goes through `scrubbed`.

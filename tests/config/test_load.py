@@ -172,9 +172,12 @@ def test_skipped_steps(write, given, steps, ranges):
 def test_a_blend_reads_back_equal(write):
     blend = "data.blend=[{store: a, weight: 2.5}, {store: b}]"
     config = load_config(write(), ["data.store=null", blend])
-    assert [(part.store, part.weight) for part in config.data.parts] == [("a", 2.5), ("b", 1.0)]
+    assert [(part.store, part.weight) for part in config.data.components] == [
+        ("a", 2.5),
+        ("b", 1.0),
+    ]
     assert load_config(write(dump_config(config), "again.yaml")) == config
-    assert [part.store for part in load_config(write()).data.parts] == ["stores/text"]
+    assert [part.store for part in load_config(write()).data.components] == ["stores/text"]
 
 
 @pytest.mark.parametrize("text", ["- a\n", "5", "a: [", "\x00", "run: !!python/name:os.system {}"])

@@ -10,8 +10,8 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tttscale.data.builder.documents import Span, read_span
-from tttscale.data.builder.source_slices import cut
+from tttscale.data.builder.documents import FileRange, read_documents
+from tttscale.data.builder.source_slices import cut_sources
 from tttscale.errors import DataError
 
 LINES = b'{"text": "one"}\n\n{"text": ""}\n{"text": "zw\xc3\xb6lf", "id": 3}\n'
@@ -19,8 +19,8 @@ LINES = b'{"text": "one"}\n\n{"text": ""}\n{"text": "zw\xc3\xb6lf", "id": 3}\n'
 
 def read(path, *, begin=0, end=None, text_key="text"):
     size = path.stat().st_size
-    span = Span(str(path), begin, size if end is None else end, size)
-    return [document.data.decode() for document in read_span(span, text_key)]
+    span = FileRange(str(path), begin, size if end is None else end, size)
+    return [document.data.decode() for document in read_documents(span, text_key)]
 
 
 def compress(path: Path, data: bytes) -> Path:
@@ -104,7 +104,7 @@ def test_parquet_by_row_groups(tmp_path):
     path = write_table(tmp_path / "a.parquet", texts, row_group_size=300)
     assert read(path, begin=0, end=4) == texts
     assert read(path, begin=1, end=3) == texts[300:900]
-    pieces = cut([path], ())
+    pieces = cut_sources([path], ())
     assert [(s.begin, s.end) for piece in pieces for s in piece.spans] == [
         (0, 1),
         (1, 2),
@@ -121,17 +121,17 @@ def test_bad_parquet_is_named(tmp_path):
         read(path, end=1, text_key="body")
     path.write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match=r"a\.parquet: not a Parquet file"):
-        cut([path], ())
+        cut_sources([path], ())
 
 
 def test_names_of_pieces_follow_the_sources(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one")
-    before = [piece.name for piece in cut([path], ("tokenizer",))]
-    assert [piece.name for piece in cut([path], ("tokenizer",))] == before
-    assert [piece.name for piece in cut([path], ("another",))] != before
+    before = [piece.name for piece in cut_sources([path], ("tokenizer",))]
+    assert [piece.name for piece in cut_sources([path], ("tokenizer",))] == before
+    assert [piece.name for piece in cut_sources([path], ("another",))] != before
     path.write_text("two!")
-    assert [piece.name for piece in cut([path], ("tokenizer",))] != before
+    assert [piece.name for piece in cut_sources([path], ("tokenizer",))] != before
 
 
 def test_small_files_share_a_piece_and_large_ones_are_cut(tmp_path):
@@ -139,7 +139,7 @@ def test_small_files_share_a_piece_and_large_ones_are_cut(tmp_path):
         (tmp_path / f"{i:02}.txt").write_text("x" * 1000)
     big = tmp_path / "big.jsonl"
     big.write_text('{"text": "x"}\n' * 200_000)
-    pieces = cut([*sorted(tmp_path.glob("*.txt")), big], ())
+    pieces = cut_sources([*sorted(tmp_path.glob("*.txt")), big], ())
     assert len(pieces[0].spans) == 20
     assert [span.begin for piece in pieces[1:] for span in piece.spans] == [0, 1 << 20, 2 << 20]
     assert sum(piece.size_bytes for piece in pieces) == 20_000 + big.stat().st_size

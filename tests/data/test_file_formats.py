@@ -6,8 +6,8 @@ import json
 import pytest
 from backports import zstd
 
-from tttscale.data import TokenStore
-from tttscale.data.builder.file_formats import ENDINGS, NAMES, UNSUPPORTED, Formats, kind_of
+from tttscale.data import open_store
+from tttscale.data.builder.file_formats import ENDINGS, NAMES, UNSUPPORTED, FileFormats, kind_of
 from tttscale.errors import DataError
 
 from .conftest import build
@@ -19,7 +19,7 @@ LINES = "".join(json.dumps({"text": text, "url": "http://x"}) + "\n" for text in
 
 def built(tmp_path, *sources, **options):
     info = build(tmp_path / "out", *sources, **{"holdout_fraction": 0} | options)
-    return info, documents_of(TokenStore.open(tmp_path / "out"), "train")
+    return info, documents_of(open_store(tmp_path / "out"), "train")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_a_file_holds_is_not_what_its_name_says(tmp_path, name, head, what)
 )
 def test_bad_formats_are_refused(words, message):
     with pytest.raises(DataError, match=message):
-        Formats.parse(words)
+        FileFormats.parse(words)
 
 
 def test_every_ending_has_one_meaning():

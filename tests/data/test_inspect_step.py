@@ -12,9 +12,9 @@ from tttscale.config import dump_config
 from tttscale.data import ByteTokenizer
 from tttscale.data.cli import app
 from tttscale.data.inspect_report import escaped, render_step
-from tttscale.data.inspect_step import open_run, show_step
-from tttscale.data.provenance import write_data_record
-from tttscale.data.windows.mixture import open_tokens
+from tttscale.data.inspect_step import inspect_step, open_run
+from tttscale.data.provenance import write_provenance
+from tttscale.data.windows.mixture import open_mixture
 from tttscale.errors import DataError
 
 
@@ -24,13 +24,13 @@ def run(stores, tmp_path):  # noqa: F811
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.yaml").write_text(dump_config(config))
-    write_data_record(folder, open_tokens(config))
+    write_provenance(folder, open_mixture(config))
     return folder
 
 
 def step_of(config, step, excerpt=0, most=100):
-    tokens = open_tokens(config)
-    return tokens, show_step(config, tokens, step, excerpt_tokens=excerpt, most_documents=most)
+    tokens = open_mixture(config)
+    return tokens, inspect_step(config, tokens, step, excerpt_tokens=excerpt, most_documents=most)
 
 
 @pytest.mark.parametrize("mode", ["ignore", "reset", "whole"])
@@ -46,7 +46,7 @@ def test_what_is_shown_is_what_is_read(stores, mode, parts):  # noqa: F811
 
 def check_sequence(tokens, sequence):
     chunk = tokens.train.sequence(sequence.index).chunk(0, 300)
-    component, local = tokens.place(sequence.index)
+    component, local = tokens.locate(sequence.index)
     windows = component.train
     assert (sequence.store, sequence.window) == (component.path, windows.sequence(local).window)
     assert sequence.epoch == local // windows.count

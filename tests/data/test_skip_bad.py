@@ -1,4 +1,4 @@
-"""Bad documents are left out as far as --skip-bad allows, counted and named, whoever read them."""
+"""BadDocument documents are left out as far as --skip-bad allows, counted and named, whoever read them."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tttscale.cli import app
-from tttscale.data import TokenStore, render_info
+from tttscale.data import open_store, render_info
 from tttscale.data.store.manifest import manifest_digest
 from tttscale.errors import DataError
 
@@ -89,7 +89,7 @@ def test_rows_of_parquet(tmp_path):
     with pytest.raises(DataError, match=r"a\.parquet row 1: 'text' is NoneType"):
         build(tmp_path / "out", path)
     info = build(tmp_path / "out", path, skip_bad=1, holdout_fraction=0)
-    assert documents_of(TokenStore.open(tmp_path / "out"), "train") == ["one", "four"]
+    assert documents_of(open_store(tmp_path / "out"), "train") == ["one", "four"]
     assert info.build.counts == {"empty": 1}
     assert info.build.skipped_examples == [f"source {path} row 1: 'text' is NoneType, not a string"]
 
@@ -99,7 +99,7 @@ def test_nested_columns_of_parquet(tmp_path):
     rows = [{"text": "one", "id": 1}, None, {"text": "three", "id": 3}]
     pq.write_table(pa.table({"content": rows}), path)
     info = build(tmp_path / "out", path, text_key="content.text", skip_bad=1, holdout_fraction=0)
-    assert documents_of(TokenStore.open(tmp_path / "out"), "train") == ["one", "three"]
+    assert documents_of(open_store(tmp_path / "out"), "train") == ["one", "three"]
     assert info.skipped_documents == 1
 
 
@@ -119,7 +119,7 @@ def test_damaged_parquet_is_one_error_or_the_right_rows(tmp_path):
         except DataError as error:
             refused.append(str(error))
         else:
-            assert documents_of(TokenStore.open(out), "train") == texts
+            assert documents_of(open_store(out), "train") == texts
     assert refused
     assert all("a.parquet" in message for message in refused)
 
@@ -175,7 +175,7 @@ def test_stores_of_older_versions_say_nothing_of_their_build_and_are_read(tmp_pa
     fields = {k: v for k, v in group.attrs.asdict().items() if k not in ("build", "digest")}
     fields |= {"skipped_documents": 3}
     group.attrs.put(fields | {"digest": manifest_digest(fields)})
-    store = TokenStore.open(tmp_path / "out")
+    store = open_store(tmp_path / "out")
     assert documents_of(store, "train") == ["as ever"]
     assert store.info.build is None
     assert "skipped     3 documents that are not UTF-8" in render_info(store.info)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tttscale.data import TokenStore, load_tokenizer, render_info
+from tttscale.data import load_tokenizer, open_store, render_info
 from tttscale.errors import DataError
 
 from .conftest import build
@@ -117,7 +117,7 @@ def test_the_store_keeps_the_choice_and_who_said_so(folder, tmp_path, caplog):
     sources, options = sorted(tmp_path.glob("*.txt")), {"holdout_fraction": 0}
     beside(folder, "tokenizer_config.json", bos_token=B, eos_token=E)
     info = build(tmp_path / "a", *sources, tokenizer=str(folder), workers=2, **options)
-    store = TokenStore.open(tmp_path / "a")
+    store = open_store(tmp_path / "a")
     tokens = store.split("train").read(0, info.splits["train"].tokens)
     assert (tokens == 256).sum() == (tokens == 257).sum() == 3
     assert store.tokenizer().eos_id == info.tokenizer.eos_id == 257
@@ -126,6 +126,6 @@ def test_the_store_keeps_the_choice_and_who_said_so(folder, tmp_path, caplog):
     none = {"bos": "none", "eos": "none"}
     info = build(tmp_path / "b", *sources, tokenizer=str(folder), special=none, **options)
     assert info.splits["train"].tokens == info.splits["train"].text_bytes
-    assert TokenStore.open(tmp_path / "b").tokenizer().eos_id is None
+    assert open_store(tmp_path / "b").tokenizer().eos_id is None
     assert "no bos and no eos, so nothing stands between documents" in caplog.text
     assert "separator   none" in render_info(info)

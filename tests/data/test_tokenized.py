@@ -9,8 +9,8 @@ import pytest
 
 from tests.hostile import no_files
 from tttscale.data.builder.shards import _receipt
-from tttscale.data.builder.source_slices import cut
-from tttscale.data.builder.tokenized import Recipe, Run, make_run
+from tttscale.data.builder.source_slices import cut_sources
+from tttscale.data.builder.tokenized import Recipe, TokenizedSlice, tokenize_slice
 from tttscale.data.tokenizers.tokenizer import ByteTokenizer, load_tokenizer
 from tttscale.errors import DataError
 
@@ -23,9 +23,9 @@ class Quiet:
 @pytest.fixture
 def run(tmp_path, corpus):
     recipe = Recipe(ByteTokenizer(), "text")
-    (piece,) = cut([corpus], recipe.identity)
-    run = Run(tmp_path, piece.name, "uint16")
-    make_run(run, piece, recipe, Quiet())
+    (piece,) = cut_sources([corpus], recipe.identity)
+    run = TokenizedSlice(tmp_path, piece.name, "uint16")
+    tokenize_slice(run, piece, recipe, Quiet())
     return run
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tttscale.cluster import discover_place
-from tttscale.data.workers import Crew
+from tttscale.data.workers import WorkerGroup
 from tttscale.errors import LaunchError
 
 
@@ -17,10 +17,10 @@ def count(job, step, counters):
 @pytest.mark.parametrize("jobs", [0, 1, 3])
 def test_a_crew_works_on_after_its_pool_and_counts_on(jobs):
     """A rank may have files for all its workers, and then one shard to write or none."""
-    crew = Crew(discover_place({}), workers=2)
-    assert crew.share(count, [1, 2, 3], 10) == [10, 20, 30]
-    assert crew.share(count, list(range(jobs)), 100) == [100 * job for job in range(jobs)]
-    assert crew.counters.read() == (3 + jobs, 30 + 100 * jobs, 6 + sum(range(jobs)))
+    workers = WorkerGroup(discover_place({}), workers=2)
+    assert workers.map(count, [1, 2, 3], 10) == [10, 20, 30]
+    assert workers.map(count, list(range(jobs)), 100) == [100 * job for job in range(jobs)]
+    assert workers.counters.read() == (3 + jobs, 30 + 100 * jobs, 6 + sum(range(jobs)))
 
 
 LAUNCHERS = {
@@ -67,4 +67,4 @@ def test_variables_of_a_launcher_without_an_mpi_library(tmp_path, store, source,
 def test_one_process_needs_no_mpi(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     ranks = discover_place({"RANK": "0", "WORLD_SIZE": "1"})
-    assert Crew(ranks, workers=1).share(count, [3], 10) == [30]
+    assert WorkerGroup(ranks, workers=1).share(count, [3], 10) == [30]

@@ -1,4 +1,4 @@
-"""Checks that look at several keys at once."""
+"""Check that look at several keys at once."""
 
 from tttscale.config.schema import Config
 from tttscale.config.shares import SLOTS, slot_counts
@@ -20,7 +20,7 @@ def check_world(config: Config, world_size: int) -> int:
     """Check that the configuration fits `world_size` processes.
 
     Returns:
-        The number of data-parallel replicas, world_size / parallel.sequence.
+        the number of data-parallel replicas, world_size / parallel.sequence.
 
     Raises:
         ConfigError: the processes cannot be split as asked.

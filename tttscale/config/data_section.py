@@ -13,7 +13,7 @@ StepRange = tuple[int, int]
 """First and last step number."""
 
 
-class BlendPart(Section):
+class BlendComponent(Section):
     """One store of a blend."""
 
     store: StorePath
@@ -55,7 +55,7 @@ class DataSection(Section):
 
     store: StorePath | None = None
     """Path or URL of a token store; a path is relative to the working directory. This or blend."""
-    blend: Annotated[tuple[BlendPart, ...], Field(min_length=1)] | None = None
+    blend: Annotated[tuple[BlendComponent, ...], Field(min_length=1)] | None = None
     """Several stores and their weights: [{store: path, weight: 2}, ...]; this or store."""
     split: Text = "train"
     """The store's split to train on."""
@@ -72,12 +72,12 @@ class DataSection(Section):
     """Steps whose data is left out, such as [1200-1210, 1300]; later data moves up."""
 
     @property
-    def parts(self) -> tuple[BlendPart, ...]:
-        """The stores with their weights, whichever way they are given."""
+    def components(self) -> tuple[BlendComponent, ...]:
+        """The stores with their weights, given by `store` or by `blend`."""
         if self.blend is not None:
             return self.blend
         assert self.store is not None
-        return (BlendPart(store=self.store),)
+        return (BlendComponent(store=self.store),)
 
     @property
     def skipped(self) -> tuple[StepRange, ...]:

@@ -1,4 +1,4 @@
-"""What a training step reads, as records and as lines for people."""
+"""What a training step reads, as plain values and as lines for people."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -6,84 +6,75 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class ShownDocument:
-    """The part of a document that lies in a window.
-
-    Attributes:
-        document: Its number in the split.
-        position: Where it begins in the window.
-        tokens: How many of its tokens lie in the window.
-        document_tokens: How many it has in all.
-        goes_on: Whether it began before the window.
-        continues: Whether it continues behind the window.
-        text: Its first tokens in the window, decoded; empty if none were asked for.
-    """
+class DocumentReport:
+    """A document, as far as it lies in a window."""
 
     document: int
+    """Its number in the split."""
     position: int
+    """Where it begins in the window."""
     tokens: int
+    """How many of its tokens lie in the window."""
     document_tokens: int
+    """How many it has in all."""
     goes_on: bool
+    """Whether it began before the window."""
     continues: bool
+    """Whether it continues after the window."""
     text: str
+    """Its first tokens in the window, decoded; empty if no text is decoded."""
 
 
 @dataclass(frozen=True)
-class ShownSequence:
-    """One sequence of a step.
-
-    Attributes:
-        index: Which sequence of the run's data it is, counted over all steps.
-        store: Path of its store.
-        split: Split of the store.
-        epoch: How often the store was gone through before, from 0.
-        window: Number of the window in the order of the text.
-        windows: Windows per epoch.
-        begin: First token of the split in the window.
-        end: Behind the last one.
-        padding: Share of the positions that hold no token.
-        documents: The first documents in it.
-        documents_left_out: How many more there are.
-    """
+class SequenceReport:
+    """One sequence of a step."""
 
     index: int
+    """Which sequence of the run's data it is, counted over all steps."""
     store: str
+    """Path of its store."""
     split: str
+    """Split of the store."""
     epoch: int
+    """How often all windows were read before, from 0."""
     window: int
+    """Number of the window in the order of the text."""
     windows: int
+    """Windows per epoch."""
     begin: int
+    """First token of the split in the window."""
     end: int
+    """End of its tokens, exclusive."""
     padding: float
-    documents: tuple[ShownDocument, ...]
+    """Share of the positions that hold no token."""
+    documents: tuple[DocumentReport, ...]
+    """The first documents in it."""
     documents_left_out: int
+    """How many more there are."""
 
 
 @dataclass(frozen=True)
-class ShownStep:
-    """All sequences of a step, whatever ranks take them.
-
-    Attributes:
-        step: The training step.
-        data_step: The step number of its data, which data.skip_steps counts.
-        sequence_tokens: Positions per sequence.
-        mode: data.documents.
-        sequences: In the order of the run.
-    """
+class StepReport:
+    """All sequences of a step, whatever ranks take them."""
 
     step: int
+    """The training step."""
     data_step: int
+    """The step number of its data, which data.skip_steps counts."""
     sequence_tokens: int
+    """Positions per sequence."""
     mode: str
-    sequences: tuple[ShownSequence, ...]
+    """data.documents."""
+    sequences: tuple[SequenceReport, ...]
+    """In the order of the run."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def render_step(shown: ShownStep) -> str:
-    """For people: control characters are written as escapes."""
+def render_step(shown: StepReport) -> str:
+    """Write lines for people, with control characters as escapes."""
     moved = "" if shown.step == shown.data_step else f" reads the data of step {shown.data_step}"
     lines = [
         f"step {shown.step}{moved}: {len(shown.sequences)} sequence(s) of "
@@ -99,7 +90,7 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _sequence_lines(sequence: ShownSequence) -> Iterator[str]:
+def _sequence_lines(sequence: SequenceReport) -> Iterator[str]:
     documents = len(sequence.documents) + sequence.documents_left_out
     yield (
         f"sequence {sequence.index}: {sequence.store} {sequence.split}, epoch {sequence.epoch}, "
@@ -107,11 +98,11 @@ def _sequence_lines(sequence: ShownSequence) -> Iterator[str]:
         f"{sequence.end:,}, {documents:,} document(s), {sequence.padding:.1%} padding"
     )
     for document in sequence.documents:
-        borders = [f"{document.tokens:,} of {document.document_tokens:,} tokens"]
-        borders += ["goes on from before"] if document.goes_on else []
-        borders += ["continues after"] if document.continues else []
+        notes = [f"{document.tokens:,} of {document.document_tokens:,} tokens"]
+        notes += ["continued from before"] if document.goes_on else []
+        notes += ["continues after"] if document.continues else []
         yield (
-            f"  at {document.position:,}: document {document.document:,}, {', '.join(borders)}"
+            f"  at {document.position:,}: document {document.document:,}, {', '.join(notes)}"
             + (f": {escaped(document.text)}" if document.text else "")
         )
     if sequence.documents_left_out:

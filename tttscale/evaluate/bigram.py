@@ -74,7 +74,7 @@ def compare(run: Path, overrides: Sequence[str] = ()) -> Comparison:
         )
     if config.data.blend is not None:
         raise DataError(
-            f"{run} trained on data.blend, a blend of {len(config.data.parts)} stores, but a bigram "
+            f"{run} trained on data.blend, a blend of {len(config.data.components)} stores, but a bigram "
             "table is of one store's text. Give a run with data.store."
         )
     (component,) = tokens.components

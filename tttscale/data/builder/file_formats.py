@@ -1,4 +1,4 @@
-"""What a file holds, as its name or `--format` declares it; nothing is guessed from its content."""
+"""How a file is read, as its name or `--format` declares it; it is never guessed from its content."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ NAMES: dict[Kind, str] = {
     )
 }
 """Names of files that usually have no ending."""
-# Read as text these would give noise, and with the byte tokenizer without any complaint.
+# Read as text these would give noise, and the byte tokenizer would take it without an error.
 UNSUPPORTED = (
     ".arrow .feather .orc .avro .zip .tar .tgz .tbz .tbz2 .txz .7z .rar .lz4 .lzma .lz .lzo .br .z .sz "
     ".snappy .gzip .zstd .bzip2"
@@ -57,7 +57,7 @@ _KIND_OF_ENDING, _KIND_OF_NAME = _inverse(ENDINGS), _inverse(NAMES)
 
 
 def is_compressed(path: str | Path) -> bool:
-    """Whether the file can only be read from its beginning."""
+    """Whether the file is compressed, so that it can only be read from its beginning."""
     return Path(path).suffix.lower() in CODECS
 
 
@@ -77,23 +77,20 @@ def kind_of(path: str | Path) -> Kind | None:
 
 
 @dataclass(frozen=True)
-class Formats:
-    """How files are read: as `--format` says, else by the endings of their names.
-
-    Attributes:
-        every: For every file; None leaves it to the endings.
-        by_ending: For files of one ending, before anything else; "" for files without one.
-    """
+class FileFormats:
+    """How files are read: as `--format` says, else by the endings of their names."""
 
     every: Kind | None = None
+    """For every file; None leaves it to the endings."""
     by_ending: Mapping[str, Kind] = field(default_factory=dict)
+    """For files of one ending, which comes first; "" for files without one."""
 
     @classmethod
-    def parse(cls, words: Sequence[str]) -> "Formats":
-        """What `--format` was given: KIND, or ENDING=KIND, any number of them.
+    def parse(cls, words: Sequence[str]) -> "FileFormats":
+        """Parse what `--format` was given: KIND, or ENDING=KIND, any number of them.
 
         Raises:
-            DataError: There is no such kind, or two of them contradict each other.
+            DataError: there is no such kind, or two contradict each other.
         """
         every: set[Kind] = set()
         by_ending: dict[str, Kind] = {}
@@ -119,18 +116,18 @@ class Formats:
         return cls(next(iter(every), None), by_ending)
 
     def declared(self, path: str | Path) -> Kind | None:
-        """How `--format` says that `path` is read; None if it says nothing."""
+        """How `path` is read by `--format`; None if it does not say."""
         return self.by_ending.get(bare_suffix(path)) or self.every
 
     def of(self, path: str | Path) -> Kind | None:
-        """How `path` is read; None where nothing says it."""
+        """How `path` is read; None where neither `--format` nor its name says it."""
         return self.declared(path) or kind_of(path)
 
     def check(self, files: Iterable[Path]) -> None:
-        """Refuses files that nothing declares, and those that cannot be read as it says.
+        """Refuse files whose kind is not declared, and those that cannot be read as declared.
 
         Raises:
-            DataError: There are some; all their endings are named.
+            DataError: there are such files; all their endings are named.
         """
         unknown: dict[str, list[Path]] = {}
         for file in files:
@@ -138,14 +135,14 @@ class Formats:
             if ending and ending in UNSUPPORTED.split():
                 raise DataError(
                     f"source {file}: {ending} files are not supported. Unpack or convert it to text, "
-                    ".jsonl or .parquet (.gz, .zst, .bz2 and .xz are read as they are), or leave it "
+                    ".jsonl or .parquet (.gz, .zst, .bz2 and .xz need not be unpacked), or leave it "
                     "out with --suffix or --exclude."
                 )
             kind = self.of(file)
             if kind == "parquet" and is_compressed(file):
                 raise DataError(
-                    f"source {file}: Parquet is not read through {file.suffix}, it is compressed "
-                    "inside. Unpack it."
+                    f"source {file}: Parquet is not read through {file.suffix}, since it is "
+                    "compressed inside. Unpack it."
                 )
             if kind is None:
                 unknown.setdefault(ending, []).append(file)
@@ -153,7 +150,7 @@ class Formats:
             _refuse_unknown(unknown)
 
     def used(self, files: Iterable[Path]) -> dict[str, int]:
-        """How many files were read how, and who said so, for the store's manifest."""
+        """How many files were read in which way, and what declared it, for the store's manifest."""
         found: Counter[str] = Counter()
         for file in files:
             ending = bare_suffix(file)
@@ -168,7 +165,7 @@ def _refuse_unknown(unknown: Mapping[str, Sequence[Path]]) -> None:
     more = f" and {len(named) - 8} more endings" if named[8:] else ""
     first = most[0][0] or NO_ENDING
     raise DataError(
-        f"SOURCES: nothing says what these files hold: {', '.join(named[:8])}{more}. Say it with "
-        f"--format {first}={'|'.join(KINDS)} (or --format {KINDS[0]} for all files), take only what is "
-        "meant with --suffix, or leave them out with --exclude."
+        f"SOURCES: how to read these files is not known: {', '.join(named[:8])}{more}. Say it with "
+        f"--format {first}={'|'.join(KINDS)} (or --format {KINDS[0]} for all files), take only the "
+        "intended ones with --suffix, or leave them out with --exclude."
     )

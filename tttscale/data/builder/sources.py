@@ -1,4 +1,4 @@
-"""Which files a store is built from, always in the same order."""
+"""The files that a store is built from, always in the same order."""
 
 import glob
 import logging
@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tttscale.data.builder.file_formats import Formats
+from tttscale.data.builder.file_formats import FileFormats
 from tttscale.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -20,30 +20,30 @@ def list_files(
     sources: Sequence[str],
     suffixes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
-    formats: Formats | None = None,
+    formats: FileFormats | None = None,
     own: Path | None = None,
 ) -> list[Path]:
-    """The files behind `sources`, in reading order.
+    """List the files that `sources` name, in reading order.
 
     Args:
-        sources: Files, folders and globs (`**` goes down). Folders are walked in sorted order,
+        sources: files, folders and globs (`**` goes down). Folders are walked in sorted order,
             hidden names left out; links to folders and Zarr stores are left out with a warning;
             globs are sorted.
-        suffixes: Endings of the file names to take from folders, such as ".py"; None takes all.
-        exclude: Names of folders and files to leave out, wherever they stand inside a folder.
-        formats: How files are read; None leaves it to their names.
-        own: A folder whose files are no sources: what an earlier try of the same build left.
+        suffixes: endings of the file names to take from folders, such as ".py"; None takes all.
+        exclude: names of folders and files to leave out, wherever they are inside a folder.
+        formats: how files are read; None leaves it to their names.
+        own: a folder whose files are not sources: what an earlier run of the same build left.
 
     Raises:
-        DataError: A source is missing, unreadable or of an unsupported kind, nothing says what it
-            holds, or there is no file.
+        DataError: a source is missing, unreadable or of an unsupported kind, how to read it is not
+            known, or there is no file.
     """
     try:
         files = [file for source in sources for file in _expand(source, suffixes, exclude)]
     except OSError as error:
         link = "a link, " if Path(error.filename).is_symlink() else ""
         raise DataError(
-            f"source {error.filename}: {link}{error.strerror}. Mend it, or leave it out with "
+            f"source {error.filename}: {link}{error.strerror}. Correct it, or leave it out with "
             f"--exclude {Path(error.filename).name}."
         ) from error
     if own is not None:
@@ -55,7 +55,7 @@ def list_files(
             f"SOURCES {' '.join(sources) or '(none)'}: found no file{wanted}. {_HINT}"
             f"{', or change --suffix' if suffixes else ''}."
         )
-    (formats or Formats()).check(files)
+    (formats or FileFormats()).check(files)
     return files
 
 
@@ -75,7 +75,7 @@ def _globbed(pattern: str) -> Iterator[Path]:
     head = pattern
     while head != (head := os.path.dirname(head)):  # noqa: PTH120 (Path drops what `**/` ends in)
         for folder in filter(os.path.isdir, _matches(head or ".")):
-            os.scandir(folder).close()  # glob itself takes a folder that it may not read for empty
+            os.scandir(folder).close()  # glob itself treats an unreadable folder as empty
     yield from filter(_is_file, map(Path, _matches(pattern)))
 
 
@@ -99,10 +99,10 @@ def _walk(folder: Path, endings: tuple[str, ...], exclude: set[str]) -> Iterator
                 yield path
     if folder in stores:
         raise DataError(
-            f"source {folder}: a Zarr store, which is no text. Name what it was built from."
+            f"source {folder}: a Zarr store, which is not text. Name what it was built from."
         )
-    _mention(links, "links to folders are not followed", "Name what is behind them as sources, too")
-    _mention(stores, "Zarr stores are no text and are left out", "Name what they were built from")
+    _mention(links, "links to folders are not followed", "Name their targets as sources, too")
+    _mention(stores, "Zarr stores are not text and are left out", "Name what they were built from")
 
 
 def _mention(paths: Sequence[Path], what: str, remedy: str) -> None:
@@ -113,7 +113,7 @@ def _mention(paths: Sequence[Path], what: str, remedy: str) -> None:
 
 
 def _is_file(path: Path) -> bool:
-    """Unlike `Path.is_file`, raises OSError where nobody can say: a link to nothing, for one."""
+    """Like `Path.is_file`, but raise OSError where that is not known, as for a broken link."""
     return stat.S_ISREG(path.stat().st_mode)
 
 

@@ -1,4 +1,4 @@
-"""Which values go into which shard of which split: fixed before the first shard is written."""
+"""The plan of a store: which values go into which shard, fixed before the first shard is written."""
 
 import hashlib
 import json
@@ -16,21 +16,18 @@ ARRAYS = ("tokens", "document_starts")
 
 @dataclass(frozen=True)
 class Holdout:
-    """Which documents are held out: a function of their bytes, so equal ones never part.
-
-    Attributes:
-        fraction: Share of the documents.
-        seed: Which.
-        threshold: A document is held out if the hash of its bytes, mixed with the seed, is below.
-    """
+    """Which documents are held out: a function of their bytes, so equal ones are never separated."""
 
     fraction: float
+    """Share of the documents."""
     seed: int
+    """Which."""
     threshold: int
+    """A document is held out if the hash of its bytes, mixed with the seed, is below."""
 
     @classmethod
     def choose(cls, fraction: float, seed: int, tables: Sequence[np.ndarray]) -> "Holdout":
-        """Makes sure that both splits get a document where there are two that differ."""
+        """Make sure that both splits get a document where there are two that differ."""
         threshold = int(fraction * 2**64)
         if fraction > 0:
             bounds = [_mixed(t[:, HASH], seed) for t in tables if len(t)]
@@ -40,7 +37,7 @@ class Holdout:
         return cls(fraction, seed, threshold)
 
     def mask(self, table: np.ndarray, split: SplitName) -> np.ndarray:
-        """Which documents of a run's table belong to `split`, bool [documents]."""
+        """Which documents of a slice's table belong to `split`, bool [documents]."""
         if self.threshold == 0:
             held = np.zeros(len(table), bool)
         else:
@@ -58,32 +55,29 @@ def _mixed(hashes: np.ndarray, seed: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A run inside one array of a split.
+class PlacedSlice:
+    """A tokenized slice inside one array of a split."""
 
-    Attributes:
-        run: Its name.
-        first: Place of its first value in the array.
-        count: Values it brings.
-        first_token: Place of its first token in the split.
-    """
-
-    run: str
+    name: str
+    """The slice's name."""
     first: int
+    """Index of its first value in the array."""
     count: int
+    """Its values."""
     first_token: int
+    """Index of its first token in the split."""
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to write: values [begin, end) of `split`/`array`, out of `parts`."""
+    """One shard to write: values [begin, end) of `split`/`array`, out of `slices`."""
 
     split: SplitName
     array: str
     index: int
     begin: int
     end: int
-    parts: tuple[Part, ...]
+    slices: tuple[PlacedSlice, ...]
 
     @property
     def key(self) -> str:
@@ -92,28 +86,25 @@ class ShardJob:
 
 
 @dataclass(frozen=True)
-class StoreLayout:
-    """All that decides the arrays of a store.
-
-    Attributes:
-        dtype: Dtype of the tokens.
-        chunk: Values per inner chunk, the unit of reading.
-        shard: Values per shard (one file).
-        holdout: Which documents are held out.
-        splits: Sizes.
-        parts: Of each array, in order.
-    """
+class StorePlan:
+    """All that decides the arrays of a store."""
 
     dtype: str
+    """Dtype of the tokens."""
     chunk: int
+    """Values per inner chunk, the unit of reading."""
     shard: int
+    """Values per shard (one file)."""
     holdout: Holdout
+    """Which documents are held out."""
     splits: dict[SplitName, SplitInfo]
-    parts: dict[str, tuple[Part, ...]]
+    """Their sizes."""
+    slices: dict[str, tuple[PlacedSlice, ...]]
+    """The slices in each array, by split/array, in order."""
 
     @property
     def name(self) -> str:
-        """Hexadecimal; equal for equal stores."""
+        """A hexadecimal hash, equal for equal stores."""
         splits = {name: split.model_dump() for name, split in self.splits.items()}
         text = json.dumps([asdict(self) | {"splits": splits}], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -129,23 +120,23 @@ class StoreLayout:
         return min(self.shard, chunks_needed * self.chunk)
 
     def jobs(self) -> list[ShardJob]:
-        """Every shard of every array, each with its parts."""
+        """Every shard of every array, each with its slices."""
         return [job for split in SPLITS for array in ARRAYS for job in self._jobs(split, array)]
 
     def _jobs(self, split: SplitName, array: str) -> list[ShardJob]:
         length, size = self.length(split, array), self.shard_values(split, array)
-        parts = self.parts[f"{split}/{array}"]
-        firsts = [part.first for part in parts]
+        slices = self.slices[f"{split}/{array}"]
+        firsts = [placed.first for placed in slices]
         jobs = []
         for index, begin in enumerate(range(0, length, size)):
             end = min(begin + size, length)
             low = int(np.searchsorted(firsts, begin, "right")) - 1
             high = int(np.searchsorted(firsts, end, "left"))
-            jobs.append(ShardJob(split, array, index, begin, end, parts[low:high]))
+            jobs.append(ShardJob(split, array, index, begin, end, slices[low:high]))
         return jobs
 
 
-def lay_out(
+def plan_store(
     tables: Mapping[str, np.ndarray],
     order: Sequence[str],
     holdout: Holdout,
@@ -153,26 +144,26 @@ def lay_out(
     dtype: str,
     chunk: int,
     shard: int,
-) -> StoreLayout:
-    """Gives every document its place.
+) -> StorePlan:
+    """Give every document its place in the store.
 
     Args:
-        tables: The table of documents of each run, by the run's name.
-        order: Names of the runs in the order of the text; a file named twice is there twice.
-        holdout: Which documents are held out.
-        dtype: Dtype of the tokens.
-        chunk: Values per inner chunk.
-        shard: Values per shard.
+        tables: the table of documents of each tokenized slice, by the slice's name.
+        order: names of the slices in the order of the text; a file named twice is there twice.
+        holdout: which documents are held out.
+        dtype: dtype of the tokens.
+        chunk: values per inner chunk.
+        shard: values per shard.
     """
-    splits, parts = {}, {}
+    splits, slices = {}, {}
     for split in SPLITS:
         sizes = {name: _sizes(table, holdout.mask(table, split)) for name, table in tables.items()}
         tokens, starts = [], []
         total = SplitInfo(documents=0, tokens=0, text_bytes=0)
         for name in order:
             size = sizes[name]
-            tokens.append(Part(name, total.tokens, size.tokens, total.tokens))
-            starts.append(Part(name, total.documents, size.documents, total.tokens))
+            tokens.append(PlacedSlice(name, total.tokens, size.tokens, total.tokens))
+            starts.append(PlacedSlice(name, total.documents, size.documents, total.tokens))
             total = SplitInfo(
                 documents=total.documents + size.documents,
                 tokens=total.tokens + size.tokens,
@@ -180,8 +171,8 @@ def lay_out(
             )
         splits[split] = total
         for array, found in (("tokens", tokens), ("document_starts", starts)):
-            parts[f"{split}/{array}"] = tuple(part for part in found if part.count)
-    return StoreLayout(dtype, chunk, shard, holdout, splits, parts)
+            slices[f"{split}/{array}"] = tuple(placed for placed in found if placed.count)
+    return StorePlan(dtype, chunk, shard, holdout, splits, slices)
 
 
 def _sizes(table: np.ndarray, mask: np.ndarray) -> SplitInfo:

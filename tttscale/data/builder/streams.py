@@ -1,4 +1,4 @@
-"""The one way to read a file that may be compressed: bounded, and every harm names the file."""
+"""Reading files that may be compressed: in bounded memory, and every error names the file."""
 
 import io
 from collections.abc import Callable
@@ -8,28 +8,29 @@ from typing import Any, BinaryIO
 from tttscale.errors import DataError
 from tttscale.packages import needed, one_line
 
-BLOCK_BYTES = 1 << 18
+READ_BYTES = 1 << 18
 _GZIP_WINDOW = 31
-"""What zlib calls a gzip member of any window, with its checksum."""
+"""zlib's number for a gzip member with any window, whose checksum is compared."""
 _XZ_MEMORY_BYTES = 1 << 30
 _HEADER_BYTES, _ZSTD_MAGIC, _ZSTD_CHECKSUM = 5, b"\x28\xb5\x2f\xfd", 0x04
 
 
 class Stream:
-    """A file as the bytes it stands for, expanded as they are asked for.
+    """A file's bytes, decompressed as they are read.
 
     Members that follow each other are read as one. Whatever a library raises, and a file that is cut
-    short, empty or goes on with something else, is one DataError with the file's name.
+    short, empty or followed by other bytes, is one DataError with the file's name.
 
     Args:
-        path: The file; the ending of its name says how it is compressed.
+        path: the file; the ending of its name says how it is compressed.
 
     Raises:
-        DataError: It cannot be opened.
+        DataError: it cannot be opened.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
+        self._head = b""
         self.unchecked = False
         """Whether it is compressed without a checksum, so that damage may go unnoticed."""
         try:
@@ -37,40 +38,40 @@ class Stream:
         except DataError:
             raise
         except Exception as error:
-            raise self._harm(error) from error
+            raise self._error(error) from error
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, fewer only at the end.
 
         Raises:
-            DataError: The file is harmed.
+            DataError: the file is damaged.
         """
         try:
             return self._file.read(size)
         except Exception as error:
-            raise self._harm(error) from error
+            raise self._error(error) from error
 
     def readline(self, size: int) -> bytes:
-        """What is left of a line with its newline, up to `size` bytes of it.
+        """The rest of a line with its newline, up to `size` bytes of it.
 
         Raises:
-            DataError: The file is harmed.
+            DataError: the file is damaged.
         """
         try:
             return self._file.readline(size)
         except Exception as error:
-            raise self._harm(error) from error
+            raise self._error(error) from error
 
     def seek(self, offset: int) -> None:
-        """Goes to a byte of a file that is not compressed.
+        """Move to a byte of a file that is not compressed.
 
         Raises:
-            DataError: It cannot.
+            DataError: the file system refuses.
         """
         try:
             self._file.seek(offset)
         except Exception as error:
-            raise self._harm(error) from error
+            raise self._error(error) from error
 
     def __enter__(self) -> "Stream":
         return self
@@ -82,23 +83,34 @@ class Stream:
         raw = Path(self.path).open("rb", buffering=0)  # noqa: SIM115 (closed by __exit__)
         make = CODECS.get(Path(self.path).suffix.lower())
         if make is None:
-            return io.BufferedReader(raw, BLOCK_BYTES)
+            return io.BufferedReader(raw, READ_BYTES)
         try:
-            head = raw.read(_HEADER_BYTES)
+            head = self._head = raw.read(_HEADER_BYTES)
             raw.seek(0)
             self.unchecked = head[:4] == _ZSTD_MAGIC and not head[-1] & _ZSTD_CHECKSUM
-            return io.BufferedReader(_Expanded(raw, make), BLOCK_BYTES)
+            return io.BufferedReader(_Decompressed(raw, make), READ_BYTES)
         except BaseException:
             raw.close()
             raise
 
-    def _harm(self, error: Exception) -> DataError:
+    def _begins_as_named(self) -> bool:
+        """Whether the file begins as its ending says; an empty one and one that is cut short do."""
+        magic = _MAGIC[Path(self.path).suffix.lower()]
+        return any(m.startswith(self._head[: len(m)]) for m in magic)
+
+    def _error(self, error: Exception) -> DataError:
         reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        name = _NAMES.get(Path(self.path).suffix.lower())
+        if name and not self._begins_as_named():
+            return DataError(
+                f"source {self.path}: its ending says {name}, but it does not begin as {name} does. "
+                "Give it the ending of what it is, or leave it out."
+            )
         return DataError(f"source {self.path}: {reason}. Fetch it again, or leave it out.")
 
 
-class _Expanded(io.RawIOBase):
-    """Members of one kind of compression, one after the other, as one raw stream."""
+class _Decompressed(io.RawIOBase):
+    """Compressed members, one after the other, as one raw stream of what they hold."""
 
     def __init__(self, file: BinaryIO | io.FileIO, make: Callable[[], Any]) -> None:
         self._file, self._make = file, make
@@ -122,13 +134,13 @@ class _Expanded(io.RawIOBase):
             if self._codec.eof:
                 rest = self._codec.unused_data.lstrip(self._padding)
                 while not rest:
-                    block = self._file.read(BLOCK_BYTES)
-                    if not block:
+                    data = self._file.read(READ_BYTES)
+                    if not data:
                         return b""
-                    rest = block.lstrip(self._padding)
+                    rest = data.lstrip(self._padding)
                 self._codec, self._input = self._make(), rest
             elif self._codec.needs_input and not self._input:
-                self._input = self._file.read(BLOCK_BYTES)
+                self._input = self._file.read(READ_BYTES)
                 if not self._input:
                     raise EOFError("cut short: it ends before its compressed data does")
             data = self._codec.decompress(self._input, most_bytes)
@@ -141,8 +153,8 @@ class _Codec:
     """One member: what the libraries' decompressors have in common.
 
     Args:
-        codec: The library's.
-        padded: Whether zeros may follow a member, as `tar` and `xz` write them.
+        codec: the library's.
+        padded: whether zeros may follow a member, as `tar` and `xz` write them.
     """
 
     def __init__(self, codec: Any, padded: bool = False) -> None:
@@ -165,7 +177,7 @@ class _Codec:
 
 
 class _Gzip(_Codec):
-    """zlib leaves the input that it has not used to its caller."""
+    """One member of gzip: zlib leaves the input that it has not used to its caller."""
 
     _filled = False
 
@@ -198,7 +210,7 @@ def _xz() -> _Codec:
 
 
 def _zstd() -> _Codec:
-    with needed("backports.zstd", "a .zst source", "Run `pip install backports.zstd`."):
+    with needed("backports.zstd", "a .zst source", "TokenizedSlice `pip install backports.zstd`."):
         from backports import zstd
     return _Codec(zstd.ZstdDecompressor())
 
@@ -210,3 +222,12 @@ CODECS: dict[str, Callable[[], _Codec]] = {
     ".xz": _xz,
 }
 """By the ending of the file's name."""
+
+_NAMES = {".gz": "gzip", ".zst": "Zstandard", ".bz2": "bzip2", ".xz": "xz"}
+_MAGIC = {
+    ".gz": (b"\x1f\x8b",),
+    ".zst": (_ZSTD_MAGIC, *(bytes([n]) + b"\x2a\x4d\x18" for n in range(0x50, 0x60))),
+    ".bz2": (b"BZh",),
+    ".xz": (b"\xfd7zXZ",),
+}
+"""How files of these endings begin; a .zst may also begin with one of the skippable frames."""

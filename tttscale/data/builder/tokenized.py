@@ -1,4 +1,4 @@
-"""One piece of the sources as tokens on disk: what a build that was killed goes on from."""
+"""One slice of the sources as tokens on disk: what a build that was killed resumes from."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -17,14 +16,15 @@ from numpy.lib.npyio import NpzFile
 from tttscale.data.builder.documents import (
     LONGEST_BYTES,
     UNDECODABLE,
-    Bad,
+    BadDocument,
     Document,
-    Remark,
-    read_all,
+    Finding,
 )
-from tttscale.data.builder.source_slices import Piece
-from tttscale.data.builder.tally import Notes
+from tttscale.data.builder.read_documents import read_all
+from tttscale.data.builder.source_slices import SourceSlice
+from tttscale.data.builder.tally import Tally
 from tttscale.data.tokenizers.tokenizer import Tokenizer
+from tttscale.data.workers import Meter
 from tttscale.errors import DataError
 from tttscale.files import open_ordinary, replaced, sync
 from tttscale.reading import parse_json, reason
@@ -33,54 +33,43 @@ BATCH_BYTES = 1 << 20
 """Text handed to the tokenizer at once."""
 _ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 LENGTH, TEXT_BYTES, HASH = range(3)
-"""Columns of a run's table of documents."""
-
-
-class Meter(Protocol):
-    """Where a worker tells how far it is, and learns that it should stop."""
-
-    def add(self, documents: int, text_bytes: int, tokens: int) -> None:
-        """Counts work done; raises KeyboardInterrupt if the build was given up."""
-        ...
+"""Columns of a slice's table of documents."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How documents become ids: all that decides the content of a run, but for the sources.
-
-    Attributes:
-        codec: The tokenizer.
-        text_key: Key of the text in JSON lines and Parquet.
-        longest_bytes: What a document may have.
-        skip_undecodable: Leave out documents that are not UTF-8 instead of refusing them.
-        skip_bad: How many other documents may be left out since they are bad.
-    """
+    """How documents become ids: all that decides a slice's tokens beside its sources."""
 
     codec: Tokenizer
+    """The tokenizer."""
     text_key: str
+    """Key of the text in JSON lines and Parquet."""
     longest_bytes: int = LONGEST_BYTES
+    """Most bytes of a document."""
     skip_undecodable: bool = False
+    """Leave out documents that are not UTF-8 instead of refusing them."""
     skip_bad: int = 0
+    """The most other bad documents to leave out."""
 
     @property
     def identity(self) -> tuple[str | int | None, ...]:
-        """What goes into the names of the pieces: not what may be skipped, which is only counted."""
+        """What goes into the names of slices: not what may be skipped, which is only counted."""
         codec = self.codec
         return codec.digest, codec.bos_id, codec.eos_id, self.text_key, self.longest_bytes
 
-    def bad_documents(self, notes: Notes) -> int:
-        """How many of those left out --skip-bad has to allow."""
-        allowed = notes.skipped[UNDECODABLE] if self.skip_undecodable else 0
-        return notes.skipped.total() - allowed
+    def bad_documents(self, tally: Tally) -> int:
+        """How many of the documents left out count against --skip-bad."""
+        allowed = tally.skipped[UNDECODABLE] if self.skip_undecodable else 0
+        return tally.skipped.total() - allowed
 
 
-class Run:
-    """The tokens of one piece, and a table of its documents.
+class TokenizedSlice:
+    """The tokens of one slice of the sources, and a table of its documents.
 
     Args:
-        folder: Where runs are kept.
-        name: The piece's name.
-        dtype: Dtype of the tokens.
+        folder: where tokenized slices are kept.
+        name: the slice's name.
+        dtype: dtype of the tokens.
     """
 
     def __init__(self, folder: Path, name: str, dtype: str) -> None:
@@ -105,10 +94,10 @@ class Run:
                 raise ValueError(f"{self.tokens_path.name} has {size:,} bytes, not {expected:,}")
             return table
 
-    def notes(self) -> Notes:
-        """What was noticed while it was made."""
+    def tally(self) -> Tally:
+        """What was left out and noticed while it was tokenized."""
         with self._columns() as columns:
-            return Notes.of_json(parse_json(str(columns["notes"]).encode()))
+            return Tally.of_json(parse_json(str(columns["notes"]).encode()))
 
     def tokens(self) -> np.ndarray:
         """All tokens, mapped from disk."""
@@ -121,7 +110,7 @@ class Run:
         """The table's file.
 
         Raises:
-            DataError: It is not what `make_run` wrote.
+            DataError: it is not what `tokenize_slice` wrote.
         """
         try:
             with open_ordinary(self.table_path) as file:
@@ -130,54 +119,56 @@ class Run:
                     if not isinstance(columns, NpzFile) or columns.zip is None:
                         raise ValueError("not a table")
                     if any(member.file_size > size for member in columns.zip.infolist()):
-                        raise ValueError("it is larger inside than outside")
+                        raise ValueError("its parts are larger than the file")
                     yield columns
         except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, *_ZIP) as error:
             raise DataError(
                 f"{self.table_path}: damaged: {reason(error)}. Remove this file and rerun the same "
-                "command: it goes on from what is done, and makes this piece again."
+                "command: it resumes from what is done, and makes this slice again."
             ) from None
 
 
-def make_run(run: Run, piece: Piece, recipe: Recipe, meter: Meter) -> None:
-    """Tokenizes `piece` into `run`.
+def tokenize_slice(
+    target: TokenizedSlice, source: SourceSlice, recipe: Recipe, meter: Meter
+) -> None:
+    """Tokenize `source` into `target`.
 
     Raises:
-        DataError: A document is bad, or more of them than may be. The run is then not done.
+        DataError: a document is bad, or more of them than allowed. `target` is then not done.
     """
     rows: list[tuple[int, int, int]] = []
-    notes = Notes()
-    with replaced(run.tokens_path) as file:
-        for batch in _batches(piece, recipe, notes):
+    tally = Tally()
+    with replaced(target.tokens_path) as file:
+        for batch in _batches(source, recipe, tally):
             tokens = 0
-            for document, ids in zip(batch, _encode(batch, recipe, notes), strict=True):
+            for document, ids in zip(batch, _encode(batch, recipe, tally), strict=True):
                 if ids is None:
                     continue
                 rows.append((len(ids), len(document.data), content_hash(document.data)))
-                file.write(ids.astype(run.dtype).data)
+                file.write(ids.astype(target.dtype).data)
                 tokens += len(ids)
                 if b"\0" in document.data:
-                    notes.count("binary", document.origin)
+                    tally.count("binary", document.origin)
             meter.add(len(batch), sum(len(d.data) for d in batch), tokens)
     table = np.array(rows, np.uint64).reshape(-1, 3)
-    with replaced(run.table_path) as file:
-        np.savez(file, documents=table, notes=json.dumps(notes.as_json()))  # type: ignore[arg-type]
-    sync(run.table_path.parent)
+    with replaced(target.table_path) as file:
+        np.savez(file, documents=table, notes=json.dumps(tally.as_json()))  # type: ignore[arg-type]
+    sync(target.table_path.parent)
 
 
-def _batches(piece: Piece, recipe: Recipe, notes: Notes) -> Iterator[list[Document]]:
-    """Documents with text; the others are counted."""
+def _batches(source: SourceSlice, recipe: Recipe, tally: Tally) -> Iterator[list[Document]]:
+    """Yield batches of documents with text; count the others."""
     batch: list[Document] = []
     size = 0
-    for span in piece.spans:
-        for found in read_all(span, recipe.text_key, recipe.longest_bytes):
-            notes.documents += not isinstance(found, Remark)
-            if isinstance(found, Remark):
-                notes.count(*found)
-            elif isinstance(found, Bad):
-                _leave_out(found, recipe, notes)
+    for file_range in source.file_ranges:
+        for found in read_all(file_range, recipe.text_key, recipe.longest_bytes):
+            tally.documents += not isinstance(found, Finding)
+            if isinstance(found, Finding):
+                tally.count(*found)
+            elif isinstance(found, BadDocument):
+                _leave_out(found, recipe, tally)
             elif not found.data:
-                notes.count("empty", found.origin)
+                tally.count("empty", found.origin)
             else:
                 batch.append(found)
                 size += len(found.data)
@@ -188,45 +179,45 @@ def _batches(piece: Piece, recipe: Recipe, notes: Notes) -> Iterator[list[Docume
         yield batch
 
 
-def _encode(batch: list[Document], recipe: Recipe, notes: Notes) -> Iterator[np.ndarray | None]:
-    """Ids of each document between bos and eos; None if it is left out, which is counted."""
+def _encode(batch: list[Document], recipe: Recipe, tally: Tally) -> Iterator[np.ndarray | None]:
+    """Yield the ids of each document between bos and eos; None for one that is left out, and count that."""
     codec = recipe.codec
     before, after = ([] if i is None else [i] for i in (codec.bos_id, codec.eos_id))
     found = codec.encode_counted([d.data for d in batch])
     for document, (ids, lost) in zip(batch, found, strict=True):
         for what, number in lost.items():
-            notes.count(what, document.origin, number)
+            tally.count(what, document.origin, number)
         if ids is None:
-            _leave_out(_undecodable(document, codec), recipe, notes)
+            _leave_out(_undecodable(document, codec), recipe, tally)
             yield None
         elif not len(ids):
-            notes.count("tokenless", document.origin)
+            tally.count("tokenless", document.origin)
             yield None
         else:
             _check_ids(ids, codec, document.origin)
             yield np.concatenate([np.array(before, ids.dtype), ids, np.array(after, ids.dtype)])
 
 
-def _leave_out(bad: Bad, recipe: Recipe, notes: Notes) -> None:
-    """Counts a bad document, if it may be left out.
+def _leave_out(bad: BadDocument, recipe: Recipe, tally: Tally) -> None:
+    """Count a bad document that is left out.
 
     Raises:
-        DataError: It may not.
+        DataError: no more may be left out.
     """
-    notes.skip(bad)
-    if recipe.bad_documents(notes) > recipe.skip_bad:
+    tally.skip(bad)
+    if recipe.bad_documents(tally) > recipe.skip_bad:
         if recipe.skip_bad:
-            raise too_many(recipe, notes, f"{recipe.bad_documents(notes):,} or more", bad)
+            raise too_many(recipe, tally, f"{recipe.bad_documents(tally):,} or more", bad)
         bad.refuse()
 
 
-def too_many(recipe: Recipe, notes: Notes, found: str, example: Bad) -> DataError:
+def too_many(recipe: Recipe, tally: Tally, found: str, example: BadDocument) -> DataError:
     """The error for more bad documents than may be left out."""
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(notes.skipped.items()))
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.skipped.items()))
     return DataError(
         f"--skip-bad {recipe.skip_bad}: {found} documents are bad ({reasons}), such as "
         f"{example.place()}: {example.detail}. Mend them, or give a larger --skip-bad: the same "
-        "command goes on from what is done."
+        "command resumes from what is done."
     )
 
 
@@ -235,18 +226,18 @@ def content_hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def _undecodable(document: Document, codec: Tokenizer) -> Bad:
+def _undecodable(document: Document, codec: Tokenizer) -> BadDocument:
     try:
         document.data.decode()
         reason = "its encoder refused it"
     except UnicodeDecodeError as error:
         reason = f"{error.reason} at byte {error.start}"
     detail = f"not UTF-8 ({reason}), which tokenizer {codec.name} needs"
-    return Bad(document.origin, 0, "text", UNDECODABLE, detail)
+    return BadDocument(document.origin, 0, "text", UNDECODABLE, detail)
 
 
 def _check_ids(ids: np.ndarray, codec: Tokenizer, origin: str) -> None:
-    """Checks before the cast to the store's dtype, which would wrap -1 to 65535 without a word."""
+    """Check before the cast to the store's dtype, which would wrap -1 to 65535 silently."""
     bad = np.flatnonzero((ids < 0) | (ids >= codec.vocab_size))
     if len(bad):
         raise DataError(

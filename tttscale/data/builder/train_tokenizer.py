@@ -1,4 +1,4 @@
-"""A tokenizer of one's own: byte-level BPE, trained on a sample of the sources."""
+"""Training a tokenizer: byte-level BPE on a sample of the sources."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO
 
-from tttscale.data.builder.documents import Bad, Document, read_all
-from tttscale.data.builder.file_formats import Formats
-from tttscale.data.builder.source_slices import Piece, cut
+from tttscale.data.builder.documents import BadDocument, Document
+from tttscale.data.builder.file_formats import FileFormats
+from tttscale.data.builder.read_documents import read_all
+from tttscale.data.builder.source_slices import SourceSlice, cut_sources
 from tttscale.data.builder.sources import list_files
 from tttscale.data.builder.staging import refuse_existing
 from tttscale.data.builder.tokenized import content_hash
@@ -20,8 +21,8 @@ from tttscale.packages import needed
 
 _log = logging.getLogger(__name__)
 SAMPLE_BYTES = 1 << 26
-BLOCK_CHARACTERS = 1 << 12
-"""What is drawn at once: of a long document a share, as of many short ones."""
+EXCERPT_CHARACTERS = 1 << 12
+"""Length of what is sampled at once: of a long document a share, as of many short ones."""
 END, PAD = "<|endoftext|>", "<pad>"
 SMALLEST_VOCABULARY = 256 + 2
 
@@ -38,30 +39,30 @@ def train_tokenizer(
     formats: Sequence[str] = (),
     skip_bad: int = 0,
 ) -> int:
-    """Writes a `tokenizer.json`: 256 bytes, merges, end of text and padding.
+    """Write a `tokenizer.json`: 256 bytes, merges, end of text and padding.
 
-    Blocks of 4096 characters are taken into the sample by their document's content, evenly over all
+    Excerpts of 4096 characters are sampled by a hash of their document's content, evenly over all
     sources; documents that are not UTF-8 are left out.
 
     Args:
-        out: The file to write.
-        sources: As for `build_store`.
-        vocab_size: Ids in all, special ones included.
-        sample_bytes: About how much text to train on.
-        text_key: Key of the text in a JSON line, or its column in Parquet.
-        suffixes: Endings of the file names to take from folders; None takes all.
-        exclude: Names of folders and files to leave out wherever they stand.
-        formats: How files are read, as for `build_store`.
-        skip_bad: How many bad documents may be left out; they are mentioned.
+        out: the file to write.
+        sources: as for `build_store`.
+        vocab_size: ids in all, special ones included.
+        sample_bytes: about how much text to train on.
+        text_key: key of the text in a JSON line, or its column in Parquet.
+        suffixes: endings of the file names to take from folders; None takes all.
+        exclude: names of folders and files to leave out wherever they are.
+        formats: how files are read, as for `build_store`.
+        skip_bad: the most bad documents to leave out; they are reported.
 
     Returns:
-        The number of ids: fewer than asked for where the text is too short for so many merges.
+        the number of ids: fewer than `vocab_size` where the text is too short for so many merges.
 
     Raises:
-        DataError: A source or an argument does not allow it, nothing was drawn, or `out` exists or
-            cannot be written; nothing is left then.
+        DataError: a source or an argument does not allow it, the sample is empty, or `out` exists or
+            cannot be written. No file is left then.
     """
-    with needed("tokenizers", "training a tokenizer", "Run `pip install tokenizers`."):
+    with needed("tokenizers", "training a tokenizer", "TokenizedSlice `pip install tokenizers`."):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     refuse_existing(Path(out))
@@ -77,7 +78,7 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # type: ignore
         show_progress=False,  # type: ignore
     )
-    declared = Formats.parse(formats)
+    declared = FileFormats.parse(formats)
     files = list_files(sources, suffixes, exclude, declared)
     with _new_file(Path(out)) as file:
         sample = _sample(files, text_key, sample_bytes, declared, skip_bad)
@@ -88,7 +89,7 @@ def train_tokenizer(
 
 @contextmanager
 def _new_file(out: Path) -> Iterator[IO[bytes]]:
-    """Open before any work is done: a folder that may not be written to is said at once."""
+    """Open `out` before any work is done, so that a folder without write permission is refused at once."""
     made: list[Path] = []
     try:
         made += [folder for folder in out.parents if not folder.exists()]
@@ -110,24 +111,24 @@ def _sample(
     files: Sequence[Path],
     text_key: str,
     sample_bytes: int,
-    formats: Formats | None = None,
+    formats: FileFormats | None = None,
     skip_bad: int = 0,
 ) -> Iterator[str]:
-    pieces = cut(files, (), formats)
-    total = sum(piece.size_bytes for piece in pieces)
+    slices = cut_sources(files, (), formats)
+    total = sum(one.size_bytes for one in slices)
     threshold = int(min(1.0, sample_bytes / max(total, 1)) * 2**64)
-    nothing = no_text = True
+    is_empty = no_text = True
     undecodable: list[str] = []
-    for document in _documents(pieces, text_key, skip_bad):
+    for document in _documents(slices, text_key, skip_bad):
         no_text = False
         try:
             text = document.data.decode()
         except UnicodeDecodeError:
             undecodable.append(document.origin)
             continue
-        for part in _drawn(text, content_hash(document.data), threshold):
-            nothing = False
-            yield part
+        for excerpt in _sampled(text, content_hash(document.data), threshold):
+            is_empty = False
+            yield excerpt
     if undecodable:
         what = "SOURCES: %s documents are not UTF-8 and are left out, the first is %s."
         _log.warning(what, f"{len(undecodable):,}", undecodable[0])
@@ -136,18 +137,19 @@ def _sample(
             f"SOURCES {' '.join(map(str, files[:3]))}{' ...' if files[3:] else ''}: no text in them. "
             "Name files that hold text."
         )
-    if nothing:
+    if is_empty:
         raise DataError(
-            f"--sample {sample_bytes}: nothing was drawn from the sources' {total} bytes. Give more, "
+            f"--sample {sample_bytes}: the sample of the sources' {total} bytes is empty. Give more, "
             "or name files that hold text in UTF-8."
         )
 
 
-def _documents(pieces: Sequence[Piece], text_key: str, skip_bad: int) -> Iterator[Document]:
-    """Those with text; bad ones are left out with a mention, as far as they may be."""
-    bad: list[Bad] = []
-    for found in (f for piece in pieces for span in piece.spans for f in read_all(span, text_key)):
-        if isinstance(found, Bad):
+def _documents(slices: Sequence[SourceSlice], text_key: str, skip_bad: int) -> Iterator[Document]:
+    """Yield the documents with text; leave out up to `skip_bad` bad ones, and report them."""
+    bad: list[BadDocument] = []
+    ranges = (file_range for one in slices for file_range in one.file_ranges)
+    for found in (f for file_range in ranges for f in read_all(file_range, text_key)):
+        if isinstance(found, BadDocument):
             bad.append(found)
             if len(bad) > skip_bad:
                 found.refuse()
@@ -158,9 +160,9 @@ def _documents(pieces: Sequence[Piece], text_key: str, skip_bad: int) -> Iterato
         _log.warning("SOURCES: %s bad documents are left out, the first is %s.", len(bad), what)
 
 
-def _drawn(text: str, identity: int, threshold: int) -> Iterator[str]:
-    """What is drawn of a document; blocks that follow each other stay together."""
-    blocks = range(0, len(text), BLOCK_CHARACTERS)
-    for taken, group in groupby(blocks, lambda at: stable_hash(identity, at) < threshold):
+def _sampled(text: str, identity: int, threshold: int) -> Iterator[str]:
+    """Yield what is sampled of a document; excerpts that follow each other stay together."""
+    starts = range(0, len(text), EXCERPT_CHARACTERS)
+    for taken, group in groupby(starts, lambda at: stable_hash(identity, at) < threshold):
         if taken:
-            yield "".join(text[at : at + BLOCK_CHARACTERS] for at in group)
+            yield "".join(text[at : at + EXCERPT_CHARACTERS] for at in group)

@@ -1,4 +1,4 @@
-"""Is a store whole? What can be known without reading the tokens."""
+"""Checking that a store is whole, as far as that is known without reading its tokens."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,6 +13,7 @@ from tttscale.data.store.quarantine import read_quarantine
 from tttscale.data.store.storage import Storage
 from tttscale.errors import DataError
 from tttscale.files import digest_of
+from tttscale.reading import parse_json
 from tttscale.versions import KEY, is_newer, newer
 
 REBUILD = "Build it again with `tttscale data build`, or fetch it again."
@@ -22,7 +23,7 @@ def parse_manifest(attributes: dict[str, Any], location: str) -> StoreInfo:
     """The manifest in the root attributes of the group at `location`.
 
     Raises:
-        DataError: The build did not end, or it is no token store, or of another version.
+        DataError: its build did not end, it is not a token store, or it is of another version.
     """
     if not attributes:
         raise DataError(f"{location}: not a Zarr v3 group of tokens. {REBUILD}")
@@ -49,15 +50,15 @@ def parse_manifest(attributes: dict[str, Any], location: str) -> StoreInfo:
 
 
 def check_files(storage: Storage, info: StoreInfo, excused: Collection[str] = ()) -> None:
-    """Compares a store with its manifest: all sizes, and the digests of the small metadata.
+    """Compare a store with its manifest: all sizes, and the digests of the small metadata.
 
     Args:
-        storage: The store's files.
-        info: Its manifest.
-        excused: Files that may be lost or cut, since they are quarantined.
+        storage: the store's files.
+        info: its manifest.
+        excused: files that may be missing or cut, since they are quarantined.
 
     Raises:
-        DataError: A file is missing, of another size, or metadata was changed.
+        DataError: a file is missing, of another size, or metadata was changed.
     """
     sizes = storage.sizes()
     for key, expected in info.files.items():
@@ -77,7 +78,7 @@ def check_files(storage: Storage, info: StoreInfo, excused: Collection[str] = ()
 
 
 def remedy(storage: Storage, info: StoreInfo, file: str) -> str:
-    """What to do about damage in `file`: it may be quarantined already."""
+    """The next step after damage in `file`, which may be quarantined already."""
     try:
         known = read_quarantine(storage, info.fingerprint)
     except DataError:  # of another store, or unreadable
@@ -85,3 +86,30 @@ def remedy(storage: Storage, info: StoreInfo, file: str) -> str:
     if known is None or not known.holds(file):
         return REBUILD
     return f"What is damaged in it is quarantined: data.damaged=pad reads that as padding. Or: {REBUILD}"
+
+
+def root_attributes(storage: Storage) -> dict[str, Any]:
+    """Attributes of the root group, from its file; empty if there is none.
+
+    Raises:
+        DataError: it is not a Zarr v3 group.
+    """
+    data = storage.read("zarr.json")
+    try:
+        root = {} if data is None else parse_json(data)
+        if data is not None and (root["zarr_format"], root["node_type"]) != (3, "group"):
+            raise ValueError("not a group")
+        attributes = root.get("attributes", {})
+        if not isinstance(attributes, dict):
+            raise TypeError("attributes are not an object")
+        return attributes
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{storage.location}: not a Zarr v3 group (zarr.json: {error}). {REBUILD}"
+        ) from error
+
+
+def unreadable(location: str, name: str, error: Exception) -> DataError:
+    """The error for metadata that zarr-python refuses."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{location}: {name} cannot be read by Zarr ({words:.200}). {REBUILD}")

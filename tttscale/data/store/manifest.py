@@ -1,4 +1,4 @@
-"""What a token store says about itself; kept in the attributes of its root group."""
+"""The manifest of a token store, kept in the attributes of its root group."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tttscale.data.store.findings import said
 from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.errors import TTTScaleError
 from tttscale.versions import KEY, is_newer, newer, newer_format
@@ -18,12 +17,12 @@ SplitName = Literal["train", "heldout"]
 FILE_PATTERN = (
     r"^(tokenizer\.json|(train|heldout)/((tokens|document_starts)/)?(zarr\.json|c/[0-9]+))$"
 )
-"""Keys become paths, so nothing but the names that the builder gives is let in."""
+"""Keys become paths, so only names that the builder gives are accepted."""
 DTypeName = Literal["uint16", "uint32"]
 
 
 class Record(BaseModel):
-    """Base of what is written down beside tokens: unknown keys are refused, values cannot change."""
+    """Base of the JSON files that we write: unknown keys are refused, values cannot change."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -40,7 +39,7 @@ class Record(BaseModel):
     ) -> None:
         """Raise `error` if a file's format has a number above the one that is known here.
 
-        To be asked before digests are compared: a newer format may compute them in another way.
+        Call it before digests are compared: a newer format may compute them in another way.
         """
         found = fields.get("format_version")
         if newer_format(found, cls.model_fields["format_version"].default):
@@ -50,17 +49,17 @@ class Record(BaseModel):
     def read(
         cls, fields: Any, name: object, error: type[TTTScaleError], advice: str, wrote: Any = None
     ) -> Self:
-        """The record that a file holds.
+        """Check the fields that a file holds.
 
         Args:
-            fields: what it holds.
-            name: of the file.
-            error: what to raise.
+            fields: the file's fields.
+            name: the file's name.
+            error: the error to raise.
             advice: the next step where it is damaged.
             wrote: the tttscale that wrote it, where `fields` does not hold that under `KEY`.
 
         Raises:
-            TTTScaleError: of the kind `error`: it is none, or was written by a newer tttscale.
+            TTTScaleError: of the kind `error`: they do not fit, or a newer tttscale wrote the file.
         """
         if not isinstance(fields, dict):
             raise error(f"{name}: damaged: expected a JSON object. {advice}")
@@ -80,7 +79,7 @@ class TokenizerInfo(Record):
     """The tokenizer that made the ids."""
 
     name: str
-    """How the builder's user named it."""
+    """As `--tokenizer` named it."""
     digest: str
     """sha256 of its definition, hexadecimal."""
     vocab_size: int = Field(gt=0)
@@ -98,7 +97,7 @@ class TokenizerInfo(Record):
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "TokenizerInfo":
-        """The description of `tokenizer`."""
+        """Describe `tokenizer`."""
         return cls(**{field: getattr(tokenizer, field) for field in cls.model_fields})
 
     @property
@@ -108,7 +107,7 @@ class TokenizerInfo(Record):
 
     @property
     def filler(self) -> int:
-        """The id that stands at padded positions, which no loss and no inner gradient sees."""
+        """The id at padded positions, which are left out of the loss and of the inner gradient."""
         return next(i for i in (self.pad_id, self.eos_id, 0) if i is not None)
 
 
@@ -117,7 +116,7 @@ class SplitInfo(Record):
 
     documents: int = Field(ge=0)
     tokens: int = Field(ge=0)
-    """Tokens with the documents' bos and eos."""
+    """Tokens, the documents' bos and eos included."""
     text_bytes: int = Field(ge=0)
     """Bytes of UTF-8 text before tokenization."""
 
@@ -129,7 +128,8 @@ class FileInfo(Record):
     blake2b: str
     """16-byte digest, hexadecimal."""
     index: str | None = None
-    """Of a shard: 8-byte blake2b of the index at its end, hexadecimal, checked at every reading."""
+    """8-byte blake2b of the index at the end of a shard, hexadecimal; None for other files. It is
+    checked when the shard is first read."""
     index_bytes: int = Field(ge=0, default=0)
     """Size of that index."""
 
@@ -138,19 +138,19 @@ class BuildInfo(Record):
     """How the sources were read, and what was left out, changed or noticed on the way."""
 
     documents_read: int = Field(ge=0)
-    """With those that were left out."""
+    """All of them, also those that were left out."""
     counts: dict[str, int] = {}
-    """What was noticed how often, by the names in `said.py`."""
+    """What was noticed how often, by the names in `findings.py`."""
     skipped: dict[str, int] = {}
     """Documents left out since they are bad, by the reason."""
     skipped_examples: list[str] = []
     """Where the first of them are."""
     formats: dict[str, int] = {}
-    """How many files were read how, and who said so."""
+    """How many files were read in which way, and what declared it."""
     special: dict[str, str] = {}
-    """Which tokens are bos, eos and pad, and who said so."""
+    """Which tokens are bos, eos and pad, and where that is said."""
     ignored: list[str] = []
-    """What the tokenizer's file asks for and a store is built without."""
+    """What the tokenizer's file sets and a build does not apply."""
 
 
 class StoreInfo(Record):
@@ -159,24 +159,24 @@ class StoreInfo(Record):
     format: Literal["tttscale-tokens"] = FORMAT
     format_version: Literal[2] = FORMAT_VERSION
     tttscale_version: str | None = None
-    """That built it; stores of 0.1.0 may not say."""
+    """The tttscale that built it; stores of 0.1.0 may not have this."""
     tokenizer: TokenizerInfo
     splits: dict[SplitName, SplitInfo]
     sources: list[str]
-    """As the builder's user named them."""
+    """As the command line named them."""
     holdout_fraction: float
     seed: int
-    """Decides, with `holdout_fraction`, which documents are held out."""
+    """With `holdout_fraction`, decides which documents are held out."""
     skipped_documents: int = Field(ge=0)
-    """Left out because they are bad: not UTF-8, for one."""
+    """Documents left out because they are bad, such as not UTF-8."""
     files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], FileInfo]
     """Every file of the store by its path inside it, but for the root's own `zarr.json`."""
     build: BuildInfo | None = None
-    """Not there in stores of older versions."""
+    """Missing in stores of older versions."""
     complete: Literal[True] = True
 
     def attributes(self) -> dict[str, Any]:
-        """What the root group's attributes hold: all fields, and a digest of them."""
+        """The root group's attributes: all fields, and a digest of them."""
         fields = self.model_dump()
         return fields | {"digest": manifest_digest(fields)}
 
@@ -192,53 +192,3 @@ def manifest_digest(fields: dict[str, Any]) -> str:
     """16-byte blake2b of a manifest without its digest, hexadecimal."""
     text = json.dumps(fields, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def render_info(info: StoreInfo) -> str:
-    """A few lines for people: `tttscale data info STORE`."""
-    tokenizer = info.tokenizer
-    on_disk = sum(file.bytes for file in info.files.values())
-    lines = [f"{'split':<10}{'documents':>14}{'tokens':>20}{'text bytes':>20}{'bytes/token':>14}"]
-    for name, split in info.splits.items():
-        ratio = f"{split.text_bytes / split.tokens:.2f}" if split.tokens else "-"
-        sizes = f"{split.documents:>14,}{split.tokens:>20,}{split.text_bytes:>20,}"
-        lines.append(f"{name:<10}{sizes}{ratio:>14}")
-    special = f"bos {tokenizer.bos_id}, eos {tokenizer.eos_id}, pad {tokenizer.pad_id}"
-    lines += [
-        f"tokenizer   {tokenizer.name} ({tokenizer.vocab_size:,} ids, {special})",
-        f"            sha256 {tokenizer.digest}",
-        f"on disk     {on_disk:,} bytes in {len(info.files):,} files of {tokenizer.dtype}",
-        f"sources     {', '.join(info.sources)}",
-        f"held out    {_held_out(info)}",
-        f"fingerprint {info.fingerprint}",
-    ]
-    documents = sum(split.documents for split in info.splits.values())
-    if documents and tokenizer.bos_id is None and tokenizer.eos_id is None:
-        lines.append("separator   none: nothing stands between documents")
-    return "\n".join(lines + _build_lines(info))
-
-
-def _build_lines(info: StoreInfo) -> list[str]:
-    build = info.build
-    if build is None:  # of an older version, which skipped for one reason only
-        only = f"skipped     {info.skipped_documents:,} documents that are not UTF-8"
-        return [only] if info.skipped_documents else []
-    lines = [f"{role:<12}{which}" for role, which in build.special.items()]
-    lines += [f"read        {build.documents_read:,} documents"]
-    lines += [f"            {count:,} files {how}" for how, count in build.formats.items()]
-    lines += [f"skipped     {n:,} documents that are {why}" for why, n in build.skipped.items()]
-    lines += [f"            {example}" for example in build.skipped_examples]
-    lines += [f"noticed     {said(what, count)}" for what, count in build.counts.items()]
-    lines += [f"ignored     the tokenizer's {what}" for what in build.ignored]
-    return lines
-
-
-def _held_out(info: StoreInfo) -> str:
-    """What was asked for and what came of it: of few documents at least one is held out."""
-    counts = {name: split.documents for name, split in info.splits.items()}
-    total, held = sum(counts.values()), counts.get("heldout", 0)
-    if not total:
-        return "documents are not known"
-    asked = f"{info.holdout_fraction:.2%} asked for, seed {info.seed}"
-    alone = "" if held or not info.holdout_fraction else ": equal documents, or one, do not part"
-    return f"{held:,} of {total:,} documents, {held / total:.2%} ({asked}){alone}"

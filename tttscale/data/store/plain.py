@@ -1,8 +1,8 @@
 """Plain Zarr arrays of tokens, one per split, as the public recipe of TTT-E2E uses them; read only.
 
-Such a folder holds 1-D integer arrays called `train`, `val` and the like, and says nothing about itself:
-no tokenizer, no digests, no document starts. So a flipped bit is noticed only if the arrays' codec has a
-checksum. A lost chunk is refused all the same, and so is every id outside the vocabulary.
+Such a folder holds 1-D integer arrays called `train`, `val` and the like, without a manifest: no tokenizer,
+no digests, no document starts. So a flipped bit is noticed only if the arrays' codec has a checksum. A
+missing chunk is refused all the same, and so is every id outside the vocabulary.
 """
 
 import hashlib
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tttscale.data.store.integrity import unreadable
 from tttscale.data.store.manifest import SplitInfo, StoreInfo, TokenizerInfo
+from tttscale.data.store.quarantine import Quarantine
 from tttscale.data.store.storage import Storage
-from tttscale.data.store.token_store import Split, TokenStore, unreadable
 from tttscale.data.store.zarr_guard import CheckedStore
 from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.errors import DataError
@@ -28,17 +29,17 @@ METADATA = ("zarr.json", ".zarray")
 FILLER = 0
 
 
-class PlainStore(TokenStore):
-    """A folder of plain arrays; `TokenStore.open` makes one where there is no manifest.
+class PlainStore:
+    """A folder of plain arrays; `open_store` makes one where there is no manifest.
 
     Its fingerprint follows the arrays' metadata: their tokens have no digests that it could follow.
 
     Args:
-        storage: Its files.
-        vocab_size: Ids at or above this are refused.
+        storage: its files.
+        vocab_size: ids at or above this are refused.
 
     Raises:
-        DataError: There is no 1-D integer array of a usual name.
+        DataError: there is no 1-D integer array of a usual name.
     """
 
     names_tokenizer = False
@@ -46,9 +47,10 @@ class PlainStore(TokenStore):
     def __init__(self, storage: Storage, vocab_size: int | None) -> None:
         import zarr
 
-        self.path, self.storage, self.quarantine = storage.location, storage, None
+        self.path, self.storage = storage.location, storage
+        self.quarantine: Quarantine | None = None
         metadata = {name: _metadata(storage, name) for name in SPLIT_NAMES}
-        guarded = _NoLostChunks(storage.zarr_store())
+        guarded = _NoMissingChunks(storage.zarr_store())
         self._arrays: dict[str, zarr.Array] = {
             name: self._open(guarded, name) for name, found in metadata.items() if found
         }
@@ -61,7 +63,7 @@ class PlainStore(TokenStore):
         largest = max(int(np.iinfo(array.dtype).max) for array in self._arrays.values())
         self.info = _describe(metadata, self._arrays, vocab_size or min(largest + 1, 1 << 32))
 
-    def _open(self, store: "_NoLostChunks", name: str) -> "zarr.Array":
+    def _open(self, store: "_NoMissingChunks", name: str) -> "zarr.Array":
         import zarr
 
         try:
@@ -71,53 +73,77 @@ class PlainStore(TokenStore):
         except Exception as error:  # of as many kinds as metadata has fields
             raise unreadable(self.path, name, error) from error
 
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that follow the arrays' metadata."""
+        return self.info.fingerprint
+
     def tokenizer(self) -> Tokenizer:
-        """Raises DataError: nobody knows it."""
+        """Refuse: it is not known.
+
+        Raises:
+            DataError: always.
+        """
         raise DataError(
-            f"{self.path}: plain arrays do not say which tokenizer made them. What needs "
-            "no text works: `tttscale data show --tokens 0`, for one."
+            f"{self.path}: plain arrays do not say which tokenizer made them. Commands "
+            "that decode no text work, such as `tttscale data show --tokens 0`."
         )
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> "PlainSplit":
         """The array `name`.
 
         Raises:
-            DataError: There is none of that name.
+            DataError: there is none of that name.
         """
         if name not in self._arrays:
             raise DataError(
                 f"{self.path} has no split {name!r}, only {', '.join(self._arrays)}. Name one of "
                 "these; held-out ones with data.heldout_split."
             )
-        return _PlainSplit(self, name, self._arrays[name])
+        return PlainSplit(self, name, self._arrays[name])
 
 
-class _PlainSplit(Split):
+class PlainSplit:
+    """One plain array."""
+
     knows_documents = False
 
     def __init__(self, store: PlainStore, name: str, array: "zarr.Array") -> None:
         self.name, self.text_bytes, self.filler = name, 0, FILLER
         self.num_tokens = array.shape[0]
-        self.damaged = []
+        self.damaged: list[tuple[int, int]] = []
         self._array, self._where = array, f"{store.path}: {name}"
         self._vocab_size = store.info.tokenizer.vocab_size
 
     @property
+    def array_path(self) -> str:
+        """Path inside the store of the array of the tokens."""
+        return self._array.path
+
+    @property
     def document_starts(self) -> np.ndarray:
-        """Raises DataError: nobody knows them."""
+        """Refuse: they are not known.
+
+        Raises:
+            DataError: always.
+        """
         raise DataError(
             f"{self._where}: plain arrays do not say where documents begin. Set "
             "data.documents=ignore, or build a store with `tttscale data build`."
         )
 
-    def forget(self) -> None:
-        """Nothing is remembered here."""
+    def damaged_between(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """No range: plain arrays have no quarantine."""
+        return []
+
+    def drop_cache(self) -> None:
+        """Do nothing: nothing is kept here."""
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """Tokens [begin, end).
 
         Raises:
-            DataError: A chunk is lost or damaged, or an id is outside the vocabulary.
+            DataError: a chunk is missing or damaged, or an id is outside the vocabulary.
         """
         assert 0 <= begin <= end <= self.num_tokens, (begin, end, self.num_tokens)
         try:
@@ -137,11 +163,11 @@ class _PlainSplit(Split):
         return tokens
 
 
-class _NoLostChunks(CheckedStore):
-    """Zarr reads a chunk that is not there as zeros; here that is an error."""
+class _NoMissingChunks(CheckedStore):
+    """Refuses a missing chunk, which Zarr would read as zeros."""
 
     def admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
-        """Refuses a chunk that is not there."""
+        """Refuse a missing chunk."""
         if value is None and key.rsplit("/", 1)[-1].isdigit():
             raise DataError(f"{self._store}: {key} is missing. Fetch the arrays again.")
         return value
@@ -153,7 +179,7 @@ def is_plain(storage: Storage) -> bool:
 
 
 def _metadata(storage: Storage, name: str) -> bytes | None:
-    """What the array `name` says of itself; None if there is no such array."""
+    """The metadata file of the array `name`; None if there is no such array."""
     for file in METADATA:
         data = storage.read(f"{name}/{file}")
         if data is not None:

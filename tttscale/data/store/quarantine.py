@@ -1,4 +1,4 @@
-"""Damaged ranges of a store, set apart by name, so that the rest can still be trained on."""
+"""The quarantine: damaged ranges of a store, noted so that the rest can still be trained on."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tttscale.reading import parse_json
 
 QUARANTINE_FILE = "quarantine.json"
 Damaged = Literal["refuse", "pad"]
-"""What a reader does with damage: refuse the store, or read what is quarantined as padding."""
+"""How damage is handled: refuse the store, or read what is quarantined as padding."""
 
 
 class DamagedRange(Record):
@@ -29,15 +29,15 @@ class DamagedRange(Record):
 
 
 class Quarantine(Record):
-    """What `data verify --quarantine` found; also the log of it."""
+    """What `data verify --quarantine` found."""
 
     format_version: Literal[1] = 1
     tttscale_version: str | None = None
-    """That wrote it; those of 0.1.0 may not say."""
+    """The tttscale that wrote it; 0.1.0 may not have written this."""
     fingerprint: str
-    """Of the store it is about."""
+    """The fingerprint of its store."""
     found: str
-    """When, ISO 8601."""
+    """When the damage was found, ISO 8601."""
     ranges: tuple[DamagedRange, ...] = Field((), strict=False)  # JSON has lists only
 
     def of(self, split: str) -> list[tuple[int, int]]:
@@ -45,12 +45,12 @@ class Quarantine(Record):
         return sorted((r.begin, r.end) for r in self.ranges if r.split == split)
 
     def holds(self, file: str, begin: int = 0, end: int = 0) -> bool:
-        """Whether values [begin, end) of `file` are set apart; without a range, whether any are."""
+        """Whether values [begin, end) of `file` are quarantined; without a range, whether any are."""
         ranges = [r for r in self.ranges if r.file == file]
         return any(not end or r.begin <= begin < end <= r.end for r in ranges)
 
     def render(self) -> str:
-        """A line for people, below those of `render_info`."""
+        """Write a line for people, to follow those of `render_info`."""
         counts = (
             f"{sum(end - begin for begin, end in ranges):,} tokens of {split} in {len(ranges)} ranges"
             for split in get_args(SplitName)
@@ -59,7 +59,7 @@ class Quarantine(Record):
         return f"quarantined {', '.join(counts)}, found {self.found}; data.damaged=pad reads them as padding"
 
     def write(self, folder: Path) -> None:
-        """Writes the store's quarantine file, whole or not at all."""
+        """Write the store's quarantine file, whole or not at all."""
         fields = self.model_dump() | {"tttscale_version": __version__}
         write_text(folder / QUARANTINE_FILE, json.dumps(fields, indent=1) + "\n")
 
@@ -68,7 +68,7 @@ def read_quarantine(storage: Storage, fingerprint: str) -> Quarantine | None:
     """The quarantine file of the store with that fingerprint; None if there is none.
 
     Raises:
-        DataError: It is not one, or is about another store.
+        DataError: it is damaged, or belongs to another store.
     """
     data = storage.read(QUARANTINE_FILE)
     if data is None:
@@ -83,7 +83,7 @@ def read_quarantine(storage: Storage, fingerprint: str) -> Quarantine | None:
     found = Quarantine.read(fields, name, DataError, again)
     if found.fingerprint != fingerprint:
         raise DataError(
-            f"{storage.location}: {QUARANTINE_FILE} is about another store (fingerprint "
+            f"{storage.location}: {QUARANTINE_FILE} belongs to another store (fingerprint "
             f"{found.fingerprint}, this one has {fingerprint}). Remove it and verify again."
         )
     return found

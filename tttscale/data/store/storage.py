@@ -1,4 +1,4 @@
-"""Where the files of a store lie: a folder, or an object store by URL."""
+"""The files of a store: in a folder, or in an object store behind a URL."""
 
 import os
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 _LARGEST_BYTES = 4 << 30
-"""Of a file of a store: shards are far smaller."""
+"""The most that is read of one file; shards are far smaller."""
 HINT = "Build it with `tttscale data build`, or correct the path."
 
 
-def zarr_needed() -> None:
-    """Finds out before any work whether Zarr is there.
+def require_zarr() -> None:
+    """Check before any work that Zarr can be imported.
 
     Raises:
-        DataError: It is not, or a library behind it is missing.
+        DataError: it is missing, or a library that it needs is.
     """
     with needed("zarr", "a token store", "Run `pip install 'zarr>=3.1.6'` (apt: libstdc++6)."):
         import zarr  # noqa: F401
@@ -34,18 +34,18 @@ class Storage(Protocol):
     """The files of one store, read-only; keys are paths inside it."""
 
     location: Location
-    """As people know it."""
+    """Its place, as it may be shown."""
 
     def read(self, key: str) -> bytes | None:
         """Bytes of a file; None if there is none."""
         ...
 
     def sizes(self) -> dict[str, int] | None:
-        """Bytes of every file; None where that would take a request per file."""
+        """Bytes of every file; None where that needs a request per file."""
         ...
 
     def zarr_store(self) -> "Store":
-        """The same, as Zarr wants it."""
+        """The same files as a Zarr store."""
         ...
 
 
@@ -53,10 +53,10 @@ class Folder:
     """A store in the file system.
 
     Args:
-        path: Its folder.
+        path: its folder.
 
     Raises:
-        DataError: There is no such folder, or it may not be looked at.
+        DataError: there is no such folder, or it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,7 +70,7 @@ class Folder:
         """Bytes of a file; None if there is none.
 
         Raises:
-            DataError: It may not be read.
+            DataError: it cannot be read.
         """
         path = self.path / key
         with _readable():
@@ -83,7 +83,7 @@ class Folder:
         """Bytes of every file.
 
         Raises:
-            DataError: A folder in it may not be looked at.
+            DataError: a folder in it cannot be read.
         """
         with _readable():
             walked = os.walk(self.path, onerror=_refuse)
@@ -105,7 +105,7 @@ class Remote:
     an http or https URL also from the URL; failed requests are repeated by obstore.
 
     Args:
-        url: Of the store's root.
+        url: URL of the store's root.
 
     Raises:
         DataError: obstore is not installed, or the URL is of an unknown kind.
@@ -126,14 +126,14 @@ class Remote:
         opened = obstore.store.HTTPStore.from_url if plain else obstore.store.from_url
         try:
             self._store = opened(access.url, client_options=options or None)
-        except Exception as error:  # obstore has a kind of its own for every back end
+        except Exception as error:  # obstore has its own kinds for every back end
             raise DataError(f"{url}: {_first_line(error)}. {HINT}") from error
 
     def read(self, key: str) -> bytes | None:
         """Bytes of an object; None if there is none.
 
         Raises:
-            DataError: The server does not answer, or refuses.
+            DataError: the server does not answer, or refuses.
         """
         try:
             return bytes(self._obstore.get(self._store, key).bytes())
@@ -143,10 +143,10 @@ class Remote:
             raise self._refusal(key, error) from error
 
     def sizes(self) -> dict[str, int] | None:
-        """Bytes of every object from one listing; None for plain HTTP, which has none.
+        """Bytes of every object from one listing; None for plain HTTP, which has no listings.
 
         Raises:
-            DataError: The server does not answer, or refuses, as where only reading is allowed.
+            DataError: the server does not answer, or refuses, for example where only reading is allowed.
         """
         if self.location.startswith(("http://", "https://")):
             return None
@@ -156,11 +156,11 @@ class Remote:
         except Exception as error:
             raise self._refusal("listing its objects", error) from error
 
-    def _refusal(self, asked: str, error: Exception) -> DataError:
+    def _refusal(self, what: str, error: Exception) -> DataError:
         return DataError(
-            f"{self.location}: {asked}: {_first_line(error)}. Check the URL, the network and the "
+            f"{self.location}: {what}: {_first_line(error)}. Check the URL, the network and the "
             "credentials in the environment, which must allow reading and listing; those in a URL are never "
-            "stored, so name it anew with them."
+            "stored, so name it with them again."
         )
 
     def zarr_store(self) -> "Store":
@@ -174,17 +174,17 @@ def open_storage(location: str | Path) -> Storage:
     """The folder or URL `location`.
 
     Raises:
-        DataError: There is no such folder, or the URL cannot be used.
+        DataError: there is no such folder, or the URL cannot be used.
     """
     place = located(location)
     return Remote(place) if place.is_remote else Folder(Path(place))
 
 
 def located(location: str | Path) -> Location:
-    """`location` as it may be shown.
+    """Parse `location`; what may be shown of it has no credentials.
 
     Raises:
-        DataError: It names no place.
+        DataError: it is not a path or URL.
     """
     try:
         return location if isinstance(location, Location) else Location.parse(str(location))
@@ -205,13 +205,13 @@ def _readable() -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{error.filename}: {error.strerror}. Nobody can say what is in the store: mend this, or "
-            "correct the path."
+            f"{error.filename}: {error.strerror}. What is in the store is unknown: correct this, or "
+            "the path."
         ) from error
 
 
 def _refuse(error: OSError) -> None:
-    """`os.walk` would leave out what it cannot read."""
+    """Raise what `os.walk` would ignore: it leaves out what it cannot read."""
     raise error
 
 

@@ -1,36 +1,32 @@
-"""Reading a token store, with every doubt about its wholeness raised as a DataError."""
+"""Reading a token store. Whatever is missing, damaged or unexpected in it is a DataError."""
 
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttscale.data.store.integrity import REBUILD, check_files, parse_manifest, remedy
+from tttscale.data.store.integrity import REBUILD, remedy, unreadable
 from tttscale.data.store.manifest import TOKENIZER_FILE, SplitInfo, SplitName, StoreInfo
-from tttscale.data.store.quarantine import Damaged, Quarantine, read_quarantine
-from tttscale.data.store.storage import Folder, Storage, open_storage, zarr_needed
-from tttscale.data.tokenizers.special_tokens import ROLES, Role, Special
+from tttscale.data.store.quarantine import Quarantine
+from tttscale.data.store.storage import Folder, Storage
+from tttscale.data.tokenizers.special_tokens import ROLES, Role, SpecialToken
 from tttscale.data.tokenizers.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 from tttscale.errors import DataError
-from tttscale.reading import parse_json
+from tttscale.location import Location
 
 if TYPE_CHECKING:
     import zarr
 
 SERVER = "Check network and credentials; `tttscale data verify` tells whether it is damaged."
-KEPT_BLOCKS, KEPT_PER_READ = 64, 4
-"""Decoded chunks that a split remembers (8 MiB), and up to how many of them a read asks for."""
+CACHED_CHUNKS, CACHED_CHUNKS_PER_READ = 64, 4
+"""Decoded Zarr chunks that a split keeps (8 MiB), and the most of them for which a read uses these."""
 
 
-class Split:
-    """One split of a store: its tokens as one long stream.
-
-    Use `TokenStore.split`. Attributes are sizes from the manifest.
-    """
+class StoredSplit:
+    """One split of a token store; `TokenStore.split` returns one. Its sizes are the manifest's."""
 
     knows_documents = True
-    """Whether it says where documents begin."""
+    """Whether it has document starts."""
 
     def __init__(self, store: "TokenStore", name: SplitName, info: SplitInfo) -> None:
         self.name = name
@@ -40,14 +36,14 @@ class Split:
         self._store = store
         self._array = store.array(f"{name}/tokens", info.tokens)
         self._num_documents = info.documents
-        self._nothing = np.empty(0, self._array.dtype)
-        self._block = lru_cache(KEPT_BLOCKS)(self._decode_block)
+        self._empty = np.empty(0, self._array.dtype)
+        self._zarr_chunk = lru_cache(CACHED_CHUNKS)(self._decode_chunk)
         self.damaged = store.quarantine.of(name) if store.quarantine else []
         """Ranges of tokens that are quarantined; `read` gives the filler there."""
 
-    def forget(self) -> None:
-        """Drops the decoded chunks: what is read next is read from disk."""
-        self._block.cache_clear()
+    def drop_cache(self) -> None:
+        """Drop the decoded chunks: what is read next is read from disk."""
+        self._zarr_chunk.cache_clear()
 
     def damaged_between(self, begin: int, end: int) -> list[tuple[int, int]]:
         """The quarantined ranges inside [begin, end), ascending."""
@@ -56,12 +52,12 @@ class Split:
 
     @property
     def array_path(self) -> str:
-        """Where in the store the array of the tokens is."""
+        """Path inside the store of the array of the tokens."""
         return self._array.path
 
     @property
     def document_starts(self) -> np.ndarray:
-        """Offset of each document's first token, uint64 [documents]; read anew at every call."""
+        """Offset of each document's first token, uint64 [documents]; read again at every call."""
         path = f"{self.name}/document_starts"
         array = self._store.array(path, self._num_documents)
         return self._store.read(array, path, 0, self._num_documents)
@@ -70,32 +66,32 @@ class Split:
         """Tokens [begin, end) in the store's dtype.
 
         Raises:
-            DataError: A shard is damaged, or holds an id that the tokenizer does not have.
+            DataError: a shard is damaged, or holds an id that the tokenizer does not have.
         """
         assert 0 <= begin <= end <= self.num_tokens, (begin, end, self.num_tokens)
         damaged = self.damaged_between(begin, end)
         if not damaged:
             return self._read(begin, end)
         tokens = np.full(end - begin, self.filler, self._array.dtype)
-        borders = [begin, *(edge for pair in damaged for edge in pair), end]
-        for a, b in zip(borders[::2], borders[1::2], strict=True):
+        bounds = [begin, *(bound for pair in damaged for bound in pair), end]
+        for a, b in zip(bounds[::2], bounds[1::2], strict=True):
             if a < b:
                 tokens[a - begin : b - begin] = self._read(a, b)
         return tokens
 
     def _read(self, begin: int, end: int) -> np.ndarray:
-        """Short ranges out of decoded chunks: the next range is likely to lie in the same ones."""
+        """Read short ranges from decoded chunks: the next range is likely to lie in the same ones."""
         size = self._array.chunks[0]
         first, last = begin // size, -(-end // size)
-        if last - first > KEPT_PER_READ:
+        if last - first > CACHED_CHUNKS_PER_READ:
             return self._decode(begin, end)
-        kept = [self._block(block) for block in range(first, last)]
-        found = kept[0] if len(kept) == 1 else np.concatenate([*kept, self._nothing])
+        chunks = [self._zarr_chunk(index) for index in range(first, last)]
+        found = chunks[0] if len(chunks) == 1 else np.concatenate([*chunks, self._empty])
         return found[begin - first * size : end - first * size]
 
-    def _decode_block(self, block: int) -> np.ndarray:
+    def _decode_chunk(self, index: int) -> np.ndarray:
         size = self._array.chunks[0]
-        tokens = self._decode(block * size, min((block + 1) * size, self.num_tokens))
+        tokens = self._decode(index * size, min((index + 1) * size, self.num_tokens))
         tokens.flags.writeable = False
         return tokens
 
@@ -111,13 +107,12 @@ class Split:
 
 
 class TokenStore:
-    """A complete token store; `TokenStore.open` makes one.
+    """A complete token store; `open_store` makes one.
 
-    Attributes:
-        path: Its folder or URL.
-        info: Its manifest.
-        storage: Its files.
-        quarantine: What is set apart and read as padding; None if damage is refused.
+    Args:
+        storage: its files.
+        info: its manifest.
+        quarantine: the damaged ranges to read as padding; None refuses damage.
     """
 
     names_tokenizer = True
@@ -130,7 +125,9 @@ class TokenStore:
 
         from tttscale.data.store.zarr_guard import GuardedStore
 
-        self.path, self.info, self.storage = storage.location, info, storage
+        self.path: Location = storage.location
+        """Its folder or URL."""
+        self.info, self.storage = info, storage
         self.quarantine = quarantine
         guarded = GuardedStore(storage.zarr_store(), info.files, storage.location)
         try:
@@ -139,35 +136,6 @@ class TokenStore:
             raise
         except Exception as error:  # of as many kinds as metadata has fields
             raise unreadable(self.path, "zarr.json", error) from error
-
-    @classmethod
-    def open(
-        cls,
-        location: str | Path,
-        damaged: Damaged = "refuse",
-        vocab_size: int | None = None,
-    ) -> "TokenStore":
-        """Opens a store and checks that every file is there with its size.
-
-        Args:
-            location: A folder, or a URL such as s3://bucket/store.
-            damaged: "pad" reads as padding what `data verify --quarantine` set apart.
-            vocab_size: For plain arrays without a manifest, which do not know their own.
-
-        Raises:
-            DataError: It is missing, incomplete, damaged, or not a store of this version.
-        """
-        zarr_needed()
-        from tttscale.data.store import plain
-
-        storage = open_storage(location)
-        attributes = root_attributes(storage)
-        if not attributes and plain.is_plain(storage):
-            return plain.PlainStore(storage, vocab_size)
-        info = parse_manifest(attributes, storage.location)
-        quarantine = read_quarantine(storage, info.fingerprint) if damaged == "pad" else None
-        check_files(storage, info, {r.file for r in quarantine.ranges} if quarantine else ())
-        return cls(storage, info, quarantine)
 
     @property
     def fingerprint(self) -> str:
@@ -178,32 +146,30 @@ class TokenStore:
         """The tokenizer that made the ids, from the store's own copy.
 
         Raises:
-            DataError: The copy is not the tokenizer that the manifest names.
+            DataError: the copy is not the tokenizer that the manifest names.
         """
         described = self.info.tokenizer
         data = self.storage.read(TOKENIZER_FILE)
         ids = (described.bos_id, described.eos_id, described.pad_id)
         named = zip(ROLES, ids, strict=True)
-        roles: dict[Role, Special] = {role: Special(i, "the store") for role, i in named}
+        roles: dict[Role, SpecialToken] = {role: SpecialToken(i, "the store") for role, i in named}
         codec: ByteTokenizer | JsonTokenizer = ByteTokenizer()
         if data is not None:
             codec = JsonTokenizer(data, described.name, roles)
         codec.bos_id, codec.eos_id, codec.pad_id = ids
         if codec.digest != described.digest:
-            raise DataError(
-                f"{self.path}: its tokenizer {described.name} is not at hand. {REBUILD}"
-            )
+            raise DataError(f"{self.path}: its tokenizer {described.name} is missing. {REBUILD}")
         return codec
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> StoredSplit:
         """The split `name`.
 
         Raises:
-            DataError: There is none of that name.
+            DataError: there is none of that name.
         """
         for known, split in self.info.splits.items():
             if known == name:
-                return Split(self, known, split)
+                return StoredSplit(self, known, split)
         raise DataError(
             f"{self.path} has no split {name!r}, only {', '.join(self.info.splits)}. Name one of "
             "these."
@@ -213,7 +179,7 @@ class TokenStore:
         """The array `name`, which must have `length` values.
 
         Raises:
-            DataError: It has another shape or an unsupported dtype.
+            DataError: it has another shape or an unsupported dtype.
         """
         import zarr
 
@@ -225,7 +191,7 @@ class TokenStore:
         except Exception as error:
             raise unreadable(self.path, name, error) from error
         if not isinstance(array, zarr.Array):
-            raise DataError(f"{self.path}: {name} is no array. {REBUILD}")
+            raise DataError(f"{self.path}: {name} is not an array. {REBUILD}")
         dtype = "uint64" if name.endswith("document_starts") else self.info.tokenizer.dtype
         if array.shape != (length,) or array.dtype != dtype or array.shards is None:
             raise DataError(
@@ -238,7 +204,7 @@ class TokenStore:
         """Values [begin, end) of `array`, called `name`.
 
         Raises:
-            DataError: A shard is lost or damaged; the message names it and the place inside.
+            DataError: a shard is lost or damaged; the message names it and the place inside.
         """
         assert array.shards is not None
         shard = array.shards[0]
@@ -277,30 +243,3 @@ def first_damaged(array: "zarr.Array", begin: int, end: int) -> int:
         except Exception:
             return max(start, begin)
     return begin
-
-
-def unreadable(location: str, name: str, error: Exception) -> DataError:
-    """The error for metadata that zarr-python cannot make sense of."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{location}: {name} is not what Zarr can read ({words:.200}). {REBUILD}")
-
-
-def root_attributes(storage: Storage) -> dict[str, Any]:
-    """Attributes of the root group, from its file; empty if there is none.
-
-    Raises:
-        DataError: There is something, but no Zarr v3 group.
-    """
-    data = storage.read("zarr.json")
-    try:
-        root = {} if data is None else parse_json(data)
-        if data is not None and (root["zarr_format"], root["node_type"]) != (3, "group"):
-            raise ValueError("not a group")
-        attributes = root.get("attributes", {})
-        if not isinstance(attributes, dict):
-            raise TypeError("attributes are no object")
-        return attributes
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{storage.location}: not a Zarr v3 group (zarr.json: {error}). {REBUILD}"
-        ) from error

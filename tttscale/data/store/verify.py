@@ -1,4 +1,4 @@
-"""`tttscale data verify`: reads every byte of a store and says what is wrong where."""
+"""`tttscale data verify`: read every byte of a store and report what is damaged where."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from tttscale.cluster import Ranks, discover_place
-from tttscale.data.builder.tokenized import Meter
 from tttscale.data.progress import Progress
-from tttscale.data.store.integrity import parse_manifest
+from tttscale.data.store.integrity import parse_manifest, root_attributes
 from tttscale.data.store.manifest import StoreInfo
 from tttscale.data.store.plain import is_plain
 from tttscale.data.store.quarantine import (
@@ -23,8 +22,8 @@ from tttscale.data.store.quarantine import (
     read_quarantine,
 )
 from tttscale.data.store.storage import Folder, Storage, located, open_storage
-from tttscale.data.store.token_store import TokenStore, root_attributes
-from tttscale.data.workers import Crew
+from tttscale.data.store.token_store import TokenStore
+from tttscale.data.workers import Meter, WorkerGroup
 from tttscale.errors import DataError
 from tttscale.files import digest_of
 from tttscale.location import Location
@@ -32,49 +31,43 @@ from tttscale.location import Location
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not as it was built.
-
-    Attributes:
-        file: Where, inside the store.
-        reason: What.
-        begin: First value of the array that cannot be trusted; 0 for metadata.
-        end: Behind the last one; 0 for metadata.
-    """
+    """One damaged place of a store."""
 
     file: str
+    """Its path inside the store."""
     reason: str
+    """What is wrong."""
     begin: int = 0
+    """First value of the array that cannot be trusted; 0 for metadata."""
     end: int = 0
+    """End of these values, exclusive; 0 for metadata."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a verification found.
-
-    Attributes:
-        location: The store.
-        fingerprint: Its own.
-        files: Files read.
-        size_bytes: Bytes read.
-        seconds: How long it took.
-        damages: What is wrong, by file.
-        strangers: Files that are no part of the store; they do no harm.
-    """
+    """What a verification found."""
 
     location: str
+    """The store's place."""
     fingerprint: str
+    """The store's fingerprint."""
     files: int
+    """Files read."""
     size_bytes: int
+    """Bytes read."""
     seconds: float
+    """How long it took."""
     damages: tuple[Damage, ...]
+    """What is damaged, by file."""
     strangers: tuple[str, ...]
+    """Files that do not belong to the store; they are harmless."""
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, for `--report`."""
+        """All fields, for `--report`."""
         return asdict(self)
 
     def render(self) -> str:
-        """A few lines for people."""
+        """Write a few lines for people."""
         rate = self.size_bytes / 1e6 / max(self.seconds, 1e-9)
         lines = [
             f"{self.location}: {self.files:,} files, {self.size_bytes:,} bytes read in "
@@ -96,19 +89,19 @@ def verify_store(
     ranks: Ranks | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Reads every file, compares it with its digest, decodes every chunk, checks every id.
+    """Read every file, compare it with its digest, decode every chunk, check every id.
 
     Args:
-        location: Folder or URL of a store.
-        workers: Processes of this host.
-        ranks: This process's place under mpirun; None verifies alone.
-        progress: Called now and then on every rank.
+        location: folder or URL of a store.
+        workers: processes of this host.
+        ranks: this process's place under mpirun; None verifies alone.
+        progress: called from time to time on every rank.
 
     Returns:
-        All that was found; on other ranks than the first, nothing of it.
+        all that was found; on other ranks than the first, an empty report.
 
     Raises:
-        DataError: It is no store, or its manifest itself cannot be trusted.
+        DataError: it is not a store, or its manifest is damaged.
     """
     began = time.perf_counter()
     location = located(location)
@@ -116,20 +109,20 @@ def verify_store(
     attributes = root_attributes(storage)
     if not attributes and is_plain(storage):
         raise DataError(
-            f"{storage.location}: plain arrays have no digests to verify. Lost chunks and foreign ids "
-            "are refused when they are read; for more, build a store with `tttscale data build`."
+            f"{storage.location}: plain arrays have no digests to verify. Missing chunks and ids outside the "
+            "vocabulary are refused when they are read; for more, build a store with `tttscale data build`."
         )
     info = parse_manifest(attributes, storage.location)
-    crew = Crew(ranks or discover_place({}), workers)
+    group = WorkerGroup(ranks or discover_place({}), workers)
     keys = list(info.files)
-    mine = len(keys[crew.rank :: crew.size])
+    mine = len(keys[group.rank :: group.size])
 
     def report(count: int) -> None:
         if progress:
             progress(Progress("verify", count, mine))
 
-    with crew.together():
-        found = crew.share(check_file, keys, location, time.time_ns(), progress=report)
+    with group.abort_on_error():
+        found = group.map(check_file, keys, location, time.time_ns(), progress=report)
     present = storage.sizes()
     known = {*info.files, "zarr.json", QUARANTINE_FILE}
     return Report(
@@ -144,10 +137,10 @@ def verify_store(
 
 
 def folder_to_mark(location: str | Path) -> Path:
-    """The folder that a quarantine file can be written to.
+    """The store's folder, to write a quarantine file to.
 
     Raises:
-        DataError: There is none: the store is behind a URL.
+        DataError: the store is behind a URL.
     """
     storage = open_storage(location)
     if not isinstance(storage, Folder):
@@ -159,17 +152,17 @@ def folder_to_mark(location: str | Path) -> Path:
 
 
 def quarantine(location: str | Path, report: Report) -> Quarantine:
-    """Writes what `report` found into the store's quarantine file; removes it if all is well.
+    """Write what `report` found into the store's quarantine file; removes it if all is well.
 
     Raises:
-        DataError: Something is damaged that nothing can be read without, or the store is remote.
+        DataError: damage is outside of the tokens, or the store is remote.
     """
     folder = folder_to_mark(location)
     for damage in report.damages:
         if "/tokens/c/" not in damage.file:
             raise DataError(
-                f"--quarantine: {damage.file} is damaged, and only ranges of tokens can be set "
-                "apart. Fetch the store again, or build it again."
+                f"--quarantine: {damage.file} is damaged, and only ranges of tokens can be "
+                "quarantined. Fetch the store again, or build it again."
             )
     ranges = [
         DamagedRange(
@@ -191,10 +184,10 @@ def quarantine(location: str | Path, report: Report) -> Quarantine:
 
 
 def advice(location: str | Path, report: Report) -> str | None:
-    """What to do now that `report` is known; None if all is well.
+    """The next step after `report`; None if the store is whole.
 
     Raises:
-        DataError: There is a quarantine file, but it is not this store's.
+        DataError: the store has a quarantine file of another store.
     """
     storage = open_storage(location)
     location = storage.location
@@ -202,8 +195,8 @@ def advice(location: str | Path, report: Report) -> str | None:
     again = "run this" if isinstance(storage, Folder) else "verify a copy"
     if not report.damages:
         return known and (
-            f"{location} is whole, but {QUARANTINE_FILE} sets parts of it apart, which data.damaged=pad "
-            "reads as padding. Run this with --quarantine, or remove that file."
+            f"{location} is whole, but {QUARANTINE_FILE} lists ranges of it, which data.damaged=pad "
+            "reads as padding. TokenizedSlice this with --quarantine, or remove that file."
         )
     fresh = [d for d in report.damages if not known or not known.holds(d.file, d.begin, d.end)]
     if not fresh:
@@ -219,7 +212,7 @@ def advice(location: str | Path, report: Report) -> str | None:
 
 
 def check_file(key: str, location: Location, started: int, meter: Meter) -> list[Damage]:
-    """A worker's task: everything that is wrong with one file."""
+    """A worker's task: find everything that is wrong with one file."""
     meter.add(0, 0, 0)
     storage, info = _opened(location, started)
     data = storage.read(key)
@@ -243,7 +236,7 @@ def check_file(key: str, location: Location, started: int, meter: Meter) -> list
 
 @lru_cache(maxsize=1)
 def _opened(location: Location, started: int) -> tuple[Storage, StoreInfo]:
-    """Once per worker and verification: the manifest of a large store is large."""
+    """Open a store once per worker and verification, since a large store has a large manifest."""
     storage = open_storage(location)
     return storage, parse_manifest(root_attributes(storage), storage.location)
 
@@ -262,7 +255,7 @@ class _Shard:
         self.bound = store.info.tokenizer.vocab_size if self.name == "tokens" else sizes.tokens
 
     def check_values(self) -> Iterator[Damage]:
-        """All at once; chunk by chunk where that fails: a flipped bit costs a chunk, not the shard."""
+        """Decode the shard at once, or by chunks where that fails: a flipped bit costs one chunk only."""
         try:
             values = np.asarray(self.array[self.begin : self.end])
         except DataError as error:  # the index: no chunk of this shard can be found
@@ -274,7 +267,7 @@ class _Shard:
         if len(values) and int(values.max()) >= self.bound:
             first = int(np.argmax(values >= self.bound)) // self.array.chunks[0]
             begin = self.begin + first * self.array.chunks[0]
-            reason = f"holds {values.max()}, allowed is up to {self.bound - 1}"
+            reason = f"holds {values.max()}, more than the {self.bound - 1} allowed"
             yield Damage(self.key, reason, begin, self.end)
         elif self.name == "document_starts" and np.any(np.diff(values.astype(np.int64)) <= 0):
             yield Damage(self.key, "does not ascend", self.begin, self.end)

@@ -1,4 +1,4 @@
-"""What stands between Zarr and the files: no lost shard reads as zeros, no index is fetched twice."""
+"""Checks between Zarr and the files: no missing shard reads as zeros, no index is fetched twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from zarr.abc.store import SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import WrapperStore
 
-from tttscale.data.builder.shards import index_digest
+from tttscale.data.store.shard_index import index_digest
 from tttscale.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from tttscale.data.store.manifest import FileInfo
 
-MEND = (
-    "Look at the whole store with `tttscale data verify`, then fetch or build it again, or set "
-    "what is damaged apart with `--quarantine` and read it as padding with data.damaged=pad."
+REPAIR = (
+    "Check the whole store with `tttscale data verify`, then fetch or build it again, or note what "
+    "is damaged with `--quarantine` and read it as padding with data.damaged=pad."
 )
 CACHED_INDEXES = 1024
 """Of about 4 KiB each."""
 
 
 class CheckedStore(WrapperStore):
-    """A read-only Zarr store that looks at everything before Zarr gets it, on every way in."""
+    """A read-only Zarr store that checks everything before Zarr gets it, whichever way Zarr reads."""
 
     async def get(
         self,
@@ -34,10 +34,10 @@ class CheckedStore(WrapperStore):
         prototype: "BufferPrototype",
         byte_range: "ByteRequest | None" = None,
     ) -> "Buffer | None":
-        """The bytes of a file that Zarr asks for.
+        """The bytes of a file that Zarr reads.
 
         Raises:
-            DataError: They cannot be trusted.
+            DataError: they cannot be trusted.
         """
         known = self.remembered(key, byte_range)
         if known is not None:
@@ -51,7 +51,7 @@ class CheckedStore(WrapperStore):
         prototype: "BufferPrototype | None" = None,
         byte_range: "ByteRequest | None" = None,
     ) -> "Buffer | None":
-        """The same for the readers of zarr 3.3 and later that wait for nobody."""
+        """Do the same for the synchronous readers of zarr 3.3 and later."""
         known = self.remembered(key, byte_range)
         if known is not None:
             return (prototype or default_buffer_prototype()).buffer.from_bytes(known)
@@ -68,13 +68,13 @@ class CheckedStore(WrapperStore):
         prototype: "BufferPrototype",
         **_: Any,
     ) -> "AsyncIterator[Sequence[tuple[int, Buffer | None]]]":
-        """Several ranges of a file, all at once, as zarr 3.3 and later ask for a shard's chunks.
+        """Several ranges of a file at once, as zarr 3.3 and later read a shard's chunks.
 
-        Each by `get`: the wrapped store's own way leads past `admit`, and Zarr then takes a file
-        that is not there for zeros.
+        Each by `get`: the wrapped store's own method would bypass `admit`, and Zarr then reads a
+        missing file as zeros.
 
         Raises:
-            DataError: One of them cannot be trusted.
+            DataError: one of them cannot be trusted.
         """
         found = await asyncio.gather(*(self.get(key, prototype, one) for one in byte_ranges))
         yield list(enumerate(found))
@@ -84,7 +84,7 @@ class CheckedStore(WrapperStore):
         return None
 
     def admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
-        """Looks at what was fetched, and gives it on; None if there is no such file."""
+        """Check what was fetched, and return it; None if there is no such file."""
         raise NotImplementedError
 
 
@@ -93,12 +93,12 @@ class GuardedStore(CheckedStore):
 
     A shard is read as its index (the last bytes of the file) and then the chunks that are wanted.
     The index is compared with its digest, so a shard that was cut, emptied or swapped is noticed
-    before a chunk of it is used; then it is kept. Chunks carry checksums of their own.
+    before a chunk of it is used; then the index is kept. Chunks carry checksums of their own.
 
     Args:
-        store: The store.
-        files: The manifest's files.
-        location: What to call the store in errors.
+        store: the store.
+        files: the manifest's files.
+        location: what to call the store in errors.
     """
 
     def __init__(self, store: "Store", files: "Mapping[str, FileInfo]", location: str) -> None:
@@ -114,10 +114,10 @@ class GuardedStore(CheckedStore):
         return self._indexes.get(key) if isinstance(byte_range, SuffixByteRequest) else None
 
     def admit(self, key: str, byte_range: "ByteRequest | None", value: Any) -> Any:
-        """Refuses what is lost, and an index that is not the one that was built."""
+        """Refuse a missing file, and an index that is not the one that was built."""
         info = self._files.get(key)
         if value is None and info is not None:
-            raise DataError(f"{self._location}: {key} is missing. {MEND}")
+            raise DataError(f"{self._location}: {key} is missing. {REPAIR}")
         if value is None or info is None or not info.index_bytes:
             return value
         if byte_range is None:  # a whole shard
@@ -134,5 +134,5 @@ class GuardedStore(CheckedStore):
         if expected is None or expected.index != index_digest(index):
             raise DataError(
                 f"{self._location}: {key} is damaged at its end, or is not the shard that was "
-                f"built. {MEND}"
+                f"built. {REPAIR}"
             )

@@ -1,4 +1,4 @@
-"""What of a text its ids do not say: which tokenizers can lose any, and how much one lost."""
+"""What of a text is not in its ids: which tokenizers can lose any of it, and how much one lost."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,35 +16,33 @@ _INNER = ("normalizers", "pretokenizers")
 
 
 class Fidelity:
-    """What a tokenizer's definition says about what it can lose.
-
-    Attributes:
-        keeps_all: Every text is covered by tokens that say it, byte by byte if need be; then nothing
-            has to be counted. False where that is not certain.
-        unknown: The token for what it does not know; None if it has none.
-        drops: What it does not know is gone without a trace.
-        ignored: What it asks for that would cut, fill up or vary texts.
+    """What a tokenizer can lose of a text, by its definition.
 
     Args:
-        definition: A `tokenizer.json`, parsed.
+        definition: a `tokenizer.json`, parsed.
     """
 
     def __init__(self, definition: Mapping[str, Any]) -> None:
         model = definition.get("model") or {}
         self.keeps_all = _keeps_all(definition, model)
-        parts = _parts(definition.get("normalizer"))
-        self._rewrites = [part for part in parts if not _is_undone(part)]
+        """Whether every text is covered by tokens, byte by byte if need be, so that nothing has to
+        be counted. False where that is not certain."""
+        steps = _steps(definition.get("normalizer"))
+        self._rewrites = [step for step in steps if not _is_undone(step)]
         self.unknown = _unknown(model)
+        """The token for unknown characters; None if it has none."""
         self.drops = _is_bpe(model) and self.unknown is None and not self.keeps_all
+        """Whether unknown characters are dropped."""
         self._definition = definition
-        asked = {key: definition.get(key) for key in ("truncation", "padding")}
-        asked["dropout"] = model.get("dropout")
-        self.ignored = [key for key, value in asked.items() if value]
+        settings = {key: definition.get(key) for key in ("truncation", "padding")}
+        settings["dropout"] = model.get("dropout")
+        self.ignored = [key for key, value in settings.items() if value]
+        """What it sets that would cut, pad or vary texts, and is not applied."""
 
     def marked(self) -> str:
-        """The same tokenizer with a token for what it drops, by which that can be counted.
+        """Define the same tokenizer with a token for what it drops, by which that can be counted.
 
-        Its ids are not the tokenizer's: what is dropped lets its neighbours merge.
+        Its ids differ from the tokenizer's: the neighbours of a dropped character may merge.
         """
         model = dict(self._definition["model"])
         vocab = model["vocab"] | {MARK: max(model["vocab"].values(), default=-1) + 1}
@@ -53,7 +51,7 @@ class Fidelity:
         return json.dumps({**self._definition, **plain, "model": model})
 
     def rewriter(self) -> "Normalizer | None":
-        """What of its normalizer changes texts in ways that decoding does not undo; None: nothing."""
+        """Return the steps of its normalizer that decoding does not undo; None if there are none."""
         if not self._rewrites:
             return None
         from tokenizers import Tokenizer
@@ -67,16 +65,16 @@ class Fidelity:
 def lost_characters(
     text: str, encoding: "Encoding", unknown: int | None, drops: bool
 ) -> dict[str, int]:
-    """How many characters of `text` no token covers, or only the one for unknown ones does.
+    """Count the characters of `text` that no token covers, or only the one for unknown ones.
 
     Args:
-        text: What was encoded.
-        encoding: What came of it, with offsets in characters.
-        unknown: Id of the token for what is not known.
-        drops: That token stands for what is dropped.
+        text: what was encoded.
+        encoding: its encoding, with offsets in characters.
+        unknown: id of the token for unknown characters.
+        drops: whether that token is for dropped characters.
 
     Returns:
-        By the keys of `SAID`, without zeros.
+        counts by the keys of `FINDINGS`, without zeros.
     """
     offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
     is_unknown = np.array(encoding.ids, np.int64) == (-1 if unknown is None else unknown)
@@ -101,16 +99,16 @@ def _covered(offsets: np.ndarray, length: int) -> np.ndarray:
 
 def _keeps_all(definition: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     added = definition.get("added_tokens") or []
-    # Special ones are not looked for in texts; others may swallow the white space around them.
+    # SpecialToken ones are not looked for in texts; others may swallow the white space around them.
     swallows = any((t.get("lstrip") or t.get("rstrip")) and not t.get("special") for t in added)
-    parts = [*_parts(definition.get("normalizer")), *_parts(definition.get("pre_tokenizer"))]
-    removes = any(_removes(part) for part in parts)
+    steps = [*_steps(definition.get("normalizer")), *_steps(definition.get("pre_tokenizer"))]
+    removes = any(_removes(step) for step in steps)
     if not _is_bpe(model) or swallows or removes:
         return False
     vocab = model.get("vocab") or {}
     if model.get("byte_fallback"):
         return all(f"<0x{byte:02X}>" in vocab for byte in range(256))
-    if not any(part.get("type") == "ByteLevel" for part in parts):
+    if not any(step.get("type") == "ByteLevel" for step in steps):
         return False
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -122,33 +120,33 @@ def _is_bpe(model: Mapping[str, Any]) -> bool:
     return "merges" in model and model.get("type", "BPE") == "BPE"
 
 
-def _parts(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """A normalizer or pre-tokenizer, and those inside a sequence of them."""
-    if part:
-        inner = next((part[key] for key in _INNER if key in part), None)
+def _steps(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """Yield a normalizer or pre-tokenizer, or those of a sequence of them."""
+    if step:
+        inner = next((step[key] for key in _INNER if key in step), None)
         if inner is None:
-            yield part
+            yield step
         for one in inner or ():
-            yield from _parts(one)
+            yield from _steps(one)
 
 
-def _removes(part: Mapping[str, Any]) -> bool:
-    """Whether it may take characters out; what is not known here is taken to."""
-    kind = part.get("type")
+def _removes(step: Mapping[str, Any]) -> bool:
+    """Whether it may remove characters; unknown kinds count as if they did."""
+    kind = step.get("type")
     if kind in ("Split", "Punctuation"):
-        return part.get("behavior") == "Removed"
+        return step.get("behavior") == "Removed"
     if kind in ("ByteLevel", "Metaspace", "Digits", "NFC", "NFD", "NFKC", "NFKD", "Prepend"):
         return False
     if kind in ("Lowercase", "UnicodeScripts"):
         return False
-    return not (kind == "Replace" and part.get("content"))
+    return not (kind == "Replace" and step.get("content"))
 
 
-def _is_undone(part: Mapping[str, Any]) -> bool:
-    """Whether decoders give back what it changed: bytes as letters, and spaces as a visible sign."""
-    kind = part.get("type")
-    spaces = kind == "Replace" and part.get("pattern") == {"String": " "}
-    return kind in ("ByteLevel", "Prepend") or (spaces and part.get("content") == "▁")
+def _is_undone(step: Mapping[str, Any]) -> bool:
+    """Whether decoders restore what it changed: bytes as letters, and spaces as a visible sign."""
+    kind = step.get("type")
+    spaces = kind == "Replace" and step.get("pattern") == {"String": " "}
+    return kind in ("ByteLevel", "Prepend") or (spaces and step.get("content") == "▁")
 
 
 def _unknown(model: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Which tokens stand before, behind and between documents: said by a flag or by the tokenizer's folder."""
+"""The tokens that begin, end and pad documents, named by a flag or by files beside the tokenizer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,51 +19,50 @@ NAMES: dict[Role, tuple[str, ...]] = {
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
 IDS_BESIDE = "generation_config.json"
 LARGEST_BYTES = 64 << 20
-_MEND = (
-    "It says which tokens begin and end documents. Mend it, or put the tokenizer.json in a folder of its own "
-    "with --bos and --eos."
+_REPAIR = (
+    "It names the tokens that begin and end documents. Correct it, or put the tokenizer.json in a folder of "
+    "its own with --bos and --eos."
 )
 
 
-class Special(NamedTuple):
-    """A token with a role, or that there is none.
-
-    Attributes:
-        id: Its id; None if there is none.
-        source: Who says so, in a few words.
-    """
+class SpecialToken(NamedTuple):
+    """The token with a role; there may be none."""
 
     id: int | None
+    """Its id; None if there is none."""
     source: str
+    """Where that is said, in a few words."""
 
 
-def choose(
-    vocab: Mapping[str, int], folder: Path | None, asked: Mapping[Role, str], name: str
-) -> dict[Role, Special]:
-    """The tokens with a role: by flag, by the files beside the tokenizer, by their usual names.
+def choose_special_tokens(
+    vocab: Mapping[str, int], folder: Path | None, named: Mapping[Role, str], name: str
+) -> dict[Role, SpecialToken]:
+    """Choose the tokens with a role: by flag, by the files beside the tokenizer, by their usual names.
 
     Args:
-        vocab: The tokenizer's tokens.
-        folder: Where its tokenizer.json lies; None if it is of another name.
-        asked: What `--bos`, `--eos` and `--pad` name; "none" for none.
-        name: What to call the tokenizer in errors.
+        vocab: the tokenizer's tokens.
+        folder: where its tokenizer.json lies; None if it is of another name.
+        named: what `--bos`, `--eos` and `--pad` name; "none" for none.
+        name: what to call the tokenizer in errors.
 
     Raises:
-        DataError: A token is named that the tokenizer does not have, or a file beside it is damaged.
+        DataError: a token is named that the tokenizer does not have, or a file beside it is damaged.
     """
     beside = _read_beside(folder) if folder is not None else {}
-    found: dict[Role, Special] = {
-        role: _choose_one(role, vocab, beside, asked.get(role), name) for role in ROLES
+    found: dict[Role, SpecialToken] = {
+        role: _choose_one(role, vocab, beside, named.get(role), name) for role in ROLES
     }
     bos, eos = found["bos"], found["eos"]
-    if bos.id is not None and bos.id == eos.id and "bos" not in asked:
+    if bos.id is not None and bos.id == eos.id and "bos" not in named:
         # As in GPT-2's folder: one token ends a document and begins the next.
-        found["bos"] = Special(None, f"{bos.source}, the same as eos, which stands there already")
+        found["bos"] = SpecialToken(None, f"{bos.source}, the same as eos, which is there already")
     return found
 
 
-def described(chosen: Mapping[Role, Special], vocab: Mapping[str, int]) -> dict[str, str]:
-    """For people and the manifest: which token each is, and who said so."""
+def describe_special_tokens(
+    chosen: Mapping[Role, SpecialToken], vocab: Mapping[str, int]
+) -> dict[str, str]:
+    """Describe for people and the manifest which token each is, and where that is said."""
     names = {token_id: f"{token} ({token_id})" for token, token_id in vocab.items()}
     return {
         role: f"{'none' if one.id is None else names.get(one.id, one.id)}, {one.source}"
@@ -71,21 +70,23 @@ def described(chosen: Mapping[Role, Special], vocab: Mapping[str, int]) -> dict[
     }
 
 
-def of_bytes(asked: Mapping[Role, str], ids: Mapping[Role, int]) -> dict[Role, Special]:
-    """The byte tokenizer's own, which may be left out.
+def byte_special_tokens(
+    named: Mapping[Role, str], ids: Mapping[Role, int]
+) -> dict[Role, SpecialToken]:
+    """The byte tokenizer's own special tokens, without those that are "none".
 
     Raises:
-        DataError: Others are named.
+        DataError: another token is named.
     """
-    for role, token in asked.items():
+    for role, token in named.items():
         if token != NONE:
             raise DataError(
                 f"--{role} {token}: --tokenizer bytes has its own {role}. Leave the flag out, or give "
                 f"--{role} {NONE}."
             )
-    own: dict[Role, Special] = {role: Special(ids[role], "its own") for role in ROLES}
-    for role in asked:
-        own[role] = Special(None, f"--{role}")
+    own: dict[Role, SpecialToken] = {role: SpecialToken(ids[role], "its own") for role in ROLES}
+    for role in named:
+        own[role] = SpecialToken(None, f"--{role}")
     return own
 
 
@@ -93,11 +94,11 @@ def _choose_one(
     role: Role,
     vocab: Mapping[str, int],
     beside: Mapping[str, Mapping[str, Any]],
-    asked: str | None,
+    named: str | None,
     name: str,
-) -> Special:
-    if asked is not None:
-        return _named(role, asked, vocab, f"--{role}", name)
+) -> SpecialToken:
+    if named is not None:
+        return _named(role, named, vocab, f"--{role}", name)
     for file in BESIDE:
         key = f"{role}_token"
         if key in beside.get(file, {}):
@@ -109,21 +110,21 @@ def _choose_one(
     if isinstance(value, int) and not isinstance(value, bool):
         if value not in vocab.values():
             _refuse(role, f"{IDS_BESIDE} names {role}_token_id {value}", name)
-        return Special(value, IDS_BESIDE)
+        return SpecialToken(value, IDS_BESIDE)
     usual = next((token for token in NAMES[role] if token in vocab), None)
     if usual is None:
-        return Special(None, "nothing names one")
-    return Special(vocab[usual], "by its usual name")
+        return SpecialToken(None, "nothing names one")
+    return SpecialToken(vocab[usual], "by its usual name")
 
 
 def _named(
     role: Role, token: Any, vocab: Mapping[str, int], source: str, name: str, key: str = ""
-) -> Special:
+) -> SpecialToken:
     if token == NONE:
-        return Special(None, source)
+        return SpecialToken(None, source)
     if not isinstance(token, str) or token not in vocab:
         _refuse(role, f"{source}{' names ' + key if key else ''} {token!r}", name)
-    return Special(vocab[token], source)
+    return SpecialToken(vocab[token], source)
 
 
 def _refuse(role: Role, what: str, name: str) -> NoReturn:
@@ -141,11 +142,11 @@ def _read(path: Path) -> Mapping[str, Any] | None:
     """An object of JSON; None if there is no such file.
 
     Raises:
-        DataError: There is one, but it cannot be used.
+        DataError: there is one, but it cannot be used.
     """
     if not path.is_file():
         return None
-    found = read_json(path, error=DataError, advice=_MEND, limit_bytes=LARGEST_BYTES)
+    found = read_json(path, error=DataError, advice=_REPAIR, limit_bytes=LARGEST_BYTES)
     if not isinstance(found, dict):
-        raise DataError(f"{path}: expected an object of JSON. {_MEND}")
+        raise DataError(f"{path}: expected an object of JSON. {_REPAIR}")
     return found

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from tttscale.data.tokenizers import special_tokens as special
 from tttscale.data.tokenizers.fidelity import MARK, Fidelity, lost_characters
-from tttscale.data.tokenizers.special_tokens import Role, Special
+from tttscale.data.tokenizers.special_tokens import (
+    ROLES,
+    Role,
+    SpecialToken,
+    byte_special_tokens,
+    choose_special_tokens,
+    describe_special_tokens,
+)
 from tttscale.errors import DataError
 from tttscale.packages import needed, one_line
 from tttscale.reading import parse_json, read_bytes, reason
@@ -23,19 +29,16 @@ _LARGEST_BYTES = 1 << 30
 
 
 class Encoded(NamedTuple):
-    """A text as ids.
-
-    Attributes:
-        ids: Token ids, integers [n]; None if the text is not UTF-8 though it would have to be.
-        lost: What of the text the ids do not say, by the keys of `SAID`.
-    """
+    """A text as ids."""
 
     ids: np.ndarray | None
+    """Token ids, integers [n]; None if the text is not UTF-8, which the tokenizer needs."""
     lost: Mapping[str, int] = {}
+    """Counts of what of the text is not in the ids, by the keys of `FINDINGS`."""
 
 
 class Tokenizer(Protocol):
-    """What the store builder asks of a tokenizer; every id lies in [0, vocab_size)."""
+    """What the store builder needs of a tokenizer; every id lies in [0, vocab_size)."""
 
     name: str
     digest: str
@@ -46,11 +49,11 @@ class Tokenizer(Protocol):
     definition: bytes | None
     """Its tokenizer.json; None if it is built in."""
     ignored: Sequence[str]
-    """What its definition asks for that would change texts, and is not done."""
+    """What its definition sets that would change texts, and is not applied."""
 
     @property
     def special(self) -> Mapping[str, str]:
-        """Which tokens bos, eos and pad are, and who said so; for people."""
+        """Which tokens bos, eos and pad are, and where that is said; for people."""
         ...
 
     def encode(self, text: str | bytes) -> np.ndarray:
@@ -58,11 +61,11 @@ class Tokenizer(Protocol):
         ...
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray | None]:
-        """Token ids of each text; None for one that is not UTF-8 though it would have to be."""
+        """Token ids of each text; None for one that is not UTF-8, which the tokenizer needs."""
         ...
 
     def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
-        """The same, and what of each text is lost."""
+        """Encode a batch, and count what of each text is lost."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -84,21 +87,21 @@ class ByteTokenizer:
     ignored: Sequence[str] = ()
 
     @classmethod
-    def without(cls, asked: Mapping[Role, str]) -> "ByteTokenizer":
-        """One that leaves out the special ids which `asked` says are "none".
+    def without(cls, named: Mapping[Role, str]) -> "ByteTokenizer":
+        """Make one without the special ids for which `named` has "none".
 
         Raises:
-            DataError: It names others than the tokenizer's own.
+            DataError: it names other tokens.
         """
         codec = cls()
         own = {"bos": cls.bos_id, "eos": cls.eos_id, "pad": cls.pad_id}
-        chosen = special.of_bytes(asked, own)  # type: ignore[arg-type]
-        codec.bos_id, codec.eos_id, codec.pad_id = (chosen[role].id for role in special.ROLES)
-        codec.special = special.described(chosen, {}) if asked else {}
+        chosen = byte_special_tokens(named, own)  # type: ignore[arg-type]
+        codec.bos_id, codec.eos_id, codec.pad_id = (chosen[role].id for role in ROLES)
+        codec.special = describe_special_tokens(chosen, {}) if named else {}
         return codec
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """Bytes of `text` as uint16 [n]; bytes that are not UTF-8 are welcome."""
+        """Bytes of `text` as uint16 [n]; they need not be UTF-8."""
         data = text.encode() if isinstance(text, str) else text
         return np.frombuffer(data, np.uint8).astype(np.uint16)
 
@@ -111,7 +114,7 @@ class ByteTokenizer:
         return [Encoded(ids) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; special ids are left out, torn characters become U+FFFD."""
+        """Text of `ids`; special ids are left out, incomplete characters become U+FFFD."""
         return bytes(i for i in map(int, ids) if i < 256).decode(errors="replace")
 
 
@@ -119,16 +122,16 @@ class JsonTokenizer:
     """A `tokenizer.json`, through the `tokenizers` library; can be sent to other processes.
 
     Args:
-        definition: The file's bytes.
-        name: How to call it in errors and in the store's manifest.
-        chosen: Its tokens with a role; None goes by their usual names.
+        definition: the file's bytes.
+        name: how to call it in errors and in the store's manifest.
+        chosen: its tokens with a role; None chooses by their usual names.
 
     Raises:
-        DataError: They are not a tokenizer.
+        DataError: the bytes are not a tokenizer.
     """
 
     def __init__(
-        self, definition: bytes, name: str, chosen: Mapping[Role, Special] | None = None
+        self, definition: bytes, name: str, chosen: Mapping[Role, SpecialToken] | None = None
     ) -> None:
         self.name = name
         self.definition: bytes | None = definition
@@ -140,17 +143,17 @@ class JsonTokenizer:
         self._unknown_id = self._counter.token_to_id(unknown or "")
         self._normalizer = self._fidelity.rewriter()
         self.ignored: Sequence[str] = self._fidelity.ignored
-        self.assign(special.choose(vocab, None, {}, name) if chosen is None else chosen)
+        self.assign(choose_special_tokens(vocab, None, {}, name) if chosen is None else chosen)
 
-    def assign(self, chosen: Mapping[Role, Special]) -> None:
-        """Gives tokens their roles."""
+    def assign(self, chosen: Mapping[Role, SpecialToken]) -> None:
+        """Give tokens their roles."""
         self._chosen = chosen
-        self.bos_id, self.eos_id, self.pad_id = (chosen[role].id for role in special.ROLES)
+        self.bos_id, self.eos_id, self.pad_id = (chosen[role].id for role in ROLES)
 
     @property
     def special(self) -> Mapping[str, str]:
-        """Which tokens bos, eos and pad are, and who said so; for people."""
-        return special.described(self._chosen, self.vocab())
+        """Which tokens bos, eos and pad are, and where that is said; for people."""
+        return describe_special_tokens(self._chosen, self.vocab())
 
     def vocab(self) -> dict[str, int]:
         """Its tokens, added ones too, and their ids."""
@@ -172,22 +175,22 @@ class JsonTokenizer:
         """Token ids of each text, int64; None for one that is not UTF-8.
 
         Raises:
-            DataError: The tokenizer does not know a text, and has no token to say so.
+            DataError: the tokenizer cannot encode a text, and has no token for unknown ones.
         """
         decoded = [_decode(text) for text in texts]
         good = [text for text in decoded if text is not None]
         try:
             # The fast variant leaves out the offsets of the tokens, which is half of the work.
             found = iter(self._tokenizer.encode_batch_fast(good, add_special_tokens=False))
-        except Exception as error:  # the library raises bare ones: no unknown token, for one
+        except Exception as error:  # the library's own are of no common kind
             raise DataError(
-                f"--tokenizer {self.name}: cannot encode a text: {one_line(error)}. Mend the tokenizer, "
+                f"--tokenizer {self.name}: cannot encode a text: {one_line(error)}. Correct the tokenizer, "
                 "or use one with byte fallback or byte-level BPE."
             ) from error
         return [None if text is None else np.array(next(found).ids, np.int64) for text in decoded]
 
     def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
-        """Token ids of each text, and what of it they do not say."""
+        """Token ids of each text, and counts of what of it is lost."""
         ids = self.encode_batch(texts)
         if self._fidelity.keeps_all and self._normalizer is None:
             return [Encoded(one) for one in ids]
@@ -208,20 +211,20 @@ class JsonTokenizer:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
-def load_tokenizer(spec: str, asked: Mapping[Role, str] = MappingProxyType({})) -> Tokenizer:
-    """The tokenizer that `--tokenizer` names.
+def load_tokenizer(spec: str, named: Mapping[Role, str] = MappingProxyType({})) -> Tokenizer:
+    """Load the tokenizer that `--tokenizer` names.
 
     Args:
-        spec: "bytes", the path of a `tokenizer.json`, or a folder that holds one. What lies beside a
-            file of that name says which tokens begin and end documents.
-        asked: Names for bos, eos and pad that come before; "none" for none.
+        spec: "bytes", the path of a `tokenizer.json`, or a folder that holds one. Files beside
+            one of that name say which tokens begin and end documents.
+        named: names for bos, eos and pad, which come first; "none" for none.
 
     Raises:
-        DataError: There is no such file, it may not be read, it is not a tokenizer, or it does not
-            have a token that is named.
+        DataError: the file is missing, cannot be read or is not a tokenizer, or a named token is not
+            in it.
     """
     if spec == "bytes":
-        return ByteTokenizer.without(asked)
+        return ByteTokenizer.without(named)
     path = Path(spec)
     try:
         path = path / TOKENIZER_NAME if path.is_dir() else path
@@ -233,8 +236,10 @@ def load_tokenizer(spec: str, asked: Mapping[Role, str] = MappingProxyType({})) 
         ) from error
     tokenizer = JsonTokenizer(definition, name=spec)
     folder = path.parent if path.name == TOKENIZER_NAME else None
-    tokenizer.assign(special.choose(tokenizer.vocab(), folder, asked, spec))
-    tokenizer.name = Path(spec).name or path.name  # a store is the same wherever its tokenizer lay
+    tokenizer.assign(choose_special_tokens(tokenizer.vocab(), folder, named, spec))
+    tokenizer.name = (
+        Path(spec).name or path.name
+    )  # so that a store does not depend on the tokenizer's folder
     return tokenizer
 
 
@@ -246,7 +251,7 @@ def _decode(text: bytes) -> str | None:
 
 
 def _parse(data: bytes, name: str) -> tuple["FastTokenizer", "FastTokenizer", Fidelity]:
-    """The tokenizer, the same for counting what it loses, and what that may be."""
+    """Return the tokenizer, one that counts what it loses, and what that may be."""
     with needed("tokenizers", f"--tokenizer {name}", "Run `pip install tokenizers`, or use bytes."):
         from tokenizers import Tokenizer as FastTokenizer
 
@@ -257,18 +262,18 @@ def _parse(data: bytes, name: str) -> tuple["FastTokenizer", "FastTokenizer", Fi
             counter = FastTokenizer.from_str(fidelity.marked())
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # bare ones, and a panic of the library is no Exception
+    except BaseException as error:  # a panic of the library is not an Exception
         raise DataError(
             f"--tokenizer {name}: not a tokenizer.json ({error}). Give a file that "
             "`tokenizers.Tokenizer.from_file` can read, or `bytes`."
         ) from error
     for one in (tokenizer, counter):
-        # A tokenizer.json may ask for these; all would silently change the corpus.
+        # A tokenizer.json may set these; all would silently change the corpus.
         one.no_truncation()
         one.no_padding()
         if "dropout" in fidelity.ignored:
             one.model.dropout = None  # type: ignore[attr-defined]
         if not fidelity.keeps_all:
             one.post_processor = None  # type: ignore[assignment]  (it may trim the offsets)
-        one.encode_special_tokens = True  # "</s>" inside a text is text, not the end of it
+        one.encode_special_tokens = True  # "</s>" inside a text is text, not its end
     return tokenizer, counter, fidelity

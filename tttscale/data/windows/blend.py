@@ -1,72 +1,71 @@
-"""Several stores as one source of sequences: which of them comes next is a function of the index."""
+"""A blend of several stores: which store a sequence comes from is a function of its index."""
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from tttscale.config.shares import SLOTS, slot_counts
 from tttscale.data.windows.order import stable_hash
-from tttscale.data.windows.window import Sequence, Windows
+from tttscale.data.windows.window import Window, Windows
 
 _BITS = SLOTS.bit_length() - 1
 _POINTS = np.array([int(f"{slot:0{_BITS}b}"[::-1], 2) for slot in range(SLOTS)])
 """Reversed bits of each slot."""
-_KEPT_BLOCKS = 4
+_CACHED_CYCLES = 4
 
 
 class Blend:
     """Windows of several stores, each in its own order and with its own epochs, by weight.
 
-    The run's sequences are cut into blocks of 4096 slots, of which every part has a fixed number of
-    points p. Slot s of block b goes to p = reversed bits of s, XOR a hash of b: such points lie so
-    evenly that each piece of a run, not only the whole block, is close to the weights. A part's own
-    sequences are taken one after the other, so each of its windows comes once before any comes again.
-    No state, so neither resuming nor the number of ranks matters.
+    The run's sequences are numbered in cycles of 4096 slots, of which every component has a fixed
+    number of points p. Slot s of cycle c goes to p = reversed bits of s, XOR a hash of c: such points
+    are spread so evenly that every stretch of a run, not only a whole cycle, is close to the weights.
+    A component's own sequences are taken one after the other, so each of its windows is read once
+    before any is read again. There is no state, so neither resuming nor the number of ranks matters.
 
     Args:
-        parts: The windows of each store, all of one length.
-        weights: Positive; each large enough for one slot (the configuration is checked for this).
-        seed: Seed of the order of the parts. The order inside a part is its own.
-
-    Attributes:
-        count: Windows that `window` can give, round-robin over the parts.
+        components: the windows of each store, all of one length.
+        weights: positive; each large enough for one slot (the configuration is checked for this).
+        seed: seed of the order of the components. The order inside a component is its own.
     """
 
-    def __init__(self, parts: Items[Windows], weights: Items[float], seed: int) -> None:
-        assert len(parts) == len(weights) > 0, (len(parts), weights)
-        assert len({part.sequence_tokens for part in parts}) == 1
-        self.parts = tuple(parts)
+    def __init__(self, components: Sequence[Windows], weights: Sequence[float], seed: int) -> None:
+        assert len(components) == len(weights) > 0, (len(components), weights)
+        assert len({one.sequence_tokens for one in components}) == 1
+        self.components = tuple(components)
         self.slots = slot_counts(weights)
         assert all(self.slots), weights
         self._ends, self._seed = np.cumsum(self.slots), seed
-        self._parts_of = lru_cache(_KEPT_BLOCKS)(self._deal)
-        self.sequence_tokens = parts[0].sequence_tokens
-        self.count = min(part.count * len(parts) + j for j, part in enumerate(parts))
+        self._components_of = lru_cache(_CACHED_CYCLES)(self._assign)
+        self.sequence_tokens = components[0].sequence_tokens
+        self.count = min(one.count * len(components) + j for j, one in enumerate(components))
+        """Windows that `window` can return, round-robin over the components."""
 
-    def place(self, index: int) -> tuple[int, int]:
-        """The part of the run's `index`-th sequence, and which of that part's sequences it is.
+    def locate(self, index: int) -> tuple[int, int]:
+        """The component of the run's `index`-th sequence, and which of its own sequences it is.
 
-        In every block each part takes its next ones, one after the other.
+        In every cycle each component continues where it ended in the cycle before.
         """
         assert index >= 0, index
-        block, slot = divmod(index, SLOTS)
-        parts = self._parts_of(block)
-        part = int(parts[slot])
-        return part, block * self.slots[part] + int(np.count_nonzero(parts[:slot] == part))
+        cycle, slot = divmod(index, SLOTS)
+        assigned = self._components_of(cycle)
+        component = int(assigned[slot])
+        before = int(np.count_nonzero(assigned[:slot] == component))
+        return component, cycle * self.slots[component] + before
 
-    def _deal(self, block: int) -> np.ndarray:
-        """The part of each slot of a block, int64 [4096]."""
-        points = _POINTS ^ stable_hash(self._seed, block) % SLOTS
+    def _assign(self, cycle: int) -> np.ndarray:
+        """The component of each slot of a cycle, int64 [4096]."""
+        points = _POINTS ^ stable_hash(self._seed, cycle) % SLOTS
         return np.searchsorted(self._ends, points, side="right")
 
-    def sequence(self, index: int) -> Sequence:
+    def sequence(self, index: int) -> Window:
         """The `index`-th sequence of the run, index = (step - 1) * sequences_per_step + i."""
-        part, local = self.place(index)
-        return self.parts[part].sequence(local)
+        component, local = self.locate(index)
+        return self.components[component].sequence(local)
 
-    def window(self, number: int) -> Sequence:
-        """Window `number` of `count`: the parts in turn, each in the order of its text."""
+    def window(self, number: int) -> Window:
+        """Window `number` of `count`: the components in turn, each in the order of its text."""
         assert 0 <= number < self.count, (number, self.count)
-        local, part = divmod(number, len(self.parts))
-        return self.parts[part].window(local)
+        local, component = divmod(number, len(self.components))
+        return self.components[component].window(local)

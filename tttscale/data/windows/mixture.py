@@ -1,102 +1,97 @@
-"""From a configuration to the tokens of a run: its stores opened, checked and cut into windows."""
+"""The data of a run: its stores opened, checked and cut into windows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from tttscale.config import Config
-from tttscale.config.data_section import BlendPart
+from tttscale.config.data_section import BlendComponent
 from tttscale.data.store.manifest import SplitName
-from tttscale.data.store.token_store import Split, TokenStore
+from tttscale.data.store.open import open_store
+from tttscale.data.store.protocols import Split, Store
 from tttscale.data.windows.blend import Blend
 from tttscale.data.windows.window import TooShortError, Windows, WindowSource
 from tttscale.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
-class Component:
-    """One store of a run.
-
-    Attributes:
-        key: Where the configuration names it, such as data.blend[0].store.
-        path: How it names it.
-        weight: Its weight; 1 for a run's only store.
-        store: The store.
-        splits: The splits that the run uses, by their use.
-        train: Windows to train on.
-        heldout: Windows for held-out losses; None if the run takes none, or there are none.
-        remarks: What the run should say about it.
-    """
+class MixtureComponent:
+    """One store of a run."""
 
     key: str
+    """Its key in the configuration, such as data.blend[0].store."""
     path: str
+    """Its path there."""
     weight: float
-    store: TokenStore
+    """Its weight; 1 for a run's only store."""
+    store: Store
+    """The store."""
     splits: dict[SplitName, Split]
+    """The splits that the run uses, by what it uses them for."""
     train: Windows
+    """Windows to train on."""
     heldout: Windows | None
-    remarks: tuple[str, ...] = ()
+    """Windows for held-out losses; None if the run evaluates none, or there are none."""
+    notices: tuple[str, ...] = ()
+    """What the run reports about it at its begin."""
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """What a run trains on and is measured by.
+class Mixture:
+    """What a run trains on and is evaluated on: one store, or a blend of several."""
 
-    Attributes:
-        components: Its stores.
-        train: Sequences to train on, of all of them.
-        heldout: Windows for held-out losses; None if the run takes none, or there are none.
-    """
-
-    components: tuple[Component, ...]
+    components: tuple[MixtureComponent, ...]
+    """Its stores."""
     train: WindowSource
+    """Sequences to train on, from all stores."""
     heldout: WindowSource | None
+    """Windows for held-out losses; None if the run evaluates none, or there are none."""
 
     @property
-    def remarks(self) -> list[str]:
-        """What the run should say about its stores."""
-        return [remark for component in self.components for remark in component.remarks]
+    def notices(self) -> list[str]:
+        """What the run reports about its stores at its begin."""
+        return [notice for component in self.components for notice in component.notices]
 
-    def place(self, index: int) -> tuple[Component, int]:
+    def locate(self, index: int) -> tuple[MixtureComponent, int]:
         """The component of the run's `index`-th sequence, and which of its own sequences it is."""
         if not isinstance(self.train, Blend):
             return self.components[0], index
-        part, local = self.train.place(index)
-        return self.components[part], local
+        component, local = self.train.locate(index)
+        return self.components[component], local
 
 
-def open_tokens(config: Config) -> Tokens:
+def open_mixture(config: Config) -> Mixture:
     """Open the stores and check that they fit the run and each other.
 
     Raises:
-        DataError: no such store, another vocabulary than the model's, too few tokens, or stores of
-            other tokenizers.
+        DataError: a store is missing, its vocabulary is larger than the model's, it has too few tokens,
+            or the stores have different tokenizers.
         ConfigError: too few held-out windows.
     """
     components = tuple(
-        _component(
-            config, "data.store" if config.data.blend is None else f"data.blend[{i}].store", part
+        _open_component(
+            config, "data.store" if config.data.blend is None else f"data.blend[{i}].store", named
         )
-        for i, part in enumerate(config.data.parts)
+        for i, named in enumerate(config.data.components)
     )
     _check_one_tokenizer(components)
-    train = _together(config, components, [c.train for c in components])
+    train = _combined(config, components, [c.train for c in components])
     measured = [c.heldout for c in components if c.heldout is not None]
-    heldout = _together(config, components, measured) if measured else None
+    heldout = _combined(config, components, measured) if measured else None
     if heldout is not None and heldout.count < config.evaluate.sequences:
-        _refuse_heldout(config, components, [part.count for part in measured], heldout.count)
-    return Tokens(components, train, heldout)
+        _refuse_heldout(config, components, [windows.count for windows in measured], heldout.count)
+    return Mixture(components, train, heldout)
 
 
-def _component(config: Config, key: str, part: BlendPart) -> Component:
+def _open_component(config: Config, key: str, named: BlendComponent) -> MixtureComponent:
     try:
-        store = TokenStore.open(part.store, config.data.damaged, config.model.vocab_size)
+        store = open_store(named.store, config.data.damaged, config.model.vocab_size)
     except DataError as error:
         raise DataError(f"{key} = {error}") from None
     vocabulary = store.info.tokenizer.vocab_size
     if vocabulary > config.model.vocab_size:
         raise DataError(
-            f"{key} = {part.store} has token ids up to {vocabulary - 1}, but "
+            f"{key} = {named.store} has token ids up to {vocabulary - 1}, but "
             f"model.vocab_size = {config.model.vocab_size}. Set model.vocab_size={vocabulary}."
         )
     splits: dict[SplitName, Split] = {}
@@ -105,9 +100,9 @@ def _component(config: Config, key: str, part: BlendPart) -> Component:
         train, heldout = _windows(config, splits["train"]), None
     except DataError as error:
         raise DataError(
-            f"{key} = {part.store}, data.split = {config.data.split}: {error}"
+            f"{key} = {named.store}, data.split = {config.data.split}: {error}"
         ) from None
-    remarks = []
+    notices = []
     if config.evaluate.sequences:
         try:
             split = store.split(config.data.heldout_split)
@@ -115,23 +110,25 @@ def _component(config: Config, key: str, part: BlendPart) -> Component:
             if heldout is not None:
                 splits["heldout"] = split
             else:
-                remarks.append(
-                    f"{part.store}: {config.data.heldout_split} holds {split.num_tokens:,} tokens, too "
+                notices.append(
+                    f"{named.store}: {config.data.heldout_split} holds {split.num_tokens:,} tokens, too "
                     f"few for a window of {config.data.sequence_length:,}: no held-out losses"
                 )
         except DataError as error:
             raise DataError(
-                f"{key} = {part.store}, data.heldout_split = {config.data.heldout_split}: {error} "
+                f"{key} = {named.store}, data.heldout_split = {config.data.heldout_split}: {error} "
                 "Or set evaluate.sequences=0 to train without held-out losses."
             ) from None
-    return Component(key, part.store, part.weight, store, splits, train, heldout, tuple(remarks))
+    return MixtureComponent(
+        key, named.store, named.weight, store, splits, train, heldout, tuple(notices)
+    )
 
 
 def _heldout_windows(config: Config, split: Split) -> Windows | None:
-    """Windows for held-out losses; None where there is none and no number of them was asked for.
+    """Windows for held-out losses; None where there are none and the configuration sets no number.
 
-    A store of one text has nothing to hold out, and one of few texts little: that alone must not
-    keep anybody from training.
+    A store of one text can hold none out, and one of few texts little: that alone must not prevent
+    training.
     """
     asked = config.evaluate.sequences > 1
     try:
@@ -147,21 +144,21 @@ def _windows(config: Config, split: Split) -> Windows:
     return Windows(split, data.sequence_length, config.run.seed, size, data.documents)
 
 
-def _together(
-    config: Config, components: Sequence[Component], windows: Sequence[Windows]
+def _combined(
+    config: Config, components: Sequence[MixtureComponent], windows: Sequence[Windows]
 ) -> WindowSource:
     if config.data.blend is None:
         return windows[0]
     return Blend(windows, [component.weight for component in components], config.run.seed)
 
 
-def _check_one_tokenizer(components: Sequence[Component]) -> None:
+def _check_one_tokenizer(components: Sequence[MixtureComponent]) -> None:
     first = components[0]
     for other in components[1:]:
         if first.store.names_tokenizer != other.store.names_tokenizer:
             _refuse_unnamed(*sorted((first, other), key=lambda c: c.store.names_tokenizer))
         ours, theirs = (c.store.info.tokenizer for c in (first, other))
-        # Of plain arrays alone the user knows; their ids are held to model.vocab_size at reading.
+        # Only the user knows the tokenizer of plain arrays; their ids are checked when they are read.
         if first.store.names_tokenizer and ours.digest != theirs.digest:
             raise DataError(
                 f"{first.key} = {first.path} and {other.key} = {other.path} were built with "
@@ -171,23 +168,23 @@ def _check_one_tokenizer(components: Sequence[Component]) -> None:
             )
 
 
-def _refuse_unnamed(silent: Component, named: Component) -> NoReturn:
+def _refuse_unnamed(silent: MixtureComponent, named: MixtureComponent) -> NoReturn:
     raise DataError(
-        f"{silent.key} = {silent.path}: plain arrays do not name a tokenizer, so nobody can say "
+        f"{silent.key} = {silent.path}: plain arrays do not name a tokenizer, so it is unknown "
         f"whether it is that of {named.key} = {named.path}. Blend plain arrays with plain arrays, or "
         "build a store of their text with `tttscale data build`."
     )
 
 
 def _refuse_heldout(
-    config: Config, components: Sequence[Component], counts: list[int], most: int
+    config: Config, components: Sequence[MixtureComponent], counts: list[int], most: int
 ) -> NoReturn:
-    asked, parts = config.evaluate.sequences, len(components)
-    shares = [len(range(j, asked, parts)) for j in range(parts)]  # the components take turns
-    short = next(j for j, count in enumerate(counts) if shares[j] > count)
-    of_them = f" takes {shares[short]} of {components[short].key} = {components[short].path}"
+    asked, count = config.evaluate.sequences, len(components)
+    shares = [len(range(j, asked, count)) for j in range(count)]  # the components take turns
+    short = next(j for j, has in enumerate(counts) if shares[j] > has)
+    share = f" takes {shares[short]} of {components[short].key} = {components[short].path}"
     raise ConfigError(
-        f"evaluate.sequences = {asked}{of_them if parts > 1 else ''}, but the held-out split has "
+        f"evaluate.sequences = {asked}{share if count > 1 else ''}, but the held-out split has "
         f"{counts[short]} windows of {config.data.sequence_length} tokens. "
         f"Set evaluate.sequences={most} or less."
     )

@@ -1,4 +1,4 @@
-"""Which window a training step reads: a pure function of seed and sequence index."""
+"""The order of windows: which one a training step reads is a pure function of seed and index."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -18,7 +18,7 @@ def data_step(step: int, skipped: Sequence[tuple[int, int]]) -> int:
 
     Args:
         step: 1, 2, ...
-        skipped: First and last number of each range to leave out, ascending and disjoint.
+        skipped: first and last number of each range to leave out, ascending and disjoint.
     """
     assert step > 0, step
     for first, last in skipped:
@@ -31,16 +31,16 @@ def data_step(step: int, skipped: Sequence[tuple[int, int]]) -> int:
 def sequence_groups(
     step: int, sequences_per_step: int, replicas: int, replica: int, batch: int
 ) -> list[list[int]]:
-    """Indices of the sequences that a replica takes of a step, `batch` side by side.
+    """Indices of a replica's sequences of a step, in groups of `batch`.
 
-    All replicas together take the same `sequences_per_step` in the same order however many they are.
+    All replicas together take the same `sequences_per_step` in the same order, however many there are.
 
     Args:
-        step: A step number of the data, 1, 2, ...
-        sequences_per_step: Of the whole job, a multiple of `replicas` * `batch`.
-        replicas: Their number.
-        replica: Which one of them.
-        batch: Sequences that go through a sweep side by side.
+        step: a step number of the data, 1, 2, ...
+        sequences_per_step: sequences of the whole job, a multiple of `replicas` * `batch`.
+        replicas: number of replicas.
+        replica: this one.
+        batch: sequences in one sweep.
     """
     share = sequences_per_step // replicas
     first = (step - 1) * sequences_per_step + replica * share
@@ -48,15 +48,15 @@ def sequence_groups(
 
 
 class WindowOrder:
-    """A fresh permutation of the windows for every epoch, without any state.
+    """A new permutation of the windows for every epoch, without any state.
 
     A Feistel network permutes the smallest power of four that holds all windows; walking the cycle
     until it comes back below `num_windows` makes it a permutation of the windows alone. So resuming
     needs one integer, and the number of ranks, replicas or loader threads cannot matter.
 
     Args:
-        num_windows: Windows per epoch, at least 1.
-        seed: Any integer.
+        num_windows: windows per epoch, at least 1.
+        seed: any integer.
     """
 
     def __init__(self, num_windows: int, seed: int) -> None:
@@ -74,14 +74,14 @@ class WindowOrder:
                 an epoch: epoch e covers [e * num_windows, (e + 1) * num_windows).
 
         Returns:
-            A number in [0, num_windows).
+            a number in [0, num_windows).
         """
         assert sequence_index >= 0, sequence_index
-        epoch, place = divmod(sequence_index, self.num_windows)
-        place = self._permute(epoch, place)
-        while place >= self.num_windows:
-            place = self._permute(epoch, place)
-        return place
+        epoch, window = divmod(sequence_index, self.num_windows)
+        window = self._permute(epoch, window)
+        while window >= self.num_windows:
+            window = self._permute(epoch, window)
+        return window
 
     def _permute(self, epoch: int, value: int) -> int:
         left, right = value >> self._half, value & self._mask

@@ -1,90 +1,35 @@
-"""Splits in memory, and the layouts that let every document begin on a mini-batch border."""
+"""The padded stream of a split, in which every document begins on a mini-batch boundary."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 
-class TokenSplit(Protocol):
-    """What windows ask of a split, on disk or in memory."""
-
-    num_tokens: int
-    text_bytes: int
-    filler: int
-    """The id to put at padded positions."""
-
-    @property
-    def document_starts(self) -> np.ndarray:
-        """Offset of each document's first token, uint64 [documents], strictly increasing."""
-        ...
-
-    def read(self, begin: int, end: int) -> np.ndarray:
-        """Tokens [begin, end); the filler where they are quarantined."""
-        ...
-
-    def damaged_between(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """The quarantined ranges inside [begin, end), ascending."""
-        ...
-
-
-class ArraySplit:
-    """A split in memory.
-
-    Args:
-        documents: Token ids of each document, none of them empty.
-        filler: The id to put at padded positions.
-        text_bytes: Bytes of the text behind the documents.
-    """
-
-    def __init__(
-        self, documents: Sequence[Sequence[int] | np.ndarray], filler: int = 0, text_bytes: int = 0
-    ) -> None:
-        lengths = [len(document) for document in documents]
-        assert all(lengths), "a document is empty"
-        self._tokens = np.concatenate([np.asarray(d, np.int64) for d in documents])
-        self.document_starts = (np.cumsum(lengths) - lengths).astype(np.uint64)
-        self.num_tokens = len(self._tokens)
-        self.filler = filler
-        self.text_bytes = text_bytes
-
-    def read(self, begin: int, end: int) -> np.ndarray:
-        """Tokens [begin, end)."""
-        return self._tokens[begin:end].copy()
-
-    def damaged_between(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """None: memory is trusted."""
-        return []
-
-
-class Pieces(NamedTuple):
-    """What of the documents lies in a range of positions; int64 [n], one after the other.
-
-    Attributes:
-        documents: Numbers of the documents, ascending by one. Of the first, and of one that ended
-            in an earlier window, there may be nothing but padding in the range.
-        begins: The first raw token of each that lies in the range.
-        ends: Behind the last one; equal to `begins` where there is only padding.
-        places: Position after the range's begin where the piece goes.
-    """
+class DocumentSpans(NamedTuple):
+    """The spans of documents in a range of positions, one after the other; each column int64 [n]."""
 
     documents: np.ndarray
+    """Numbers of the documents, ascending by one. The first one, and one that ended in an earlier
+    window, may have only padding in the range."""
     begins: np.ndarray
+    """First raw token of each in the range."""
     ends: np.ndarray
-    places: np.ndarray
+    """End of its raw tokens in the range, exclusive; equal to `begins` where there is only padding."""
+    positions: np.ndarray
+    """Where each span begins, counted from the begin of the range."""
 
 
-class PaddedLayout:
-    """The padded stream: where every document begins when gaps are left between them.
+class PaddedStream:
+    """The padded stream: the documents of a split with padding between them.
 
-    Every document begins on a border: a multiple of the mini-batch inside its window. Its tokens
-    follow each other without a gap, over the ends of windows too; what is behind them up to the
-    next document is padding. Position 0 of every window is a token.
+    Every document begins on a boundary: a multiple of the mini-batch inside its window. Its tokens
+    follow each other without a gap, across the ends of windows too; padding fills the positions from
+    its end to the next document. Position 0 of every window is a token.
 
     Args:
-        starts: Raw offset of each document, [documents].
-        num_tokens: Raw tokens in all.
-        padded: Position of each document, [documents]; None puts them where they are.
+        starts: raw offset of each document, [documents].
+        num_tokens: raw tokens in all.
+        padded: position of each document, [documents]; None leaves out all padding.
     """
 
     def __init__(
@@ -95,8 +40,8 @@ class PaddedLayout:
         lengths = np.diff(self.raw)
         self.num_positions = int(self.padded[-1] + lengths[-1]) if len(lengths) else 0
 
-    def pieces(self, begin: int, end: int) -> Pieces:
-        """What lies at positions [begin, end) of the padded stream, by document."""
+    def spans(self, begin: int, end: int) -> DocumentSpans:
+        """The spans of documents at positions [begin, end) of the padded stream."""
         first = int(np.searchsorted(self.padded, begin, "right")) - 1
         last = int(np.searchsorted(self.padded, end, "left"))
         raw, padded, ends = (
@@ -104,23 +49,23 @@ class PaddedLayout:
             self.padded[first:last],
             self.raw[1:][first:last],
         )
-        # Raw tokens of each document that fall into the range; none where only its padding does.
+        # Raw tokens of each document in the range; none where only its padding is in it.
         lower = np.minimum(raw + np.maximum(begin - padded, 0), ends)
         upper = np.minimum(raw + (end - padded), ends)
-        return Pieces(np.arange(first, last), lower, upper, lower - raw + padded - begin)
+        return DocumentSpans(np.arange(first, last), lower, upper, lower - raw + padded - begin)
 
     def locate(self, begin: int, end: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """What lies at positions [begin, end) of the padded stream, which is one raw range.
+        """Find the tokens at positions [begin, end) of the padded stream; they are one raw range.
 
         Returns:
-            The first raw token; for each token of the range the position after `begin` where it
-            goes, int64 [n]; and whether it is the last of its document, bool [n].
+            the first raw token; the position of each token, counted from `begin`, int64 [n]; and
+            whether it is the last of its document, bool [n].
         """
-        documents, lower, upper, places = self.pieces(begin, end)
+        documents, lower, upper, positions = self.spans(begin, end)
         counts = upper - lower
         raw = np.arange(lower[0], upper[-1])
         ends = np.repeat(self.raw[documents + 1], counts)
-        return int(lower[0]), raw + np.repeat(places - lower, counts), raw + 1 == ends
+        return int(lower[0]), raw + np.repeat(positions - lower, counts), raw + 1 == ends
 
     def starts_between(self, begin: int, end: int) -> np.ndarray:
         """Positions in [begin, end) where a document begins, counted from `begin`."""
@@ -129,42 +74,42 @@ class PaddedLayout:
 
     def tokens_before(self, position: int) -> int:
         """Tokens at positions [0, position), position > 0."""
-        return int(self.pieces(position - 1, position).ends[-1])
+        return int(self.spans(position - 1, position).ends[-1])
 
 
-def running_places(lengths: np.ndarray, window: int, mini_batch: int) -> np.ndarray:
-    """Each document on the next border, going on in the next window where it does not fit.
+def pack_continuing(lengths: np.ndarray, window: int, mini_batch: int) -> np.ndarray:
+    """Pack each document at the next boundary, to continue in the next window where it does not fit.
 
     Args:
-        lengths: Tokens of each document, int64 [documents].
-        window: Positions per window; its end is a border too.
-        mini_batch: Positions per inner mini-batch.
+        lengths: tokens of each document, int64 [documents].
+        window: positions per window; its end is a boundary too.
+        mini_batch: positions per inner mini-batch.
     """
     if window % mini_batch == 0:
-        blocks = -(-lengths // mini_batch)
-        return (np.cumsum(blocks) - blocks) * mini_batch
+        mini_batches = -(-lengths // mini_batch)
+        return (np.cumsum(mini_batches) - mini_batches) * mini_batch
     padded, position = np.zeros(len(lengths), np.int64), 0
     for index, length in enumerate(lengths.tolist()):  # each depends on the last
         padded[index] = position
         in_window = (position + length) % window
-        border = min(window, -(-in_window // mini_batch) * mini_batch)
-        position += length + border - in_window
+        boundary = min(window, -(-in_window // mini_batch) * mini_batch)
+        position += length + boundary - in_window
     return padded
 
 
-def whole_places(lengths: np.ndarray, window: int, mini_batch: int) -> np.ndarray:
-    """Next-fit: each document on the next border if it fits before the window's end, else in a new one.
+def pack_whole(lengths: np.ndarray, window: int, mini_batch: int) -> np.ndarray:
+    """Pack by next-fit: each document at the next boundary if it fits into the window, else in a new one.
 
-    A document longer than a window begins one and goes on through the next; others follow its tail.
-    Arguments are those of `running_places`. The loop is over windows, never over documents.
+    A document longer than a window begins one and continues in the next; others follow its tail.
+    Arguments are those of `pack_continuing`. The loop is over windows, never over documents.
     """
-    count, blocks = len(lengths), -(-lengths // mini_batch) * mini_batch
-    behind = np.cumsum(blocks)
-    packed = behind - blocks  # places if there were no windows
-    # For every document, as if it began a window: which one begins the next, how many windows on.
+    count, rounded = len(lengths), -(-lengths // mini_batch) * mini_batch
+    ends = np.cumsum(rounded)
+    packed = ends - rounded  # positions if there were no windows
+    # For every document, as if it began a window: which one begins the next, and how many windows later.
     full, tail = np.divmod(lengths, window)
     taken = -(-tail // mini_batch) * mini_batch
-    following = np.searchsorted(packed + lengths, behind + window - taken, "right")
+    following = np.searchsorted(packed + lengths, ends + window - taken, "right")
     alone = (tail == 0) | (following <= np.arange(count))
     following = np.where(alone, np.arange(1, count + 1), following)
     index, begins = 0, []
@@ -174,8 +119,8 @@ def whole_places(lengths: np.ndarray, window: int, mini_batch: int) -> np.ndarra
     firsts = np.array(begins, np.int64)
     windows = full[firsts] + (tail[firsts] > 0)
     starts = (np.cumsum(windows) - windows) * window
-    # The others follow at the distances of `packed`, the first of them at `taken` behind `full`.
-    moves = starts + full[firsts] * window + taken[firsts] - behind[firsts]
+    # The others follow at the distances of `packed`, the first of them `taken` after `full` windows.
+    moves = starts + full[firsts] * window + taken[firsts] - ends[firsts]
     padded = packed + np.repeat(moves, np.diff(firsts, append=count))
     padded[firsts] = starts
     return padded
