@@ -93,7 +93,7 @@ def test_each_part_has_epochs_of_its_own():
 def test_no_window_comes_again_before_all_of_its_store_came(count):
     blend = Blend([windows(count), windows(7)], [1, 1], seed=0)
     places = [blend.locate(index) for index in range(4 * count + 20)]
-    taken = [blend.parts[0].sequence(local).window for part, local in places if part == 0]
+    taken = [blend.components[0].sequence(local).number for one, local in places if one == 0]
     for epoch in (taken[:count], taken[count : 2 * count]):
         assert sorted(epoch) == [*range(count)]
 
@@ -250,7 +250,7 @@ def test_the_record_of_a_run(stores, tmp_path, corpus):
         DataError, match=r"2 store\(s\), .*/a, .*/b, but .* names 1, .*data\.blend=\.\."
     ):
         check_provenance(tmp_path, open_mixture(config_of(stores[1:])))
-    with pytest.raises(DataError, match=r"split train with weight 2\.0.* asks for split heldout"):
+    with pytest.raises(DataError, match=r"split train with weight 2\.0.* has split heldout"):
         check_provenance(tmp_path, open_mixture(config_of(moved, split="heldout")))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tttscale.data import BuildOptions, ByteTokenizer, build_store, open_store, render_info
 from tttscale.data.builder.staging import Staging, locked
-from tttscale.data.builder.store_builder import _Build
+from tttscale.data.builder.store_builder import _Builder
 from tttscale.data.builder.store_plan import Holdout
 from tttscale.data.builder.tokenized import content_hash
 from tttscale.errors import DataError
@@ -295,7 +295,7 @@ def test_a_build_inside_its_source_does_not_read_itself(tmp_path, monkeypatch, s
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     monkeypatch.chdir(tmp_path)
-    publish = _Build.publish
+    publish = _Builder.publish
     monkeypatch.setattr("tttscale.data.builder.store_builder._Builder.publish", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):

@@ -10,7 +10,8 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tttscale.data.builder.documents import FileRange, read_documents
+from tttscale.data.builder.documents import FileRange
+from tttscale.data.builder.read_documents import read_documents
 from tttscale.data.builder.source_slices import cut_sources
 from tttscale.errors import DataError
 
@@ -57,6 +58,18 @@ def test_broken_compressed_files_are_refused(tmp_path, ending, harm):
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("ending", "name"),
+    [(".gz", "gzip"), (".zst", "Zstandard"), (".bz2", "bzip2"), (".xz", "xz")],
+)
+def test_plain_text_with_a_compressed_ending_is_called_so(tmp_path, ending, name):
+    path = tmp_path / f"a.jsonl{ending}"
+    path.write_bytes(LINES)
+    said = rf"ending says {name}, but it does not begin as {name} does.*the ending of what it is"
+    with pytest.raises(DataError, match=said):
+        read(path)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     texts=st.lists(st.text(max_size=12), max_size=12),
@@ -76,13 +89,17 @@ def test_any_cut_of_json_lines_gives_every_line_once(tmp_path_factory, texts, ne
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"{nonsense", "Expecting property name"),
+        (
+            b"{nonsense",
+            "not JSON: expecting property name enclosed in double quotes at character 2",
+        ),
         (b'["a"]', "expected an object, found list"),
         (b'{"body": "a", "id": 1}', "no key 'text', only body, id"),
         (b'{"text": 7}', "'text' is int, not a string"),
         (b'{"text": "\\ud800"}', "surrogates not allowed"),
         (b'{"text": "\xff"}', "invalid start byte"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"text": ' + b"7" * 5000 + b"}", "it has a number of too many digits"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, line, reason):
@@ -104,8 +121,8 @@ def test_parquet_by_row_groups(tmp_path):
     path = write_table(tmp_path / "a.parquet", texts, row_group_size=300)
     assert read(path, begin=0, end=4) == texts
     assert read(path, begin=1, end=3) == texts[300:900]
-    pieces = cut_sources([path], ())
-    assert [(s.begin, s.end) for piece in pieces for s in piece.spans] == [
+    slices = cut_sources([path], ())
+    assert [(r.begin, r.end) for one in slices for r in one.file_ranges] == [
         (0, 1),
         (1, 2),
         (2, 3),
@@ -124,22 +141,22 @@ def test_bad_parquet_is_named(tmp_path):
         cut_sources([path], ())
 
 
-def test_names_of_pieces_follow_the_sources(tmp_path):
+def test_names_of_slices_follow_the_sources(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one")
-    before = [piece.name for piece in cut_sources([path], ("tokenizer",))]
-    assert [piece.name for piece in cut_sources([path], ("tokenizer",))] == before
-    assert [piece.name for piece in cut_sources([path], ("another",))] != before
+    before = [one.name for one in cut_sources([path], ("tokenizer",))]
+    assert [one.name for one in cut_sources([path], ("tokenizer",))] == before
+    assert [one.name for one in cut_sources([path], ("another",))] != before
     path.write_text("two!")
-    assert [piece.name for piece in cut_sources([path], ("tokenizer",))] != before
+    assert [one.name for one in cut_sources([path], ("tokenizer",))] != before
 
 
-def test_small_files_share_a_piece_and_large_ones_are_cut(tmp_path):
+def test_small_files_share_a_slice_and_large_ones_are_cut(tmp_path):
     for i in range(20):
         (tmp_path / f"{i:02}.txt").write_text("x" * 1000)
     big = tmp_path / "big.jsonl"
     big.write_text('{"text": "x"}\n' * 200_000)
-    pieces = cut_sources([*sorted(tmp_path.glob("*.txt")), big], ())
-    assert len(pieces[0].spans) == 20
-    assert [span.begin for piece in pieces[1:] for span in piece.spans] == [0, 1 << 20, 2 << 20]
-    assert sum(piece.size_bytes for piece in pieces) == 20_000 + big.stat().st_size
+    slices = cut_sources([*sorted(tmp_path.glob("*.txt")), big], ())
+    assert len(slices[0].file_ranges) == 20
+    assert [r.begin for one in slices[1:] for r in one.file_ranges] == [0, 1 << 20, 2 << 20]
+    assert sum(one.size_bytes for one in slices) == 20_000 + big.stat().st_size

@@ -148,7 +148,7 @@ def test_nested_missing_and_doubled_keys(tmp_path):
     assert built(tmp_path, path, text_key="content.text")[1] == ["deep", "flat"]
     for line, reason in (
         ('{"content": "x"}', "no key 'content.text', only content"),
-        ('{"content": {"text": "a", "text": "b"}}', "key 'text' stands there twice"),
+        ('{"content": {"text": "a", "text": "b"}}', "key 'text' occurs twice"),
         ('{"content": {"text": null}}', "'content.text' is NoneType, not a string"),
     ):
         path.write_text(line)

@@ -48,7 +48,7 @@ def check_sequence(tokens, sequence):
     chunk = tokens.train.sequence(sequence.index).chunk(0, 300)
     component, local = tokens.locate(sequence.index)
     windows = component.train
-    assert (sequence.store, sequence.window) == (component.path, windows.sequence(local).window)
+    assert (sequence.store, sequence.window) == (component.path, windows.sequence(local).number)
     assert sequence.epoch == local // windows.count
     padded = np.zeros(300, bool) if chunk.padded is None else chunk.padded
     np.testing.assert_array_equal(
@@ -65,7 +65,7 @@ def check_sequence(tokens, sequence):
         assert not document.continues or i == len(sequence.documents) - 1
         whole = not (document.goes_on or document.continues)
         assert (document.tokens == document.document_tokens) == whole
-    if windows.layout is not None:
+    if windows.padded_stream is not None:
         begins = [d.position for d in sequence.documents if d.position]
         assert begins == list(chunk.starts)
 

@@ -51,7 +51,9 @@ def test_left_out_counted_and_named_whoever_read_them(corpus, tmp_path, caplog):
     assert info.build.documents_read == 40_000
     assert sum(split.documents for split in info.splits.values()) == 40_000 - len(BAD)
     assert len(info.build.skipped_examples) == 5
-    assert info.build.skipped_examples[0].startswith(f"{corpus}:4322: bad JSON line: Expecting")
+    assert info.build.skipped_examples[0].startswith(
+        f"{corpus}:4322: bad JSON line: not JSON: expecting"
+    )
     assert "2 documents that are not JSON are left out" in caplog.text
     assert f"{corpus}:9322: bad JSON line: expected an object, found list" in caplog.text
     assert "2 documents that are without a string for text" in render_info(info)
@@ -162,7 +164,7 @@ def test_the_command(tmp_path):
     assert "2 documents, 1 skipped" in done.stdout
     shown = CliRunner().invoke(app, ["data", "info", str(tmp_path / "out")]).stdout
     assert "skipped     1 documents that are not JSON" in shown
-    assert "a.blob:2: bad JSON line: Expecting value" in shown
+    assert "a.blob:2: bad JSON line: not JSON: expecting value" in shown
 
 
 def test_stores_of_older_versions_say_nothing_of_their_build_and_are_read(tmp_path):

@@ -127,5 +127,5 @@ def test_the_store_keeps_the_choice_and_who_said_so(folder, tmp_path, caplog):
     info = build(tmp_path / "b", *sources, tokenizer=str(folder), special=none, **options)
     assert info.splits["train"].tokens == info.splits["train"].text_bytes
     assert open_store(tmp_path / "b").tokenizer().eos_id is None
-    assert "no bos and no eos, so nothing stands between documents" in caplog.text
+    assert "no bos and no eos, so no token separates documents" in caplog.text
     assert "separator   none" in render_info(info)

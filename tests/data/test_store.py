@@ -125,7 +125,7 @@ def test_manifests_that_lie(store, changes, message):
 def test_a_group_that_zarr_cannot_read(store, key):
     path = store / "zarr.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: [{"must_understand": True}]}))
-    with pytest.raises(DataError, match=rf"{store}: zarr\.json is not what Zarr can read \("):
+    with pytest.raises(DataError, match=rf"{store}: zarr\.json cannot be read by Zarr \("):
         open_store(store)
 
 

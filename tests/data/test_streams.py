@@ -12,9 +12,8 @@ from tttscale.data.builder.documents import (
     BadDocument,
     Document,
     FileRange,
-    read_all,
-    read_documents,
 )
+from tttscale.data.builder.read_documents import read_all, read_documents
 from tttscale.data.builder.streams import CODECS, Stream
 from tttscale.errors import DataError
 

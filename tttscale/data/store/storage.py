@@ -205,8 +205,8 @@ def _readable() -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{error.filename}: {error.strerror}. What is in the store is unknown: correct this, or "
-            "the path."
+            f"{error.filename}: {error.strerror}. What is in the store is unknown. Allow reading it, or "
+            "correct the path."
         ) from error
 
 
