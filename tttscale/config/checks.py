@@ -7,7 +7,7 @@ from tttscale.location import Location
 
 
 def problems_of(config: Config) -> list[str]:
-    """What does not fit together, whatever the number of processes; one line per problem."""
+    """What does not fit together for any number of processes; one line per problem."""
     checks = (
         *(_one_source, _no_store_twice, _no_idle_store),
         *(_chunk_multiple, _enough_chunks, _whole_batches),
@@ -66,7 +66,7 @@ def _one_source(config: Config) -> str | None:
 
 
 def _no_store_twice(config: Config) -> str | None:
-    stores = [Location.parse(part.store) for part in config.data.blend or ()]
+    stores = [Location.parse(component.store) for component in config.data.blend or ()]
     for i, store in enumerate(stores):
         first = next(j for j, other in enumerate(stores) if other.is_same(store))
         if first != i:
@@ -78,15 +78,15 @@ def _no_store_twice(config: Config) -> str | None:
 
 
 def _no_idle_store(config: Config) -> str | None:
-    parts = config.data.blend or ()
-    counts = slot_counts([part.weight for part in parts])
+    components = config.data.blend or ()
+    counts = slot_counts([component.weight for component in components])
     if all(counts):
         return None
     idle = counts.index(0)
-    total = sum(part.weight for part in parts)
+    total = sum(component.weight for component in components)
     return (
-        f"data.blend[{idle}].weight = {parts[idle].weight} of {total} in all is too small: "
-        f"{parts[idle].store} would get no sequence out of {SLOTS}. Set it to "
+        f"data.blend[{idle}].weight = {components[idle].weight} of {total} in all is too small: "
+        f"{components[idle].store} would get no sequence out of {SLOTS}. Set it to "
         f"{total / SLOTS:.3g} or more, or leave the store out"
     )
 
@@ -164,7 +164,7 @@ def _decay_of_wsd(config: Config) -> str | None:
     if train.decay_steps is None or train.lr_schedule == "wsd":
         return None
     return (
-        f"train.decay_steps = {train.decay_steps} is of train.lr_schedule=wsd, and the schedule is "
+        f"train.decay_steps = {train.decay_steps} is for train.lr_schedule=wsd, but the schedule is "
         f"{train.lr_schedule}; set train.lr_schedule=wsd, or leave train.decay_steps out"
     )
 

@@ -44,7 +44,7 @@ def _step_range(item: Any) -> StepRange:
         ) from None
     if not 1 <= first <= last:
         raise ValueError(
-            f"expected steps from 1 on, and ranges that end at or after their first step, "
+            f"expected steps of at least 1, and ranges that end at or after their first step, "
             f"found {shortened(item, 40)}"
         )
     return first, last
@@ -64,12 +64,12 @@ class DataSection(Section):
     sequence_length: Positive
     """Tokens per training sequence."""
     documents: Literal["ignore", "reset", "whole"] = "ignore"
-    """At a document's start inside a sequence: carry the state on, or reset it; whole resets it and
-    cuts no document that fits into a sequence."""
+    """At a document's start inside a sequence: ignore keeps the state, reset resets it; whole resets it
+    and cuts no document that fits into a sequence."""
     damaged: Literal["refuse", "pad"] = "refuse"
-    """At damage in a store: stop, or read as padding what `data verify --quarantine` set apart."""
+    """At damage in a store: refuse stops, pad reads as padding what `data verify --quarantine` listed."""
     skip_steps: Annotated[tuple[int | str, ...], BeforeValidator(_normalised_steps)] = ()
-    """Steps whose data is left out, such as [1200-1210, 1300]; later data moves up."""
+    """Steps whose data is skipped, such as [1200-1210, 1300]; later data moves up."""
 
     @property
     def components(self) -> tuple[BlendComponent, ...]:
