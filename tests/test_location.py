@@ -146,7 +146,7 @@ def test_home(monkeypatch, tmp_path):
         ("a/x-${USER}", "the shell's to fill in"),
         ("%USERPROFILE%/runs", "the shell's to fill in"),
         ("~no-such-user-here/runs", "no such user"),
-        ("", "found nothing"),
+        ("", "found an empty text"),
         (" ", "space before or behind"),
         ("runs ", "space before or behind"),
         ("a\nb", "control characters"),

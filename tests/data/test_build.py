@@ -101,7 +101,7 @@ def test_bytes_take_any_file_and_others_may_skip(tmp_path, monkeypatch):
     info = build(tmp_path / "b", tmp_path / "texts", tokenizer=codec, skip_undecodable=True)
     assert (info.skipped_documents, info.splits["train"].documents) == (1, 1)
     assert "1 documents that are not UTF-8" in render_info(info)
-    assert "held out    1 of 2 documents, 50.00% (1.00% asked for, seed 0)" in render_info(
+    assert "held out    1 of 2 documents, 50.00% (1.00% set, seed 0)" in render_info(
         build(tmp_path / "c", tmp_path / "texts")
     )
 
@@ -122,7 +122,8 @@ def test_what_is_no_text_is_mentioned(tmp_path, caplog):
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     files = sorted(tmp_path.glob("*.*"))
     with pytest.raises(
-        DataError, match=r"nothing says what .*: \.png \(2: .*b\.png\).*--format \.png="
+        DataError,
+        match=r"how to read these files is not known: \.png \(2: .*b\.png\).*--format \.png=",
     ):
         build(tmp_path / "b", *files)
     info = build(tmp_path / "b", *files, formats=[".png=text"])

@@ -177,7 +177,7 @@ def test_wrong_ids_under_good_digests_are_found(tmp_path, corpus):
     smaller = {"vocab_size": 200, "bos_id": None, "eos_id": None, "pad_id": None}
     edit_manifest(tmp_path / "out", tokenizer=tokenizer | smaller)
     reasons = {damage.reason for damage in verify_store(tmp_path / "out").damages}
-    assert any("allowed is up to 199" in reason for reason in reasons)
+    assert any("more than the 199 allowed" in reason for reason in reasons)
 
 
 def test_quarantined_ranges_read_as_padding(store):
@@ -240,7 +240,7 @@ def test_a_quarantine_of_what_is_whole_again_is_mentioned(store):
     shard.rename(store / "aside")
     quarantine(store, verify_store(store))
     (store / "aside").rename(shard)
-    assert "is whole, but quarantine.json sets parts" in str(advice(store, verify_store(store)))
+    assert "is whole, but quarantine.json lists ranges" in str(advice(store, verify_store(store)))
 
 
 def test_quarantine_is_for_tokens_of_this_store_only(store, tmp_path, corpus):
@@ -253,7 +253,7 @@ def test_quarantine_is_for_tokens_of_this_store_only(store, tmp_path, corpus):
     build(tmp_path / "third", corpus)
     text = (tmp_path / "other" / QUARANTINE_FILE).read_text()
     (tmp_path / "third" / QUARANTINE_FILE).write_text(text)
-    with pytest.raises(DataError, match=r"is about another store"):
+    with pytest.raises(DataError, match=r"belongs to another store"):
         open_store(tmp_path / "third", damaged="pad")
 
 

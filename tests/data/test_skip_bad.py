@@ -1,4 +1,4 @@
-"""BadDocument documents are left out as far as --skip-bad allows, counted and named, whoever read them."""
+"""Bad documents are left out as far as --skip-bad allows, counted and named, whoever read them."""
 
 import json
 

@@ -23,7 +23,7 @@ def check_world(config: Config, world_size: int) -> int:
         the number of data-parallel replicas, world_size / parallel.sequence.
 
     Raises:
-        ConfigError: the processes cannot be split as asked.
+        ConfigError: the processes cannot be split into replicas of parallel.sequence ranks.
     """
     ranks = config.parallel.sequence
     if world_size == 1 and ranks > 1:

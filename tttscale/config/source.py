@@ -86,7 +86,7 @@ def read_file(path: Path) -> Layer:
 
 
 def read_text(text: str, name: str) -> Layer:
-    """Read YAML text; `name` stands for it in messages.
+    """Read YAML text; messages call it `name`.
 
     Raises:
         ConfigError: not YAML, or not a mapping.

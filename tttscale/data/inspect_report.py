@@ -7,14 +7,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DocumentReport:
-    """A document, as far as it lies in a window."""
+    """A document, or the part of it in a window."""
 
     document: int
     """Its number in the split."""
     position: int
     """Where it begins in the window."""
     tokens: int
-    """How many of its tokens lie in the window."""
+    """Its tokens in the window."""
     document_tokens: int
     """How many it has in all."""
     goes_on: bool

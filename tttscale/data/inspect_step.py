@@ -54,15 +54,15 @@ def inspect_step(
     """
     number, total = data_step(step, config.data.skipped), config.train.sequences_per_step
     (indices,) = sequence_groups(number, total, 1, 0, total)
-    lookers = {c.key: _Looker(c, excerpt_tokens, most_documents) for c in tokens.components}
+    stores = {c.key: _StoreInspector(c, excerpt_tokens, most_documents) for c in tokens.components}
     placed = ((index, *tokens.locate(index)) for index in indices)
-    sequences = (lookers[component.key].sequence(i, local) for i, component, local in placed)
+    sequences = (stores[component.key].sequence(i, local) for i, component, local in placed)
     length, mode = config.data.sequence_length, config.data.documents
     return StepReport(step, number, length, mode, tuple(sequences))
 
 
-class _Looker:
-    """Look into the windows of one store."""
+class _StoreInspector:
+    """The windows of one store, and the documents in them."""
 
     def __init__(
         self, component: MixtureComponent, excerpt_tokens: int, most_documents: int

@@ -30,7 +30,7 @@ def parquet_file(path: str | Path) -> "ParquetFile":
     Raises:
         DataError: it is not Parquet, or pyarrow is not installed.
     """
-    remedy = "TokenizedSlice `pip install pyarrow`, or in a checkout `pip install -e '.[parquet]'`."
+    remedy = "Run `pip install pyarrow`, or in a checkout `pip install -e '.[parquet]'`."
     with needed("pyarrow", f"source {path}: reading Parquet", remedy):
         import pyarrow  # noqa: F401 (what is missing is found here)
         from pyarrow.parquet import ParquetFile

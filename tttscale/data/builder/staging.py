@@ -46,7 +46,7 @@ class Staging:
         return self.root / f"store-{plan}"
 
     def receipts(self, plan: str) -> Path:
-        """Tally of the files that are whole in `store(layout)`."""
+        """Receipts of the files that are whole in `store(plan)`."""
         return self.root / f"receipts-{plan}"
 
     def prepare(self) -> None:

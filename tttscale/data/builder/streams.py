@@ -210,7 +210,7 @@ def _xz() -> _Codec:
 
 
 def _zstd() -> _Codec:
-    with needed("backports.zstd", "a .zst source", "TokenizedSlice `pip install backports.zstd`."):
+    with needed("backports.zstd", "a .zst source", "Run `pip install backports.zstd`."):
         from backports import zstd
     return _Codec(zstd.ZstdDecompressor())
 

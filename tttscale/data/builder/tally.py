@@ -8,7 +8,7 @@ from tttscale.data.builder.documents import BadDocument
 from tttscale.data.store.findings import FINDINGS
 
 MOST_EXAMPLES = 5
-"""BadDocument lines, rows and files that are named in the end."""
+"""The most bad lines, rows and files that are named at the end."""
 
 
 @dataclass

@@ -62,7 +62,7 @@ def train_tokenizer(
         DataError: a source or an argument does not allow it, the sample is empty, or `out` exists or
             cannot be written. No file is left then.
     """
-    with needed("tokenizers", "training a tokenizer", "TokenizedSlice `pip install tokenizers`."):
+    with needed("tokenizers", "training a tokenizer", "Run `pip install tokenizers`."):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     refuse_existing(Path(out))

@@ -22,7 +22,7 @@ FINDINGS = {
         "{} .zst files were compressed without a checksum: damage in them would not be noticed"
     ),
 }
-"""By the names that stand in the manifest."""
+"""By their names in the manifest."""
 
 
 def finding_text(what: str, count: int) -> str:

@@ -89,7 +89,7 @@ def remedy(storage: Storage, info: StoreInfo, file: str) -> str:
 
 
 def root_attributes(storage: Storage) -> dict[str, Any]:
-    """Attributes of the root group, from its file; empty if there is none.
+    """Read the attributes of the root group; empty if the store has no `zarr.json`.
 
     Raises:
         DataError: it is not a Zarr v3 group.

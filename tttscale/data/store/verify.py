@@ -196,7 +196,7 @@ def advice(location: str | Path, report: Report) -> str | None:
     if not report.damages:
         return known and (
             f"{location} is whole, but {QUARANTINE_FILE} lists ranges of it, which data.damaged=pad "
-            "reads as padding. TokenizedSlice this with --quarantine, or remove that file."
+            "reads as padding. Run this with --quarantine, or remove that file."
         )
     fresh = [d for d in report.damages if not known or not known.holds(d.file, d.begin, d.end)]
     if not fresh:
@@ -251,7 +251,7 @@ class _Shard:
         assert self.array.shards is not None
         self.begin = int(index) * self.array.shards[0]
         self.end = min(self.begin + self.array.shards[0], length)
-        # Document starts lie below the number of tokens, tokens below the number of ids.
+        # Document starts are below the number of tokens, tokens below the number of ids.
         self.bound = store.info.tokenizer.vocab_size if self.name == "tokens" else sizes.tokens
 
     def check_values(self) -> Iterator[Damage]:

@@ -22,7 +22,7 @@ REPAIR = (
     "is damaged with `--quarantine` and read it as padding with data.damaged=pad."
 )
 CACHED_INDEXES = 1024
-"""Of about 4 KiB each."""
+"""The most indexes that are kept, of about 4 KiB each."""
 
 
 class CheckedStore(WrapperStore):
@@ -91,7 +91,7 @@ class CheckedStore(WrapperStore):
 class GuardedStore(CheckedStore):
     """A read-only Zarr store that knows from the manifest what must be in it.
 
-    A shard is read as its index (the last bytes of the file) and then the chunks that are wanted.
+    A shard is read as its index (the last bytes of the file) and then the chunks that are read.
     The index is compared with its digest, so a shard that was cut, emptied or swapped is noticed
     before a chunk of it is used; then the index is kept. Chunks carry checksums of their own.
 

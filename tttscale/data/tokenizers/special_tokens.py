@@ -41,7 +41,7 @@ def choose_special_tokens(
 
     Args:
         vocab: the tokenizer's tokens.
-        folder: where its tokenizer.json lies; None if it is of another name.
+        folder: the folder of its tokenizer.json; None if the file has another name.
         named: what `--bos`, `--eos` and `--pad` name; "none" for none.
         name: what to call the tokenizer in errors.
 
@@ -139,7 +139,7 @@ def _read_beside(folder: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """An object of JSON; None if there is no such file.
+    """Read an object of JSON; None if there is no such file.
 
     Raises:
         DataError: there is one, but it cannot be used.

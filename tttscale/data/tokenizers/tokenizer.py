@@ -110,7 +110,7 @@ class ByteTokenizer:
         return [self.encode(text) for text in texts]
 
     def encode_counted(self, texts: Sequence[bytes]) -> list[Encoded]:
-        """Bytes of each text; nothing is ever lost."""
+        """Bytes of each text; no text is ever lost."""
         return [Encoded(ids) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
