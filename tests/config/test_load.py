@@ -130,7 +130,7 @@ def test_all_problems_are_reported_at_once(write):
         ("data.blend=[]", "data.blend = []: expected a list of at least 1"),
         ("data.blend={store: a}", "data.blend = {'store': 'a'}: expected a list"),
         ("data.skip_steps=3", "data.skip_steps = 3: expected a list of steps and ranges"),
-        ("data.skip_steps=[0]", "data.skip_steps = [0]: expected steps from 1 on"),
+        ("data.skip_steps=[0]", "data.skip_steps = [0]: expected steps of at least 1"),
         ("data.skip_steps=[9-8]", "after their first step, found '9-8'"),
         ("data.skip_steps=[7, 1200-]", "ranges such as 1200-1210, found '1200-'"),
         ("data.skip_steps=[1-2-3]", "found '1-2-3'"),
