@@ -15,7 +15,7 @@ from tttscale.bench.documents import bench_documents
 from tttscale.bench.gpu_tune_worker import candidates
 from tttscale.bench.scan import bench_scan
 from tttscale.bench.step import bench_step
-from tttscale.data.training import train_tokenizer
+from tttscale.data.builder.train_tokenizer import train_tokenizer
 from tttscale.kernels.triton_scan.launch_table import launch_of
 
 ROOT = Path(__file__).parents[2]
