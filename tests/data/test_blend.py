@@ -17,7 +17,7 @@ from tttscale.data.components import open_tokens
 from tttscale.data.order import sequence_groups
 from tttscale.data.record import check_data_record, write_data_record
 from tttscale.errors import ConfigError, DataError
-from tttscale.train.setup import check_same_stores
+from tttscale.train.build import check_same_stores
 
 WEIGHTS = st.lists(st.floats(0.2, 100), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**63)

@@ -19,10 +19,10 @@ from tttscale.errors import CheckpointError
 from tttscale.scan.transport import NoPeers
 from tttscale.train.checkpoint import folder as folder_module
 from tttscale.train.checkpoint import manifest
-from tttscale.train.checkpoint.checkpoints import Checkpoints
 from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.checkpoint.manager import Checkpoints
 from tttscale.train.checkpoint.manifest import Manifest, SavedFile, check_file, read_manifest
-from tttscale.train.checkpoint.moments import MomentReader, write_moments
+from tttscale.train.checkpoint.optimizer_state import MomentReader, write_moments
 from tttscale.train.engine import Fragment
 
 NAMES = ("model.safetensors", "config.json", "optimizer-00000.safetensors")

@@ -12,9 +12,9 @@ from tests.train.test_recorder import largest_file
 from tttscale.comm import mesh as meshes
 from tttscale.data.components import Tokens
 from tttscale.errors import CheckpointError
-from tttscale.train.checkpoint import checkpoints as checkpoints_module
-from tttscale.train.checkpoint.checkpoints import Checkpoints
-from tttscale.train.checkpoint.moments import MomentReader
+from tttscale.train.checkpoint import manager as manager_module
+from tttscale.train.checkpoint.manager import Checkpoints
+from tttscale.train.checkpoint.optimizer_state import MomentReader
 from tttscale.train.engine import MOMENTS, Fragment
 
 TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
@@ -93,9 +93,9 @@ def content(folder):
 
 
 def small_trainer_model():
-    from tttscale.train import setup
+    from tttscale.train import build
 
-    return setup.build_model(small_config(), torch.device("cpu"))
+    return build.build_model(small_config(), torch.device("cpu"))
 
 
 def test_another_number_of_ranks_and_another_stage_goes_on(tmp_path):
@@ -218,7 +218,7 @@ def other_hosts(ranks, folder):
     config = config.model_copy(update={"checkpoint": every})
     trainer, _, _ = small_trainer(ranks, config)
     checkpoints = checkpoints_of(config, trainer, f"{folder}/{ranks.rank}")
-    checkpoints_module._APPEARS_SECONDS = 1.0
+    manager_module._APPEARS_SECONDS = 1.0
     if ranks.rank == 1:  # rank 0's path, on a disk of its own
         checkpoints._folder.root = Path(folder) / "elsewhere"
     with pytest.raises(CheckpointError, match=r"rank 1: .*all hosts share"):
@@ -236,7 +236,7 @@ def order_on_disk(ranks, folder):
     config, events = small_config(), []
     trainer, model, _ = small_trainer(ranks, config)
     some_steps(trainer, config, 1, 1)
-    for module in (checkpoints_module, folder_module):
+    for module in (manager_module, folder_module):
         plain = module.sync
         module.sync = lambda path, plain=plain: (events.append(("sync", path)), plain(path))
     rename = Path.rename
@@ -265,7 +265,7 @@ def little_room(ranks, folder):
     checkpoints = checkpoints_of(config.model_copy(update={"checkpoint": kept}), trainer, folder)
     checkpoints.check_folder()
     free = 3 * 12 * 1000 if ranks.rank == 0 else 0  # rank 0 is asked
-    checkpoints_module.shutil.disk_usage = lambda path: SimpleNamespace(free=free)
+    manager_module.shutil.disk_usage = lambda path: SimpleNamespace(free=free)
     checkpoints.check_room(1000, 0)
     with pytest.raises(
         CheckpointError, match=r"rank 0: checkpoint\.keep = 2: 3 more .* do not fit"

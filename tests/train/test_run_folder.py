@@ -17,8 +17,8 @@ from tttscale.data.components import Tokens
 from tttscale.errors import CheckpointError, ConfigError, DataError
 from tttscale.observe import MetricsLog, read_metrics
 from tttscale.train import final
-from tttscale.train.checkpoint.checkpoints import Checkpoint
 from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.checkpoint.manifest import read_manifest
 from tttscale.train.recorder import Recorder
 from tttscale.train.run_folder import check_folder, note_saved, run_folder

@@ -10,8 +10,8 @@ from tttscale.config import load_config
 from tttscale.data.components import open_tokens
 from tttscale.data.record import write_data_record
 from tttscale.errors import CheckpointError
-from tttscale.train.checkpoint.same_run import remarks_on_start
-from tttscale.train.setup import build_model
+from tttscale.train.build import build_model
+from tttscale.train.checkpoint.compatibility import remarks_on_start
 
 
 @pytest.fixture

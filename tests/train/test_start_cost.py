@@ -9,12 +9,12 @@ BUILD = """
 import sys, torch
 from tests.train.small import small_config
 from tttscale.comm import mesh as meshes
-from tttscale.train import setup
+from tttscale.train import build
 ranks = meshes.Ranks(0, 1, 0, 1, "127.0.0.1", 1, "single")
 plain = torch.compile
 config = small_config(stage={stage})
 mesh = meshes.start(ranks, 1, torch.device("cpu"))
-setup.build_engine(config, setup.build_model(config, torch.device("cpu")), mesh)
+build.build_engine(config, build.build_model(config, torch.device("cpu")), mesh)
 assert torch.compile is plain
 {then}
 """

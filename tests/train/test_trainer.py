@@ -12,7 +12,7 @@ from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
 from tttscale.comm import mesh as meshes
 from tttscale.errors import DataError, NumericsError
-from tttscale.train import setup
+from tttscale.train import build
 
 INF, NAN = float("inf"), float("nan")
 BAD = {
@@ -196,7 +196,7 @@ def test_ranks_agree_on_all_keys_but_those_of_a_host(monkeypatch):
     config = type(config).model_validate(
         config.model_dump() | {"data": {"blend": parts, "sequence_length": 44}}
     )
-    setup.connect(config, place, torch.device("cpu"))
+    build.connect(config, place, torch.device("cpu"))
     assert found["run.seed"] == "0"
     assert found["train.lr"] == "0.01"
     assert float(found["data.blend[0].weight"]) == 3
@@ -212,7 +212,7 @@ def other_stores(ranks, fingerprints):
         components=[SimpleNamespace(key="data.store", path="here", store=store)]
     )
     try:
-        setup.check_same_stores(mesh, tokens)
+        build.check_same_stores(mesh, tokens)
     except DataError as error:
         return str(error)
     return "no error"
@@ -244,7 +244,7 @@ def test_threads_of_a_rank(monkeypatch, mine, all_cores, ranks, asked, expected)
     parallel = config.parallel.model_copy(update={"threads": asked})
     config = config.model_copy(update={"parallel": parallel})
     place = meshes.Ranks(0, ranks, 0, ranks, "127.0.0.1", 1, "environment")
-    setup.set_threads(config, place)
+    build.set_threads(config, place)
     assert found == [expected]
 
 
@@ -261,8 +261,8 @@ def on_a_host_with_a_gpu(ranks):
     for name in ("set_device", "synchronize", "mem_get_info", "max_memory_allocated", "Event"):
         setattr(torch.cuda, name, forbidden(name))
     config = small_config(ranks.world_size, stage=1, device="cpu")
-    device = setup.choose_device(config, ranks)
-    setup.keep_policy(config, ranks, device).measured(1 << 20)
+    device = build.choose_device(config, ranks)
+    build.keep_policy(config, ranks, device).measured(1 << 20)
     trainer, _, _ = small_trainer(ranks, config)
     record = trainer.step(1, small_windows(config))
     from deepspeed.accelerator import get_accelerator

@@ -17,8 +17,8 @@ from tttscale.data.order import data_step
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.files import digest_of, replaced
 from tttscale.reading import read_json
-from tttscale.train.checkpoint.checkpoints import Checkpoint
 from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.checkpoint.manager import Checkpoint
 
 _NAME = "diverged.json"
 _LARGEST_BYTES = 4096

@@ -14,9 +14,9 @@ from tttscale.data.components import Tokens, open_tokens
 from tttscale.errors import NumericsError
 from tttscale.scan.schedule import Phase
 from tttscale.scan.sweep import Sweeps
-from tttscale.train import cpu_products, setup
-from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
-from tttscale.train.checkpoint.same_run import check_same_run, remarks_on_start
+from tttscale.train import build, cpu_products
+from tttscale.train.checkpoint.compatibility import check_same_run, remarks_on_start
+from tttscale.train.checkpoint.manager import Checkpoint, Checkpoints
 from tttscale.train.divergence import Divergence
 from tttscale.train.memory import tune_allocator
 from tttscale.train.recorder import Recorder, Silent
@@ -39,16 +39,16 @@ def train(config: Config, ranks: Ranks) -> int:
     if ranks.rank == 0:
         check_folder(config)
     tokens = open_tokens(config)
-    device = setup.choose_device(config, ranks)
+    device = build.choose_device(config, ranks)
     if device.type == "cpu":
-        setup.set_threads(config, ranks)
+        build.set_threads(config, ranks)
         tune_allocator()
     if ranks.rank == 0 and ranks.world_size > 1:
         where = f"{ranks.master_addr}:{ranks.master_port}"
         print(f"waiting for all {ranks.world_size} ranks at {where}", file=sys.stderr, flush=True)
     with SaveRequests() as requests:
-        mesh = setup.connect(config, ranks, device)
-        setup.check_same_stores(mesh, tokens)
+        mesh = build.connect(config, ranks, device)
+        build.check_same_stores(mesh, tokens)
         checkpoints = Checkpoints(config, mesh, run_folder(config))
         resumed = checkpoints.choose()
         if resumed is not None:
@@ -98,22 +98,22 @@ class _Job:
     ) -> None:
         self._config, self._mesh, self._tokens, self._recorder = config, mesh, tokens, recorder
         self._checkpoints, self._divergence = checkpoints, divergence
-        self.model = setup.build_model(config, device, resumed.folder if resumed else None)
+        self.model = build.build_model(config, device, resumed.folder if resumed else None)
         share = config.train.sequences_per_step // mesh.replicas
-        sweeps = setup.build_sweeps(
+        sweeps = build.build_sweeps(
             config,
             self.model,
             mesh,
             sequences=share // config.parallel.batch,
             batch=config.parallel.batch,
-            keep=setup.keep_policy(config, ranks, device),
+            keep=build.keep_policy(config, ranks, device),
         )
         heldout = config.evaluate.sequences if tokens.heldout is not None else 0
         mine = len(range(mesh.replica, heldout, mesh.replicas))
         self._evaluation = (
-            setup.build_sweeps(config, self.model, mesh, sequences=mine, batch=1) if mine else None
+            build.build_sweeps(config, self.model, mesh, sequences=mine, batch=1) if mine else None
         )
-        self._engine = setup.build_engine(config, self.model, mesh)
+        self._engine = build.build_engine(config, self.model, mesh)
         self._sweeps = sweeps
         self._trainer = Trainer(config, mesh, self.model, sweeps, self._engine)
         self.done = 0
@@ -123,11 +123,11 @@ class _Job:
             self.done, self._trainer.tokens = resumed.manifest.step, resumed.manifest.tokens
         self._describe(mesh, sweeps)
         checkpoints.check_room(sum(p.numel() for p in self.model.parameters()), self.done)
-        if setup.wants_compile(config, device):
+        if build.wants_compile(config, device):
             recorder.note("train.compile: compiling; the first time this takes a minute or two")
-            setup.warm_up(sweeps)
+            build.warm_up(sweeps)
             if self._evaluation is not None and self._evaluation.batch != sweeps.batch:
-                setup.warm_up(self._evaluation)
+                build.warm_up(self._evaluation)
 
     def _describe(self, mesh: Mesh, sweeps: Sweeps) -> None:
         layout, parallel = sweeps.schedule.layout, self._config.parallel
@@ -140,7 +140,7 @@ class _Job:
             f"{self._config.train.precision} on {sweeps.device}"
             f"{f' with {torch.get_num_threads()} thread(s) a rank' * (sweeps.device.type == 'cpu')}"
         )
-        compiles = setup.wants_compile(self._config, sweeps.device)
+        compiles = build.wants_compile(self._config, sweeps.device)
         for line in ways(self._config, sweeps.device, compiles, mesh.world_size):
             self._recorder.note(line)
         for remark in self._tokens.remarks:

@@ -19,7 +19,7 @@ from tttscale.observe.metrics import look_through
 from tttscale.observe.plots import plot_run
 from tttscale.observe.wandb_choice import choose_wandb
 from tttscale.train import final
-from tttscale.train.checkpoint.checkpoints import Checkpoint
+from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.run_folder import METRICS, check_folder, disk, note_saved, run_folder
 
 _WHOLE_FILES = ("config.yaml", RECORD_NAME, "positions.json", "saved.json")

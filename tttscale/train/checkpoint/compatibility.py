@@ -10,7 +10,7 @@ from tttscale.data.record import check_data_record, other_tokenizer
 from tttscale.errors import CheckpointError
 from tttscale.model.architecture import INERT, SHOWN, TTTConfig
 from tttscale.model.weights import CONFIG
-from tttscale.train.checkpoint.checkpoints import Checkpoint
+from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.checkpoint.manifest import RUN_CONFIG, versions
 from tttscale.train.schedules import followed
 

@@ -32,7 +32,7 @@ from tttscale.train.checkpoint.manifest import (
     read_manifest,
     versions,
 )
-from tttscale.train.checkpoint.moments import MomentReader, write_moments
+from tttscale.train.checkpoint.optimizer_state import MomentReader, write_moments
 from tttscale.train.engine import Engine
 
 _FAILURES = 3
