@@ -8,7 +8,7 @@ from tttscale.data.storage import Remote
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 from tttscale.location import Location
 from tttscale.observe.figure import new_axes
-from tttscale.train.engine import _import_deepspeed
+from tttscale.train.deepspeed_import import import_deepspeed
 
 
 class Broken:
@@ -32,7 +32,7 @@ def draw(path):
     [
         ("matplotlib", lambda path: draw(path / "a.png"), TTTScaleError),
         ("obstore", lambda _: Remote(Location.parse("https://host/store")), DataError),
-        ("deepspeed", lambda _: _import_deepspeed(), LaunchError),
+        ("deepspeed", lambda _: import_deepspeed(), LaunchError),
     ],
 )
 def test_a_package_without_its_library_is_one_line(package, use, kind, tmp_path, monkeypatch):

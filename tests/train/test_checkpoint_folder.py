@@ -23,7 +23,7 @@ from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manager import Checkpoints
 from tttscale.train.checkpoint.manifest import Manifest, SavedFile, check_file, read_manifest
 from tttscale.train.checkpoint.optimizer_state import MomentReader, write_moments
-from tttscale.train.engine import Fragment
+from tttscale.train.zero_fragments import Fragment
 
 NAMES = ("model.safetensors", "config.json", "optimizer-00000.safetensors")
 

@@ -15,7 +15,7 @@ from tttscale.errors import CheckpointError
 from tttscale.train.checkpoint import manager as manager_module
 from tttscale.train.checkpoint.manager import Checkpoints
 from tttscale.train.checkpoint.optimizer_state import MomentReader
-from tttscale.train.engine import MOMENTS, Fragment
+from tttscale.train.zero_fragments import MOMENTS, Fragment
 
 TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
 STAGES = (0, 1, 2, 3)

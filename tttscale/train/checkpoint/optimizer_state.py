@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tttscale.errors import CheckpointError
 from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, shown, write_tensors
-from tttscale.train.engine import MOMENTS, Fragment
+from tttscale.train.zero_fragments import MOMENTS, Fragment
 
 _KEY = re.compile(rf"(.+)/({'|'.join(MOMENTS)})/(0|[1-9][0-9]{{0,15}})", re.DOTALL)
 _NOT_NEGATIVE = "exp_avg_sq"
