@@ -130,7 +130,7 @@ CALLS = {  # a call -> the only files or folders that may make it, and why there
     r"json\.loads?": [
         "tttscale/reading.py",  # what somebody else may have written
         "tttscale/comm/agreement.py",  # what our own ranks and workers say to each other
-        "tttscale/train/checkpoint/manager.py",
+        "tttscale/comm/collective.py",
         "tttscale/train/engine.py",
         "tttscale/bench/",
         "tttscale/data/formats.py",  # lines of a source, each bounded there

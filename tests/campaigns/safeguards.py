@@ -61,8 +61,8 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "metrics are on disk before the checkpoint that continues them",
-        "tttscale/train/main.py",
-        "        self._recorder.sync()\n",
+        "tttscale/train/training_run.py",
+        "        parts.recorder.sync()\n",
         "",
         (_DISK + "test_a_checkpoint_comes_after_the_metrics_that_it_continues",),
     ),
@@ -132,7 +132,7 @@ SAFEGUARDS = (
         "a checkpoint that goes loses its name first",
         "tttscale/train/checkpoint/folder.py",
         "            path.rename(going)\n"
-        "            if not _clear(going):  # somebody keeps files of their own in it\n"
+        "            if not _clear(going):  # there are other files than ours in it\n"
         "                going.rename(path)\n",
         "            _clear(path)\n",
         (_FOLDER + "test_a_crash_at_any_moment_leaves_the_last_checkpoint_or_the_new_one",),
@@ -159,10 +159,10 @@ SAFEGUARDS = (
         (_FOLDER + "test_only_checkpoints_are_ever_removed",),
     ),
     Safeguard(
-        "later checkpoints are set aside",
+        "later checkpoints are moved away",
         "tttscale/train/checkpoint/folder.py",
-        "for step in self.steps() if step > after]",
-        "for step in self.steps() if False]",
+        "for later in self.steps() if later > step]",
+        "for later in self.steps() if False]",
         (_FOLDER + "test_set_aside",),
     ),
     Safeguard(
@@ -203,26 +203,26 @@ SAFEGUARDS = (
     Safeguard(
         "what is no number is not saved",
         "tttscale/train/checkpoint/manager.py",
-        "        self._check_finite(step, model, engine)\n",
+        "        self._check_finite(state)\n",
         "",
         (_DIVERGENCE + "test_what_is_no_number_is_never_saved",),
     ),
     Safeguard(
         "damage that one rank sees is everybody's",
-        "tttscale/train/checkpoint/manager.py",
-        '            if "problem" in row:',
-        '            if "problem" in row and rank == self._mesh.rank:',
+        "tttscale/comm/collective.py",
+        '        if "problem" in row:',
+        '        if "problem" in row and rank == mesh.rank:',
         (_CHECKPOINTS + "test_damage_that_one_rank_sees",),
     ),
     Safeguard(
         "too little room is said before the first step",
-        "tttscale/train/checkpoint/manager.py",
-        "        if free < at_once * size:",
-        "        if False:",
+        "tttscale/train/checkpoint/disk_room.py",
+        "    if free_bytes < at_once * size_bytes:",
+        "    if False:",
         (_CHECKPOINTS + "test_too_little_room_is_said_before_the_first_step",),
     ),
     Safeguard(
-        "a run goes on with its own model and data only",
+        "a run resumes with its own model and data only",
         "tttscale/train/checkpoint/compatibility.py",
         "    if fixed:",
         "    if False:",
@@ -266,9 +266,9 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "metrics are those of the checkpoint",
-        "tttscale/train/recorder.py",
-        '            and seen.record.get("tokens", saved.tokens) != saved.tokens\n',
-        "            and False\n",
+        "tttscale/train/run_folder.py",
+        ' and seen.record.get("tokens", saved.tokens) != saved.tokens:',
+        " and False:",
         (_RUN_FOLDER + "test_metrics_of_another_run",),
     ),
     Safeguard(
@@ -371,7 +371,7 @@ SAFEGUARDS = (
         (_PRODUCTS + "test_a_product_that_is_not_strict_is_refused",),
     ),
     Safeguard(
-        "a run that goes on takes the products that it had",
+        "a run that resumes takes the products that it had",
         "tttscale/train/cpu_products.py",
         "        elif before in cpu_product.WAYS:",
         "        elif False:",
@@ -471,8 +471,8 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "no rank ends with a code before all are done",
-        "tttscale/train/main.py",
-        "            mesh.gather([0.0])",
+        "tttscale/train/training_run.py",
+        "            parts.mesh.gather([0.0])",
         "            pass",
         ("tests/train/test_resume.py::test_no_rank_ends_with_a_code_before_all_are_done",),
     ),

@@ -10,7 +10,7 @@ from tests.train.test_recorder import TOKENS
 from tests.train.test_run_folder import settings
 from tttscale.config import load_config
 from tttscale.observe.wandb_choice import choose_wandb
-from tttscale.train.recorder import Recorder
+from tttscale.train.recorder import RunRecorder
 
 CONFIG = "run: {name: r}\nmodel: {}\ndata: {store: s, sequence_length: 64}\ntrain: {steps: 1}\n"
 
@@ -83,7 +83,7 @@ def test_a_run_hands_on_what_the_environment_says(tmp_path, monkeypatch, capsys)
     config = config.model_copy(
         update={"logging": config.logging.model_copy(update={"wandb": silent})}
     )
-    recorder = Recorder(config, TOKENS)
+    recorder = RunRecorder(config, TOKENS)
     recorder.close()
     told = fake.started_with
     assert (told["mode"], told["project"], told["name"], told["id"]) == (

@@ -12,8 +12,9 @@ from tests.train.test_recorder import largest_file
 from tttscale.comm import mesh as meshes
 from tttscale.data.components import Tokens
 from tttscale.errors import CheckpointError
+from tttscale.train.checkpoint import disk_room
 from tttscale.train.checkpoint import manager as manager_module
-from tttscale.train.checkpoint.manager import Checkpoints
+from tttscale.train.checkpoint.manager import CheckpointManager, TrainingState
 from tttscale.train.checkpoint.optimizer_state import MomentReader
 from tttscale.train.zero_fragments import MOMENTS, Fragment
 
@@ -23,11 +24,12 @@ SAVED, LAST = 2, 4
 
 
 def checkpoints_of(config, trainer, folder):
-    return Checkpoints(config, trainer._mesh, Path(folder))
+    return CheckpointManager(config, trainer._mesh, Path(folder))
 
 
 def save(checkpoints, trainer, model, step):
-    return checkpoints.save(step, trainer.tokens, model, trainer._engine, TOKENS, "id")
+    state = TrainingState(step, trainer.tokens, model, trainer._engine, TOKENS, "id")
+    return checkpoints.save(state)
 
 
 def some_steps(trainer, config, first, last):
@@ -38,7 +40,7 @@ def some_steps(trainer, config, first, last):
 
 def chosen(ranks, config, folder):
     mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
-    return Checkpoints(config, mesh, Path(folder)).choose()
+    return CheckpointManager(config, mesh, Path(folder)).find()
 
 
 def write(ranks, config, folder):
@@ -151,7 +153,7 @@ def damage_of_one_rank(ranks, folder):
     for step in (1, 2):
         some_steps(trainer, config, step, step)
         save(checkpoints, trainer, model, step)
-    names = sorted(checkpoints.choose().manifest.files)
+    names = sorted(checkpoints.find().manifest.files)
     trainer._mesh.gather([0.0])  # nobody reads any more
     if ranks.rank == 0:
         path = Path(folder) / "checkpoints" / "step-2" / names[1]
@@ -159,20 +161,20 @@ def damage_of_one_rank(ranks, folder):
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     trainer._mesh.gather([0.0])
-    found = checkpoints.choose()
+    found = checkpoints.find()
     exact = config.model_copy(
         update={"checkpoint": config.checkpoint.model_copy(update={"resume": 2})}
     )
     with pytest.raises(CheckpointError, match=f"rank 1: .*{names[1]} is damaged") as error:
-        checkpoints_of(exact, trainer, folder).choose()
-    return [found.manifest.step, checkpoints.remarks, str(error.value)]
+        checkpoints_of(exact, trainer, folder).find()
+    return [found.manifest.step, checkpoints.notices, str(error.value)]
 
 
 def test_damage_that_one_rank_sees(tmp_path):
     first, second = values(run_ranks(damage_of_one_rank, 2, str(tmp_path)))
     assert first == second
     assert first[0] == 1
-    assert "step-2 is passed over: rank 1: " in first[1][0]
+    assert "step-2 is skipped: rank 1: " in first[1][0]
 
 
 def full_disk(ranks, folder):
@@ -196,7 +198,7 @@ def full_disk(ranks, folder):
         save(checkpoints, trainer, model, 5)
     trainer._mesh.gather([0.0])
     there = sorted(path.name for path in (Path(folder) / "checkpoints").iterdir())
-    return [lines, there, str(error.value), checkpoints.choose().manifest.step]
+    return [lines, there, str(error.value), checkpoints.find().manifest.step]
 
 
 def test_a_full_disk_of_one_rank(tmp_path):
@@ -265,7 +267,7 @@ def little_room(ranks, folder):
     checkpoints = checkpoints_of(config.model_copy(update={"checkpoint": kept}), trainer, folder)
     checkpoints.check_folder()
     free = 3 * 12 * 1000 if ranks.rank == 0 else 0  # rank 0 is asked
-    manager_module.shutil.disk_usage = lambda path: SimpleNamespace(free=free)
+    disk_room.shutil.disk_usage = lambda path: SimpleNamespace(free=free)
     checkpoints.check_room(1000, 0)
     with pytest.raises(
         CheckpointError, match=r"rank 0: checkpoint\.keep = 2: 3 more .* do not fit"
@@ -311,7 +313,7 @@ def digests(ranks, folder):
     save(checkpoints, trainer, model, 1)
     assert not [name for name in again if name.endswith(".safetensors")]
     again.clear()
-    found = checkpoints.choose()
+    found = checkpoints.find()
     for name, file in found.manifest.files.items():
         path = found.folder / name
         assert (path.stat().st_size, digest(path)) == (file.bytes, file.blake2b), name
@@ -343,7 +345,7 @@ def flipped_on_its_way(ranks, folder):
     Path.replace = harmed
     save(checkpoints, trainer, model, 1)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
-        checkpoints.choose()
+        checkpoints.find()
 
 
 def test_a_digest_is_of_what_was_meant_to_be_written(tmp_path):

@@ -50,7 +50,7 @@ def assert_clean(folder):
 
 @pytest.mark.parametrize("form", ["password", "signature"])
 def test_a_run_that_reads_behind_a_password_keeps_none(folder, server, form):
-    """Trained, stopped, gone on with by the same command, looked at."""
+    """Trained, stopped, resumed by the same command, looked at."""
     host, secret = server.url.removeprefix("http://"), quote(TOKEN, safe="")
     url = {
         "password": f"http://me:{secret}@{host}/store",
@@ -61,7 +61,7 @@ def test_a_run_that_reads_behind_a_password_keeps_none(folder, server, form):
     for steps in (2, 4):
         code, said, trouble = train(folder, *words, f"train.steps={steps}", WANDB_API_KEY=TOKEN * 3)
         assert code == 0, trouble
-    assert "going on after step 2 from " in said
+    assert "resumes after step 2 from " in said
     run = folder / "runs" / form
     names = assert_clean(run)
     assert {"config.yaml", "data.json", "checkpoint.json", "metrics.jsonl"} <= names

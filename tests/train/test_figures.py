@@ -122,7 +122,7 @@ def delayed(ranks, what, stage):
         elif what == "compute" and last:
             clock.delay(sweeps, "_backpropagate")
         elif what == "update" and last:
-            engine._adamw.register_step_pre_hook(lambda *_: clock.move())
+            engine._moments._adamw.register_step_pre_hook(lambda *_: clock.move())
         began = clock.now
         second = trainer.step(2, windows)
         return first, second, clock.now - began, 0 if link is None else link.count

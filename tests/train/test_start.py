@@ -11,7 +11,7 @@ from tttscale.data.components import open_tokens
 from tttscale.data.record import write_data_record
 from tttscale.errors import CheckpointError
 from tttscale.train.build import build_model
-from tttscale.train.checkpoint.compatibility import remarks_on_start
+from tttscale.train.checkpoint.compatibility import start_notices
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def weights(config, tmp_path):
 
 
 def remarks(config):
-    return remarks_on_start(config, open_tokens(config))
+    return start_notices(config, open_tokens(config))
 
 
 def edit(path, change):
@@ -41,7 +41,7 @@ def edit(path, change):
 def test_nothing_to_say(config, weights):
     assert remarks(config) == []
     model = config.model.model_copy(update={"initial_weights": None})
-    assert remarks_on_start(config.model_copy(update={"model": model}), None) == []
+    assert start_notices(config.model_copy(update={"model": model}), None) == []
     (weights.parent / "data.json").unlink()
     assert remarks(config) == []
 

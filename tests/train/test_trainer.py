@@ -222,7 +222,7 @@ def test_ranks_that_see_other_stores_end_on_every_rank():
     one, two = "0123456789abcdef" * 2, "1123456789abcdef" * 2
     assert values(run_ranks(other_stores, 2, [one, one])) == ["no error", "no error"]
     for said in values(run_ranks(other_stores, 2, [one, two])):
-        assert "data.store = here: rank 1 has another store there" in said
+        assert "data.store = here: the store of rank 1 " in said
 
 
 @pytest.mark.parametrize(

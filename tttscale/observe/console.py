@@ -106,7 +106,7 @@ class Console:
             if self._bar and self._left_out == 0:
                 self._bar.advance_to(int(record["step"]), self._time_left(record))
 
-    def note(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a remark between the step lines."""
         with self._guarded():
             self._write(scrubbed(text))
