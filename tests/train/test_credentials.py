@@ -1,6 +1,5 @@
 """A token planted in every form: after a run it is nowhere, in no file and in nothing that was printed."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from tests.data.object_server import serving
 from tests.train.test_run import command
+from tests.warm import tttscale as warm
 
 TOKEN = "Zq7Planted+Token/X9"
 FORMS = re.compile(rb"Planted|WnE3UGxhbnRl|bWU6Wn")  # plain, and the beginnings of its base64
@@ -23,15 +23,10 @@ def server(folder):
 
 
 def tttscale(*words, **environ):
-    done = subprocess.run(
-        [sys.executable, "-m", "tttscale", *map(str, words)],
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environ},
-        timeout=240,
-    )
+    done = warm(*words, environ=environ)
     for said in (done.stdout, done.stderr):
-        assert not FORMS.search(said), said.decode()
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+        assert not FORMS.search(said.encode()), said
+    return done.returncode, done.stdout, done.stderr
 
 
 def train(folder, *words, **environ):
@@ -125,8 +120,7 @@ def test_errors_do_not_repeat_it(folder, server, url, code, monkeypatch):
 )
 def test_no_command_repeats_it(tmp_path, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    root = str(Path(__file__).parents[2])
-    code, _, _ = tttscale(*(word.format(TOKEN) for word in words), PYTHONPATH=root)
+    code, _, _ = tttscale(*(word.format(TOKEN) for word in words))
     assert code != 0
 
 
