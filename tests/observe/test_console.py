@@ -106,7 +106,7 @@ def test_a_reader_that_goes_away_does_not_end_the_run():
     process.stdout = None
     _, said = process.communicate("go\n")
     assert process.returncode == 0
-    assert said.count("quiet for the rest of this run: Broken pipe; the run goes on") == 1
+    assert said.count("quiet for the rest of this run: Broken pipe; the run continues") == 1
     assert said.splitlines()[1:] == ["the end"]
 
 

@@ -144,10 +144,10 @@ def test_a_reader_that_stands_still_holds_up_nothing(watched, monkeypatch):
             console.step({**RECORD, "step": step})
         assert time.monotonic() - began < 60
         read = b""
-        while not read.count(b"left out while nobody read") and len(read) < 1 << 22:
+        while not read.count(b"left out while they were not read") and len(read) < 1 << 22:
             read += os.read(reader, 65536)
             console.log("read again")
-        assert b"lines left out while nobody read them" in read
+        assert b"lines left out while they were not read)" in read
         os.set_blocking(reader, False)
         console.close()
     os.close(reader)
@@ -192,7 +192,7 @@ def test_a_steady_stream_says_once_that_nobody_reads(caplog):
     stream.flush()
     assert isinstance(stream.trouble, OSError)
     assert [r.getMessage() for r in caplog.records] == [
-        "stdout is not written any more: No space left on device; the command goes on"
+        "stdout is not written any more: No space left on device; the command continues"
     ]
 
 

@@ -40,7 +40,7 @@ def test_mode(mode, environ, expected, origin):
 def test_a_mode_that_wandb_does_not_have_is_said_and_ends_no_run():
     chosen = choose_wandb(None, None, "r", {"WANDB_MODE": "of-line"})
     assert chosen.mode == "offline"
-    assert "WANDB_MODE = 'of-line' is none of offline, " in chosen.said
+    assert "WANDB_MODE = 'of-line' is not one of offline, " in chosen.said
 
 
 def test_project_name_and_id():

@@ -44,7 +44,7 @@ def small_config(sequence=1, layout="striped", sequences_per_step=4, stage=1, **
 
 
 def small_trainer(ranks, config, resumed=None):
-    """A trainer on the CPU, its model and its sweeps; with `resumed`, one that goes on from a checkpoint."""
+    """A trainer on the CPU, its model and its sweeps; with `resumed`, one that resumes from a checkpoint."""
     mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
     weights = None if resumed is None else resumed.folder
     model = build.build_model(config, torch.device("cpu"), weights)

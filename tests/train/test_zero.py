@@ -17,7 +17,7 @@ def all_stages(ranks):
     results = {}
     for precision in ("fp32", "bf16"):
         for stage in STAGES:
-            config = small_config(2, stage=stage, precision=precision)
+            config = small_config(2, sequences_per_step=2, stage=stage, precision=precision)
             results[precision, stage] = five_steps(config, ranks)
     return results
 
