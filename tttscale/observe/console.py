@@ -27,7 +27,7 @@ class Column(NamedTuple):
 
 
 def human(value: float, base: int = 1000) -> str:
-    """Three digits and a unit: 12.3k, or 1.50Gi with base 1024."""
+    """Format three digits and a unit: 12.3k, or 1.50Gi with base 1024."""
     if not math.isfinite(value):
         return str(value)
     units = ["", "k", "M", "G", "T", "P"] if base == 1000 else ["", "Ki", "Mi", "Gi", "Ti", "Pi"]
@@ -42,7 +42,7 @@ def human(value: float, base: int = 1000) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: 45s, 3m20s, 5h03m, 2d04h."""
+    """Format a length of time in its two largest units: 45s, 3m20s, 5h03m, 2d04h."""
     if not math.isfinite(seconds):
         return _MISSING
     whole = round(seconds)

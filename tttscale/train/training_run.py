@@ -82,7 +82,7 @@ class TrainingRun:
         device = build.choose_device(config, ranks)
         build.prepare_host(config, ranks, device)
         # 2. All ranks: meet, and compare configurations and stores.
-        _say_whom_it_waits_for(ranks)
+        _print_waiting(ranks)
         mesh = build.connect(config, ranks, device)
         build.check_same_stores(mesh, tokens)
         # 3. All ranks: find the checkpoint to resume from, and whether it fits.
@@ -264,7 +264,7 @@ class TrainingRun:
         return saved.done
 
 
-def _say_whom_it_waits_for(ranks: Ranks) -> None:
+def _print_waiting(ranks: Ranks) -> None:
     if ranks.rank == 0 and ranks.world_size > 1:
         where = f"{ranks.master_addr}:{ranks.master_port}"
         print(f"waiting for all {ranks.world_size} ranks at {where}", file=sys.stderr, flush=True)

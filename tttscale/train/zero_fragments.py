@@ -110,7 +110,7 @@ class ZeroFragments:
         return Fragment(address.name, address.start, views)
 
     def _addresses(self) -> Iterator[_Address]:
-        """Addresses of all moments on this rank."""
+        """Yield the addresses of all moments on this rank."""
         for name, parameter in zip(self._names, self._parameters, strict=True):
             if self._stage == 0:
                 yield _Address(name, 0, parameter.numel(), parameter, 0)
@@ -120,7 +120,7 @@ class ZeroFragments:
                 yield from self._in_piece(name, parameter)
 
     def _in_partition(self, name: str, parameter: Any) -> Iterator[_Address]:
-        """Stages 1 and 2: the part of a parameter that is in this rank's partition, if any."""
+        """Yield, at stages 1 and 2, the part of a parameter that is in this rank's partition, if any."""
         mapping = parameter._hp_mapping
         if mapping is not None:
             theirs, ours = mapping.lp_fragment_address, mapping.hp_fragment_address
@@ -128,7 +128,7 @@ class ZeroFragments:
             yield _Address(name, theirs.start, theirs.numel, key, ours.start)
 
     def _in_piece(self, name: str, parameter: Any) -> Iterator[_Address]:
-        """Stage 3: this rank's piece of a parameter, without the padding."""
+        """Yield, at stage 3, this rank's piece of a parameter, without the padding."""
         zero = self._zero
         group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
         start = size * self._rank
