@@ -70,7 +70,7 @@ class TrainingRun:
 
     @classmethod
     def build(cls, config: Config, ranks: Ranks) -> "TrainingRun":
-        """Build the parts of a run; nothing of an earlier start is changed yet.
+        """Build the parts of a run; steps and checkpoints of an earlier start stay as they are.
 
         Raises:
             TTTScaleError: of any kind; what a single rank can find out comes first.
