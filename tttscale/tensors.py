@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from tttscale.errors import CheckpointError
 from tttscale.files import open_ordinary, replaced
+from tttscale.packages import needed
 from tttscale.reading import parse_json, reason
 
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -70,6 +70,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
     Raises:
         CheckpointError: it is missing, cannot be read, or is damaged.
     """
+    safe_open = _safe_open()
     try:
         header = _header(path)
     except OSError as error:
@@ -136,6 +137,19 @@ def damaged(path: Path, problem: str) -> CheckpointError:
 def shown(name: str) -> str:
     """Shorten or escape a tensor's name: a file may call it anything."""
     return name if name.isprintable() and len(name) <= 120 else f"{name!r:.120}"
+
+
+def _safe_open() -> Any:
+    """Return the library's function that opens a file.
+
+    Raises:
+        CheckpointError: the library cannot be used.
+    """
+    remedy = "Run `pip install safetensors`."
+    with needed("safetensors", "reading weights", remedy, CheckpointError):
+        from safetensors import safe_open
+
+    return safe_open
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tttscale.data.windows.blend import Blend
 from tttscale.data.windows.mixture import open_mixture
 from tttscale.data.windows.order import sequence_groups
 from tttscale.errors import ConfigError, DataError
-from tttscale.train.setup import check_same_stores
+from tttscale.train.build import check_same_stores
 
 WEIGHTS = st.lists(st.floats(0.2, 100), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**63)
@@ -281,7 +281,7 @@ def test_a_rank_with_another_store_is_named(stores):
     with pytest.raises(DataError) as caught:
         check_same_stores(OneRankDiffers(difference=1), tokens)  # type: ignore[arg-type]
     mine = tokens.components[1].store.fingerprint[:12]
-    assert f"data.blend[1].store = {stores[1]}: rank 2 has another store" in str(caught.value)
+    assert f"data.blend[1].store = {stores[1]}: the store of rank 2 " in str(caught.value)
     assert f"than rank 0 ({mine}...)" in str(caught.value)
 
 

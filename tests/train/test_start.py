@@ -10,8 +10,8 @@ from tttscale.config import load_config
 from tttscale.data.provenance import write_provenance
 from tttscale.data.windows.mixture import open_mixture
 from tttscale.errors import CheckpointError
-from tttscale.train.checkpoint.same_run import remarks_on_start
-from tttscale.train.setup import build_model
+from tttscale.train.build import build_model
+from tttscale.train.checkpoint.compatibility import start_notices
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def weights(config, tmp_path):
 
 
 def remarks(config):
-    return remarks_on_start(config, open_mixture(config))
+    return start_notices(config, open_mixture(config))
 
 
 def edit(path, change):
@@ -41,7 +41,7 @@ def edit(path, change):
 def test_nothing_to_say(config, weights):
     assert remarks(config) == []
     model = config.model.model_copy(update={"initial_weights": None})
-    assert remarks_on_start(config.model_copy(update={"model": model}), None) == []
+    assert start_notices(config.model_copy(update={"model": model}), None) == []
     (weights.parent / "data.json").unlink()
     assert remarks(config) == []
 

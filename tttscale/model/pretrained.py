@@ -225,6 +225,12 @@ def _check_keys(
         for k in wanted.keys() & there
         if weights.shape(k) != wanted[k].shape
     ]
+    if problems and (prefix := weights.wrapper_prefix()):
+        raise CheckpointError(
+            f"{weights.name}: all its tensors have names that begin with {shown(prefix)}, which belongs to a "
+            "wrapper and not to the model. Save the model inside: model._orig_mod of torch.compile, "
+            "model.module of DistributedDataParallel or DeepSpeed; or rename the tensors"
+        )
     if problems:
         listed = "; ".join(sorted(problems)[:_PROBLEMS])
         raise CheckpointError(

@@ -88,6 +88,15 @@ class Weights:
         check_finite(file.path, own, values, _ADVICE)
         return values
 
+    def wrapper_prefix(self) -> str:
+        """Return what a wrapper has put before all names, such as `_orig_mod.`; "" without a wrapper."""
+        name = EMBEDDING.removeprefix(PREFIX)
+        for key in self._files:
+            if key.endswith(f".{name}"):
+                prefix = key.removesuffix(name).removesuffix(PREFIX)
+                return prefix if all(other.startswith(prefix) for other in self._files) else ""
+        return ""
+
     def drop(self, key: str) -> None:
         """Forget a tensor that is no parameter."""
         del self._keys[key]

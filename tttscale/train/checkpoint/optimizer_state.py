@@ -1,8 +1,8 @@
-"""AdamW's moments on disk: every rank writes the elements that it keeps, and reads those that it will keep.
+"""AdamW's moments on disk: each rank writes the elements that it has, and reads those that it will have.
 
 A tensor `NAME/exp_avg/START` (fp32 [n]) holds elements START to START + n of the flattened parameter
-NAME. Which rank wrote which does not matter to a reader, so that the number of ranks and the ZeRO stage
-may change between writing and reading.
+NAME. A reader does not care which rank wrote which elements, so the number of ranks and the ZeRO stage may
+change between writing and reading.
 """
 
 import re
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from tttscale.errors import CheckpointError
 from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, shown, write_tensors
-from tttscale.train.engine import MOMENTS, Fragment
+from tttscale.train.zero_fragments import MOMENTS, Fragment
 
 _KEY = re.compile(rf"(.+)/({'|'.join(MOMENTS)})/(0|[1-9][0-9]{{0,15}})", re.DOTALL)
 _NOT_NEGATIVE = "exp_avg_sq"
-_EARLIER = "Go on from an earlier checkpoint (checkpoint.resume=N)"
+_EARLIER = "Resume from an earlier checkpoint (checkpoint.resume=N)"
 
 
 def write_moments(path: Path, fragments: Sequence[Fragment]) -> None:
@@ -38,8 +38,8 @@ def write_moments(path: Path, fragments: Sequence[Fragment]) -> None:
     write_tensors(path, tensors)
 
 
-class _Piece(NamedTuple):
-    """Elements begin to end of a moment of a parameter, and where they are."""
+class _Range(NamedTuple):
+    """Elements [begin, end) of a parameter's moment, and where they are on disk."""
 
     begin: int
     end: int
@@ -48,7 +48,7 @@ class _Piece(NamedTuple):
 
 
 class MomentReader:
-    """All moments of a checkpoint, read where they are asked for."""
+    """All moments of a checkpoint, read from disk when a fragment is filled."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Read the files' headers.
@@ -56,15 +56,15 @@ class MomentReader:
         Raises:
             CheckpointError: a file is not what `write_moments` writes, or two hold the same elements.
         """
-        self._pieces: dict[tuple[str, str], list[_Piece]] = defaultdict(list)
+        self._ranges: dict[tuple[str, str], list[_Range]] = defaultdict(list)
         for path in paths:
             with open_tensors(path) as file:
                 for key in file.shapes:
-                    name, kind, piece = _parse(file, key)
-                    self._pieces[name, kind].append(piece)
-        for pieces in self._pieces.values():
-            pieces.sort(key=lambda piece: piece.begin)
-            for one, other in pairwise(pieces):
+                    name, kind, elements = _parse(file, key)
+                    self._ranges[name, kind].append(elements)
+        for ranges in self._ranges.values():
+            ranges.sort(key=lambda elements: elements.begin)
+            for one, other in pairwise(ranges):
                 if other.begin < one.end:
                     raise damaged(
                         other.path, f"{shown(other.key)} has elements of {shown(one.key)}"
@@ -74,15 +74,15 @@ class MomentReader:
         """Read a fragment's moments into it.
 
         Raises:
-            CheckpointError: an element of it is in no file, or is no moment that AdamW can have.
+            CheckpointError: an element is in no file, or has a value that AdamW cannot have.
         """
         for kind in MOMENTS:
             self._read(fragment.name, kind, fragment.start, fragment.moments[kind])
 
     def _read(self, name: str, kind: str, start: int, into: Tensor) -> None:
-        pieces, done = self._pieces.get((name, kind), []), 0
-        first = max(0, bisect_right([piece.begin for piece in pieces], start) - 1)
-        for begin, end, path, key in pieces[first:]:
+        ranges, done = self._ranges.get((name, kind), []), 0
+        first = max(0, bisect_right([elements.begin for elements in ranges], start) - 1)
+        for begin, end, path, key in ranges[first:]:
             at = start + done
             if done == len(into) or not begin <= at < end:
                 break
@@ -104,11 +104,11 @@ class MomentReader:
             )
 
 
-def _parse(file: TensorFile, key: str) -> tuple[str, str, _Piece]:
+def _parse(file: TensorFile, key: str) -> tuple[str, str, _Range]:
     match, shape = _KEY.fullmatch(key), file.shapes[key]
     if match is None or len(shape) != 1 or file.dtypes[key] != "F32":
         raise damaged(
             file.path, f"{shown(key)}, {file.dtypes[key]:.20} {list(shape)}, is no moment of AdamW"
         )
     begin = int(match[3])
-    return match[1], match[2], _Piece(begin, begin + shape[0], file.path, key)
+    return match[1], match[2], _Range(begin, begin + shape[0], file.path, key)

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: mesh, model, sweeps, optimizer."""
+"""From a configuration to the parts of a run: device, mesh, model, sweeps, optimizer."""
 
 import os
 import re
@@ -21,22 +21,24 @@ from tttscale.model.pretrained import load_weights
 from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
 from tttscale.scan.sweep import Sweeps
+from tttscale.train import cpu_products
+from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.engine import Engine
-from tttscale.train.memory import available_bytes
+from tttscale.train.memory import available_bytes, tune_allocator
 
 _MEMORY_SHARE = 0.5
-"""Part of the free memory that kept activations may take."""
+"""The share of the free memory that kept activations may take."""
 _OF_A_HOST = re.compile(r"^logging\.|^run\.(name|dir)$|\.(store|initial_weights|threads)$")
-"""Keys that need not be equal: folders, and what only one process looks at."""
+"""Keys that may differ between ranks: folders, and what only one process reads."""
 _FINGERPRINT_DIGITS = 12
-"""48 bits, which a float carries exactly from rank to rank."""
+"""48 bits, which fp64 holds exactly on its way between ranks."""
 
 
 def check_same_stores(mesh: Mesh, tokens: Mixture) -> None:
     """Compare the stores' fingerprints over all ranks; every rank calls this.
 
     Raises:
-        DataError: a rank opened another store than rank 0; all ranks raise it.
+        DataError: a rank's store differs from rank 0's; all ranks raise it.
     """
     own = [int(c.store.fingerprint[:_FINGERPRINT_DIGITS], 16) for c in tokens.components]
     rows = mesh.gather([float(number) for number in own])
@@ -46,14 +48,14 @@ def check_same_stores(mesh: Mesh, tokens: Mixture) -> None:
         found, expected = (f"{int(row[number]):012x}" for row in (rows[rank], rows[0]))
         component = tokens.components[number]
         raise DataError(
-            f"{component.key} = {component.path}: rank {rank} has another store there "
-            f"(fingerprint {found}...) than rank 0 ({expected}...). Give all hosts the same store, "
+            f"{component.key} = {component.path}: the store of rank {rank} "
+            f"(fingerprint {found}...) differs from rank 0's ({expected}...). Give all hosts the same store, "
             "and compare with `tttscale data info`."
         )
 
 
 def choose_device(config: Config, ranks: Ranks) -> torch.device:
-    """CPU or this rank's GPU.
+    """Return the CPU or this rank's GPU.
 
     Raises:
         LaunchError: more ranks on this host than GPUs, or no GPU where one was asked for.
@@ -70,26 +72,47 @@ def choose_device(config: Config, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank)
 
 
+def prepare_host(config: Config, ranks: Ranks, device: torch.device) -> None:
+    """Set threads and allocator of a rank that computes on CPUs."""
+    if device.type == "cpu":
+        set_threads(config, ranks)
+        tune_allocator()
+
+
 def set_threads(config: Config, ranks: Ranks) -> None:
-    """Share this host's cores between its ranks, or take those that the launcher gave to this one."""
+    """Divide this host's cores among its ranks, or take those that the launcher gave to this one."""
     mine = len(os.sched_getaffinity(0))
     if mine * ranks.local_world_size > (os.cpu_count() or mine):
-        mine //= ranks.local_world_size  # too many for each rank to have its own
+        mine //= ranks.local_world_size  # the launcher gave all ranks the same ones
     torch.set_num_threads(config.parallel.threads or max(1, mine))
+
+
+def choose_products(
+    mesh: Mesh, device: torch.device, resumed: Checkpoint | None
+) -> tuple[str, ...]:
+    """Choose how a CPU computes fp32 products, on all ranks alike; nothing on a GPU.
+
+    Returns:
+        Notices of the choice.
+    """
+    if device.type != "cpu":
+        return ()
+    had = resumed.manifest.versions if resumed is not None else {}
+    return (cpu_products.choose(mesh, before=had.get(cpu_products.KEY)),)
 
 
 def build_model(
     config: Config, device: torch.device, weights: Path | None = None
 ) -> TTTForCausalLM:
-    """The model in fp32, equal on all ranks.
+    """Build the model in fp32, equal on all ranks.
 
     Args:
         config: the run's.
-        device: where it is to be.
-        weights: a checkpoint's folder, in place of `model.initial_weights`.
+        device: where the model computes.
+        weights: a checkpoint's folder, instead of `model.initial_weights`.
 
     Raises:
-        LaunchError: it is to be compiled, without a C++ compiler.
+        LaunchError: it has to be compiled, and there is no C++ compiler.
         CheckpointError: the weights cannot be loaded.
     """
     model = TTTForCausalLM(config.architecture(), config.model.init, config.run.seed)
@@ -113,7 +136,7 @@ def build_model(
 
 
 def wants_compile(config: Config, device: torch.device) -> bool:
-    """`train.compile`, where "auto" is settled by the device."""
+    """Return `train.compile`; the device decides what "auto" is."""
     asked = config.train.compile
     return device.type == "cuda" if asked == "auto" else asked
 
@@ -121,7 +144,7 @@ def wants_compile(config: Config, device: torch.device) -> bool:
 def warm_up(sweeps: Sweeps) -> None:
     """Run one block of each kind and the head on a whole chunk of zeros, forward and backward.
 
-    What is compiled may depend on the lengths that it first meets. So all ranks meet the same, whatever
+    Compiled code may depend on the first lengths that it sees. With this all ranks see the same, whatever
     chunks they own, and the first step is as fast as the others.
     """
     model, shape = sweeps.model, (sweeps.batch, sweeps.schedule.layout.chunk_tokens)
@@ -145,7 +168,7 @@ def build_sweeps(
     batch: int,
     keep: ActivationPolicy | None = None,
 ) -> Sweeps:
-    """Sweeps over `sequences` places of `batch` sequences side by side."""
+    """Build sweeps over `sequences` places of `batch` sequences side by side."""
     parallel = config.parallel
     layout = Layout(
         parallel.layout,
@@ -164,8 +187,25 @@ def build_sweeps(
     )
 
 
+def training_sweeps(
+    config: Config, model: TTTForCausalLM, mesh: Mesh, keep: ActivationPolicy
+) -> Sweeps:
+    """Build the sweeps over this replica's share of a step's sequences."""
+    share, batch = config.train.sequences_per_step // mesh.replicas, config.parallel.batch
+    return build_sweeps(config, model, mesh, sequences=share // batch, batch=batch, keep=keep)
+
+
+def evaluation_sweeps(
+    config: Config, model: TTTForCausalLM, mesh: Mesh, tokens: Mixture
+) -> Sweeps | None:
+    """Build the sweeps over this replica's share of the held-out windows; None if it has none."""
+    heldout = config.evaluate.sequences if tokens.heldout is not None else 0
+    share = len(range(mesh.replica, heldout, mesh.replicas))
+    return build_sweeps(config, model, mesh, sequences=share, batch=1) if share else None
+
+
 def keep_policy(config: Config, ranks: Ranks, device: torch.device) -> ActivationPolicy:
-    """`parallel.keep_chunks`, with this rank's share of the free memory for "auto"."""
+    """Return the policy of `parallel.keep_chunks`; "auto" has this rank's share of the free memory."""
 
     def available() -> int:
         if device.type == "cuda":
@@ -176,7 +216,7 @@ def keep_policy(config: Config, ranks: Ranks, device: torch.device) -> Activatio
 
 
 def build_engine(config: Config, model: TTTForCausalLM, mesh: Mesh) -> Engine:
-    """AdamW under DeepSpeed ZeRO."""
+    """Build AdamW under DeepSpeed's ZeRO; every rank calls this."""
     train = config.train
     return Engine(
         model,
@@ -194,7 +234,7 @@ def connect(config: Config, ranks: Ranks, device: torch.device) -> Mesh:
     """Join the other ranks.
 
     Raises:
-        LaunchError: they run with another configuration or version.
+        LaunchError: their configuration or version differs.
     """
     return meshes.start(
         ranks, config.parallel.sequence, device, agreed=_agreed(config.model_dump(mode="json"))
@@ -202,7 +242,7 @@ def connect(config: Config, ranks: Ranks, device: torch.device) -> Mesh:
 
 
 def _agreed(section: dict[str, Any]) -> dict[str, str]:
-    """What all ranks must have in common: the version, and all keys but those of a host."""
+    """Return what all ranks must have in common: the version, and all keys but those of a host."""
     keys = dict(flat_keys(section))
     return {"version": __version__} | {
         key: value for key, value in keys.items() if not _OF_A_HOST.search(key)

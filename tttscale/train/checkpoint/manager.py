@@ -1,17 +1,16 @@
-"""Saving and finding checkpoints on all ranks: either all of them take the next step, or none does."""
+"""Save, find and validate checkpoints on all ranks: a stage succeeds on all of them, or fails on all."""
 
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from tttscale.comm.collective import on_all_ranks
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, dump_config
 from tttscale.data.provenance import write_provenance
@@ -21,6 +20,7 @@ from tttscale.files import Written, noting_digests, sync, write_text
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import human
 from tttscale.train import cpu_products
+from tttscale.train.checkpoint.disk_room import check_disk_room
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manifest import (
     MANIFEST,
@@ -32,20 +32,20 @@ from tttscale.train.checkpoint.manifest import (
     read_manifest,
     versions,
 )
-from tttscale.train.checkpoint.moments import MomentReader, write_moments
+from tttscale.train.checkpoint.optimizer_state import MomentReader, write_moments
 from tttscale.train.engine import Engine
 
+T = TypeVar("T")
+
 _FAILURES = 3
-"""So many saves in a row may fail before the run does."""
-_BYTES_PER_PARAMETER = 12
-"""Weight and two moments, fp32."""
+"""Saves in a row that fail before the run does."""
 _APPEARS_SECONDS = 20.0
-"""So long a network file system may take to show another host a new folder."""
+"""The longest that a network file system may take to show a new folder to another host."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that all ranks have found whole."""
+    """A checkpoint whose files were all read and compared with what was written."""
 
     folder: Path
     manifest: Manifest
@@ -61,15 +61,33 @@ class Checkpoint:
         engine.restore(self.manifest.updates, reader.fill)
 
 
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a checkpoint saves of a run."""
+
+    step: int
+    """Steps done."""
+    tokens: int
+    """Tokens with a loss so far."""
+    model: TTTForCausalLM
+    """Weights, equal on all ranks."""
+    engine: Engine
+    """AdamW's moments, each rank its share."""
+    stores: Mixture
+    """The stores, for data.json."""
+    wandb_id: str | None
+    """The id by which wandb knows the run; rank 0's counts."""
+
+
 class Saved(NamedTuple):
-    """What came of an attempt to save."""
+    """The outcome of an attempt to save."""
 
     done: bool
     line: str
-    """For people."""
+    """For the console."""
 
 
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints of a run; all ranks call the same methods in the same order."""
 
     def __init__(self, config: Config, mesh: Mesh, run_folder: Path) -> None:
@@ -84,85 +102,69 @@ class Checkpoints:
         root = mesh.gather_texts(str((run_folder / "checkpoints").absolute()))[0]
         self._folder = CheckpointFolder(Path(root))
         self._failures = 0  # in a row
-        self.remarks: list[str] = []
-        """What `choose` passed over."""
+        self.notices: list[str] = []
+        """Which checkpoints `find` skipped, and why."""
 
     def due(self, step: int) -> bool:
-        """Whether `checkpoint.every` asks for one after this step; the last step always has one."""
+        """Return whether `checkpoint.every` asks for one after this step; the last step always has one."""
         every = self._config.checkpoint.every
         return every > 0 and (step % every == 0 or step == self._config.train.steps)
 
-    def choose(self) -> Checkpoint | None:
-        """What `checkpoint.resume` asks to go on from; None: from the beginning.
+    def find(self) -> Checkpoint | None:
+        """Find the checkpoint that `checkpoint.resume` asks for; None: start from the first step.
 
         Every file is read once, by one rank, and compared with what was written. With "auto" a damaged
-        checkpoint is passed over for an older one; one that cannot be read just now is not.
+        checkpoint is skipped for an older one; one that cannot be read just now is an error.
 
         Raises:
-            CheckpointError: the step that was asked for, or each one that there is, is damaged or missing;
-                or a file cannot be read.
+            CheckpointError: the checkpoint that was asked for is damaged or missing, or all are damaged, or
+                a file cannot be read.
         """
         asked = self._config.checkpoint.resume
         if asked == "never":
             return None
-        there = self._on_all(lambda: self._folder.steps() if self._mesh.rank == 0 else None)[0]
+        there = self._on_all(lambda: self._folder.steps() if self._mesh.rank == 0 else [])[0]
         if asked != "auto":
             if asked not in there:
                 raise CheckpointError(
                     f"checkpoint.resume = {asked}: {self._folder.root} has {_listed(there)}. Name one of "
                     "them, or set checkpoint.resume=auto."
                 )
-            return self._whole(asked)
+            return self._validated(asked)
         for step in there:
             try:
-                return self._whole(step)
+                return self._validated(step)
             except DamagedError as error:
-                self.remarks.append(f"{self._folder.path(step)} is passed over: {error}")
+                self.notices.append(f"{self._folder.path(step)} is skipped: {error}")
         if there:
             raise CheckpointError(
-                f"{self._folder.root}: none of its checkpoints is whole; {'; '.join(self.remarks)}. Put the "
-                "files back, or start anew under another run.name."
+                f"{self._folder.root}: none of its checkpoints is whole; {'; '.join(self.notices)}. Put the "
+                "files back, or start again under another run.name."
             )
         return None
 
-    def save(
-        self,
-        step: int,
-        tokens: int,
-        model: TTTForCausalLM,
-        engine: Engine,
-        stores: Mixture,
-        wandb_id: str | None,
-    ) -> Saved:
+    def save(self, state: TrainingState) -> Saved:
         """Write a checkpoint, then remove those beyond `checkpoint.keep`.
 
-        Args:
-            step: steps done.
-            tokens: with a loss so far.
-            model: equal on all ranks.
-            engine: its moments are spread over the ranks.
-            stores: for data.json.
-            wandb_id: rank 0's.
-
         Returns:
-            What came of it. A disk that refuses is no error yet, since the next attempt may do better.
+            The outcome. A disk that refuses is no error yet, since the next attempt may succeed.
 
         Raises:
-            CheckpointError: it was the third attempt in a row that failed.
-            NumericsError: a weight or a moment is no finite number; nothing is written, on no rank.
+            CheckpointError: the third attempt in a row failed.
+            NumericsError: a weight or a moment is not finite; nothing is written, on any rank.
             PeerError: another rank died.
         """
-        first, began = self._mesh.rank == 0, time.perf_counter()
-        self._check_finite(step, model, engine)
+        step, first, began = state.step, self._mesh.rank == 0, time.perf_counter()
+        self._check_finite(state)
         try:
             self._on_all(lambda: self._folder.prepare(step) if first else None)
-            files = self._on_all(lambda: self._write(step, model, engine, stores))
+            files = self._on_all(lambda: self._write(state))
             manifest = Manifest(
                 step=step,
-                tokens=tokens,
-                updates=engine.updates(),
-                wandb_id=wandb_id,
-                versions=versions() | cpu_products.as_version(model),
+                tokens=state.tokens,
+                updates=state.engine.updates(),
+                wandb_id=state.wandb_id,
+                versions=versions() | cpu_products.as_version(state.model),
                 files={k: SavedFile(**v) for written in files for k, v in written.items()},
             )
             self._on_all(lambda: self._folder.commit(manifest) if first else None)
@@ -174,64 +176,54 @@ class Checkpoints:
         return Saved(True, line + (self._prune() if first else ""))
 
     def check_folder(self) -> None:
-        """Find out early whether rank 0 may write checkpoints, and whether all ranks see them.
+        """Check before training that rank 0 may write checkpoints and that all ranks see them.
 
         Raises:
-            CheckpointError: it may not, or one of them does not.
+            CheckpointError: rank 0 may not, or another rank does not see them.
         """
         if self._config.checkpoint.every > 0:
             self._on_all(lambda: self._folder.probe() if self._mesh.rank == 0 else None)
-            self._on_all(lambda: _await(self._folder.root))
+            self._on_all(lambda: _wait_for(self._folder.root))
 
-    def set_aside_later(self, resumed: Checkpoint) -> list[str]:
-        """Put checkpoints later than `resumed` out of the way, once nothing keeps the run back.
+    def archive_later(self, resumed: Checkpoint) -> list[str]:
+        """Rename checkpoints later than `resumed`, so that they are kept and never resumed from.
 
         Returns:
-            Remarks on them.
+            Notices of where each was moved.
 
         Raises:
             CheckpointError: the file system refused.
         """
         first, step = self._mesh.rank == 0, resumed.manifest.step
         later = self._on_all(
-            lambda: [str(path) for path in self._folder.set_aside(step)] if first else []
+            lambda: [str(path) for path in self._folder.archive_after(step)] if first else []
         )[0]
-        return [f"a checkpoint of a later step is kept as {path}" for path in later]
+        return [f"a checkpoint of a later step was moved to {path}" for path in later]
 
     def check_room(self, parameters: int, done: int) -> None:
-        """Find out before the first step whether all checkpoints will fit on the disk.
+        """Check before the first step that all checkpoints will fit on the disk.
 
         Args:
-            parameters: of the model; each takes 12 bytes of a checkpoint.
-            done: steps that are done already.
+            parameters: of the model.
+            done: steps done already.
 
         Raises:
-            CheckpointError: they will not.
+            CheckpointError: they do not fit.
         """
+        first, keep = self._mesh.rank == 0, self._config.checkpoint.keep
         to_come = sum(map(self.due, range(done + 1, self._config.train.steps + 1)))
         if to_come:
-            first = self._mesh.rank == 0
-            self._on_all(lambda: self._check_room(parameters, to_come) if first else None)
-
-    def _check_room(self, parameters: int, to_come: int) -> None:
-        root, keep = self._folder.root, self._config.checkpoint.keep
-        free, size = shutil.disk_usage(root).free, parameters * _BYTES_PER_PARAMETER
-        at_once = min(to_come, max(1, keep + 1 - len(self._folder.steps())))
-        if free < at_once * size:
-            raise CheckpointError(
-                f"checkpoint.keep = {keep}: {at_once} more checkpoint(s) of {human(size, 1024)}B (for a "
-                f"moment one more than is kept) do not fit into {root}, with {human(free, 1024)}B free. Make "
-                "room, name another folder with run.dir=..., or set a smaller checkpoint.keep, or "
-                "checkpoint.every=0."
+            self._on_all(
+                lambda: check_disk_room(self._folder, parameters, to_come, keep) if first else None
             )
 
-    def _whole(self, step: int) -> Checkpoint:
-        """A checkpoint after all its files were read, each by one rank."""
+    def _validated(self, step: int) -> Checkpoint:
+        """Return a checkpoint after all its files were read, each by one rank."""
         folder, mesh = self._folder.path(step), self._mesh
 
         def check() -> str:
-            """Read this rank's part of the files; the manifest, for comparison."""
-            _await(folder)
+            """Read this rank's part of the files; return the manifest, for comparison."""
+            _wait_for(folder)
             manifest = read_manifest(folder)
             if manifest.step != step:
                 raise DamagedError(f"{folder / MANIFEST} is that of step {manifest.step}")
@@ -244,10 +236,10 @@ class Checkpoints:
             raise CheckpointError(f"{folder}: ranks see different files there")
         return Checkpoint(folder, read_manifest(folder))
 
-    def _check_finite(self, step: int, model: TTTForCausalLM, engine: Engine) -> None:
-        """What nothing can be gone on with is not saved, and takes no good checkpoint's place."""
-        tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        for fragment in engine.fragments():
+    def _check_finite(self, state: TrainingState) -> None:
+        """Refuse a state that no run can resume from: it must not take a good checkpoint's place."""
+        tensors = {name: parameter.detach() for name, parameter in state.model.named_parameters()}
+        for fragment in state.engine.fragments():
             names = {f"{kind} of {fragment.name}": m for kind, m in fragment.moments.items()}
             tensors |= {name: moment for name, moment in names.items() if moment.numel()}
         sizes = {n: torch.linalg.vector_norm(t, math.inf) for n, t in tensors.items()}
@@ -255,36 +247,28 @@ class Checkpoints:
         found = sorted(filter(None, self._mesh.gather_texts(bad[0] if bad else "")))
         if found:
             raise NumericsError(
-                f"step {step}: {found[0]} is not finite. No checkpoint is written of that.",
-                step,
-                sound=step - 1,
+                f"step {state.step}: {found[0]} is not finite. No checkpoint is written of that.",
+                state.step,
+                sound=state.step - 1,
             )
 
-    def _write(
-        self, step: int, model: TTTForCausalLM, engine: Engine, stores: Mixture
-    ) -> dict[str, Any]:
-        """This rank's files, on disk; what they are."""
-        partial, rank = self._folder.partial(step), self._mesh.rank
-        _await(partial)
+    def _write(self, state: TrainingState) -> dict[str, Any]:
+        """Put this rank's files on disk; return their sizes and digests by name."""
+        partial, rank = self._folder.partial(state.step), self._mesh.rank
+        _wait_for(partial)
         names = []
         with noting_digests() as written:
-            if fragments := engine.fragments():
+            if fragments := state.engine.fragments():
                 names.append(f"optimizer-{rank:05d}.safetensors")
                 write_moments(partial / names[0], fragments)
             if rank == 0:
-                model.save_pretrained(partial)
+                state.model.save_pretrained(partial)
                 write_text(partial / RUN_CONFIG, dump_config(self._config))
-                write_provenance(partial, stores)
+                write_provenance(partial, state.stores)
                 names += ["model.safetensors", "config.json", RUN_CONFIG, "data.json"]
         for name in names:
             sync(partial / name)
-        return {name: self._saved(partial / name, written).model_dump() for name in names}
-
-    def _saved(self, path: Path, written: dict[Path, Written]) -> SavedFile:
-        """What a file is to hold; where that was not noted while it was written, what it holds."""
-        if (note := written.get(path)) is not None:
-            return SavedFile(**note._asdict())
-        return SavedFile.of(path)
+        return {name: _saved_file(partial / name, written).model_dump() for name in names}
 
     def _prune(self) -> str:
         try:
@@ -306,38 +290,34 @@ class Checkpoints:
         if self._failures == _FAILURES:
             raise CheckpointError(
                 f"{what}. It is the third in a row. Make room, or set checkpoint.every=0 to do without; the "
-                "same command goes on from the last checkpoint that is whole."
+                "same command resumes from the last checkpoint that is whole."
             )
         return Saved(
-            False, f"WARNING: {what}; the run goes on, and the next one is tried as planned"
+            False, f"WARNING: {what}; the run continues, and the next one is tried as planned"
         )
 
-    def _on_all(self, work: Callable[[], Any]) -> list[Any]:
-        """Do something on every rank; what it gave on each of them (as JSON carries it).
+    def _on_all(self, work: Callable[[], T]) -> list[T]:
+        """Call `work` on every rank; return all results, or raise one rank's error on all ranks.
 
         Raises:
-            DamagedError: on all ranks, if it was raised on one.
-            CheckpointError: the same, also if the file system refused something to one.
+            DamagedError: a file is not what was written.
+            CheckpointError: any other, also where the file system refused.
         """
-        own: dict[str, Any] = {}
-        try:
-            own["result"] = work()
-        except (OSError, CheckpointError) as error:
-            own |= {"problem": str(error), "damaged": isinstance(error, DamagedError)}
-        everything = [json.loads(text) for text in self._mesh.gather_texts(json.dumps(own))]
-        for rank, row in enumerate(everything):
-            if "problem" in row:
-                where = f"rank {rank}: " if self._mesh.world_size > 1 else ""
-                kind = DamagedError if row["damaged"] else CheckpointError
-                raise kind(f"{where}{row['problem']}")
-        return [row["result"] for row in everything]
+        return on_all_ranks(self._mesh, work, DamagedError, CheckpointError)
 
 
-def _await(folder: Path) -> None:
-    """Wait until a folder that rank 0 made is seen here, too.
+def _saved_file(path: Path, written: dict[Path, Written]) -> SavedFile:
+    """Return what was noted of a file while it was written, or else what it holds now."""
+    if (note := written.get(path)) is not None:
+        return SavedFile(**note._asdict())
+    return SavedFile.of(path)
+
+
+def _wait_for(folder: Path) -> None:
+    """Wait until a folder that rank 0 made is seen by this rank, too.
 
     Raises:
-        CheckpointError: it is not; the hosts do not share it.
+        CheckpointError: it is not, so the hosts do not share it.
     """
     deadline = time.monotonic() + _APPEARS_SECONDS
     while not folder.is_dir():
