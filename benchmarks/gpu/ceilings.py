@@ -1,6 +1,6 @@
 """What the card can do at most, beside which all other figures of a round stand; a row of JSON each.
 
-Run as `python -m tttscale.bench.gpu_ceilings DEVICE`. Matrix products in the shapes of the 1.3B model (bf16,
+Run as `python -m benchmarks.gpu.ceilings DEVICE`. Matrix products in the shapes of the 1.3B model (bf16,
 and with gradients summed in fp32 as the model takes them), copies within the device's memory, launches that
 do nothing, and clocks and power before and after. On a CPU: fp32 and small.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.machine import card
+from benchmarks.problems import milliseconds
 from tttscale.bench import report
-from tttscale.bench.gpu_machine import card
-from tttscale.bench.problems import milliseconds
 from tttscale.kernels.product import wide_product
 
 _TOKENS, _WIDTH, _HIDDEN, _VOCABULARY = 8192, 2048, 5504, 32_000

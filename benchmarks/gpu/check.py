@@ -1,6 +1,6 @@
 """The GPU round: what a card can do, whether everything is right on it, how long scans and whole steps take.
 
-Run as `python -m tttscale.bench.gpu_check OUT [SECONDS]`. Stages in the order in which they would be missed,
+Run as `python -m benchmarks.gpu.check OUT [SECONDS]`. Stages in the order in which they would be missed,
 within SECONDS (540): each has its share, one that fails says so and the rest goes on, and what no longer fits
 is named in the report instead of measured. OUT.md and OUT.json are written anew behind every stage; OUT.jsonl
 has every row as soon as a worker has printed it. Without a GPU the same code runs on the CPU, interpreted and
@@ -8,7 +8,6 @@ small, and the report says so.
 """
 
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Any
 
 import torch
 
-from tttscale.bench import gpu_tables as tables
+from benchmarks.gpu import tables
+from benchmarks.gpu.machine import card, interpreter_trouble, left_out
+from benchmarks.gpu.round import NO_GPU, Log, Round, Stage, conduct, from_command_line, side_by_side
+from benchmarks.gpu.tune import launch_table
+from benchmarks.ops.documents import NOTE as DOCUMENTS_NOTE
+from benchmarks.ops.documents import documents_table
+from benchmarks.ops.pointwise import note, pointwise_table
 from tttscale.bench import report
-from tttscale.bench.around import around_table, note
-from tttscale.bench.documents import NOTE as DOCUMENTS_NOTE
-from tttscale.bench.documents import documents_table
-from tttscale.bench.gpu_machine import card, interpreter_trouble, left_out
-from tttscale.bench.gpu_round import NO_GPU, Log, Round, Stage, run_stages, side_by_side
-from tttscale.bench.gpu_tune import launch_table
 
 Rows = list[dict[str, Any]]
 _PAPER_DIM = 64
@@ -49,7 +48,7 @@ _SECONDS = 540.0
 
 def measure_ceilings(work: Round) -> Rows:
     """Products in the model's shapes, copies, launches, clocks."""
-    return work.worker("gpu_ceilings", work.device)
+    return work.worker("gpu.ceilings", work.device)
 
 
 def check_errors(work: Round) -> Rows:
@@ -58,7 +57,7 @@ def check_errors(work: Round) -> Rows:
     shapes = _SHORT if work.device == "cuda" else _SHORT[:2]
     return work.together(
         [
-            lambda words=(kind, dim, dtype, work.device, *shapes): work.worker("gpu_errors", *words)
+            lambda words=(kind, dim, dtype, work.device, *shapes): work.worker("gpu.errors", *words)
             for kind in _KINDS
             for dtype in _DTYPES
         ]
@@ -68,7 +67,7 @@ def check_errors(work: Round) -> Rows:
 def check_ranks(work: Round) -> Rows:
     """Two sequence ranks as threads on the device against one, bit for bit."""
     return work.together(
-        [lambda kind=kind: work.worker("gpu_ranks", kind, work.device) for kind in _KINDS]
+        [lambda kind=kind: work.worker("gpu.ranks", kind, work.device) for kind in _KINDS]
     )
 
 
@@ -77,12 +76,12 @@ def compile_ahead(work: Round) -> Rows:
     if work.device == "cpu":
         return []
     calls = [
-        lambda words=(preset, work.device, chunk): work.worker("gpu_step", *words)
+        lambda words=(preset, work.device, chunk): work.worker("gpu.step", *words)
         for preset, chunk in _CHUNKS.items()
     ]
     calls += [
         lambda words=(kind, kernel, work.device, "64", _LAUNCHES): work.worker(
-            "gpu_tune_worker", *words
+            "gpu.tune_worker", *words
         )
         for kind in _KINDS
         for kernel in _SERIAL
@@ -100,7 +99,7 @@ def check_other_errors(work: Round) -> Rows:
     ]
     return work.together(
         [
-            lambda words=(kind, str(dim), dtype, work.device): work.worker("gpu_errors", *words)
+            lambda words=(kind, str(dim), dtype, work.device): work.worker("gpu.errors", *words)
             for kind, dim, dtype in cases
         ]
     )
@@ -115,7 +114,7 @@ def check_memory_accesses(work: Round) -> str:
     words = (str(_PAPER_DIM), "bf16", "cuda", *_SHORT[:2])  # compiled by now
     part.together(
         [
-            lambda kind=kind: part.worker("gpu_errors", kind, *words, prefix=prefix)
+            lambda kind=kind: part.worker("gpu.errors", kind, *words, prefix=prefix)
             for kind in ("linear", "mlp")
         ]
     )
@@ -131,7 +130,7 @@ def time_scans(work: Round, whose: Sequence[tuple[str, str]], shapes: Sequence[s
     for who, kind in whose:
         asked = shapes[:1] if who == "compiled" else shapes
         asked = ("1x64",) if work.device == "cpu" else asked
-        rows += work.worker("gpu_time", who, kind, work.device, *asked)
+        rows += work.worker("gpu.scan_time", who, kind, work.device, *asked)
     work.missing += [
         f"{row['who']} {row['inner']} {row['error']}" for row in rows if "error" in row
     ]
@@ -141,9 +140,9 @@ def time_scans(work: Round, whose: Sequence[tuple[str, str]], shapes: Sequence[s
 def time_steps(work: Round, preset: str, lengths: Sequence[str]) -> Rows:
     """A 1.3B model through the chunked sweeps, shortest length first."""
     if work.device == "cpu":
-        return work.worker("gpu_step", preset, work.device, "64", "64", "256")
+        return work.worker("gpu.step", preset, work.device, "64", "64", "256")
     chunk = _CHUNKS[preset.removesuffix("+plain")]
-    return work.worker("gpu_step", preset, work.device, chunk, *lengths)
+    return work.worker("gpu.step", preset, work.device, chunk, *lengths)
 
 
 def time_launches(work: Round) -> Rows:
@@ -154,20 +153,20 @@ def time_launches(work: Round) -> Rows:
     return [
         row
         for kind, kernel in (cases if cuda else cases[:1])
-        for row in work.worker("gpu_tune_worker", kind, kernel, work.device, tokens, _LAUNCHES)
+        for row in work.worker("gpu.tune_worker", kind, kernel, work.device, tokens, _LAUNCHES)
     ]
 
 
-def time_surroundings(work: Round) -> Rows:
+def time_pointwise(work: Round) -> Rows:
     """What lies between the products: call by call, compiled, and a library's."""
     whose = ("plain", "compiled", "liger") if work.device == "cuda" else ("plain",)
-    return [row for who in whose for row in work.worker("around_worker", who, work.device)]
+    return [row for who in whose for row in work.worker("ops.pointwise_worker", who, work.device)]
 
 
 def time_documents(work: Round) -> Rows:
     """A chunk of packed documents, side by side and one after the other."""
     words = ("8192", "32") if work.device == "cuda" else ("512", "1")
-    return work.worker("documents_worker", work.device, *words)
+    return work.worker("ops.documents_worker", work.device, *words)
 
 
 # ---- what was found ----------------------------------------------------------------------------
@@ -185,7 +184,7 @@ class Findings:
     scans: Rows = field(default_factory=list)
     steps: Rows = field(default_factory=list)
     launches: Rows = field(default_factory=list)
-    around: Rows = field(default_factory=list)
+    pointwise: Rows = field(default_factory=list)
     documents: Rows = field(default_factory=list)
     sanitizer: str = "not reached"
     unchecked: int = 0
@@ -211,7 +210,7 @@ class Findings:
             f"{len(self.errors)} checked, {len(self.wrong)} wrong. A second run had the same bits in "
             f"{twice}; {sum(row['host_waits'] for row in self.errors)} made the host wait for the device."
         )
-        around_note = note("cpu" if self.device == NO_GPU else "cuda")
+        pointwise_note = note("cpu" if self.device == NO_GPU else "cuda")
         facts = "; ".join(f"{name} {value}" for name, value in self.card.items())
         sections = [
             ("Device", "\n\n".join(filter(None, (self.device, facts)))),
@@ -223,7 +222,10 @@ class Findings:
             ("Time of an optimizer step", tables.step_table(self.steps)),
             ("Where it goes", tables.profile_table(self.steps)),
             ("Launches of the serial kernels", launch_table(self.launches)),
-            ("Time of what surrounds it", f"{around_table(self.around)}\n\n{around_note}"),
+            (
+                "Time of the pointwise operators",
+                f"{pointwise_table(self.pointwise)}\n\n{pointwise_note}",
+            ),
             ("Documents in a chunk", f"{documents_table(self.documents)}\n\n{DOCUMENTS_NOTE}"),
             ("compute-sanitizer", self.sanitizer),
             ("Not measured", "\n".join(f"- {line}" for line in self.missing) or "nothing"),
@@ -252,12 +254,7 @@ def main(out: Path, seconds: float = _SECONDS) -> int:
     elif trouble := interpreter_trouble():
         work.missing.append(trouble)
 
-    def done(name: str, taken: float) -> None:
-        found.stage_seconds[name] = taken
-        found.write(out)
-
-    run_stages(work, _stages(device, found), done)
-    print(report.beside(out, ".md").read_text())
+    conduct(work, _stages(device, found), found, out)
     return int(found.failed)
 
 
@@ -292,7 +289,7 @@ def _stages(device: str, found: Findings) -> list[Stage]:
     linear, mlp = "ttt-linear-1.3b", "ttt-mlp-1.3b"
     long, half = ("32768", "131072", "1048576"), ("32768", "131072")
     extra = [Stage("documents", 15, adds(found.documents, time_documents))]
-    extra += [Stage("surroundings", 25, adds(found.around, time_surroundings))]
+    extra += [Stage("pointwise", 25, adds(found.pointwise, time_pointwise))]
     if cuda:
         extra += [
             Stage("compute-sanitizer", 35, sanitize),
@@ -318,5 +315,4 @@ def _stages(device: str, found: Findings) -> list[Stage]:
 
 
 if __name__ == "__main__":
-    limit = float(sys.argv[2]) if len(sys.argv) > 2 else _SECONDS
-    sys.exit(main(Path(sys.argv[1]), limit))
+    from_command_line(main, _SECONDS)

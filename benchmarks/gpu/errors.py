@@ -3,7 +3,7 @@
 Each runs again, alone and with neighbours that wait, for equal bits, and on a GPU once more where anything
 that makes the host wait is an error.
 
-Run as `python -m tttscale.bench.gpu_errors KIND DIM DTYPE DEVICE [K TOKENS ...]`. Without a GPU the kernels
+Run as `python -m benchmarks.gpu.errors KIND DIM DTYPE DEVICE [K TOKENS ...]`. Without a GPU the kernels
 are interpreted (TRITON_INTERPRET=1), with a few tokens unless asked for more (a head's 1,000 tokens of
 TTT-Linear take some ten seconds, of TTT-MLP a minute).
 """
@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tttscale.bench import report
-from tttscale.bench.problems import (
+from benchmarks.problems import (
     Waiting,
     cotangents,
     errors,
@@ -27,6 +26,7 @@ from tttscale.bench.problems import (
     results,
     worst,
 )
+from tttscale.bench import report
 
 LARGEST = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 LARGEST_OF_TOKEN_IDX = 3e-2

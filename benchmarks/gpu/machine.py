@@ -1,20 +1,33 @@
-"""What a machine lacks for a GPU round, in a second and before anything else; and what card it has.
+"""What a machine lacks for a GPU round, found in a second and before anything else; and what card it has.
 
-Run as `python -m tttscale.bench.gpu_machine ROUND`, ROUND being check, tune or train_check: ends with 2 and
+Run as `python -m benchmarks.gpu.machine ROUND`, ROUND being check, tune or train_check: ends with 2 and
 names what cannot be imported and how to bring it.
 """
 
 import importlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
+from pathlib import Path
 
-_KERNELS = ("torch", "triton", "numpy", "pydantic", "pydantic_core", "annotated_types")
-_KERNELS += ("typing_inspection", "typing_extensions")
-_TRAINER = ("deepspeed", "hjson", "einops", "msgpack", "ninja", "cpuinfo", "tqdm", "psutil")
+_KERNELS = ("torch", "triton", "numpy")
+_PYDANTIC = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
+_PYDANTIC += ("typing_extensions",)
+_TRAINER = (
+    *_PYDANTIC,
+    "deepspeed",
+    "hjson",
+    "einops",
+    "msgpack",
+    "ninja",
+    "cpuinfo",
+    "tqdm",
+    "psutil",
+)
 _TRAINER += ("zarr", "numcodecs", "packaging", "yaml", "typer", "rich")
 _TRAINER += ("safetensors", "tokenizers", "backports.zstd", "matplotlib")
 _HEAVY = ("torch", "triton", "deepspeed", "matplotlib", "tokenizers", "fla")
@@ -29,6 +42,16 @@ _FACTS = (
 )  # fmt: skip
 _PLAIN_FACTS = 5
 """So many of them every driver knows."""
+_BARE = Path(__file__).parent / "bare"
+"""Stand-ins for packages that an image with torch lacks."""
+
+
+def environment() -> dict[str, str]:
+    """Copy this process's environment for a worker, which finds a stand-in if there is no pydantic."""
+    env = dict(os.environ)
+    if lacking(_PYDANTIC):
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_BARE), env.get("PYTHONPATH"))))
+    return env
 
 
 def lacking(names: Iterable[str]) -> dict[str, str]:
@@ -60,7 +83,7 @@ def complaint(what: str) -> str | None:
     )
     return (
         f"gpu_{what}: this Python ({sys.executable}, {sys.version.split()[0]}) lacks {what_each}. "
-        f"Where packages can be fetched, `bash launch/gpu_wheels.sh wheels` makes a folder of them; "
+        f"Where packages can be fetched, `bash benchmarks/gpu/wheels.sh wheels` makes a folder of them; "
         f"bring it along, and start with WHEELS=wheels."
     )
 

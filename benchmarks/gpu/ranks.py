@@ -1,6 +1,6 @@
 """Two sequence ranks, threads on one device, held against one rank bit for bit; a row of JSON for each case.
 
-Run as `python -m tttscale.bench.gpu_ranks KIND DEVICE [LAYOUT DTYPE]`. A small model with heads of 64 goes
+Run as `python -m benchmarks.gpu.ranks KIND DEVICE [LAYOUT DTYPE]`. A small model with heads of 64 goes
 forward and back through the sweeps once with one rank and once with two. Losses, every state that is handed
 over and every gradient of one have to have the same bits; gradients of parameters are sums over ranks, and
 their distance is reported. NCCL refuses two ranks on one GPU, threads do not.
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.step import RandomSequence
 from tttscale.bench import report
-from tttscale.bench.gpu_step import RandomSequence
 from tttscale.comm.threads import ThreadTransport, ThreadWorld
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.language_model import TTTForCausalLM

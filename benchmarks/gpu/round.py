@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock, Thread, Timer
-from typing import Any
+from typing import Any, Protocol
 
-from tttscale.bench.report import row_of
+from benchmarks.gpu import machine
+from tttscale.bench.report import beside, row_of
 from tttscale.files import write_text
 
 NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
@@ -117,7 +118,7 @@ class Round:
 
     def __init__(self, device: str, seconds: float, log: Log | None = None) -> None:
         self.device, self.ends, self.log = device, time.monotonic() + seconds, log
-        self.env = {**os.environ}
+        self.env = machine.environment()
         if device == "cpu":
             self.env |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
         self.missing: list[str] = []
@@ -144,7 +145,7 @@ class Round:
 
     def worker(self, module: str, *words: str, prefix: Sequence[str] = ()) -> list[dict[str, Any]]:
         """The rows that a worker printed, all up to its end; if that was no good one, it is noted why."""
-        name = " ".join((module, *words))
+        name = " ".join((module, *words))  # of benchmarks/, such as gpu.errors
         rows: list[dict[str, Any]] = []
 
         def take(line: str) -> None:
@@ -159,7 +160,7 @@ class Round:
             self.late += 1
             self.missing.append(f"{name}: no time left")
             return rows
-        command = [*prefix, sys.executable, "-m", f"tttscale.bench.{module}", *words]
+        command = [*prefix, sys.executable, "-m", f"benchmarks.{module}", *words]
         ended = run_lines(command, self.env, left, take)
         kept = f"; its {len(rows)} rows until then are kept" if rows else ""
         if ended.late:
@@ -198,14 +199,14 @@ class Stage:
 
 
 def run_stages(work: Round, stages: Sequence[Stage], done: Callable[[str, float], None]) -> None:
-    """All stages, in order, each until its deadline. One that breaks says so, and the rest goes on.
+    """Run all stages in order, each until its deadline. One that breaks says so, and the rest follow.
 
     On a CPU all have the deadline of the round.
 
     Args:
         work: the round.
         stages: what to do.
-        done: called behind each stage with its name and how many seconds it took.
+        done: called after each stage with its name and how many seconds it took.
     """
     whole, total = work.left_seconds, sum(stage.seconds for stage in stages)
     began, planned = time.monotonic(), 0.0
@@ -221,3 +222,29 @@ def run_stages(work: Round, stages: Sequence[Stage], done: Callable[[str, float]
             work.missing.append(f"{stage.name}: {error!r}")
         work.late, work.failed = work.late + part.late, work.failed + part.failed
         done(stage.name, time.monotonic() - now)
+
+
+class Findings(Protocol):
+    """What a round finds, and its report."""
+
+    stage_seconds: dict[str, float]
+
+    def write(self, out: Path) -> None:
+        """Write the report as it stands."""
+
+
+def conduct(work: Round, stages: Sequence[Stage], found: Findings, out: Path) -> None:
+    """Run the stages, write the report after each, and print it at the end."""
+
+    def done(name: str, taken: float) -> None:
+        found.stage_seconds[name] = taken
+        found.write(out)
+
+    run_stages(work, stages, done)
+    print(beside(out, ".md").read_text(encoding="utf-8"))
+
+
+def from_command_line(main: Callable[[Path, float], int], default_seconds: float) -> None:
+    """Run a round's `main` with the command line's OUT [SECONDS]; end with its exit code."""
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else default_seconds
+    sys.exit(main(Path(sys.argv[1]), seconds))

@@ -1,6 +1,6 @@
 """Time and memory of scans on a GPU, ours or a peer's, in a process of its own; a row of JSON each.
 
-Run as `python -m tttscale.bench.gpu_time WHO KIND DEVICE BATCHxTOKENS ...`. A shape that fails (a peer that
+Run as `python -m benchmarks.gpu.scan_time WHO KIND DEVICE BATCHxTOKENS ...`. A shape that fails (a peer that
 runs out of memory, say) becomes a row with its error. WHO: ours, ours-torch, compiled (torch.compile of a
 mini-batch of the definition), fla-chunk, fla-fused, gated-delta (fla-core, where it can be imported). bf16,
 32 heads of 64, K = 16; on a CPU 2 heads of 16, interpreted.
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.problems import device_microseconds, milliseconds, on, problem, scan
 from tttscale.bench import report
-from tttscale.bench.problems import device_microseconds, milliseconds, on, problem, scan
 
 HEADS, DIM, SIZE = 32, 64, 16
 

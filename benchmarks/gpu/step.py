@@ -1,6 +1,6 @@
 """Optimizer steps of a preset through the chunked sweeps, in a process of its own; a row of JSON each.
 
-Run as `python -m tttscale.bench.gpu_step PRESET[+plain] DEVICE CHUNK [TOKENS ...]`; without TOKENS it only
+Run as `python -m benchmarks.gpu.step PRESET[+plain] DEVICE CHUNK [TOKENS ...]`; without TOKENS it only
 compiles what a step needs. bf16, random tokens, one sequence, one rank, torch's AdamW without DeepSpeed.
 Behind the first length's row comes one that says where its time goes. On a CPU: a tiny model in fp32.
 """
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.problems import device_microseconds
 from tttscale.bench import report
-from tttscale.bench.problems import device_microseconds
 from tttscale.model.architecture import TTTConfig, preset_fields
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.model.layers import compile_operators

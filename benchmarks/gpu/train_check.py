@@ -1,6 +1,6 @@
 """The real trainer on this machine's device: a store, a run, and the same run killed and taken up again.
 
-Run as `python -m tttscale.bench.gpu_train_check OUT [SECONDS]`. DeepSpeed ZeRO 1, bf16, train.compile. A
+Run as `python -m benchmarks.gpu.train_check OUT [SECONDS]`. DeepSpeed ZeRO 1, bf16, train.compile. A
 small store is built from this checkout's own text; one run goes through all its steps, one of the same
 configuration is killed with SIGKILL behind a checkpoint and started again by the same command. Losses, norms,
 final weights and AdamW's moments of both have to have the same bits. Each stage has its share of SECONDS
@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.machine import card
+from benchmarks.gpu.round import Ending, Log, Round, Stage, conduct, from_command_line, run_lines
+from benchmarks.gpu.tables import stage_table
 from tttscale.bench import report
-from tttscale.bench.gpu_machine import card
-from tttscale.bench.gpu_round import Ending, Log, Round, Stage, run_lines, run_stages
-from tttscale.bench.gpu_tables import stage_table
 from tttscale.files import write_text
 
 STEPS, CHECKPOINT_EVERY, KILLED_BEHIND = 20, 5, 12
@@ -318,18 +318,13 @@ def main(out: Path, seconds: float = _SECONDS) -> int:
     work.env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), work.env.get("PYTHONPATH"))))
     folder = Path(tempfile.mkdtemp(prefix="gpu_train_check."))
 
-    def done(name: str, taken: float) -> None:
-        found.stage_seconds[name] = taken
-        found.write(out)
-
+    check = Check(device, folder, found, report.beside(out, ".log"))
     try:
-        run_stages(work, Check(device, folder, found, report.beside(out, ".log")).stages(), done)
+        conduct(work, check.stages(), found, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(report.beside(out, ".md").read_text())
     return int(found.differences != [])
 
 
 if __name__ == "__main__":
-    limit = float(sys.argv[2]) if len(sys.argv) > 2 else _SECONDS
-    sys.exit(main(Path(sys.argv[1]), limit))
+    from_command_line(main, _SECONDS)

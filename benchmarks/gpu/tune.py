@@ -1,26 +1,26 @@
 """Which launches are fastest on this GPU: a table to edit this GPU's file in kernels/launches/ by.
 
-Run as `python -m tttscale.bench.gpu_tune OUT [SECONDS]`. All kernels of the paper's shape, each under other
+Run as `python -m benchmarks.gpu.tune OUT [SECONDS]`. All kernels of the paper's shape, each under other
 warps, stages and columns; first compiled side by side, then timed one by one. Nothing is chosen here:
 launches stay a fixed table, so that equal inputs give equal bits.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.gpu.machine import card
+from benchmarks.gpu.round import NO_GPU, Log, Round, from_command_line
 from tttscale.bench import report
-from tttscale.bench.gpu_machine import card
-from tttscale.bench.gpu_round import NO_GPU, Log, Round
 
 KERNELS = ("advance_backward", "advance", "gradients", "readout_backward", "readout", "targets")
 """Serial kernels first."""
 _BEST = 5
+_SECONDS = 540.0
 
 
-def main(out: Path, seconds: float = 540.0) -> int:
+def main(out: Path, seconds: float = _SECONDS) -> int:
     """Compile, time, write the report; exit code 1 if nothing could be timed."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = Round(device, seconds, Log(report.beside(out, ".jsonl")))
@@ -29,7 +29,7 @@ def main(out: Path, seconds: float = 540.0) -> int:
         cases = [("linear", "advance")]
 
     def worker(case: tuple[str, str], tokens: str, part: Round) -> list[dict[str, Any]]:
-        return part.worker("gpu_tune_worker", *case, device, tokens)
+        return part.worker("gpu.tune_worker", *case, device, tokens)
 
     compiling = work.until(0.6)
     work.together([lambda case=case: worker(case, "64", compiling) for case in cases])
@@ -52,7 +52,7 @@ def _write(out: Path, device: str, rows: list[dict[str, Any]], missing: list[str
         ("Launches that cannot be had", f"{sum('why' in row for row in rows)}; why: see the JSON"),
         ("Not measured", "\n".join(f"- {line}" for line in missing) or "nothing"),
     ]
-    report.write(out, "Launches by time", sections, rows, command="bash launch/gpu_tune.sh")
+    report.write(out, "Launches by time", sections, rows, command="bash benchmarks/gpu/tune.sh")
 
 
 _NOTE = (
@@ -91,5 +91,4 @@ def _lines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    limit = float(sys.argv[2]) if len(sys.argv) > 2 else 540.0
-    sys.exit(main(Path(sys.argv[1]), limit))
+    from_command_line(main, _SECONDS)

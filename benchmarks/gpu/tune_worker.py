@@ -1,6 +1,6 @@
 """One kernel under other launches than the table's, in a process of its own; a row of JSON each.
 
-Run as `python -m tttscale.bench.gpu_tune_worker KIND KERNEL DEVICE TOKENS [MOST]`; KERNEL is a name of
+Run as `python -m benchmarks.gpu.tune_worker KIND KERNEL DEVICE TOKENS [MOST]`; KERNEL is a name of
 kernels/launches/; at most MOST launches are tried, the table's and its nearest. bf16, 32 heads of 64, K = 16.
 Each launch's results are held against those of the table's. Without a GPU: 2 heads of 16, interpreted,
 wall-clock times of the whole scan.
@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from tttscale.bench import report
-from tttscale.bench.gpu_errors import limit_of
-from tttscale.bench.problems import (
+from benchmarks.gpu.errors import limit_of
+from benchmarks.problems import (
     cotangents,
     device_microseconds,
     errors,
@@ -26,6 +25,7 @@ from tttscale.bench.problems import (
     results,
     worst,
 )
+from tttscale.bench import report
 from tttscale.kernels import triton_segment
 from tttscale.kernels.launch_table import architecture_of, launch_of
 from tttscale.kernels.launches.launch import Launch

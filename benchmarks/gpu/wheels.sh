@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Wheels that a machine with torch but without a network needs for the GPU rounds, made where packages can be fetched:
-#   bash launch/gpu_wheels.sh wheels     then there WHEELS=wheels bash launch/gpu_check.sh
+#   bash benchmarks/gpu/wheels.sh wheels     then there WHEELS=wheels bash launch/gpu_train_check.sh
 # For Python 3.12 (FOR_PYTHON=3.13: another one), Linux, x86-64. Nothing that comes with torch (numpy, triton) is among them.
 set -euo pipefail
 folder="${1:?a folder for the wheels}"
 mkdir -p "$folder"
 folder="$(cd "$folder" && pwd)"
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python="${PYTHON:-python3}" limit_mib=64
 of_there=(--only-binary=:all: --implementation cp --python-version "${FOR_PYTHON:-3.12}")
 for name in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux1; do

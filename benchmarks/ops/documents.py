@@ -1,5 +1,9 @@
-"""`tttscale bench documents`: packed documents scanned side by side, and one after the other."""
+"""A chunk of packed documents: scanned side by side, and one after the other.
 
+python -m benchmarks.ops.documents [--tokens 8192] [--out benchmarks/documents_cpu]
+"""
+
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +11,11 @@ import torch
 
 from tttscale.bench import report
 
-_WORKER = "tttscale.bench.documents_worker"
+_WORKER = "benchmarks.ops.documents_worker"
 
 
 def bench_documents(out: Path, tokens: int) -> str:
-    """Measure a layer over `tokens` tokens; write OUT.md and OUT.json; the table."""
+    """Measure a layer over `tokens` tokens; write OUT.md and OUT.json; return the table."""
     device, heads = ("cuda", ("32",)) if torch.cuda.is_available() else ("cpu", ("2", "12"))
     rows = report.run_rows(_WORKER, device, str(tokens), *heads)
     text = documents_table(rows)
@@ -48,3 +52,16 @@ def documents_table(rows: list[dict[str, Any]]) -> str:
             }
         )
     return report.table(lines) if lines else "nothing ran"
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/documents_cpu"))
+    parser.add_argument("--tokens", type=int, default=8192, help="tokens of the chunk")
+    asked = parser.parse_args(words)
+    print(bench_documents(asked.out, asked.tokens))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """A TTT layer over a chunk of packed documents, scanned side by side or one after the other; JSON lines.
 
-Run as `python -m tttscale.bench.documents_worker DEVICE TOKENS HEADS ...`. bf16 on a GPU, fp32 and one thread
+Run as `python -m benchmarks.ops.documents_worker DEVICE TOKENS HEADS ...`. bf16 on a GPU, fp32 and one thread
 on a CPU. How the documents are stacked is worked out once, as for all layers of a model.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.problems import milliseconds
 from tttscale.bench import report
 from tttscale.bench.layer_worker import HEAD_DIM, our_layer
-from tttscale.bench.problems import milliseconds
 from tttscale.model import documents
 from tttscale.model.chunk import NO_NEIGHBOURS, Chunk, OpenEdge, Part
 

@@ -1,5 +1,9 @@
-"""`tttscale bench around`: what surrounds the scan, call by call, compiled, and beside a library."""
+"""The operators between the matrix products: call by call, compiled, and a library's; bytes moved, counted.
 
+python -m benchmarks.ops.pointwise [--out benchmarks/pointwise_cpu]
+"""
+
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +20,34 @@ _MIB = 2**20
 _KIB = 2**10
 
 
-def bench_around(out: Path) -> str:
-    """Measure every way that this machine can run, count bytes; write OUT.md and OUT.json; the tables."""
+def bench_pointwise(out: Path) -> str:
+    """Measure every way that this machine can run, count bytes; write a report; return the tables."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     whose = ("plain", "compiled", "liger") if device == "cuda" else ("plain", "compiled")
     rows = [
-        row for who in whose for row in report.run_rows("tttscale.bench.around_worker", who, device)
+        row
+        for who in whose
+        for row in report.run_rows("benchmarks.ops.pointwise_worker", who, device)
     ]
-    counted = report.run_worker("tttscale.bench.traffic", *_COUNTED, env={"TRITON_INTERPRET": "0"})
-    text, bytes_text = around_table(rows), traffic_table(counted)
+    counted = report.run_worker(
+        "benchmarks.static.traffic", *_COUNTED, env={"TRITON_INTERPRET": "0"}
+    )
+    text, bytes_text = pointwise_table(rows), traffic_table(counted)
     sections = [
         ("Time", text),
         ("What was measured", note(device)),
         ("Bytes of a block, counted", bytes_text + _TRAFFIC_NOTE),
     ]
-    report.write(out, "What surrounds the scan", sections, {"times": rows, "traffic": counted})
+    report.write(
+        out,
+        "The operators between the matrix products",
+        sections,
+        {"times": rows, "traffic": counted},
+    )
     return f"{text}\n\n{bytes_text}"
 
 
-def around_table(rows: list[dict[str, Any]]) -> str:
+def pointwise_table(rows: list[dict[str, Any]]) -> str:
     """Operators in order, each beside itself call by call."""
     plain = {row["operator"]: row["ms"] for row in rows if row["who"] == "plain"}
     lines = [
@@ -85,8 +98,19 @@ def traffic_table(rows: list[dict[str, Any]]) -> str:
 
 _TRAFFIC_NOTE = (
     f"\n\nOne block of {_COUNTED[0]} over {int(_COUNTED[1]):,} tokens in bf16, **counted and not measured** "
-    "(`tttscale.bench.traffic`): what every call of torch reads and writes; a compiled operator counts "
+    "(`benchmarks.static.traffic`): what every call of torch reads and writes; a compiled operator counts "
     "with its arguments and results, a Triton kernel with its arguments, each once. *products*: of tokens; "
     "*scan*: Triton's kernels; *between*: all else that touches tokens; *parameters*: adding up their "
     "gradients. A training step goes forward twice (once to find the carries) and back once."
 )
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/pointwise_cpu"))
+    print(bench_pointwise(parser.parse_args(words).out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """What surrounds the scan, run one way, in a process of its own; a row of JSON each.
 
-Run as `python -m tttscale.bench.around_worker WHO DEVICE`. WHO: plain (call by call), compiled
+Run as `python -m benchmarks.ops.pointwise_worker WHO DEVICE`. WHO: plain (call by call), compiled
 (torch.compile), liger (liger-kernel's, for what it has, where it can be imported; needs a GPU).
 """
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.ops.pointwise import SIZES
+from benchmarks.problems import milliseconds
 from tttscale.bench import report
-from tttscale.bench.around import SIZES
-from tttscale.bench.problems import milliseconds
 from tttscale.kernels.fused import PLAIN
 from tttscale.model.layers import Rotary
 

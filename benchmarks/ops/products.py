@@ -1,5 +1,9 @@
-"""`tttscale bench products`: a step's sweeps with torch's fp32 products and with oneDNN's, on one thread."""
+"""A step's sweeps with torch's fp32 products and with oneDNN's, in turns on one CPU thread.
 
+python -m benchmarks.ops.products [--widths quickstart wide] [--rounds 3] [--out benchmarks/products_cpu]
+"""
+
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,10 @@ _NOTE = (
 
 
 def bench_products(out: Path, widths: list[str], rounds: int) -> str:
-    """Measure the widths one after the other; write OUT.md and OUT.json; the tables."""
+    """Measure the widths one after the other; write OUT.md and OUT.json; return the table."""
     data = [
         report.run_worker(
-            "tttscale.bench.products_worker", width, str(rounds), env={"OMP_NUM_THREADS": "1"}
+            "benchmarks.ops.products_worker", width, str(rounds), env={"OMP_NUM_THREADS": "1"}
         )
         for width in widths
     ]
@@ -32,7 +36,7 @@ def bench_products(out: Path, widths: list[str], rounds: int) -> str:
 
 
 def _row(result: dict[str, Any]) -> dict[str, str]:
-    from tttscale.bench.products_worker import SHAPES
+    from benchmarks.ops.products_worker import SHAPES
 
     step, head = result["step_seconds"], result["head_seconds"]
     width = SHAPES[result["width"]][2]["hidden_size"]
@@ -47,3 +51,21 @@ def _row(result: dict[str, Any]) -> dict[str, str]:
         "by oneDNN": f"{result['loss']['onednn']:.9f}",
         "activations fp32, bf16": f"{saved['fp32']:.1f}, {saved['bf16']:.1f} bytes",
     }
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure and print the table."""
+    from tttscale.kernels import cpu_product
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/products_cpu"))
+    parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))
+    parser.add_argument("--rounds", type=int, default=3, help="the fastest counts")
+    asked = parser.parse_args(words)
+    if (missing := cpu_product.why_not()) is not None:
+        parser.error(f"this compares with oneDNN's product, which {missing}")
+    print(bench_products(asked.out, asked.widths, asked.rounds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Sweeps with torch's products and with oneDNN's, in turns in one process; also the cross-entropy by slices.
 
-Run as `python -m tttscale.bench.products_worker WIDTH ROUNDS`. Prints one JSON object.
+Run as `python -m benchmarks.ops.products_worker WIDTH ROUNDS`. Prints one JSON object.
 """
 
 import json

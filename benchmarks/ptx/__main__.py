@@ -1,6 +1,6 @@
 """A scan on compiled kernels that are run here.
 
-    python -m tests.ptx KIND DIM K DTYPE CAPABILITY TOKENS [waits] [copies]
+    python -m benchmarks.ptx KIND DIM K DTYPE CAPABILITY TOKENS [waits] [copies]
 
 Without TRITON_INTERPRET. Forward and backward; with `waits` once more, with neighbours that wait; with
 `copies` as `Block.copies_are_fenced` has it. Scratch holds NaN until it is written. Prints one JSON object:
@@ -15,9 +15,9 @@ from unittest import mock
 
 import torch
 
-from tests.ptx.execute import Block
-from tests.ptx.launch import emulated
-from tttscale.bench.problems import Waiting, errors, on, problem, reference, results
+from benchmarks.problems import Waiting, errors, on, problem, reference, results
+from benchmarks.ptx.execute import Block
+from benchmarks.ptx.launch import emulated
 from tttscale.kernels import scan
 from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
 from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan

@@ -1,6 +1,8 @@
-"""What a mini-batch of the chains costs, counted while their compiled code is run: python -m tests.ptx.count.
+"""Count what a mini-batch of the serial kernels costs while their compiled code is emulated.
 
-Of the paper's shape in bf16, per mini-batch and head: instructions of PTX per warp, wavefronts of shared
+    python -m benchmarks.ptx.count
+
+For the paper's shape in bf16, per mini-batch and head: instructions of PTX per warp, wavefronts of shared
 memory (accesses of a warp that go in one turn; a multiprocessor does one a cycle), bytes read from and
 written to global memory (in sectors of 32). What is done once per block of mini-batches counts by its share.
 Prints a table for Hopper. Without TRITON_INTERPRET.
@@ -12,12 +14,12 @@ from unittest import mock
 
 import numpy as np
 
-from tests.ptx.__main__ import DTYPES, SCANS
-from tests.ptx.execute import Block
-from tests.ptx.launch import emulated
-from tests.ptx.memory import Space
+from benchmarks.problems import on, problem, results
+from benchmarks.ptx.__main__ import DTYPES, SCANS
+from benchmarks.ptx.execute import Block
+from benchmarks.ptx.launch import emulated
+from benchmarks.ptx.memory import Space
 from tttscale.bench import report
-from tttscale.bench.problems import on, problem, results
 from tttscale.kernels import scan
 
 DIM, SIZE, BLOCK_TOKENS, CAPABILITY = 64, 16, 64, 90
@@ -27,9 +29,10 @@ _COUNTED_ELSEWHERE = ("wgmma", "cp.async.c")
 
 
 class Counts(Counter):
-    """By (kernel, what)."""
+    """Counts by (kernel, what)."""
 
-    kernel = ""
+    kernel = operation = ""
+    """Of the instruction that runs now."""
 
     def step(self, plain):
         """Wraps `Block._step`."""
@@ -89,6 +92,7 @@ def counted(kind, tokens):
 
 
 def main():
+    """Print the table."""
     rows = []
     for kind in ("linear", "mlp"):
         one, two = (counted(kind, n * BLOCK_TOKENS) for n in (1, 2))

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
-from tests.ptx import tensor_core as tc
-from tests.ptx.memory import FaultError
+from benchmarks.ptx import tensor_core as tc
+from benchmarks.ptx.memory import FaultError
 
 TYPES = {
     "u16": np.uint16, "b16": np.uint16, "s16": np.int16,
@@ -58,7 +58,7 @@ class Block:
         self.in_flight = set()
 
     def run(self):
-        """From the first instruction to `ret`."""
+        """Run from the first instruction to `ret`."""
         at, code, labels = 0, self.program.instructions, self.program.labels
         while True:
             instruction = code[at]
@@ -102,8 +102,8 @@ class Block:
 
     # ---- operands --------------------------------------------------------------------------------
 
-    def get(self, operand, kind):
-        """An operand as an array of the type."""
+    def get(self, operand, kind) -> np.ndarray:
+        """Read an operand as an array [threads] of the type."""
         wanted = TYPES[kind]
         if isinstance(operand, int):
             size = np.dtype(wanted).itemsize
@@ -129,12 +129,13 @@ class Block:
         self.registers[name] = value
 
     def predicate(self, operand):
+        """Read an operand as an array [threads] of bools."""
         if isinstance(operand, int):
             return np.full(self.count, operand != 0)
         return self.registers[operand]
 
     def address(self, operand):
-        """Byte addresses of a memory operand."""
+        """Compute the byte addresses [threads] of a memory operand."""
         _, base, offset = operand
         if base == "global_smem":
             return np.full(self.count, offset, np.int64)
@@ -432,7 +433,7 @@ class Block:
         targets, a, b, scale, *signs = i.operands
         places = []
         self.in_flight.difference_update(targets)  # one after the other is allowed
-        columns = int(re.search(r"n(\d+)k16", i.operation).group(1))
+        (columns,) = map(int, re.findall(r"n(\d+)k16", i.operation))
         assert signs[:2] == [1, 1], "a negated operand"
         transposed_b = bool(signs[-1])
         adds = self.predicate(scale) if isinstance(scale, str) else np.full(self.count, scale != 0)

@@ -9,10 +9,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
-from tests.ptx.execute import Block
-from tests.ptx.memory import Clock, FaultError, Space
-from tests.ptx.parse import parse
-from tttscale.bench.compiled import Recorder
+from benchmarks.ptx.execute import Block
+from benchmarks.ptx.memory import Clock, FaultError, Space
+from benchmarks.ptx.parse import parse
+from benchmarks.static.recorder import Recorder
 
 GAP_BYTES = 4096
 """Between two tensors, where nobody may go."""

@@ -21,9 +21,11 @@ class Clock:
         self.now, self.block_began = 0, 0
 
     def barrier(self):
+        """Count a barrier: accesses before it are over."""
         self.now += 1
 
     def next_block(self):
+        """Begin another block, in which accesses of the blocks before it are foreign."""
         self.now += 1
         self.block_began = self.now
 
@@ -53,6 +55,7 @@ class Space:
         return at
 
     def check_bounds(self, at):
+        """Raise a FaultError if a place is outside."""
         if at.size and (at.min() < 0 or at.max() >= len(self.data)):
             raise FaultError(f"{self.name}: out of bounds")
 

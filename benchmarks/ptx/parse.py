@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from tests.ptx.spelling import UnknownSpellingError, check_directive, name_of, parts_of
+from benchmarks.ptx.spelling import UnknownSpellingError, check_directive, name_of, parts_of
 
 _LOC = re.compile(r"\.loc\s.*//\s*(.+)$")
 _LABEL = re.compile(r"^(\$?[A-Za-z_][\w$]*):$")
@@ -29,6 +29,8 @@ class Instruction:
 
 @dataclass
 class Program:
+    """One kernel."""
+
     name: str = ""
     threads: int = 0
     parameters: list[str] = field(default_factory=list)
@@ -37,7 +39,11 @@ class Program:
 
 
 def parse(text):
-    """One kernel."""
+    """Parse the PTX of one kernel.
+
+    Raises:
+        UnknownSpellingError: something in it is not known here.
+    """
     program, where = Program(), ""
     for number, raw in enumerate(text.splitlines(), 1):
         if match := _LOC.search(raw):
@@ -46,7 +52,7 @@ def parse(text):
             _read(program, raw.split("//")[0].strip(), where)
         except UnknownSpellingError as error:
             raise UnknownSpellingError(
-                f"{error}: not known to tests/ptx (line {number}, {where})"
+                f"{error}: not known to benchmarks/ptx (line {number}, {where})"
             ) from None
     if not (program.threads and program.instructions):
         raise UnknownSpellingError("no kernel with .reqntid in this PTX")

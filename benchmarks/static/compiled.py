@@ -1,8 +1,7 @@
 """Compile every Triton kernel for a GPU that need not be there: registers, spills, shared memory.
 
-Run as `python -m tttscale.bench.compiled KIND DIM SIZE DTYPE CAPABILITY`, without TRITON_INTERPRET. The
-scan's own host code is run on CPU tensors with the launch replaced by a recorder, so that what is compiled
-is what is launched. Prints one JSON list.
+Run as `python -m benchmarks.static.compiled KIND DIM SIZE DTYPE CAPABILITY`, without TRITON_INTERPRET.
+What is compiled is what the scan's own host code launches (`recorder`). Prints one JSON list.
 """
 
 import json
@@ -10,8 +9,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +16,14 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.runtime import JITFunction
 
-from tttscale.bench.fences import unfenced
-from tttscale.bench.fingerprint import fingerprint
-from tttscale.bench.latency import cycles_in_all, cycles_per_step, in_loops, issued
-from tttscale.bench.products import products
+from benchmarks.static.fences import unfenced
+from benchmarks.static.fingerprint import fingerprint
+from benchmarks.static.latency import cycles_in_all, cycles_per_step, in_loops, issued
+from benchmarks.static.products import products
+from benchmarks.static.recorder import DTYPE_NAMES, RECORDED_HEADS, RECORDED_TOKENS, launches
 from tttscale.kernels.launch_table import FENCED_SINCE, triton_version
-from tttscale.kernels.triton_scan import TritonScan
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
 
-_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-_LAUNCH = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
-"""Options of a launch that are no arguments of its kernel."""
 _SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one program can have; an SM has 1 KiB more, and each program takes one."""
 _MULTIPROCESSORS = {80: 108, 90: 132}
@@ -41,84 +32,6 @@ _BYTES_PER_CYCLE = {80: 2039 / 1.41, 90: 3350 / 1.98}
 _REGISTERS = 64 << 10
 HEADS = 32
 """Scans at once, where the parallel kernels' cycles are predicted."""
-_TOKENS, _HEADS = 2048, 2
-"""The scan whose launches are recorded."""
-
-
-class Recorder:
-    """Stands in for a launch: keeps what has to be compiled, once per kernel, and what it reads or writes."""
-
-    def __init__(self) -> None:
-        self.sources: dict[str, tuple[ASTSource, dict[str, int]]] = {}
-        self.tensor_bytes: dict[str, int] = {}
-        """Of all tensors that a kernel takes."""
-
-    def record(self, kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Derive the signature that Triton's launcher would."""
-        launch = {name: options.pop(name) for name in _LAUNCH if name in options}
-        names = kernel.arg_names
-        values = {**dict(zip(names, arguments, strict=False)), **options}
-        signature, constants, attributes = {}, {}, {}
-        for index, (name, parameter) in enumerate(zip(names, kernel.params, strict=True)):
-            value = values[name]
-            if parameter.is_constexpr or value is None:
-                signature[name], constants[(index,)] = "constexpr", value
-            elif isinstance(value, torch.Tensor):
-                signature[name] = "*" + _NAMES[value.dtype]
-                attributes[(index,)] = [["tt.divisibility", 16]]
-            else:
-                signature[name] = "i32"
-                if not parameter.do_not_specialize and value % 16 == 0:
-                    attributes[(index,)] = [["tt.divisibility", 16]]
-        source = ASTSource(kernel, signature, constants, attributes)
-        name = kernel.__name__
-        if name in self.sources and signature != self.sources[name][0].signature:
-            name = f"backward_{name}"  # what only a backward asks for, or does without
-        self.sources[name] = (source, launch)
-        tensors = (x for x in values.values() if isinstance(x, torch.Tensor))
-        self.tensor_bytes[name] = sum(x.nbytes for x in tensors)
-
-
-@contextmanager
-def recording() -> Iterator[Recorder]:
-    """Launches are recorded instead of done."""
-    recorder, run = Recorder(), JITFunction.run
-
-    def record(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        recorder.record(self, arguments, options)
-
-    JITFunction.run = record
-    try:
-        yield recorder
-    finally:
-        JITFunction.run = run
-
-
-def problem_of(
-    kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int, heads: int, capability: int
-) -> tuple[TritonScan, tuple[torch.Tensor, ...], torch.Tensor]:
-    """A scan of one sequence, its initial state, and its q, laid out as the model has them."""
-    inner = dim if kind == "linear" else 4 * dim
-    q = torch.zeros(1, tokens, heads, dim, dtype=dtype).transpose(1, 2)
-    lr, tau = torch.zeros(1, heads, tokens), torch.zeros(size)
-    norm = torch.zeros(heads, dim)
-    shapes = [(dim, inner), (1, inner), (inner, dim), (1, dim)][: 2 if kind == "linear" else 4]
-    state = tuple(torch.zeros(1, heads, *shape) for shape in shapes)
-    scan = {"linear": TritonLinearScan, "mlp": TritonMLPScan}[kind](
-        (q, q.clone(), q.clone(), lr, tau, norm, norm), size, torch.float32, capability
-    )
-    return scan, state, q
-
-
-def launches(
-    kind: str, dim: int, size: int, dtype: torch.dtype, tokens: int = _TOKENS, capability: int = 90
-) -> Recorder:
-    """Everything that a forward and a backward of `tokens` tokens launch on such a GPU."""
-    scan, state, q = problem_of(kind, dim, size, dtype, tokens, _HEADS, capability)
-    with recording() as recorder:
-        _, saved, last = scan.forward(state)
-        scan.backward(saved, torch.zeros_like(q), last)
-    return recorder
 
 
 def resources(
@@ -184,7 +97,7 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
     rows = []
     recorder = launches(kind, dim, size, dtype, capability=capability)
     for name, (source, launch) in recorder.sources.items():
-        row = {"inner": kind, "dim": dim, "K": size, "dtype": _NAMES[dtype], "kernel": name}
+        row = {"inner": kind, "dim": dim, "K": size, "dtype": DTYPE_NAMES[dtype], "kernel": name}
         print(f"compiling {name}", file=sys.stderr)
         known = {
             key: source.constants[(i,)]
@@ -196,7 +109,7 @@ def main(kind: str, dim: int, size: int, dtype: torch.dtype, capability: int) ->
         needs = resources(source, launch, capability, **turn)
         if "turns" in turn:
             needs |= _throughput({**row, **needs}, known["BLOCK"] * size, capability)
-            moved = recorder.tensor_bytes[name] / (_TOKENS * _HEADS)
+            moved = recorder.tensor_bytes[name] / (RECORDED_TOKENS * RECORDED_HEADS)
             needs |= {
                 "bytes_per_token": moved,
                 "cycles_to_move": moved * HEADS * size / _BYTES_PER_CYCLE[capability],
@@ -239,5 +152,5 @@ def _turns(name: str, kind: str, dim: int, known: dict[str, int]) -> dict[str, A
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    wanted = {name: dtype for dtype, name in _NAMES.items()}[words[3]]
+    wanted = {name: dtype for dtype, name in DTYPE_NAMES.items()}[words[3]]
     main(words[0], int(words[1]), int(words[2]), wanted, int(words[4]))

@@ -1,7 +1,7 @@
 """The serial kernels of fla-core's TTT-Linear compiled like ours, for the predictions beside them.
 
-Run as `python -m tttscale.bench.compiled_peer CAPABILITY` where fla can be imported (fla-core 0.6.0), without
-TRITON_INTERPRET. Head dim 64, K 16, bf16, all of its autotuner's warps. Prints one JSON list.
+Run as `python -m benchmarks.static.compiled_peer CAPABILITY` where fla can be imported (fla-core 0.6.0),
+without TRITON_INTERPRET. Head dim 64, K 16, bf16, all of its autotuner's warps. Prints one JSON list.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from tttscale.bench.compiled import resources
+from benchmarks.static.compiled import resources
 
 _SHAPE = {"H": 32, "K": 64, "V": 64, "BT": 16, "BK": 64, "BV": 64}
 _PLAIN = {"IS_VARLEN": False, "cu_seqlens": None, "chunk_offsets": None, "chunk_indices": None}

@@ -1,6 +1,6 @@
-"""What a compiled Triton kernel depends on, in one short string: whether a report speaks of today's code.
+"""All that a compiled Triton kernel depends on, in one short string: does a report describe today's code?
 
-Run as `python -m tttscale.bench.fingerprint CAPABILITY`, without TRITON_INTERPRET. Prints one JSON object:
+Run as `python -m benchmarks.static.fingerprint CAPABILITY`, without TRITON_INTERPRET. Prints one JSON object:
 kernel -> fingerprint for every shipped configuration, by the names of `row_name`. Nothing is compiled.
 """
 
@@ -15,6 +15,9 @@ import triton.language as tl
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
+from benchmarks.static.configurations import DTYPES, shapes_of
+from benchmarks.static.recorder import launches
+
 _LAYOUT = {
     tokenize.NEWLINE: "<line>",
     tokenize.INDENT: "<indent>",
@@ -24,7 +27,7 @@ _IGNORED = (tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER)
 
 
 def fingerprint(source: ASTSource, launch: dict[str, Any]) -> str:
-    """Of a kernel's code, all that it calls, its signature, constants and launch.
+    """Hash a kernel's code with all that it calls, its signature, constants and launch.
 
     Comments, docstrings and places in files do not count, nor does the version of the compiler.
     """
@@ -67,10 +70,7 @@ def _words(source: str) -> list[str]:
 
 
 def main(capability: int) -> None:
-    """Fingerprints of every shipped configuration on such a GPU."""
-    from tttscale.bench.compiled import launches
-    from tttscale.bench.kernels import DTYPES, shapes_of
-
+    """Print the fingerprints of every shipped configuration on such a GPU."""
     found = {}
     for kind, dim, size, dtype in shapes_of(capability, everything=True):
         recorded = launches(kind, dim, size, DTYPES[dtype], capability=capability).sources

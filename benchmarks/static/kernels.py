@@ -1,30 +1,27 @@
-"""`tttscale bench kernels`: what every Triton kernel needs, compiled for a GPU that need not be there."""
+"""What every Triton kernel needs, compiled without a GPU: registers, spills, shared memory, cycles.
 
+    python -m benchmarks.static.kernels                        the paper's shape, for Hopper
+    python -m benchmarks.static.kernels --all --capability 80  every shipped configuration, for an A100
+    python -m benchmarks.static.kernels --render benchmarks/kernels_sm90   the page again, from its JSON
+
+The page has the paper's shape and a summary; every row is in the JSON.
+"""
+
+import argparse
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.static.configurations import PAPER, Shape, shapes_of
 from tttscale.bench import report
-from tttscale.kernels.launch_table import why_no_launch
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-Shape = tuple[str, int, int, str]
-"""Inner learner, head dim, K, dtype of the tokens."""
-_MAIN = [(64, 16, "bf16"), (64, 16, "fp32")]
-_ALL = [
-    (dim, size, dtype)
-    for dtype in ("bf16", "fp32")
-    for dim in (16, 32, 64, 96, 128)
-    for size in (16, 32, 64)
-]
+Rows = list[dict[str, Any]]
 _ENV = {"TRITON_INTERPRET": "0"}  # interpreted kernels cannot be compiled
 
 
-def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None = None) -> str:
+def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None = None) -> None:
     """Compile, read the binaries, write OUT.md and OUT.json.
 
     Args:
@@ -32,70 +29,131 @@ def bench_kernels(out: Path, capability: int, everything: bool, fla: Path | None
         capability: 90 for Hopper, 80 for A100.
         everything: all shipped configurations instead of the paper's (head dim 64, K 16).
         fla: folder that the package fla lies in; its serial kernels are then predicted beside ours.
-
-    Returns:
-        The table.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         compiled = pool.map(partial(compile_shape, capability), shapes_of(capability, everything))
-        data = [row for rows in compiled for row in rows]
-    data.sort(key=lambda row: row["inner"])  # compiled in another order, the long ones first
-    text = report.table([_row(row) for row in data])
-    spilling = [row for row in data if row["local_accesses_in_loops"]]
-    of_paper = [row for row in spilling if (row["dim"], row["K"]) == _MAIN[0][:2]]
-    summary = (
-        f"{len(data)} kernels, {sum(not r['fits'] for r in data)} of which do not fit into shared "
-        f"memory. {len(spilling)} spill inside a loop, {len(of_paper)} of them at head dim 64 and "
-        f"K 16; {sum(row['local_accesses'] > 0 for row in data)} have any access to local memory. "
-        f"{sum(row['unfenced_products'] for row in data)} products read shared memory without the proxy "
-        "fence that PTX asks for (`tttscale.bench.fences`)."
-    )
+        kernels = [row for rows in compiled for row in rows]
+    kernels.sort(key=lambda row: row["inner"])  # compiled in another order, the long ones first
     peers, env = [], dict(_ENV)
     if fla is not None:
         env["PYTHONPATH"] = os.pathsep.join((str(fla), os.environ.get("PYTHONPATH", "")))
-        peers = report.run_worker("tttscale.bench.compiled_peer", str(capability), env=env)
-    scratch = report.run_worker("tttscale.bench.scratch", str(capability), env=_ENV)
-    sections = [
-        ("Result", f"{summary}\n\n{text}"),
-        ("Predicted cycles of the serial kernels", _chains(data, peers) + _CHAIN_NOTE),
+        peers = report.run_worker("benchmarks.static.compiled_peer", str(capability), env=env)
+    scratch = report.run_worker("benchmarks.static.scratch", str(capability), env=_ENV)
+    found = {"capability": capability, "kernels": kernels, "peers": peers, "scratch": scratch}
+    report.write(out, title_of(found), sections_of(found), found)
+
+
+def render(out: Path) -> None:
+    """Write OUT.md again from OUT.json; nothing is compiled."""
+    facts, data = report.read(out)
+    report.write_page(out, title_of(data), facts, sections_of(data))
+
+
+def compile_shape(capability: int, shape: Shape) -> Rows:
+    """Compile every kernel of one configuration in a process of its own; one row each."""
+    words = (*map(str, shape), str(capability))
+    return report.run_worker("benchmarks.static.compiled", *words, env=_ENV)
+
+
+# ---- the page ----------------------------------------------------------------------------------
+
+
+def title_of(found: dict[str, Any]) -> str:
+    """The page's title."""
+    return f"Triton kernels compiled for sm_{found['capability']}"
+
+
+def sections_of(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The page's sections, for kernels, a peer's kernels and scratch memory."""
+    kernels = found["kernels"]
+    paper = [row for row in kernels if _shape(row) in PAPER]
+    return [
+        ("Result", _summary(kernels)),
+        ("The paper's shape", report.table([_row(row) for row in paper]) + _NOTE),
+        ("Every configuration", report.table(_by_configuration(kernels)) + _GRID_NOTE),
+        ("Predicted cycles of the serial kernels", _chains(kernels, found["peers"]) + _CHAIN_NOTE),
         (
             "Predicted cycles of the parallel kernels",
-            report.table(_parallel(data)) + _PARALLEL_NOTE,
+            report.table(_parallel(kernels)) + _PARALLEL_NOTE,
         ),
-        ("Memory of a scan", report.table([_memory(row) for row in scratch]) + _MEMORY_NOTE),
-        ("What was measured", _NOTE),
-    ]
-    written = {"kernels": data, "peers": peers, "scratch": scratch}
-    report.write(out, f"Triton kernels compiled for sm_{capability}", sections, written)
-    return text
-
-
-def shapes_of(capability: int, everything: bool) -> list[Shape]:
-    """All shipped configurations, or the paper's, that such a GPU takes; long compilations first."""
-    return [
-        (kind, dim, size, dtype)
-        for kind in ("mlp", "linear")
-        for dim, size, dtype in (_ALL if everything else _MAIN)
-        if why_no_launch(capability, dim, size, DTYPES[dtype]) is None
+        ("Memory of a scan", report.table(list(map(_memory, found["scratch"]))) + _MEMORY_NOTE),
     ]
 
 
-def compile_shape(capability: int, shape: Shape) -> list[dict[str, Any]]:
-    """Every kernel of one configuration, compiled in a process of its own: what each needs."""
-    words = (*map(str, shape), str(capability))
-    return report.run_worker("tttscale.bench.compiled", *words, env=_ENV)
+def _shape(row: dict[str, Any]) -> tuple[int, int, str]:
+    return row["dim"], row["K"], row["dtype"]
 
 
+def _summary(kernels: Rows) -> str:
+    spilling = [row for row in kernels if row["local_accesses_in_loops"]]
+    of_paper = [row for row in spilling if _shape(row) in PAPER]
+    fenced = (
+        f" {sum(row['unfenced_products'] for row in kernels)} products read shared memory without the "
+        "proxy fence that PTX asks for (`benchmarks.static.fences`)."
+        if all("unfenced_products" in row for row in kernels)  # older reports do not say
+        else ""
+    )
+    return (
+        f"{len(kernels)} kernels, {sum(not row['fits'] for row in kernels)} of which do not fit into "
+        f"shared memory. {len(spilling)} spill inside a loop, {len(of_paper)} of them at head dim 64 and "
+        f"K 16; {sum(row['local_accesses'] > 0 for row in kernels)} have any access to local memory."
+    ) + fenced
+
+
+def _row(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "inner": row["inner"],
+        "dtype": row["dtype"],
+        "kernel": row["kernel"].removesuffix("_kernel"),
+        "warps": str(row["num_warps"]),
+        "registers": str(row["registers"]),
+        "stack": str(row["stack_bytes"]),
+        "in loops": str(row["local_accesses_in_loops"]),
+        "shared KiB": f"{row['shared_bytes'] / 1024:.0f}{'' if row['fits'] else ' (too much)'}",
+        "barriers": str(row["barriers"]),
+        "instructions": str(row["instructions"]),
+        "products": str(row["products"] or "plain"),
+        "repeated": str(row["repeated_products"]),
+        "issued/token": f"{row['issued_per_token']:,.0f}" if "issued_per_token" in row else "",
+    }
+
+
+def _by_configuration(kernels: Rows) -> list[dict[str, str]]:
+    """A line for each learner, dtype and head dim; for each K the kernels that spill (inside a loop)."""
+    lines = []
+    sizes = sorted({row["K"] for row in kernels})
+    for inner, dtype, dim in dict.fromkeys((r["inner"], r["dtype"], r["dim"]) for r in kernels):
+        same = [r for r in kernels if (r["inner"], r["dtype"], r["dim"]) == (inner, dtype, dim)]
+        line = {"inner": inner, "dtype": dtype, "head dim": str(dim)}
+        for size in sizes:
+            line[f"K {size}"] = _spills([row for row in same if row["K"] == size])
+        line["most shared KiB"] = f"{max(row['shared_bytes'] for row in same) / 1024:.0f}"
+        lines.append(line)
+    return lines
+
+
+def _spills(rows: Rows) -> str:
+    if not rows:
+        return "not shipped"
+    spilling = sum(row["local_accesses"] > 0 for row in rows)
+    in_loops = sum(row["local_accesses_in_loops"] > 0 for row in rows)
+    return f"{spilling} ({in_loops}) of {len(rows)}"
+
+
+_GRID_NOTE = (
+    "\n\nKernels of a configuration with any access to local memory (with one inside a loop), and the most "
+    "shared memory that one of them takes. Every row is in the JSON of the same name in `data/`."
+)
 _NOTE = (
-    "Compiled by the host code's own launches (`tttscale.bench.compiled`), nothing was run. *stack*: "
-    "bytes of local memory per thread; *local*: its loads and stores in the code, counted once "
-    "wherever they stand; *in loops*: those that are done more than once; *barriers*, *instructions*: "
-    "counted once. *products*: those on tensor cores (fp32: none, plain units), of which *repeated* are done "
-    "by two warps or more, for want of rows. *issued/token*: what a parallel kernel's warps issue for one "
-    "token of one head, loops by their turns; an SM issues four a cycle."
+    "\n\nCompiled from the host code's own launches (`benchmarks.static.recorder`); nothing was run. "
+    "*stack*: bytes of local memory per thread; *in loops*: loads and stores of it that are done more than "
+    "once; *barriers*, *instructions*: counted once wherever they stand. *products*: those on tensor cores "
+    "(fp32: none, plain units), of which *repeated* are done by two warps or more, because there are too few "
+    "rows. *issued/token*: what a parallel kernel's warps issue for one token of one head, loops by their "
+    "turns; an SM issues four a cycle."
 )
 _CHAIN_NOTE = (
-    "\n\nA static model (`tttscale.bench.latency`: one warp in order, fixed latencies), **not a "
+    "\n\nA static model (`benchmarks.static.latency`: one warp in order, fixed latencies), **not a "
     "measurement**; the order is worth more than the size. A step is one mini-batch; what is done once "
     "per block of mini-batches counts by its share, loops over tiles by their turns. The first "
     "figure takes loads from memory as prefetched, the second in full. A training step goes through "
@@ -128,7 +186,7 @@ def _chains(data: list[dict[str, Any]], peers: list[dict[str, Any]]) -> str:
     own = [
         {**row, "kernel": f"{row['inner']} {row['kernel']}"}
         for row in data
-        if row["kernel"].startswith("advance") and (row["dim"], row["K"], row["dtype"]) == _MAIN[0]
+        if row["kernel"].startswith("advance") and (row["dim"], row["K"], row["dtype"]) == PAPER[0]
     ]
     lines = [
         {
@@ -148,7 +206,7 @@ def _parallel(data: list[dict[str, Any]]) -> list[dict[str, str]]:
     found = [
         row
         for row in data
-        if "issued_per_token" in row and (row["dim"], row["K"], row["dtype"]) == _MAIN[0]
+        if "issued_per_token" in row and (row["dim"], row["K"], row["dtype"]) == PAPER[0]
     ]
     lines = []
     for inner in dict.fromkeys(row["inner"] for row in found):
@@ -194,22 +252,28 @@ def _memory(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _row(row: dict[str, Any]) -> dict[str, str]:
-    return {
-        "inner": row["inner"],
-        "head dim": str(row["dim"]),
-        "K": str(row["K"]),
-        "dtype": row["dtype"],
-        "kernel": row["kernel"].removesuffix("_kernel"),
-        "warps": str(row["num_warps"]),
-        "registers": str(row["registers"]),
-        "stack": str(row["stack_bytes"]),
-        "local": str(row["local_accesses"]),
-        "in loops": str(row["local_accesses_in_loops"]),
-        "shared KiB": f"{row['shared_bytes'] / 1024:.0f}{'' if row['fits'] else ' (too much)'}",
-        "barriers": str(row["barriers"]),
-        "instructions": str(row["instructions"]),
-        "products": str(row["products"] or "plain"),
-        "repeated": str(row["repeated_products"]),
-        "issued/token": f"{row['issued_per_token']:,.0f}" if "issued_per_token" in row else "",
-    }
+# ---- the command -------------------------------------------------------------------------------
+
+
+def main(words: list[str] | None = None) -> None:
+    """Compile and report, or render a report again."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, metavar="PATH", help="report path without suffix")
+    parser.add_argument("--capability", type=int, choices=(80, 90), default=90, help="80: A100")
+    parser.add_argument("--all", action="store_true", help="every shipped configuration")
+    parser.add_argument("--fla", type=Path, help="folder of an unpacked fla-core 0.6.0, as a peer")
+    parser.add_argument("--render", type=Path, metavar="PATH", help="write PATH.md from its JSON")
+    asked = parser.parse_args(words)
+    if asked.render is not None:
+        return render(asked.render)
+    if asked.fla is not None and not (asked.fla / "fla").is_dir():
+        parser.error(f"--fla {asked.fla}: no folder fla in it; unpack the wheel of fla-core there")
+    # Two generations, or few kernels and all, are not one report: neither overwrites the other.
+    name = f"kernels_sm{asked.capability}{'' if asked.all else '_paper'}"
+    out = asked.out or Path("benchmarks", name)
+    bench_kernels(out, asked.capability, asked.all, asked.fla)
+    print(report.beside(out, ".md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """What a Triton scan allocates: kept by its forward, and at once in its backward. Nothing is launched.
 
-Run as `python -m tttscale.bench.scratch CAPABILITY`, without TRITON_INTERPRET; prints one JSON list.
+Run as `python -m benchmarks.static.scratch CAPABILITY`, without TRITON_INTERPRET; prints one JSON list.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from tttscale.bench.compiled import problem_of, recording
-from tttscale.bench.kernels import DTYPES
+from benchmarks.static.configurations import DTYPES
+from benchmarks.static.recorder import problem_of, recording
 from tttscale.kernels.triton_segment import Segment
 
 HEADS, DIM, SIZE = 32, 64, 16

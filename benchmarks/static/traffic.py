@@ -1,6 +1,6 @@
 """Bytes that one block reads and writes, counted and not measured: its products, its scan, what lies between.
 
-Run as `python -m tttscale.bench.traffic PRESET TOKENS`, without TRITON_INTERPRET; prints one JSON list. A
+Run as `python -m benchmarks.static.traffic PRESET TOKENS`, without TRITON_INTERPRET; prints one JSON list. A
 forward and a backward run on tensors without data, in bf16 under autocast. Each call of torch counts with all
 that it reads and writes, an operator that is compiled with its own arguments and results, and a Triton kernel
 with its arguments, each once.

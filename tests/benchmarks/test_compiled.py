@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tttscale.bench.fingerprint import row_name
-from tttscale.bench.kernels import bench_kernels
+from benchmarks.static.fingerprint import row_name
+from benchmarks.static.kernels import bench_kernels
 
 ENV = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks/data"
 
 
 def run(*words):
@@ -37,7 +37,7 @@ def run(*words):
 )
 def test_compiles_and_fits(kind, dim, size, dtype, capability):
     words = map(str, (kind, dim, size, dtype, capability))
-    rows = json.loads(run("-m", "tttscale.bench.compiled", *words))
+    rows = json.loads(run("-m", "benchmarks.static.compiled", *words))
     assert len(rows) >= 6
     assert all(row["fits"] for row in rows), rows
     for row in rows:
@@ -80,11 +80,11 @@ def test_the_papers_shape_does_not_spill_on_hopper(tmp_path):
 def test_the_reports_speak_of_the_kernels_that_are_shipped(capability):
     """Every configuration was compiled as it is now and fits; none of the paper's shape spills.
 
-    To mend: `tttscale bench kernels --all --capability N --out benchmarks/kernels_smN`.
+    To mend: `python -m benchmarks.static.kernels --all --capability N`.
     """
     report = BENCHMARKS / f"kernels_sm{capability}.json"
     rows = {row_name(r): r for r in json.loads(report.read_text())["data"]["kernels"]}
-    shipped = json.loads(run("-m", "tttscale.bench.fingerprint", str(capability)))
+    shipped = json.loads(run("-m", "benchmarks.static.fingerprint", str(capability)))
     assert len(shipped) == 360
     assert {name: row["code"] for name, row in rows.items()} == shipped
     assert all(row["fits"] and row["registers"] > 0 for row in rows.values())
@@ -108,7 +108,7 @@ def test_a_fingerprint_is_of_code_and_launch(tmp_path):
         program = (
             f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import some_kernels as k\n"
             "from triton.compiler import ASTSource\n"
-            "from tttscale.bench.fingerprint import fingerprint\n"
+            "from benchmarks.static.fingerprint import fingerprint\n"
             "source = ASTSource(k.kernel, {'x_ptr': '*fp32', 'N': 'constexpr'}, {(1,): 8}, {})\n"
             f"print(fingerprint(source, {{'num_warps': {launch}}}))"
         )
@@ -128,7 +128,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
-from tttscale.bench.compiled import problem_of
+from benchmarks.static.recorder import problem_of
 
 backend, seen = make_backend(GPUTarget("cuda", 90, 32)), set()
 

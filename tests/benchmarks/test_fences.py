@@ -2,7 +2,7 @@
 
 import pytest
 
-from tttscale.bench.fences import unfenced
+from benchmarks.static.fences import unfenced
 
 TILE = "!ttg.memdesc<64x32xbf16, #shared, #smem, mutable>"
 FENCE = "ttng.fence_async_shared {bCluster = false} loc(#loc7)"

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from tttscale.bench import gpu_check, gpu_round
-from tttscale.bench.gpu_check import check_memory_accesses
-from tttscale.bench.gpu_round import Ending, Round
+from benchmarks.gpu import check as gpu_check
+from benchmarks.gpu import round as gpu_round
+from benchmarks.gpu.check import check_memory_accesses
+from benchmarks.gpu.round import Ending, Round
 
 ROW = {"inner": "linear", "dim": 16, "K": 16, "dtype": "bf16", "tokens": 75, "error": 1e-4}
 ROW |= {"of": "out", "limit": 1e-2, "same_bits": True, "host_waits": False, "ok": True}
@@ -95,7 +96,7 @@ def test_the_exit_code_knows_of_ranks_that_differ(ok, tmp_path, monkeypatch):
     assert "1.0e-07 apart" in (tmp_path / "round.md").read_text()
 
 
-def test_a_stage_that_breaks_says_so_and_the_rest_goes_on(tmp_path, monkeypatch):
+def test_a_stage_that_breaks_says_so_and_the_rest_follow(tmp_path, monkeypatch):
     def broken(work):
         raise ValueError("no such clock")
 
@@ -108,7 +109,7 @@ def test_a_stage_that_breaks_says_so_and_the_rest_goes_on(tmp_path, monkeypatch)
     assert "ceilings: ValueError('no such clock')" in text
     assert "checks, and compiling what is timed: ValueError" in text
     assert "| linear | 16 | bfloat16 |" in text.replace("bf16", "bfloat16")  # the check beside it
-    assert "| surroundings |" in text
+    assert "| pointwise |" in text
 
 
 def test_rows_of_a_worker_that_is_killed_are_in_the_report(tmp_path, monkeypatch):
@@ -116,7 +117,7 @@ def test_rows_of_a_worker_that_is_killed_are_in_the_report(tmp_path, monkeypatch
     python = tmp_path / "python"
     python.write_text(
         "#!/bin/sh\n"
-        'case "$2 $3" in "tttscale.bench.gpu_step ttt-linear-1.3b")\n'
+        'case "$2 $3" in "benchmarks.gpu.step ttt-linear-1.3b")\n'
         f"  echo a warning of a library\n  echo '{json.dumps(STEP)}'\n  kill -9 $$ ;;\n"
         "esac\n"
     )
@@ -130,4 +131,4 @@ def test_rows_of_a_worker_that_is_killed_are_in_the_report(tmp_path, monkeypatch
     assert "its 1 rows until then are kept" in text
     assert json.loads((tmp_path / "round.json").read_text())["data"]["steps"] == [STEP]
     (line,) = (tmp_path / "round.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"worker": "gpu_step ttt-linear-1.3b cpu 64 64 256", **STEP}
+    assert json.loads(line) == {"worker": "gpu.step ttt-linear-1.3b cpu 64 64 256", **STEP}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tttscale.bench import gpu_machine
-from tttscale.bench.gpu_machine import card, complaint, interpreter_trouble, lacking
+from benchmarks.gpu import machine as gpu_machine
+from benchmarks.gpu.machine import card, complaint, interpreter_trouble, lacking
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ def test_what_is_lacking_is_named_and_how_to_bring_it(monkeypatch):
     monkeypatch.setitem(gpu_machine.NEEDED, "check", ("json", "not_there", "xml.not_there"))
     said = complaint("check")
     assert "lacks not_there, xml.not_there." in said
-    assert "launch/gpu_wheels.sh" in said
+    assert "benchmarks/gpu/wheels.sh" in said
     assert "WHEELS=" in said
 
 
@@ -39,16 +39,16 @@ def test_the_scripts_end_at_once_on_a_bare_machine(tmp_path):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # no installed packages
     python.chmod(0o755)
-    for script, what in (
-        ("gpu_check", "torch"),
-        ("gpu_tune", "torch"),
-        ("gpu_train_check", "zarr"),
+    for words, what in (
+        (["launch/gpu_check.sh"], "torch"),
+        (["benchmarks/gpu/run.sh", "tune"], "torch"),
+        (["launch/gpu_train_check.sh"], "zarr"),
     ):
         env = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "OUT": str(tmp_path / "out")}
-        command = ["bash", ROOT / "launch" / f"{script}.sh"]
+        command = ["bash", ROOT / words[0], *words[1:]]
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
-        assert f"{script}: this Python" in done.stderr
+        assert "this Python" in done.stderr
         assert what in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -58,7 +58,7 @@ def test_a_folder_without_wheels(tmp_path):
     command = ["bash", ROOT / "launch" / "gpu_check.sh"]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "gpu_wheels.sh" in done.stderr
+    assert "gpu/wheels.sh" in done.stderr
 
 
 def test_the_card_is_what_nvidia_smi_says(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tttscale.bench.gpu_ranks import compare
+from benchmarks.gpu.ranks import compare
 from tttscale.comm.threads import ThreadTransport
 from tttscale.scan.schedule import Phase
 

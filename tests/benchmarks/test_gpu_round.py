@@ -7,8 +7,9 @@ from threading import Event, Thread
 
 import pytest
 
-from tttscale.bench import gpu_round, report
-from tttscale.bench.gpu_round import Round, Stage, run_lines, run_stages
+from benchmarks.gpu import round as gpu_round
+from benchmarks.gpu.round import Round, Stage, run_lines, run_stages
+from tttscale.bench import report
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def test_rows_before_the_deadline_are_kept(worker, deadline, tmp_path):
         """echo '{"tokens": 1048576}'""",
     )
     work = Round("cuda", 1000)
-    assert work.worker("gpu_step", "ttt-linear-1.3b") == [{"tokens": 32768}, {"tokens": 131072}]
+    assert work.worker("gpu.step", "ttt-linear-1.3b") == [{"tokens": 32768}, {"tokens": 131072}]
     (said,) = work.missing
-    assert said.startswith("gpu_step ttt-linear-1.3b: stopped at the deadline")
+    assert said.startswith("gpu.step ttt-linear-1.3b: stopped at the deadline")
     assert "its 2 rows until then are kept" in said
     assert (work.late, work.failed) == (1, 0)
     assert not is_alive(int(child.read_text()))  # it would go on to hold the GPU
@@ -75,7 +76,7 @@ def test_rows_before_the_deadline_are_kept(worker, deadline, tmp_path):
 def test_a_worker_that_comes_to_its_end_is_not_late(worker):
     worker("""echo '{"tokens": 1}'""", "echo not a row", "echo '[1]'")
     work = Round("cuda", 1000)
-    assert work.worker("gpu_step") == [{"tokens": 1}]
+    assert work.worker("gpu.step") == [{"tokens": 1}]
     assert (work.missing, work.late, work.failed) == ([], 0, 0)
 
 

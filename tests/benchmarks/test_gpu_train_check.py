@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tttscale.bench import gpu_train_check
-from tttscale.bench.gpu_round import Ending, Round
-from tttscale.bench.gpu_train_check import STEPS, Check, Findings, differences, trial
+from benchmarks.gpu import train_check as gpu_train_check
+from benchmarks.gpu.round import Ending, Round
+from benchmarks.gpu.train_check import STEPS, Check, Findings, differences, trial
 from tttscale.config import Config
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tttscale.bench.latency import cycles_in_all, cycles_per_step, in_loops, issued
-from tttscale.bench.products import products
+from benchmarks.static.latency import cycles_in_all, cycles_per_step, in_loops, issued
+from benchmarks.static.products import products
 
 PLAIN = (1 | 7 << 5 | 7 << 8) << 41  # stall for one cycle, no scoreboards
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tttscale.bench.gpu_time import SIZE, compiled
-from tttscale.bench.problems import on, problem, scan
+from benchmarks.gpu.scan_time import SIZE, compiled
+from benchmarks.problems import on, problem, scan
 
 
 @pytest.mark.parametrize("batch", [1, 2])

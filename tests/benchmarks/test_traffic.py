@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from tttscale.bench.traffic import PARTS, Counted, bytes_of
+from benchmarks.static.traffic import PARTS, Counted, bytes_of
 from tttscale.kernels.fused import PLAIN
 
 D, HIDDEN, HEADS, TOKENS = 768, 2048, 12, 4096  # ttt-linear-125m
@@ -17,7 +17,7 @@ LINEAR, BF16 = ("ttt-linear-125m", str(TOKENS)), 2
 
 def rows(*words):
     done = subprocess.run(
-        [sys.executable, "-m", "tttscale.bench.traffic", *words],
+        [sys.executable, "-m", "benchmarks.static.traffic", *words],
         env={**os.environ, "TRITON_INTERPRET": "0"},
         capture_output=True,
         text=True,

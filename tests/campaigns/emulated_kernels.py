@@ -3,7 +3,7 @@
     python -m tests.campaigns.emulated_kernels --out benchmarks/kernels_emulated
     python -m tests.campaigns.emulated_kernels --only linear:64:16:bf16:90 mlp:64:32:bf16:80
 
-Takes no GPU, but two cores for half an hour (tests/ptx says what is checked on the way). Exits with 1 and
+Takes no GPU, but two cores for half an hour; benchmarks/ptx says what is checked on the way. Exits with 1 and
 says which results are off, which differ with neighbours that wait, and which accesses are faults. Tokens:
 one block and a part of the next, which ends in a short mini-batch.
 """
@@ -18,16 +18,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.errors import limit_of
+from benchmarks.problems import NAMES, worst
+from benchmarks.static.configurations import DTYPES
 from tests.campaigns.compiled_kernels import Configuration, chosen, command_line, examine_all
 from tttscale.bench import report
-from tttscale.bench.gpu_errors import limit_of
-from tttscale.bench.kernels import DTYPES
-from tttscale.bench.problems import NAMES, worst
 from tttscale.kernels.launch_table import mini_batches_per_block
 
 HOW = (
     "Forward and backward of one head, once alone and once with neighbours that wait, on kernels "
-    "compiled for the GPU named, whose PTX `tests/ptx` runs on the CPU: **simulated**. Nothing here "
+    "compiled for the GPU named, whose PTX `benchmarks/ptx` runs on the CPU: **simulated**. Nothing here "
     "says how fast they are, nor what the assembler makes of PTX. Errors are relative, root of mean "
     "squares, against the fp64 reference of the same (rounded) inputs; scratch holds NaN until it is "
     "written. An access outside of all tensors, to shared memory that nobody wrote, or that meets "
@@ -56,7 +56,7 @@ class Campaign:
         began = time.monotonic()
         words = map(str, (*configuration.shape, configuration.capability, tokens_of(configuration)))
         done = subprocess.run(
-            [sys.executable, "-m", "tests.ptx", *words, "waits"],
+            [sys.executable, "-m", "benchmarks.ptx", *words, "waits"],
             env={**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,

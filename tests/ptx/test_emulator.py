@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ptx import tensor_core as tc
-from tests.ptx.launch import run_program
-from tests.ptx.memory import FaultError
-from tests.ptx.parse import parse
-from tests.ptx.spelling import UnknownSpellingError
+from benchmarks.ptx import tensor_core as tc
+from benchmarks.ptx.launch import run_program
+from benchmarks.ptx.memory import FaultError
+from benchmarks.ptx.parse import parse
+from benchmarks.ptx.spelling import UnknownSpellingError
 
 HEAD = """
 .visible .entry k(
@@ -115,7 +115,7 @@ add.s32 %r4, %r1,
 
 @pytest.mark.parametrize("body", UNKNOWN)
 def test_what_the_emulator_does_not_know_is_an_error_and_no_guess(body):
-    with pytest.raises(UnknownSpellingError, match="not known to tests/ptx"):
+    with pytest.raises(UnknownSpellingError, match="not known to benchmarks/ptx"):
         run(body)
 
 
@@ -239,9 +239,9 @@ def test_described_operands_do_not_overlap(mode, transposed):
 
 WITHOUT = """
 import sys
-import tests.ptx.launch as launch
-from tests.ptx.__main__ import run
-from tests.ptx.parse import parse
+import benchmarks.ptx.launch as launch
+from benchmarks.ptx.__main__ import run
+from benchmarks.ptx.parse import parse
 
 def without(text):
     program, dropped = parse(text), 0

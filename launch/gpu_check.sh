@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# The GPU round `check`; benchmarks/gpu/run.sh says what it does, what it writes and what can be set.
+set -euo pipefail
+exec bash "$(dirname "$0")/../benchmarks/gpu/run.sh" check
