@@ -1,7 +1,8 @@
 """All that a compiled Triton kernel depends on, in one short string: does a report describe today's code?
 
-Run as `python -m benchmarks.static.fingerprint CAPABILITY`, without TRITON_INTERPRET. Prints one JSON object:
-kernel -> fingerprint for every shipped configuration, by the names of `row_name`. Nothing is compiled.
+Run as `python -m benchmarks.static.fingerprint CAPABILITY ...`, without TRITON_INTERPRET. Prints one JSON
+object for each: the fingerprint of every kernel of every shipped configuration, by the names of `row_name`.
+Nothing is compiled.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import io
 import json
 import sys
 import tokenize
+from functools import cache
 from typing import Any
 
 import triton.language as tl
@@ -57,8 +59,9 @@ def _code(function: JITFunction, seen: dict[str, list[str]]) -> dict[str, list[s
     return seen
 
 
+@cache
 def _words(source: str) -> list[str]:
-    """Tokens without comments, docstrings and breaks inside a line: the same in every Python."""
+    """Split a source into tokens without comments, docstrings and line breaks that do not count."""
     words: list[str] = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         begins = not words or words[-1] in _LAYOUT.values()
@@ -81,4 +84,5 @@ def main(capability: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    for word in sys.argv[1:]:
+        main(int(word))

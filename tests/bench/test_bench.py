@@ -2,7 +2,10 @@
 
 import json
 
-from tttscale.bench import report
+import pytest
+
+from tests import warm
+from tttscale.bench import report, scan
 from tttscale.bench.build import bench_build
 from tttscale.bench.scan import bench_scan
 from tttscale.bench.step import bench_step
@@ -18,7 +21,14 @@ def test_a_dot_in_a_reports_name_is_no_suffix(tmp_path):
     assert json.loads((tmp_path / "ttt-1.3b.json").read_text())["data"] == "ttt-1.3b"
 
 
-def test_scan_report(tmp_path):
+@pytest.fixture
+def forked(monkeypatch):
+    """Workers have everything imported already."""
+    monkeypatch.setattr(report, "start_worker", warm.start_worker)
+
+
+def test_scan_report(tmp_path, forked, monkeypatch):
+    monkeypatch.setattr(scan, "_ROUNDS", 1)
     bench_scan(tmp_path / "scan", tokens=64, repeats=1, official=None)
     text = (tmp_path / "scan.md").read_text()
     assert "| linear | 2 |" in text
@@ -28,7 +38,7 @@ def test_scan_report(tmp_path):
     assert len(facts["data"]) == 4
 
 
-def test_step_report(tmp_path):
+def test_step_report(tmp_path, forked):
     bench_step(tmp_path / "step", [512], [1, 2], chunk=64, keep="1", steps=1)
     data = json.loads((tmp_path / "step.json").read_text())["data"]
     assert [(d["tokens"], d["ranks"]) for d in data] == [(512, 1), (512, 2)]

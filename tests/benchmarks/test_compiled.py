@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.static import kernels
+from benchmarks.static.configurations import PAPER
 from benchmarks.static.fingerprint import row_name
-from benchmarks.static.kernels import bench_kernels
 
 ENV = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks/data"
@@ -20,25 +21,15 @@ def run(*words):
         [sys.executable, *words], env=ENV, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
+    return done.stdout.strip().splitlines()
 
 
-@pytest.mark.parametrize(
-    ("kind", "dim", "size", "dtype", "capability"),
-    [
-        ("linear", 64, 16, "bf16", 80),
-        ("mlp", 64, 16, "bf16", 80),
-        ("mlp", 128, 16, "bf16", 90),
-        ("linear", 64, 16, "fp32", 80),  # all registers
-        ("linear", 128, 64, "fp32", 80),  # 160 KiB of 163
-        ("linear", 64, 64, "bf16", 90),
-        ("mlp", 64, 32, "bf16", 90),
-    ],
-)
-def test_compiles_and_fits(kind, dim, size, dtype, capability):
-    words = map(str, (kind, dim, size, dtype, capability))
-    rows = json.loads(run("-m", "benchmarks.static.compiled", *words))
-    assert len(rows) >= 6
+def test_compiles_and_fits():
+    """One configuration of an A100. Every other one: `python -m tests.campaigns.compiled_kernels`."""
+    rows = json.loads(
+        run("-m", "benchmarks.static.compiled", "linear", "64", "16", "bf16", "80")[-1]
+    )
+    assert len(rows) == 6
     assert all(row["fits"] for row in rows), rows
     for row in rows:
         assert ("issued_per_token" in row) != row["kernel"].startswith("advance")
@@ -47,79 +38,89 @@ def test_compiles_and_fits(kind, dim, size, dtype, capability):
             assert row["issued_per_token"] > 0
             assert 0 < row["cycles"] <= row["cycles_loads_exposed"]
             assert row["cycles_to_move"] > 0
-    if (kind, dtype) == ("linear", "bf16") and capability == 80:
-        (readout,) = (row for row in rows if row["kernel"] == "readout_kernel")
-        # q, k, G and out; of each block of 64 tokens its W and, in fp32, b; lr.
-        expected = 4 * 2 * dim + (2 * dim * dim + 4 * dim) / 64 + 4
-        assert readout["bytes_per_token"] == pytest.approx(expected, abs=1)  # parameters, shared
-    if (dim, size) == (64, 16):
-        assert not any(row["stack_bytes"] or row["local_accesses"] for row in rows), rows
-        assert not any(row["repeated_products"] for row in rows), rows
-        if dtype == "bf16":
-            assert sum(row["products"] for row in rows) > 40
+    (readout,) = (row for row in rows if row["kernel"] == "readout_kernel")
+    # q, k, G and out; of each block of 64 tokens its W and, in fp32, b; lr.
+    expected = 4 * 2 * 64 + (2 * 64 * 64 + 4 * 64) / 64 + 4
+    assert readout["bytes_per_token"] == pytest.approx(expected, abs=1)  # parameters, shared
+    assert not any(row["stack_bytes"] or row["local_accesses"] for row in rows), rows
+    assert not any(row["repeated_products"] for row in rows), rows
+    assert sum(row["products"] for row in rows) > 40
 
 
-def test_the_papers_shape_does_not_spill_on_hopper(tmp_path):
-    bench_kernels(tmp_path / "kernels", capability=90, everything=False)
+def test_the_papers_shape_does_not_spill_on_hopper(tmp_path, monkeypatch):
+    """In bf16. In fp32: the campaign, and the report below as long as no code changes."""
+    monkeypatch.setattr(
+        kernels, "shapes_of", lambda *_: [("mlp", *PAPER[0]), ("linear", *PAPER[0])]
+    )
+    kernels.bench_kernels(tmp_path / "kernels", capability=90, everything=False)
     rows = json.loads((tmp_path / "kernels.json").read_text())["data"]["kernels"]
     assert {row["inner"] for row in rows} == {"linear", "mlp"}
+    assert len(rows) == 2 * 6
     assert all(row["fits"] for row in rows)
-    assert {row["dtype"] for row in rows} == {"bf16", "fp32"}
     assert not [row for row in rows if row["local_accesses_in_loops"]]
     assert not [row for row in rows if row["stack_bytes"] or row["local_accesses"]]
-    chains = [r for r in rows if r["kernel"].startswith("advance") and r["dtype"] == "bf16"]
+    chains = [row for row in rows if row["kernel"].startswith("advance")]
     assert len(chains) == 4
     for row in chains:
         assert 200 < row["cycles_per_step"] <= row["cycles_per_step_loads_exposed"] < 50_000
         if row["inner"] == "linear":  # all that its chains read is fetched ahead
             assert row["cycles_per_step"] == row["cycles_per_step_loads_exposed"]
-    assert "| linear | 64 | 16 | bf16 | advance |" in (tmp_path / "kernels.md").read_text()
+    assert "| linear | bf16 | advance |" in (tmp_path / "kernels.md").read_text()
 
 
-@pytest.mark.parametrize("capability", [90, 80])
-def test_the_reports_speak_of_the_kernels_that_are_shipped(capability):
+def test_the_reports_speak_of_the_kernels_that_are_shipped():
     """Every configuration was compiled as it is now and fits; none of the paper's shape spills.
 
-    To mend: `python -m benchmarks.static.kernels --all --capability N`.
+    To mend: `python -m benchmarks.static.kernels --all --capability N --out benchmarks/kernels_smN`.
     """
-    report = BENCHMARKS / f"kernels_sm{capability}.json"
-    rows = {row_name(r): r for r in json.loads(report.read_text())["data"]["kernels"]}
-    shipped = json.loads(run("-m", "benchmarks.static.fingerprint", str(capability)))
-    assert len(shipped) == 360
-    assert {name: row["code"] for name, row in rows.items()} == shipped
-    assert all(row["fits"] and row["registers"] > 0 for row in rows.values())
-    papers = [r for r in rows.values() if (r["dim"], r["K"]) == (64, 16)]
-    assert len(papers) >= 2 * (6 + 6)
-    assert not [row for row in papers if row["stack_bytes"] or row["local_accesses"]]
-    assert not [row for row in papers if row["repeated_products"]]
+    capabilities = ("90", "80")
+    shipped = map(json.loads, run("-m", "benchmarks.static.fingerprint", *capabilities))
+    for capability, codes in zip(capabilities, shipped, strict=True):
+        report = BENCHMARKS / f"kernels_sm{capability}.json"
+        rows = {row_name(r): r for r in json.loads(report.read_text())["data"]["kernels"]}
+        assert len(codes) == 360
+        assert {name: row["code"] for name, row in rows.items()} == codes
+        assert all(row["fits"] and row["registers"] > 0 for row in rows.values())
+        papers = [r for r in rows.values() if (r["dim"], r["K"]) == (64, 16)]
+        assert len(papers) >= 2 * (6 + 6)
+        assert not [row for row in papers if row["stack_bytes"] or row["local_accesses"]]
+        assert not [row for row in papers if row["repeated_products"]]
+
+
+FINGERPRINTS = """
+import importlib, sys
+sys.path.insert(0, sys.argv[1])
+from triton.compiler import ASTSource
+from benchmarks.static.fingerprint import fingerprint
+
+for name, warps in (word.split(":") for word in sys.argv[2:]):
+    kernel = importlib.import_module(name).kernel
+    source = ASTSource(kernel, {"x_ptr": "*fp32", "N": "constexpr"}, {(1,): 8}, {})
+    print(fingerprint(source, {"num_warps": int(warps)}))
+"""
 
 
 def test_a_fingerprint_is_of_code_and_launch(tmp_path):
     """Neither comments and docstrings nor line numbers; constants and called functions do count."""
-    base = tmp_path / "some_kernels.py"
     code = (
         "import triton\nimport triton.language as tl\nSIZE = tl.constexpr(4)\n\n\n@triton.jit\n"
         "def half(x):\n    return x * 0.5\n\n\n@triton.jit\ndef kernel(x_ptr, N: tl.constexpr):\n"
         "    tl.store(x_ptr, half(tl.load(x_ptr)) + SIZE)\n"
     )
-
-    def of(text, launch=4):
-        base.write_text(text)
-        program = (
-            f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import some_kernels as k\n"
-            "from triton.compiler import ASTSource\n"
-            "from benchmarks.static.fingerprint import fingerprint\n"
-            "source = ASTSource(k.kernel, {'x_ptr': '*fp32', 'N': 'constexpr'}, {(1,): 8}, {})\n"
-            f"print(fingerprint(source, {{'num_warps': {launch}}}))"
-        )
-        return run("-c", program)
-
-    first = of(code)
     commented = code.replace("def half(x):\n", 'def half(x):\n    """Half."""\n    # why\n')
-    assert of("# above\n" + commented) == first
-    assert of(code, launch=8) != first
-    assert of(code.replace("0.5", "0.25")) != first
-    assert of(code.replace("constexpr(4)", "constexpr(5)")) != first
+    texts = {
+        "plain": code,
+        "commented": "# above\n" + commented,
+        "called": code.replace("0.5", "0.25"),
+        "constant": code.replace("constexpr(4)", "constexpr(5)"),
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    first, wider, *others = run(
+        "-c", FINGERPRINTS, tmp_path, "plain:4", "plain:8", *(f"{name}:4" for name in texts)
+    )
+    assert others[:2] == [first, first]  # as it is, commented
+    assert len({first, wider, *others[2:]}) == 4
 
 
 VARIANTS = """
@@ -166,4 +167,4 @@ print("same")
 
 
 def test_another_length_compiles_nothing_new():
-    assert run("-c", VARIANTS) == "same"
+    assert run("-c", VARIANTS)[-1] == "same"

@@ -1,24 +1,26 @@
-"""The GPU rounds run to their end on a CPU, small."""
+"""The GPU rounds run to their end on a CPU, small. That the scripts start them: tests/launch."""
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import pytest
 import torch
 
-from benchmarks.gpu import tune
+from benchmarks.gpu import check, tune
+from benchmarks.gpu import round as gpu_round
 from benchmarks.gpu.tune_worker import candidates
+from tests import warm
 from tttscale.kernels.launch_table import launch_of
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    """Workers have everything imported already."""
+    monkeypatch.setattr(gpu_round, "run_lines", warm.run_lines)
 
 
 def test_gpu_check_without_a_gpu(tmp_path):
-    env = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable, "SECONDS_LIMIT": "1200"}
-    subprocess.run(["bash", ROOT / "launch" / "gpu_check.sh"], env=env, check=True)
+    assert check.main(tmp_path / "gpu_check", 1200) == 0
     text = (tmp_path / "gpu_check.md").read_text()
     assert "Against fp64" in text
     data = json.loads((tmp_path / "gpu_check.json").read_text())["data"]
