@@ -58,7 +58,7 @@ def on(device: str, inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor
 
 
 class Waiting:
-    """A Handoff of neighbours that wait for the state and its gradient, and add nothing."""
+    """A Handoff of neighbours that wait for the state and its gradient, and send no gradient."""
 
     state_awaited = grad_awaited = True
 

@@ -1,8 +1,8 @@
-"""What the card can do at most, beside which all other figures of a round stand; a row of JSON each.
+"""What the card can do at most, to compare all other figures of a round with; a row of JSON each.
 
-Run as `python -m benchmarks.gpu.ceilings DEVICE`. Matrix products in the shapes of the 1.3B model (bf16,
-and with gradients summed in fp32 as the model takes them), copies within the device's memory, launches that
-do nothing, and clocks and power before and after. On a CPU: fp32 and small.
+Run as `python -m benchmarks.gpu.ceilings DEVICE`. Matrix products in the shapes of the 1.3B model (bf16, and
+with gradients summed in fp32 as the model takes them), copies within the device's memory, launches of a
+single addition, and clocks and power before and after. On a CPU: fp32 and small.
 """
 
 import sys
@@ -79,7 +79,7 @@ def launches(device: str) -> dict[str, Any]:
 
 
 def clocks(when: str) -> dict[str, Any]:
-    """What the card says of itself."""
+    """Read clocks and power from the card."""
     return {"what": f"card {when}", "shape": "", "value": None, "unit": "", "card": card()}
 
 

@@ -1,8 +1,8 @@
 """The GPU round: what a card can do, whether everything is right on it, how long scans and whole steps take.
 
-Run as `python -m benchmarks.gpu.check OUT [SECONDS]`. Stages in the order in which they would be missed,
-within SECONDS (540): each has its share, one that fails says so and the rest goes on, and what no longer fits
-is named in the report instead of measured. OUT.md and OUT.json are written anew behind every stage; OUT.jsonl
+Run as `python -m benchmarks.gpu.check OUT [SECONDS]`. Stages, most valuable first,
+within SECONDS (540): each has its share, one that fails says so and the rest follow, and what no longer fits
+is named in the report instead of measured. OUT.md and OUT.json are written again after every stage; OUT.jsonl
 has every row as soon as a worker has printed it. Without a GPU the same code runs on the CPU, interpreted and
 small, and the report says so.
 """
@@ -47,12 +47,12 @@ _SECONDS = 540.0
 
 
 def measure_ceilings(work: Round) -> Rows:
-    """Products in the model's shapes, copies, launches, clocks."""
+    """Measure products in the model's shapes, copies, launches, clocks."""
     return work.worker("gpu.ceilings", work.device)
 
 
 def check_errors(work: Round) -> Rows:
-    """The paper's shape (on a CPU: the smallest) against fp64, alone and awaited, for equal bits."""
+    """Check the paper's shape (on a CPU: the smallest) against fp64, and that neighbours change no bit."""
     dim = str(_PAPER_DIM if work.device == "cuda" else 16)
     shapes = _SHORT if work.device == "cuda" else _SHORT[:2]
     return work.together(
@@ -65,14 +65,14 @@ def check_errors(work: Round) -> Rows:
 
 
 def check_ranks(work: Round) -> Rows:
-    """Two sequence ranks as threads on the device against one, bit for bit."""
+    """Compare two sequence ranks, threads on the device, with one bit for bit."""
     return work.together(
         [lambda kind=kind: work.worker("gpu.ranks", kind, work.device) for kind in _KINDS]
     )
 
 
 def compile_ahead(work: Round) -> Rows:
-    """What later stages time is compiled side by side, into the caches on disk."""
+    """Compile side by side what later stages time, into the caches on disk."""
     if work.device == "cpu":
         return []
     calls = [
@@ -91,7 +91,7 @@ def compile_ahead(work: Round) -> Rows:
 
 
 def check_other_errors(work: Round) -> Rows:
-    """Every other configuration, side by side: compiling takes longer than running."""
+    """Check every other configuration, side by side: compiling takes longer than running."""
     if work.device == "cpu":
         return []
     cases = [
@@ -106,7 +106,7 @@ def check_other_errors(work: Round) -> Rows:
 
 
 def check_memory_accesses(work: Round) -> str:
-    """compute-sanitizer over a few tokens of each learner; what came of it, in words."""
+    """Run compute-sanitizer over a few tokens of each learner; say in words what it found."""
     tool = shutil.which("compute-sanitizer")
     if work.device == "cpu" or tool is None:
         return "not run: no GPU or no compute-sanitizer here"
@@ -125,7 +125,7 @@ def check_memory_accesses(work: Round) -> str:
 
 
 def time_scans(work: Round, whose: Sequence[tuple[str, str]], shapes: Sequence[str]) -> Rows:
-    """Scans of ours or of peers, each alone on the device; rows that failed are noted and left out."""
+    """Time scans of ours or of peers, each alone on the device; rows that failed are noted and left out."""
     rows: Rows = []
     for who, kind in whose:
         asked = shapes[:1] if who == "compiled" else shapes
@@ -138,7 +138,7 @@ def time_scans(work: Round, whose: Sequence[tuple[str, str]], shapes: Sequence[s
 
 
 def time_steps(work: Round, preset: str, lengths: Sequence[str]) -> Rows:
-    """A 1.3B model through the chunked sweeps, shortest length first."""
+    """Time a 1.3B model through the chunked sweeps, shortest length first."""
     if work.device == "cpu":
         return work.worker("gpu.step", preset, work.device, "64", "64", "256")
     chunk = _CHUNKS[preset.removesuffix("+plain")]
@@ -146,7 +146,7 @@ def time_steps(work: Round, preset: str, lengths: Sequence[str]) -> Rows:
 
 
 def time_launches(work: Round) -> Rows:
-    """The serial kernels under a few launches beside the table's."""
+    """Time the serial kernels under a few launches beside the table's."""
     cuda = work.device == "cuda"
     cases = [(kind, kernel) for kind in ("linear", "mlp") for kernel in _SERIAL]
     tokens = "16384" if cuda else "64"
@@ -158,13 +158,13 @@ def time_launches(work: Round) -> Rows:
 
 
 def time_pointwise(work: Round) -> Rows:
-    """What lies between the products: call by call, compiled, and a library's."""
+    """Time the operators between the matrix products: call by call, compiled, and a library's."""
     whose = ("plain", "compiled", "liger") if work.device == "cuda" else ("plain",)
     return [row for who in whose for row in work.worker("ops.pointwise_worker", who, work.device)]
 
 
 def time_documents(work: Round) -> Rows:
-    """A chunk of packed documents, side by side and one after the other."""
+    """Time a chunk of packed documents, side by side and one after the other."""
     words = ("8192", "32") if work.device == "cuda" else ("512", "1")
     return work.worker("ops.documents_worker", work.device, *words)
 
@@ -174,7 +174,7 @@ def time_documents(work: Round) -> Rows:
 
 @dataclass
 class Findings:
-    """What the round has found so far."""
+    """Results of the round so far."""
 
     device: str
     card: dict[str, str] = field(default_factory=dict)
@@ -199,12 +199,12 @@ class Findings:
 
     @property
     def failed(self) -> bool:
-        """Whether a result is wrong, or could be for all that is known."""
+        """A result is wrong, or was not checked."""
         broken = self.unchecked or self.wrong or self.sanitizer.startswith(FAILED)
         return bool(broken or not self.errors or any(not row["ok"] for row in self.ranks))
 
     def write(self, out: Path) -> None:
-        """The report as it stands, so that nothing is lost if the round is cut short."""
+        """Write the report so far, so that no result is lost if the round is cut short."""
         twice = sum(row["same_bits"] for row in self.errors)
         checked = (
             f"{len(self.errors)} checked, {len(self.wrong)} wrong. A second run had the same bits in "
@@ -228,7 +228,7 @@ class Findings:
             ),
             ("Documents in a chunk", f"{documents_table(self.documents)}\n\n{DOCUMENTS_NOTE}"),
             ("compute-sanitizer", self.sanitizer),
-            ("Not measured", "\n".join(f"- {line}" for line in self.missing) or "nothing"),
+            ("Not measured", "\n".join(f"- {line}" for line in self.missing) or "none"),
             ("Time of the round", tables.stage_table(self.stage_seconds)),
         ]
         report.write(out, "GPU check", sections, asdict(self), command="bash launch/gpu_check.sh")
@@ -259,7 +259,7 @@ def main(out: Path, seconds: float = _SECONDS) -> int:
 
 
 def _stages(device: str, found: Findings) -> list[Stage]:
-    """What is done, in the order in which it would be missed, sized for nine minutes."""
+    """List the stages, most valuable first, sized for nine minutes."""
 
     def adds(rows: Rows, call: Callable[..., Rows], *words: Any) -> Callable[[Round], None]:
         return lambda work: rows.extend(call(work, *words))

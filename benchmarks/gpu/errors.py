@@ -1,10 +1,10 @@
-"""Every Triton configuration of one learner and head dim against the fp64 reference; a row of JSON each.
+"""Check every Triton configuration of one learner and head dim against fp64; a row of JSON each.
 
 Each runs again, alone and with neighbours that wait, for equal bits, and on a GPU once more where anything
 that makes the host wait is an error.
 
 Run as `python -m benchmarks.gpu.errors KIND DIM DTYPE DEVICE [K TOKENS ...]`. Without a GPU the kernels
-are interpreted (TRITON_INTERPRET=1), with a few tokens unless asked for more (a head's 1,000 tokens of
+are interpreted (TRITON_INTERPRET=1), with a few tokens by default (a head's 1,000 tokens of
 TTT-Linear take some ten seconds, of TTT-MLP a minute).
 """
 
@@ -34,14 +34,14 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def limit_of(name: str, dtype: torch.dtype) -> float:
-    """The largest relative error; a place of token_idx is one sum over all tokens, which mostly cancels."""
+    """Limit the relative error; a place of token_idx is one sum over all tokens, which mostly cancels."""
     if name == "dtoken_idx" and dtype == torch.bfloat16:
         return LARGEST_OF_TOKEN_IDX
     return LARGEST[dtype]
 
 
 def shapes(dim: int, device: str) -> list[tuple[int, int]]:
-    """(K, tokens): every K with a remainder and over many blocks; long ones for the paper's shape."""
+    """List (K, tokens): every K with a remainder and over many blocks; long ones for the paper's shape."""
     if device == "cpu":
         return [(16, 75)]
     short = [(size, tokens) for size in (16, 32, 64) for tokens in (75, 1000)]
@@ -49,7 +49,7 @@ def shapes(dim: int, device: str) -> list[tuple[int, int]]:
 
 
 def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool, bool]:
-    """Whether runs without and with neighbours have the same bits, and whether one made the host wait."""
+    """Run again without and with neighbours that wait: (the same bits, one made the host wait)."""
     given = cotangents(first[: len(first) - len(leaves)])
     waits = False
     if leaves[0].is_cuda:
@@ -71,10 +71,10 @@ def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool
 
 
 def check(
-    kind: str, dim: int, dtype: torch.dtype, device: str, asked: list[tuple[int, int]]
+    kind: str, dim: int, dtype: torch.dtype, device: str, given: list[tuple[int, int]]
 ) -> Iterator[dict[str, Any]]:
-    """One row per shape (K, tokens), asked for or due: its errors, the one nearest its limit, that limit."""
-    for size, tokens in asked or shapes(dim, device):
+    """Give one row per shape (K, tokens): its errors, the one nearest its limit, that limit."""
+    for size, tokens in given or shapes(dim, device):
         began = time.perf_counter()
         batch = 2 if device == "cuda" and tokens < 100 else 1
         inputs = problem(kind, 2, dim, tokens, size, batch, device)

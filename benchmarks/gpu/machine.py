@@ -1,4 +1,4 @@
-"""What a machine lacks for a GPU round, found in a second and before anything else; and what card it has.
+"""Find in a second what a machine lacks for a GPU round, before anything else; and what card it has.
 
 Run as `python -m benchmarks.gpu.machine ROUND`, ROUND being check, tune or train_check: ends with 2 and
 names what cannot be imported and how to bring it.
@@ -74,7 +74,7 @@ def _why_not(name: str) -> str:
 
 
 def complaint(what: str) -> str | None:
-    """What to tell who starts round `what` on a machine that lacks something; None if all is there."""
+    """Say what this machine lacks for round `what` and how to bring it; None if all is there."""
     missing = lacking(NEEDED[what])
     if not missing:
         return None
@@ -89,7 +89,7 @@ def complaint(what: str) -> str | None:
 
 
 def left_out(what: str) -> list[str]:
-    """What round `what` goes without, and why."""
+    """Say what round `what` leaves out, and why."""
     return [
         f"{consequence}: no {name} here (WHEELS brings it)"
         for name, consequence in _WANTED[what].items()
@@ -109,7 +109,7 @@ def interpreter_trouble() -> str | None:
 
 
 def card() -> dict[str, str]:
-    """What nvidia-smi says of the first card now: driver, clocks, power. {} without one."""
+    """Ask nvidia-smi for the first card's driver, clocks and power now; {} without one."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}

@@ -1,8 +1,8 @@
 """Two sequence ranks, threads on one device, held against one rank bit for bit; a row of JSON for each case.
 
 Run as `python -m benchmarks.gpu.ranks KIND DEVICE [LAYOUT DTYPE]`. A small model with heads of 64 goes
-forward and back through the sweeps once with one rank and once with two. Losses, every state that is handed
-over and every gradient of one have to have the same bits; gradients of parameters are sums over ranks, and
+forward and back through the sweeps once with one rank and once with two. Losses, every state that is sent
+and every gradient of one have to have the same bits; gradients of parameters are sums over ranks, and
 their distance is reported. NCCL refuses two ranks on one GPU, threads do not.
 """
 
@@ -33,23 +33,23 @@ _SIZES = {"cuda": (512, 4, 64, 512), "cpu": (32, 2, 16, 32)}
 _CHUNKS = 6
 _RANKS = 2
 _PATIENCE_SECONDS = 300.0
-"""Of a rank with its neighbour, which may have kernels to compile."""
+"""How long a rank waits for its neighbour, which may have kernels to compile."""
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
 @dataclass
 class Step:
-    """What one step gave, over all ranks."""
+    """Results of one step, over all ranks."""
 
     losses: Tensor
     grads: dict[str, Tensor]
     messages: dict[Message, Part]
-    """Everything that chunks handed over, to another rank or to their own."""
+    """All that chunks sent, to another rank or to their own."""
 
 
 @contextmanager
 def recorded() -> Iterator[dict[Message, Part]]:
-    """What chunks hand over is kept, too."""
+    """Keep a copy of what chunks send."""
     kept: dict[Message, Part] = {}
     give = Post.give
 
@@ -113,7 +113,7 @@ def step(kind: str, device: str, ranks: int, layout: Kind, autocast: torch.dtype
 
 
 def sum_of(tensors: list[Tensor | None]) -> Tensor:
-    """In fp64, where ranks' gradients meet."""
+    """Sum the ranks' gradients in fp64."""
     return torch.stack([t.double() for t in tensors if t is not None]).sum(0)
 
 

@@ -19,7 +19,7 @@ from benchmarks.gpu import machine
 from tttscale.bench.report import beside, row_of
 from tttscale.files import write_text
 
-NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times say nothing"
+NO_GPU = "no GPU found: the CPU, interpreted, small shapes; times mean nothing"
 _TAIL_LINES = 3
 _LEAST_SECONDS = 1.0
 _PIPE_SECONDS, _WATCH_SECONDS = 5.0, 0.02
@@ -87,7 +87,7 @@ def run_lines(
         finally:
             timer.cancel()
             _end(process)
-        # Not for ever: somebody else may hold the pipe open.
+        # Not for ever: another process may hold the pipe open.
         reader.join(_PIPE_SECONDS)
         errors.seek(0)
         return Ending(code, errors.read(), late.is_set(), asked.is_set())
@@ -100,7 +100,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 class Log:
-    """Every row of a round, one on a line, in a file that is up to date whatever happens to the round."""
+    """A file with every row of a round on a line, up to date whatever happens to the round."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ class Stage:
 
     name: str
     seconds: float
-    """Of a round of its full length; what a stage leaves over goes to those after it."""
+    """Its share of a round of full length; what a stage leaves over goes to those after it."""
     run: Callable[[Round], Any]
 
 
@@ -213,7 +213,7 @@ def run_stages(work: Round, stages: Sequence[Stage], done: Callable[[str, float]
     for stage in stages:
         planned += stage.seconds
         now = time.monotonic()
-        # A CPU's times say nothing: there a stage may take whatever is left.
+        # A CPU's times mean nothing: there a stage may take whatever is left.
         share = planned / total if work.device == "cuda" else 1.0
         part = work.for_seconds(began + whole * share - now)
         try:
@@ -225,7 +225,7 @@ def run_stages(work: Round, stages: Sequence[Stage], done: Callable[[str, float]
 
 
 class Findings(Protocol):
-    """What a round finds, and its report."""
+    """Results of a round, and its report."""
 
     stage_seconds: dict[str, float]
 

@@ -35,7 +35,7 @@ def compiled(leaves: list[Tensor]) -> Call:
     def step(
         W: Tensor, b: Tensor, q: Tensor, k: Tensor, v: Tensor, lam: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One mini-batch: the state behind it, and its outputs."""
+        """Compute one mini-batch: the state after it, and its outputs."""
         gamma, beta = weight[None, :, None], bias[None, :, None]
         z = k @ W.to(k.dtype) + b
         normed = F.layer_norm(z.float(), (z.shape[-1],), eps=1e-6)
@@ -54,7 +54,7 @@ def compiled(leaves: list[Tensor]) -> Call:
     fast = torch.compile(step)
 
     def call() -> Tensor:
-        """All mini-batches, one after the other."""
+        """Run all mini-batches, one after the other."""
         W, b, outs = W0, b0, []
         for begin in range(0, q.shape[2], SIZE):
             part = [x[:, :, begin : begin + SIZE] for x in (q, k, v, lr)]

@@ -2,7 +2,7 @@
 
 Run as `python -m benchmarks.gpu.step PRESET[+plain] DEVICE CHUNK [TOKENS ...]`; without TOKENS it only
 compiles what a step needs. bf16, random tokens, one sequence, one rank, torch's AdamW without DeepSpeed.
-Behind the first length's row comes one that says where its time goes. On a CPU: a tiny model in fp32.
+After the first length's row comes one that says where its time goes. On a CPU: a tiny model in fp32.
 """
 
 import statistics
@@ -118,7 +118,7 @@ class Steps:
         }
 
     def profile(self, tokens: int, row: dict[str, Any]) -> dict[str, Any]:
-        """Where the time of a step of so many tokens goes that took what `row` says."""
+        """Find where the time of a step of so many tokens goes; `row` says how long it took."""
         found: dict[str, Any] = {"step_seconds": row["step_seconds"], **self._of_a_block()}
         if not self.cuda:
             return found
@@ -183,9 +183,9 @@ class Steps:
             self._synchronize()
             began = time.perf_counter()
             call()
-            asked = time.perf_counter()
+            returned = time.perf_counter()
             self._synchronize()
-            taken.append(((asked - began) * 1e3, (time.perf_counter() - began) * 1e3))
+            taken.append(((returned - began) * 1e3, (time.perf_counter() - began) * 1e3))
         host, whole = zip(*taken, strict=True)
         return statistics.median(host), statistics.median(whole)
 

@@ -5,7 +5,7 @@ from typing import Any
 from tttscale.bench import report
 
 _GIB = 2**30
-_NOTHING = "nothing ran"
+_NOTHING = "not run"
 
 TIME_NOTE = (
     "\n\nbf16, 32 heads of 64, K = 16 (on a CPU: fp32, 2 heads of 16); medians. A step is one mini-batch. "
@@ -57,7 +57,7 @@ def time_table(rows: list[dict[str, Any]]) -> str:
 
 
 def kernel_table(rows: list[dict[str, Any]]) -> str:
-    """Every kernel of ours beside the others of its launch; the serial ones have predictions."""
+    """Show every kernel of ours beside the others of its launch."""
     lines = [
         {
             "inner": row["inner"],
@@ -98,7 +98,7 @@ def step_table(rows: list[dict[str, Any]]) -> str:
 
 
 def profile_table(rows: list[dict[str, Any]]) -> str:
-    """Where the time of the shortest step of each model goes."""
+    """Show where the time of the shortest step of each model goes."""
     lines = [
         {
             "model": row["preset"],
@@ -125,7 +125,7 @@ PROFILE_NOTE = (
 
 
 def ceiling_table(rows: list[dict[str, Any]]) -> str:
-    """What the card can do at most, and its own word on clocks and power."""
+    """Show what the card can do at most, and what it reports of clocks and power."""
     lines = [
         {
             "what": row["what"],

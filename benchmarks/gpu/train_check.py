@@ -1,10 +1,10 @@
-"""The real trainer on this machine's device: a store, a run, and the same run killed and taken up again.
+"""The real trainer on this machine's device: a store, a run, and the same run killed and resumed.
 
 Run as `python -m benchmarks.gpu.train_check OUT [SECONDS]`. DeepSpeed ZeRO 1, bf16, train.compile. A
 small store is built from this checkout's own text; one run goes through all its steps, one of the same
-configuration is killed with SIGKILL behind a checkpoint and started again by the same command. Losses, norms,
+configuration is killed with SIGKILL after a checkpoint and started again by the same command. Losses, norms,
 final weights and AdamW's moments of both have to have the same bits. Each stage has its share of SECONDS
-(300); OUT.md and OUT.json are written anew behind every one, OUT.jsonl has each row at once, OUT.log what the
+(300); OUT.md and OUT.json are written again after every one, OUT.jsonl has each row at once, OUT.log what the
 processes printed.
 """
 
@@ -29,9 +29,9 @@ from benchmarks.gpu.tables import stage_table
 from tttscale.bench import report
 from tttscale.files import write_text
 
-STEPS, CHECKPOINT_EVERY, KILLED_BEHIND = 20, 5, 12
+STEPS, CHECKPOINT_EVERY, KILLED_AFTER = 20, 5, 12
 """Steps of a run, between its checkpoints, and the first that has to be done before it is killed."""
-NO_GPU = "no GPU found: the CPU, and a tiny model; times say nothing"
+NO_GPU = "no GPU found: the CPU, and a tiny model; times mean nothing"
 _ROOT = Path(__file__).parents[2]
 _TEXT = ("tttscale", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 _GIB = 2**30
@@ -42,7 +42,7 @@ _MODELS = {  # width, feed-forward, layers, heads
     "cpu": (32, 64, 2, 2),
 }
 _TOKENS = {"cuda": (16384, 2048), "cpu": (512, 128)}
-"""Of a sequence, of a chunk."""
+"""Tokens of a sequence, of a chunk."""
 _ENV = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # the same bits whatever ran before on a stream
     "OMP_NUM_THREADS": "1",
@@ -83,11 +83,11 @@ def trial(folder: Path, device: str, name: str, **changes: Any) -> dict[str, Any
     }
 
 
-# ---- what a run left behind --------------------------------------------------------------------
+# ---- what a run has written ---------------------------------------------------------------------
 
 
 def records_of(run: Path) -> list[dict[str, Any]]:
-    """All whole lines of metrics.jsonl, in order."""
+    """Read all whole lines of metrics.jsonl, in order."""
     path = run / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [record for record in map(report.row_of, lines) if record is not None]
@@ -112,7 +112,7 @@ def digests_of(run: Path) -> dict[str, str]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What is not equal bit for bit between two runs that came to their end, in words."""
+    """Say what is not equal bit for bit between two runs that came to their end."""
     found = []
     a, b = ({r["step"]: r for r in records_of(run)} for run in (one, other))
     if list(a) != list(range(1, STEPS + 1)) or list(b) != list(a):
@@ -137,12 +137,12 @@ def differences(one: Path, other: Path) -> list[str]:
 
 @dataclass
 class Findings:
-    """What was found so far."""
+    """Results so far."""
 
     device: str
     card: dict[str, str] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
-    killed_behind_step: int | None = None
+    killed_after_step: int | None = None
     resumed_from_step: int | None = None
     differences: list[str] | None = None
     """Between the run that was resumed and the one that was not; None: not reached."""
@@ -151,12 +151,10 @@ class Findings:
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
     def verdict(self) -> str:
-        """In words."""
+        """Say in words how the runs compare."""
         if self.differences is None:
             return "NOT REACHED, see below"
-        where = (
-            f"killed behind step {self.killed_behind_step}, resumed from {self.resumed_from_step}"
-        )
+        where = f"killed after step {self.killed_after_step}, resumed from {self.resumed_from_step}"
         if self.differences:
             return f"DIFFERENT ({where}):\n\n" + "\n".join(f"- {d}" for d in self.differences)
         return f"the same bits in losses, norms, final weights and moments ({where})"
@@ -170,7 +168,7 @@ class Findings:
             ("A run that was killed beside one that was not", self.verdict()),
             ("Half as long chunks", self.half_chunks),
             ("Runs", report.table(list(map(_line, self.runs))) if self.runs else "none"),
-            ("Not done", "\n".join(f"- {line}" for line in self.missing) or "nothing"),
+            ("Not done", "\n".join(f"- {line}" for line in self.missing) or "none"),
             ("Time of the stages", stage_table(self.stage_seconds)),
         ]
         command = "bash launch/gpu_train_check.sh"
@@ -198,44 +196,44 @@ class Check:
         write_text(output, "")
 
     def stages(self) -> list[Stage]:
-        """In order; each needs those before it."""
+        """List the stages; each needs those before it."""
         return [
             Stage("store", 25, self.build_store),
             Stage("a run", 105, self.whole),
             Stage("the same, killed", 60, self.killed),
-            Stage("taken up again", 60, self.resumed),
+            Stage("resumed", 60, self.resumed),
             Stage("half as long chunks", 50, self.half),
         ]
 
     def build_store(self, work: Round) -> None:
-        """From the text of this checkout."""
+        """Build a store from the text of this checkout."""
         text = [str(path) for name in _TEXT if (path := _ROOT / name).exists()]
         endings = ("--suffix", ".py", "--suffix", ".md")
         words = ("data", "build", str(self.folder / "store"), *text, *endings, "--heldout", "0.1")
         self._ended(self._tttscale(work, *words), "tttscale data build")
 
     def whole(self, work: Round) -> None:
-        """All steps in one go."""
+        """Run all steps in one go."""
         self._train(work, trial(self.folder, self.device, "whole"))
 
     def killed(self, work: Round) -> None:
-        """Killed once it is some steps behind a checkpoint."""
+        """Kill a run some steps after a checkpoint."""
         run = self.folder / "runs" / "killed"
 
         def far_enough() -> bool:
             done = records_of(run)
-            return bool(done and done[-1]["step"] >= KILLED_BEHIND and checkpoints_of(run))
+            return bool(done and done[-1]["step"] >= KILLED_AFTER and checkpoints_of(run))
 
         self._train(work, trial(self.folder, self.device, "killed"), far_enough)
         done, saved = records_of(run), checkpoints_of(run)
         if not done or not saved or done[-1]["step"] >= STEPS or (run / "final").exists():
             raise RuntimeError(f"it was not killed in between: {len(done)} steps, {saved} saved")
-        self.found.killed_behind_step, self.found.resumed_from_step = done[-1]["step"], saved[-1]
+        self.found.killed_after_step, self.found.resumed_from_step = done[-1]["step"], saved[-1]
 
     def resumed(self, work: Round) -> None:
         """The same command again."""
-        if self.found.killed_behind_step is None:
-            raise RuntimeError("there is nothing to take up")
+        if self.found.killed_after_step is None:
+            raise RuntimeError("no run was killed, so none can be resumed")
         self._train(work, trial(self.folder, self.device, "killed"))
         runs = self.folder / "runs"
         self.found.differences = differences(runs / "whole", runs / "killed")
@@ -307,7 +305,7 @@ def _row(records: list[dict[str, Any]], began: float, run: Path) -> dict[str, An
 
 
 def main(out: Path, seconds: float = _SECONDS) -> int:
-    """All stages, and the report; exit code 1 if a run that was killed does not end as the other."""
+    """Run all stages and write the report; exit code 1 if a run that was killed does not end as the other."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = Round(device, seconds, Log(report.beside(out, ".jsonl")))
     found = Findings(NO_GPU, missing=work.missing)

@@ -1,4 +1,4 @@
-"""Which launches are fastest on this GPU: a table to edit this GPU's file in kernels/launches/ by.
+"""Find the fastest launches on this GPU: a table to edit this GPU's file in kernels/launches/ by.
 
 Run as `python -m benchmarks.gpu.tune OUT [SECONDS]`. All kernels of the paper's shape, each under other
 warps, stages and columns; first compiled side by side, then timed one by one. Nothing is chosen here:
@@ -21,7 +21,7 @@ _SECONDS = 540.0
 
 
 def main(out: Path, seconds: float = _SECONDS) -> int:
-    """Compile, time, write the report; exit code 1 if nothing could be timed."""
+    """Compile, time, write the report; exit code 1 if no launch could be timed."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = Round(device, seconds, Log(report.beside(out, ".jsonl")))
     cases = [(kind, kernel) for kind in ("linear", "mlp") for kernel in KERNELS]
@@ -50,7 +50,7 @@ def _write(out: Path, device: str, rows: list[dict[str, Any]], missing: list[str
         ("Fastest launches", launch_table(rows)),
         ("Launches with other results", report.table(_lines(wrong)) if wrong else "none"),
         ("Launches that cannot be had", f"{sum('why' in row for row in rows)}; why: see the JSON"),
-        ("Not measured", "\n".join(f"- {line}" for line in missing) or "nothing"),
+        ("Not measured", "\n".join(f"- {line}" for line in missing) or "none"),
     ]
     report.write(out, "Launches by time", sections, rows, command="bash benchmarks/gpu/tune.sh")
 
@@ -70,7 +70,7 @@ def launch_table(rows: list[dict[str, Any]]) -> str:
         ranked = sorted(same, key=lambda row: row["us_per_step"])
         kept = [row for row in ranked if row["now"] or row in ranked[:_BEST]]
         lines += _lines(kept)
-    return (report.table(lines) if lines else "nothing ran") + _NOTE
+    return (report.table(lines) if lines else "not run") + _NOTE
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

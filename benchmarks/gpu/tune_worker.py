@@ -151,7 +151,7 @@ def _microseconds(kind: str, kernel: str, leaves: list[torch.Tensor], device: st
 
 
 def _is(function: str, kernel: str) -> bool:
-    """Whether a kernel function of the device is the one that the table calls so."""
+    """A kernel function of the device is the one that the table means by this name."""
     names = {
         "gradients": ("token_gradients_kernel",),
         "advance": ("advance_kernel", "advance_streamed_kernel"),

@@ -34,7 +34,7 @@ NOTE = (
 
 
 def documents_table(rows: list[dict[str, Any]]) -> str:
-    """Both ways beside each other, and beside the same chunk without documents."""
+    """Compare both ways, and the same chunk without documents."""
     lines = []
     for row in rows:
         same = [r for r in rows if (r["inner"], r["heads"]) == (row["inner"], row["heads"])]
@@ -51,7 +51,7 @@ def documents_table(rows: list[dict[str, Any]]) -> str:
                 "against no documents": f"{row['together_ms'] / same[0]['together_ms']:.2f}x",
             }
         )
-    return report.table(lines) if lines else "nothing ran"
+    return report.table(lines) if lines else "not run"
 
 
 def main(words: list[str] | None = None) -> None:

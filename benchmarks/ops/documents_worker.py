@@ -24,7 +24,7 @@ MEANS_TOKENS = (0, 2000, 700, 200)
 
 
 def starts(tokens: int, mean_tokens: int, size: int) -> tuple[int, ...]:
-    """Where documents of log-normal lengths (sigma 1) begin, each at a mini-batch."""
+    """Draw where documents of log-normal lengths (sigma 1) begin, each at a mini-batch."""
     if not mean_tokens:
         return ()
     lengths = np.random.default_rng(0).lognormal(np.log(mean_tokens) - 0.5, 1.0, tokens // size)
@@ -59,7 +59,7 @@ def limited(device: str, limits: documents.Limits) -> Iterator[None]:
 
 
 def measure(kind: str, heads: int, tokens: int, device: str) -> Iterator[dict[str, Any]]:
-    """Both ways for every mean length: forward + backward of a whole layer."""
+    """Time both ways for every mean length: forward + backward of a whole layer."""
     layer = our_layer(kind, heads).to(device)
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(1, tokens, heads * HEAD_DIM, generator=generator, device=device)
@@ -91,7 +91,7 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> Iterator[dict[st
 
 
 def _chain_tokens(begins: tuple[int, ...], tokens: int, size: int) -> int:
-    """What is left one after the other as a GPU's stacks are made: the longest piece of each."""
+    """Count the tokens that a GPU would still scan one after the other: the longest piece of each stack."""
     stacks = documents.stack(
         list(documents.cut((begins,), tokens)), size, 1, documents.LIMITS["cuda"]
     )

@@ -62,11 +62,11 @@ def pointwise_table(rows: list[dict[str, Any]]) -> str:
         }
         for row in sorted(rows, key=lambda row: row["operator"])
     ]
-    return report.table(lines) if lines else "nothing ran"
+    return report.table(lines) if lines else "not run"
 
 
 def note(device: str) -> str:
-    """What the rows are."""
+    """Explain the rows."""
     tokens, width, hidden, vocabulary = SIZES[device]
     return (
         f"{tokens:,} tokens, width {width:,}, feed-forward {hidden:,}, vocabulary {vocabulary:,}; "

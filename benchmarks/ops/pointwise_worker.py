@@ -1,4 +1,4 @@
-"""What surrounds the scan, run one way, in a process of its own; a row of JSON each.
+"""The operators between the matrix products, run one way, in a process of its own; a row of JSON each.
 
 Run as `python -m benchmarks.ops.pointwise_worker WHO DEVICE`. WHO: plain (call by call), compiled
 (torch.compile), liger (liger-kernel's, for what it has, where it can be imported; needs a GPU).

@@ -379,7 +379,7 @@ class Block:
         assert (full | (lengths == 0)).all()
         at = self.memory.places(self.address(source)[active][full], size)
         values[full] = self.memory.read(at, self.warps[active][full])
-        # It may land at once or as late as the wait: nobody else may be at the place from here on.
+        # It may land at once or as late as the wait: no other access may touch the place from here on.
         self.shared.write(to, self.warps[active], self.shared.data[to] ^ 1)
         self.shared.landing[to] += 1
         self.copies.append((to, self.warps[active], values))
@@ -440,7 +440,7 @@ class Block:
         if adds.any():
             assert adds.all()
             out = tc.accumulators([self.get(t, "b32") for t in targets])
-        else:  # what they hold does not count, and may be nothing yet
+        else:  # what they hold does not count, and may be unset yet
             out = np.zeros((self.count // tc.LANES, 16, columns), np.float32)
         groups = self.count // (4 * tc.LANES)
         if isinstance(a, tuple):

@@ -15,7 +15,7 @@ from benchmarks.ptx.parse import parse
 from benchmarks.static.recorder import Recorder
 
 GAP_BYTES = 4096
-"""Between two tensors, where nobody may go."""
+"""Between two tensors, where no access is allowed."""
 
 
 class Device:

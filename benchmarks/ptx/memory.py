@@ -1,8 +1,8 @@
 """Memory that knows who wrote what: bounds, uninitialised reads, and races between the warps of a block.
 
-Threads run in lockstep here, so that a missing barrier changes no result. Instead every access is held
-against those before it: two warps, or two blocks, may not touch the same place, one of them writing, unless
-a barrier lies in between. Places are pairs of bytes, since nothing narrower is accessed.
+Threads run in lockstep here, so that a missing barrier changes no result. Instead every access is compared
+with those before it: two warps, or two blocks, may not touch the same place, one of them writing, unless
+a barrier is in between. Places are pairs of bytes, since no access is narrower.
 """
 
 import numpy as np
@@ -75,7 +75,7 @@ class Space:
         return self.data[at]
 
     def write(self, at, warps, values, fenced=False):
-        """The same for writing values [m, k]; writing what is there already harms nobody."""
+        """The same for writing values [m, k]; writing the same value again is no conflict."""
         same = self.known[at] & (self.data[at] == values)
         if (self.landing[at] > 0).any():
             raise FaultError(f"{self.name}: written while a copy is on its way there")

@@ -18,7 +18,7 @@ _ALL = [
 
 
 def shapes_of(capability: int, everything: bool) -> list[Shape]:
-    """All shipped configurations, or the paper's, that such a GPU takes; long compilations first."""
+    """List all shipped configurations, or the paper's, that such a GPU takes; long compilations first."""
     return [
         (kind, dim, size, dtype)
         for kind in ("mlp", "linear")

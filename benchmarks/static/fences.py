@@ -1,4 +1,4 @@
-"""Which products of a compiled kernel read shared memory without the proxy fence that PTX asks for.
+"""Find the products of a compiled kernel that read shared memory without the proxy fence that PTX asks for.
 
 wgmma reads shared memory through the async proxy. Whatever wrote it through the generic one, threads out of
 registers or cp.async, needs a fence.proxy.async in between. Read from Triton's GPU dialect, over all paths:
@@ -62,7 +62,7 @@ class _Walk:
         """View of shared memory -> what it is a view of."""
 
     def through(self, operations: list["str | _Loop"], written: set[str]) -> set[str]:
-        """What may be written and not fenced behind the operations, if `written` was before them."""
+        """Find what may be written and not fenced after the operations, if `written` was before them."""
         for operation in operations:
             if isinstance(operation, str):
                 self._one(operation, written)

@@ -1,4 +1,4 @@
-"""All that a compiled Triton kernel depends on, in one short string: does a report describe today's code?
+"""Hash all that a compiled Triton kernel depends on, to see whether a report describes today's code.
 
 Run as `python -m benchmarks.static.fingerprint CAPABILITY ...`, without TRITON_INTERPRET. Prints one JSON
 object for each: the fingerprint of every kernel of every shipped configuration, by the names of `row_name`.

@@ -1,4 +1,4 @@
-"""What every Triton kernel needs, compiled without a GPU: registers, spills, shared memory, cycles.
+"""Find what every Triton kernel needs, compiled without a GPU: registers, spills, shared memory, cycles.
 
     python -m benchmarks.static.kernels                        the paper's shape, for Hopper
     python -m benchmarks.static.kernels --all --capability 80  every shipped configuration, for an A100

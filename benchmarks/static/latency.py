@@ -122,7 +122,7 @@ def cycles_in_all(code: str, turns: int | Sequence[int] = 1, exposed_loads: bool
 
     Args:
         code: the output of `cuobjdump -sass`.
-        turns: of each loop, or of each outermost one in the order of the code. What stands between a loop and
+        turns: of each loop, or of each outermost one in the order of the code. What is between a loop and
             one inside it counts like that one. Where there are fewer, those of fewest turns were written out
             by the compiler.
         exposed_loads: as in `cycles_per_step`.
@@ -134,7 +134,7 @@ def cycles_in_all(code: str, turns: int | Sequence[int] = 1, exposed_loads: bool
 
 
 def _written_out(code: str, turns: int | Sequence[int]) -> list[Instruction]:
-    """All instructions in the order of the code, loops one turn after the other."""
+    """List all instructions in the order of the code, loops one turn after the other."""
     instructions = [x for x in parse(code) if x.kind != "NOP"]
     loops = _outermost(instructions)
     turns = [turns] * len(loops) if isinstance(turns, int) else list(turns)
@@ -153,7 +153,7 @@ def _looped(instructions: list[Instruction]) -> list[Instruction]:
 
 
 def _outermost(instructions: list[Instruction]) -> list[tuple[int, int]]:
-    """First index of each loop that no other contains, and the one behind its last."""
+    """Find the first index of each loop that no other contains, and the one after its last."""
     index = {x.address: i for i, x in enumerate(instructions)}
     loops: list[tuple[int, int]] = []
     for i, x in enumerate(instructions):
@@ -166,7 +166,7 @@ def _outermost(instructions: list[Instruction]) -> list[tuple[int, int]]:
 
 
 def _target(x: Instruction) -> int | None:
-    """Where a branch goes."""
+    """Find the index that a branch goes to."""
     found = re.search(r"0x([0-9a-f]+)", x.text) if x.kind == "BRA" else None
     return int(found.group(1), 16) if found else None
 

@@ -15,7 +15,7 @@ _PRODUCT = re.compile(r"(?:tt\.dot|warp_group_dot) .*-> tensor<(\d+)x(\d+)xf32, 
 
 
 def products(dialect: str) -> list[int]:
-    """Of each product on tensor cores, by how many warps every element of it is computed."""
+    """Count for each product on tensor cores the warps that compute every element of it."""
     layouts = {name: tuple(map(int, rest)) for name, *rest in _LAYOUT.findall(dialect)}
     counts = []
     for rows, columns, name in _PRODUCT.findall(dialect):

@@ -1,4 +1,4 @@
-"""What a scan launches, recorded instead of run: the scan's own host code on CPU tensors, no GPU needed.
+"""Record what a scan launches instead of running it: its own host code on CPU tensors, no GPU needed.
 
 So what is compiled, counted or emulated is exactly what is launched. Without TRITON_INTERPRET.
 """

@@ -1,4 +1,4 @@
-"""What a Triton scan allocates: kept by its forward, and at once in its backward. Nothing is launched.
+"""Count what a Triton scan allocates: kept by its forward, and at once in its backward. No kernel runs.
 
 Run as `python -m benchmarks.static.scratch CAPABILITY`, without TRITON_INTERPRET; prints one JSON list.
 """
@@ -33,7 +33,7 @@ class Scratch:
 
 @contextmanager
 def counted() -> Iterator[Scratch]:
-    """What `Segment.new` makes is counted for as long as it lives: all but states and sums."""
+    """Count what `Segment.new` makes for as long as it lives: all but states and sums."""
     scratch, new = Scratch(), Segment.new
 
     def counting(self: Segment, *shape: int, wide: bool = False) -> torch.Tensor:

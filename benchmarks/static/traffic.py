@@ -1,4 +1,4 @@
-"""Bytes that one block reads and writes, counted and not measured: its products, its scan, what lies between.
+"""Bytes that one block reads and writes, counted and not measured: its products, its scan, all other calls.
 
 Run as `python -m benchmarks.static.traffic PRESET TOKENS`, without TRITON_INTERPRET; prints one JSON list. A
 forward and a backward run on tensors without data, in bf16 under autocast. Each call of torch counts with all
@@ -38,7 +38,7 @@ _WRITTEN_ONLY = ("zeros", "zeros_like", "new_zeros", "fill_", "zero_")
 
 
 def tensors_in(x: Any) -> Iterator[Tensor]:
-    """All tensors of nested tuples and lists."""
+    """List all tensors of nested tuples and lists."""
     if isinstance(x, Tensor):
         yield x
     elif isinstance(x, list | tuple):
@@ -47,7 +47,7 @@ def tensors_in(x: Any) -> Iterator[Tensor]:
 
 
 def bytes_of(x: Any) -> int:
-    """Of all tensors; what is expanded counts once, and each tensor too."""
+    """Sum the bytes of all tensors; an expanded element counts once, and each tensor too."""
     sizes = {id(t): min(t.nbytes, t.untyped_storage().nbytes()) for t in tensors_in(x)}
     return sum(sizes.values())
 
@@ -118,7 +118,7 @@ class Counted(TorchDispatchMode):
         return run
 
     def compiled(self, plain: Operators) -> Operators:
-        """All operators, each function of them as one pass."""
+        """Give all operators with each of their functions counted as one pass."""
         as_one = {
             f.name: Operator(
                 self.as_one(operator.forward),
@@ -133,7 +133,7 @@ class Counted(TorchDispatchMode):
 
 @contextmanager
 def _without_data(counted: Counted, config: TTTConfig) -> Iterator[None]:
-    """Tensors hold nothing, kernels are not launched, and products give fp32 as they do on a GPU."""
+    """Tensors have no data, kernels are not launched, and products give fp32 as they do on a GPU."""
 
     def wide(a: Tensor, b: Tensor) -> Tensor:
         return torch.mm(a, b, out_dtype=torch.float32)

@@ -183,8 +183,8 @@ def _version(name: str) -> str:
 def _commit() -> str:
     """Name the code: COMMIT if it is set, else what git says, else the file COMMIT of a copy without git."""
     here = Path(__file__).parent
-    if asked := os.environ.get("COMMIT", "").strip():
-        return asked
+    if given := os.environ.get("COMMIT", "").strip():
+        return given
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

@@ -3,7 +3,7 @@
 As far as `tttscale.model.architecture` goes: fields with defaults, no unknown names, frozen, validators that
 run after. Types and bounds are not checked: the only configurations of a round are its own. Anything else of
 pydantic is an ImportError here. `benchmarks.gpu.machine` puts this folder on a worker's path if pydantic is
-missing; nothing else may.
+missing; no other place may.
 """
 
 from collections.abc import Callable
