@@ -92,6 +92,8 @@ assert pydantic.__version__ == "stand-in", pydantic
 from benchmarks.gpu import ceilings, errors, ranks, scan_time, step, tune_worker
 from benchmarks.ops import documents_worker, pointwise_worker
 from tttscale.model.architecture import TTTConfig, preset_fields, preset_names
+for kind in ("linear", "mlp"):
+    step.TTTForCausalLM(step.architecture(f"ttt-{kind}-1.3b", "cpu"))
 models = {name: TTTConfig(**preset_fields(name)) for name in preset_names()}
 print(json.dumps({name: [m.model_dump(), m.head_dim] for name, m in models.items()}))
 """

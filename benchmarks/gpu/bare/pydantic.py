@@ -1,6 +1,6 @@
 """Stands in for pydantic on a machine that has torch and triton only, so that a GPU round needs no package.
 
-As far as `tttscale.model.architecture` goes: fields with defaults, no unknown names, frozen, validators that
+As far as `tttscale.model` needs it: fields with defaults, no unknown names, frozen, validators that
 run after. Types and bounds are not checked: the only configurations of a round are its own. Anything else of
 pydantic is an ImportError here. `benchmarks.gpu.machine` puts this folder on a worker's path if pydantic is
 missing; no other place may.
@@ -13,13 +13,34 @@ __version__ = "stand-in"
 _MISSING = object()
 
 
-def Field(default: Any = _MISSING, **_: Any) -> Any:  # noqa: N802, as pydantic has it
-    """The default; bounds and descriptions are not used."""
-    return default
+class ValidationError(ValueError):
+    """A model was given fields that do not fit."""
+
+    def __init__(self, field: str, said: str) -> None:
+        super().__init__(f"{field}: {said}")
+        self._errors = [{"type": said, "loc": (field,), "msg": said, "input": None}]
+
+    def errors(self, **_: Any) -> list[dict[str, Any]]:
+        """List what does not fit, as pydantic does; it is one field here."""
+        return self._errors
+
+
+class _Made:
+    """A default that each model makes for itself."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+
+def Field(  # noqa: N802, as pydantic has it
+    default: Any = _MISSING, *, default_factory: Callable[[], Any] | None = None, **_: Any
+) -> Any:
+    """Give a field its default; bounds and descriptions are not used."""
+    return default if default_factory is None else _Made(default_factory)
 
 
 def ConfigDict(**options: Any) -> dict[str, Any]:  # noqa: N802
-    """Options of a model; all models here are frozen and forbid unknown names."""
+    """Take the options of a model; all models here are frozen and forbid unknown names."""
     return options
 
 
@@ -53,11 +74,13 @@ class BaseModel:
         cls._validators = (*cls._validators, *validators)
 
     def __init__(self, **given: Any) -> None:
-        if unknown := given.keys() - self.model_fields.keys():
-            raise TypeError(f"{type(self).__name__} has no fields {sorted(unknown)}")
-        values = {**self.model_fields, **given}
-        if missing := [name for name, value in values.items() if value is _MISSING]:
-            raise TypeError(f"{type(self).__name__} needs {missing}")
+        for name in given.keys() - self.model_fields.keys():
+            raise ValidationError(name, "extra_forbidden")
+        defaults = self.model_fields.items()
+        made = {name: x.make() if isinstance(x, _Made) else x for name, x in defaults}
+        values = {**made, **given}
+        for name in (name for name, value in values.items() if value is _MISSING):
+            raise ValidationError(name, "missing")
         vars(self).update(values)
         for name in self._validators:
             getattr(self, name)()
