@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,12 @@ class Ending:
     """The deadline stopped it."""
     asked: bool = False
     """It was killed because its time had come (`until`)."""
+
+    @property
+    def tail(self) -> str:
+        """Its last words on stderr, without where packages lie on this machine."""
+        lines = self.stderr.strip().splitlines()[-_TAIL_LINES:]
+        return re.sub(r"/[^\s\"']*/site-packages/", "", " / ".join(lines))
 
 
 def run_lines(
@@ -168,8 +175,7 @@ class Round:
             self.missing.append(f"{name}: stopped at the deadline{kept}")
         elif ended.code:
             self.failed += 1
-            tail = " / ".join(ended.stderr.strip().splitlines()[-_TAIL_LINES:])
-            self.missing.append(f"{name}: ended with {ended.code}: {tail}{kept}")
+            self.missing.append(f"{name}: ended with {ended.code}: {ended.tail}{kept}")
         return rows
 
     def together(

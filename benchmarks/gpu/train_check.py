@@ -35,7 +35,6 @@ NO_GPU = "no GPU found: the CPU, and a tiny model; times mean nothing"
 _ROOT = Path(__file__).parents[2]
 _TEXT = ("tttscale", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 _GIB = 2**30
-_TAIL_LINES = 3
 _SECONDS = 300.0
 _MODELS = {  # width, feed-forward, layers, heads
     "cuda": (768, 2048, 6, 12),
@@ -280,8 +279,7 @@ class Check:
 
     def _ended(self, ended: Ending, what: str) -> None:
         if ended.late or (ended.code and not ended.asked):
-            tail = " / ".join(ended.stderr.strip().splitlines()[-_TAIL_LINES:])
-            raise RuntimeError(f"{what} {_words(ended)}: {tail}")
+            raise RuntimeError(f"{what} {_words(ended)}: {ended.tail}")
 
 
 def _words(ended: Ending) -> str:

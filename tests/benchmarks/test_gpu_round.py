@@ -8,7 +8,7 @@ from threading import Event, Thread
 import pytest
 
 from benchmarks.gpu import round as gpu_round
-from benchmarks.gpu.round import Round, Stage, run_lines, run_stages
+from benchmarks.gpu.round import Ending, Round, Stage, run_lines, run_stages
 from tttscale.bench import report
 
 
@@ -78,6 +78,13 @@ def test_a_worker_that_comes_to_its_end_is_not_late(worker):
     work = Round("cuda", 1000)
     assert work.worker("gpu.step") == [{"tokens": 1}]
     assert (work.missing, work.late, work.failed) == ([], 0, 0)
+
+
+def test_the_last_words_of_a_worker_name_no_place_of_this_machine():
+    said = 'Warning\n  File "/opt/some/lib/site-packages/triton/jit.py", line 1, in run\nValueError: x\n'
+    assert (
+        Ending(1, said).tail == 'Warning /   File "triton/jit.py", line 1, in run / ValueError: x'
+    )
 
 
 def test_a_process_is_killed_when_its_time_has_come(tmp_path):

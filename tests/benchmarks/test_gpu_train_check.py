@@ -69,7 +69,7 @@ def test_a_run_that_is_not_killed_in_between_is_no_proof(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_train_check, "_row", lambda *_: {})
     with pytest.raises(RuntimeError, match="not killed in between"):
         check.killed(Round("cpu", 100))
-    with pytest.raises(RuntimeError, match="nothing to take up"):
+    with pytest.raises(RuntimeError, match="no run was killed"):
         check.resumed(Round("cpu", 100))
 
 
