@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu.machine import card
 from benchmarks.problems import milliseconds
 from tttscale.bench import report
-from tttscale.kernels.product import wide_product
+from tttscale.kernels.ops.linear import matmul_fp32
 
 _TOKENS, _WIDTH, _HIDDEN, _VOCABULARY = 8192, 2048, 5504, 32_000
 _PRODUCTS = {
@@ -43,7 +43,7 @@ def products(device: str) -> Iterator[dict[str, Any]]:
         work = 2 * rows * inner * columns
         calls = {
             "x W^T": lambda x=x, w=w: x @ w.t(),
-            "dW = dy^T x, fp32 out": lambda x=x, y=y: wide_product(y.t(), x),
+            "dW = dy^T x, fp32 out": lambda x=x, y=y: matmul_fp32(y.t(), x),
         }
         for what, call in calls.items():
             taken = milliseconds(lambda call=call: [call() for _ in range(10)], device) / 10

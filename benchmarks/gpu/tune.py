@@ -1,4 +1,4 @@
-"""Find the fastest launches on this GPU: a table to edit this GPU's file in kernels/launches/ by.
+"""Find the fastest launches on this GPU: a table to edit its file in kernels/triton_scan/launches/ by.
 
 Run as `python -m benchmarks.gpu.tune OUT [SECONDS]`. All kernels of the paper's shape, each under other
 warps, stages and columns; first compiled side by side, then timed one by one. Nothing is chosen here:

@@ -1,9 +1,9 @@
 """One kernel under other launches than the table's, in a process of its own; a row of JSON each.
 
 Run as `python -m benchmarks.gpu.tune_worker KIND KERNEL DEVICE TOKENS [MOST]`; KERNEL is a name of
-kernels/launches/; at most MOST launches are tried, the table's and its nearest. bf16, 32 heads of 64, K = 16.
-Each launch's results are held against those of the table's. Without a GPU: 2 heads of 16, interpreted,
-wall-clock times of the whole scan.
+triton_scan/launches/; at most MOST launches are tried, the table's and its nearest. bf16, 32 heads of 64,
+K = 16. Each launch's results are held against those of the table's. Without a GPU: 2 heads of 16,
+interpreted, wall-clock times of the whole scan.
 """
 
 import sys
@@ -26,9 +26,9 @@ from benchmarks.problems import (
     worst,
 )
 from tttscale.bench import report
-from tttscale.kernels import triton_segment
-from tttscale.kernels.launch_table import architecture_of, launch_of
-from tttscale.kernels.launches.launch import Launch
+from tttscale.kernels.triton_scan import segment
+from tttscale.kernels.triton_scan.launch_table import architecture_of, launch_of
+from tttscale.kernels.triton_scan.launches.launch import Launch
 
 HEADS, DIM, SIZE = 32, 64, 16
 _TILED = {
@@ -75,11 +75,11 @@ def launched_as(kernel: str, launch: Launch) -> Iterator[None]:
         found = launch_of(architecture, kind, name, dim, size, dtype)
         return launch if name == kernel else found
 
-    triton_segment.launch_of = changed
+    segment.launch_of = changed
     try:
         yield
     finally:
-        triton_segment.launch_of = launch_of
+        segment.launch_of = launch_of
 
 
 def measure(

@@ -71,7 +71,7 @@ def note(device: str) -> str:
     return (
         f"{tokens:,} tokens, width {width:,}, feed-forward {hidden:,}, vocabulary {vocabulary:,}; "
         f"{'bf16 tokens, fp32 parameters and stream' if device == 'cuda' else 'fp32, one thread'}. "
-        "plain: kernels/fused.py call by call; compiled: the same through torch.compile, as the model runs "
+        "plain: ops/pointwise.py call by call; compiled: the same through torch.compile, as the model runs "
         "it on a GPU; liger: liger-kernel, the loss with fp32 sums. Error: worst of output and gradients, "
         "against fp64, with a cotangent that differs from token to token."
     )

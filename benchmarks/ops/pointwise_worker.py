@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from benchmarks.ops.pointwise import SIZES
 from benchmarks.problems import milliseconds
 from tttscale.bench import report
-from tttscale.kernels.fused import PLAIN
+from tttscale.kernels.ops.pointwise import EAGER
 from tttscale.model.layers import Rotary
 
 EPS = 1e-6
@@ -30,11 +30,11 @@ def operators(who: str) -> dict[str, Operator]:
     """Name -> what is measured: a function of differentiable inputs and others, its last result."""
     if who == "liger":
         return _liger()
-    run = PLAIN if who == "plain" else PLAIN.compiled()
+    run = EAGER if who == "plain" else EAGER.compiled()
     return {
         "norm": lambda x, w: run.norm(x[None], w, EPS, _narrow(x))[1],
         "add_norm": lambda x, y, w: run.add_norm(x[None], y[None], w, EPS, y.dtype)[1],
-        "swiglu": lambda gate, up: run.gated(gate[None], up[None]),
+        "swiglu": lambda gate, up: run.swiglu(gate[None], up[None]),
         "gated_norm": lambda x, gate, w, b: run.gated_norm(x[None], gate[None], w, b),
         "queries_and_keys": lambda x, *rest: run.queries_and_keys(x[None], None, *rest)[1],
         "cross_entropy": lambda x, w, labels: run.cross_entropy(x, w, labels)[0],

@@ -55,7 +55,7 @@ def _row(result: dict[str, Any]) -> dict[str, str]:
 
 def main(words: list[str] | None = None) -> None:
     """Measure and print the table."""
-    from tttscale.kernels import cpu_product
+    from tttscale.kernels.ops import cpu_product
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/products_cpu"))

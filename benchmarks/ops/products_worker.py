@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from tttscale.data import ArraySplit, Windows
-from tttscale.kernels import cpu_product
-from tttscale.kernels.cross_entropy import CrossEntropy
+from tttscale.kernels.ops import cpu_product
+from tttscale.kernels.ops.cross_entropy import CrossEntropy
 from tttscale.model import TTTConfig, TTTForCausalLM
 from tttscale.scan.keep_policy import SavedBytes
 from tttscale.scan.layout import Layout

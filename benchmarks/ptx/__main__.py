@@ -19,8 +19,8 @@ from benchmarks.problems import Waiting, errors, on, problem, reference, results
 from benchmarks.ptx.execute import Block
 from benchmarks.ptx.launch import emulated
 from tttscale.kernels import scan
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
 
 SCANS = {"linear": TritonLinearScan, "mlp": TritonMLPScan}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

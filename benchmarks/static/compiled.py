@@ -22,7 +22,7 @@ from benchmarks.static.fingerprint import fingerprint
 from benchmarks.static.latency import cycles_in_all, cycles_per_step, in_loops, issued
 from benchmarks.static.products import products
 from benchmarks.static.recorder import DTYPE_NAMES, RECORDED_HEADS, RECORDED_TOKENS, launches
-from tttscale.kernels.launch_table import FENCED_SINCE, triton_version
+from tttscale.kernels.triton_scan.launch_table import FENCED_SINCE, triton_version
 
 _SHARED_LIMIT_BYTES = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one program can have; an SM has 1 KiB more, and each program takes one."""

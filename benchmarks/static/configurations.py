@@ -2,7 +2,7 @@
 
 import torch
 
-from tttscale.kernels.launch_table import why_no_launch
+from tttscale.kernels.triton_scan.launch_table import why_no_launch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Shape = tuple[str, int, int, str]

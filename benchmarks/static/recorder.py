@@ -11,9 +11,9 @@ import torch
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from tttscale.kernels.triton_scan import TritonScan
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
+from tttscale.kernels.triton_scan.scan import TritonScan
 
 DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _LAUNCH = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")

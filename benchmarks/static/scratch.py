@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.static.configurations import DTYPES
 from benchmarks.static.recorder import problem_of, recording
-from tttscale.kernels.triton_segment import Segment
+from tttscale.kernels.triton_scan.segment import Segment
 
 HEADS, DIM, SIZE = 32, 64, 16
 LENGTHS_TOKENS = (2 << 10, 8 << 10, 32 << 10)

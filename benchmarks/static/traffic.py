@@ -21,12 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import JITFunction
 
-from tttscale.kernels import product, scan
-from tttscale.kernels.fused import PLAIN, Operators
-from tttscale.kernels.operator import Operator
-from tttscale.kernels.product import Products, held_copies
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+from tttscale.kernels import scan
+from tttscale.kernels.ops import linear
+from tttscale.kernels.ops.compiled_op import Operator
+from tttscale.kernels.ops.linear import MultiLinear, cast_cache
+from tttscale.kernels.ops.pointwise import EAGER, Operators
+from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
 from tttscale.model.architecture import TTTConfig, preset_fields
 from tttscale.model.language_model import Block
 from tttscale.model.layers import Layer
@@ -128,7 +129,7 @@ class Counted(TorchDispatchMode):
             for f in fields(plain)
             if isinstance(operator := getattr(plain, f.name), Operator)
         }
-        return replace(plain, **as_one, products=Products(self.as_one(plain.products.add)))
+        return replace(plain, **as_one, linear=MultiLinear(self.as_one(plain.linear.add)))
 
 
 @contextmanager
@@ -142,9 +143,9 @@ def _without_data(counted: Counted, config: TTTConfig) -> Iterator[None]:
         FakeTensorMode(),
         mock.patch.object(JITFunction, "run", counted.launched),
         mock.patch.object(scan, "_scan_type", return_value=_SCANS[config.ttt_layer_type]),
-        mock.patch.object(product, "wide_product", wide),
+        mock.patch.object(linear, "matmul_fp32", wide),
         torch.autocast("cpu", torch.bfloat16),
-        held_copies(),
+        cast_cache(),
     ):
         yield
 
@@ -160,7 +161,7 @@ def count(preset: str, tokens: int, compiled: bool) -> list[dict[str, Any]]:
         )
         for module in block.modules():
             if isinstance(module, Layer) and compiled:
-                module.operators = counted.compiled(PLAIN)
+                module.operators = counted.compiled(EAGER)
         # From here on weights are cast, and have gradients to which the next are added.
         block(x).sum().backward()
         for direction in ("forward", "backward"):

@@ -10,7 +10,7 @@ from benchmarks.gpu import check, tune
 from benchmarks.gpu import round as gpu_round
 from benchmarks.gpu.tune_worker import candidates
 from tests import warm
-from tttscale.kernels.launch_table import launch_of
+from tttscale.kernels.triton_scan.launch_table import launch_of
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.static.traffic import PARTS, Counted, bytes_of
-from tttscale.kernels.fused import PLAIN
+from tttscale.kernels.ops.pointwise import EAGER
 
 D, HIDDEN, HEADS, TOKENS = 768, 2048, 12, 4096  # ttt-linear-125m
 LINEAR, BF16 = ("ttt-linear-125m", str(TOKENS)), 2
@@ -90,7 +90,7 @@ def test_an_operator_is_one_pass_over_its_arguments_and_results():
     counted = Counted(tokens=8)
     gate, up = (torch.ones(1, 8, 4, requires_grad=True) for _ in range(2))
     with counted:
-        out = counted.compiled(PLAIN).gated(gate, up)
+        out = counted.compiled(EAGER).swiglu(gate, up)
         assert counted.bytes == {"between": 3 * 32 * 4}
         torch.autograd.backward(out, torch.empty_like(out))
     assert counted.bytes["between"] == (3 + 5) * 32 * 4

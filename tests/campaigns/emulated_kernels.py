@@ -23,7 +23,7 @@ from benchmarks.problems import NAMES, worst
 from benchmarks.static.configurations import DTYPES
 from tests.campaigns.compiled_kernels import Configuration, chosen, command_line, examine_all
 from tttscale.bench import report
-from tttscale.kernels.launch_table import mini_batches_per_block
+from tttscale.kernels.triton_scan.launch_table import mini_batches_per_block
 
 TITLE = "Compiled kernels, run without a GPU"
 HOW = (

@@ -88,9 +88,10 @@ def allocated(kind, dtype, capability, awaited, ahead_bytes):
     from benchmarks.static.recorder import recording
     from benchmarks.static.scratch import counted
     from tests.kernels.problem import NothingWaits, Recorder
-    from tttscale.kernels import scan, triton_scan
-    from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-    from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+    from tttscale.kernels import scan
+    from tttscale.kernels.triton_scan import scan as triton_scan
+    from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+    from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
 
     scan_type = {"linear": TritonLinearScan, "mlp": TritonMLPScan}[kind]
     tokens, inner = SEGMENTS * scan_type.segment_tokens, F if kind == "linear" else 4 * F

@@ -20,12 +20,12 @@ from tests.kernels.exactly import (
 )
 from tests.kernels.problem import KINDS, Recorder, problem
 from tests.layers import small_layer
-from tttscale.kernels import triton_scan
-from tttscale.kernels.launch_table import BLOCK_TOKENS
 from tttscale.kernels.scan import ttt_scan
-from tttscale.kernels.triton_segment import Segment
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+from tttscale.kernels.triton_scan import scan as triton_scan
+from tttscale.kernels.triton_scan.launch_table import BLOCK_TOKENS
+from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
+from tttscale.kernels.triton_scan.segment import Segment
 from tttscale.model import ttt_layer
 from tttscale.model.chunk import Chunk
 from tttscale.model.ports import NULL_PORTS

@@ -10,7 +10,7 @@ import torch
 from tests.train.small import small_config, small_windows
 from tttscale.config.load import load_config
 from tttscale.errors import LaunchError
-from tttscale.kernels.fused import PLAIN
+from tttscale.kernels.ops.pointwise import EAGER
 from tttscale.model import TTTConfig, TTTForCausalLM
 from tttscale.model.layers import Layer, compile_operators
 from tttscale.scan.keep_policy import ActivationPolicy
@@ -29,7 +29,7 @@ def test_equals_what_is_not_compiled(backbone):
     compile_operators(compiled)
     layers = [m for m in compiled.modules() if isinstance(m, Layer)]
     assert layers
-    assert all(m.operators is not PLAIN for m in layers)
+    assert all(m.operators is not EAGER for m in layers)
     for tokens in (48, 80):
         ids = torch.arange(tokens).unsqueeze(0) % 50
         for model in (plain, compiled):

@@ -8,7 +8,7 @@ import torch
 from tests.scan import helpers
 from tests.scan.helpers import random_tokens, sweep, tiny_config
 from tttscale.errors import LaunchError
-from tttscale.kernels import cpu_product
+from tttscale.kernels.ops import cpu_product
 from tttscale.train import cpu_products
 from tttscale.train.cpu_products import VARIABLE, choose
 

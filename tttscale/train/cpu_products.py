@@ -19,7 +19,7 @@ from torch import nn
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import LaunchError
 from tttscale.files import open_new
-from tttscale.kernels import cpu_product
+from tttscale.kernels.ops import cpu_product
 from tttscale.reading import read_json
 
 VARIABLE = "TTTSCALE_CPU_PRODUCTS"

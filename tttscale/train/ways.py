@@ -27,7 +27,8 @@ def ways(config: Config, device: torch.device, compiles: bool, world_size: int) 
 def _scan(config: Config, device: torch.device) -> str:
     shape = config.architecture()
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    taken = choose_backend("auto", device, shape.head_dim, shape.mini_batch_size, dtype)
+    kind, dim = shape.ttt_layer_type, shape.head_dim
+    taken = choose_backend("auto", kind, device, dim, shape.mini_batch_size, dtype)
     what = (
         f"{shape.ttt_layer_type}, head dim {shape.head_dim}, mini-batches of {shape.mini_batch_size}, "
         f"{config.train.precision}"
