@@ -68,12 +68,12 @@ class Weights:
         return key in self._keys
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Of a tensor."""
+        """The shape of a tensor."""
         return self._files[self._keys[key]].shapes[self._keys[key]]
 
     @property
     def elements(self) -> int:
-        """Of all tensors."""
+        """Numbers in all tensors."""
         sizes = (file.sizes[key] // FLOATS[file.dtypes[key]] for key, file in self._files.items())
         return sum(sizes)
 
