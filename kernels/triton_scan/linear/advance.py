@@ -41,9 +41,9 @@ def advance_kernel(
 ):  # fmt: skip
     """Z = k W + b, G = g(Z), W += k^T (step G), b += step^T G for each mini-batch in turn.
 
-    Grid: (N,). The state, W in tiles and B, and Z of a block's mini-batches stay in registers; k is copied
-    ahead into shared memory. LayerNorm does not see the mean over the output dim: kept out of the chain,
-    centred sums are exact.
+    Grid: (N,). The state, W in tiles and B, and Z of a block's mini-batches stay in registers; in bf16 what
+    the next block reads is copied ahead into shared memory. LayerNorm does not see the mean over the output
+    dim: kept out of the chain, centred sums are exact.
     """
     n = tl.program_id(0).to(tl.int64)
     head = n % heads
