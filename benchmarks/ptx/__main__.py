@@ -11,6 +11,8 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import torch
@@ -30,18 +32,20 @@ _MAKERS = (
 )
 
 
-def poisoned(make):
+def poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Memory that holds NaN instead of whatever was there."""
 
-    def run(*args, **kwargs):
+    def filled(*args: Any, **kwargs: Any) -> torch.Tensor:
         out = make(*args, **kwargs)
         return out.fill_(float("nan")) if out.is_floating_point() else out
 
-    return run
+    return filled
 
 
-def run(kind, dim, size, dtype, capability, tokens, waits):
-    """What `main` prints."""
+def run(
+    kind: str, dim: int, size: int, dtype: str, capability: int, tokens: int, waits: bool
+) -> dict[str, Any]:
+    """Run a scan on compiled kernels; see above for what is found."""
     leaves = on("cpu", problem(kind, heads=1, dim=dim, tokens=tokens, size=size), DTYPES[dtype])
     began = time.perf_counter()
     scan_type = functools.partial(SCANS[kind], architecture=capability)

@@ -10,6 +10,8 @@ Prints a table for Hopper. Without TRITON_INTERPRET.
 
 import functools
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -19,6 +21,7 @@ from benchmarks.ptx.__main__ import DTYPES, SCANS
 from benchmarks.ptx.execute import Block
 from benchmarks.ptx.launch import emulated
 from benchmarks.ptx.memory import Space
+from benchmarks.ptx.parse import Instruction
 from tttscale.bench import report
 from tttscale.kernels import scan
 
@@ -32,22 +35,22 @@ class Counts(Counter):
     """Counts by (kernel, what)."""
 
     kernel = operation = ""
-    """Of the instruction that runs now."""
+    """Where the instruction that runs now is, and what it is."""
 
-    def step(self, plain):
+    def step(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         """Wraps `Block._step`."""
 
-        def run(block, kind, instruction):
+        def run(block: Block, kind: str, instruction: Instruction) -> Any:
             self.kernel, self.operation = block.program.name, instruction.operation
             self[self.kernel, "instructions"] += 1
             return plain(block, kind, instruction)
 
         return run
 
-    def access(self, plain, what):
+    def access(self, plain: Callable[..., Any], what: str) -> Callable[..., Any]:
         """Wraps `Space.read` and `Space.write`."""
 
-        def run(space, at, warps, *rest, **options):
+        def run(space: Space, at: np.ndarray, warps: np.ndarray, *rest: Any, **options: Any) -> Any:
             if space.name == "global":
                 self[self.kernel, f"bytes {what}"] += 32 * _turns(at, warps, _sectors)
             elif not self.operation.startswith(_COUNTED_ELSEWHERE):
@@ -57,16 +60,16 @@ class Counts(Counter):
         return run
 
 
-def _turns(at, warps, count):
+def _turns(at: np.ndarray, warps: np.ndarray, count: Callable[[np.ndarray], int]) -> int:
     return sum(count(at[warps == warp]) for warp in np.unique(warps))
 
 
-def _sectors(at):
+def _sectors(at: np.ndarray) -> int:
     """Sectors that a warp touches."""
     return len(np.unique(at // SECTOR))
 
 
-def _wavefronts(at):
+def _wavefronts(at: np.ndarray) -> int:
     """Turns that a warp takes: as many lanes at once as have 128 bytes, and one word of each bank."""
     lanes, turns = max(1, 2 * BANKS // at.shape[1]), 0
     for begin in range(0, len(at), lanes):
@@ -75,7 +78,7 @@ def _wavefronts(at):
     return turns
 
 
-def counted(kind, tokens):
+def counted(kind: str, tokens: int) -> Counts:
     """Counts of a scan's forward and backward."""
     counts = Counts()
     leaves = on("cpu", problem(kind, heads=1, dim=DIM, tokens=tokens, size=SIZE), DTYPES["bf16"])
@@ -91,7 +94,7 @@ def counted(kind, tokens):
     return counts
 
 
-def main():
+def main() -> None:
     """Print the table."""
     rows = []
     for kind in ("linear", "mlp"):

@@ -1,11 +1,19 @@
 """Runs one block of threads, instruction by instruction, all threads in lockstep."""
 
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from benchmarks.ptx import tensor_core as tc
-from benchmarks.ptx.memory import FaultError
+from benchmarks.ptx.memory import Clock, FaultError, Space
+from benchmarks.ptx.parse import Instruction, Program
+
+Mask = np.ndarray | None
+"""Which threads take part, [threads] bools; None for all."""
+Operand = Any
+"""A name, a number, an address and its offset, or a tuple of these."""
 
 TYPES = {
     "u16": np.uint16, "b16": np.uint16, "s16": np.int16,
@@ -25,13 +33,13 @@ COMPARE = {
 }  # fmt: skip
 
 
-def flushed(x):
+def flushed(x: np.ndarray) -> np.ndarray:
     """Numbers below the normal ones are 0 with their sign."""
     return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
 
 
-def approximate_quotient(a, b):
-    """Of divisors above 2^126 a GPU loses the reciprocal, and says 0."""
+def approximate_quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Divide as a GPU does, which loses the reciprocal of divisors above 2^126 and gives 0."""
     return np.where((np.abs(b) > 2.0**126) & np.isfinite(b), a * np.float32(0), a / b)
 
 
@@ -42,7 +50,16 @@ class Block:
     """Whether tensor cores may read what cp.async brought without a fence. By the PTX manual they may not;
     CUTLASS's loops do (sm90_mma_multistage_gmma_ss_warpspecialized.hpp), and so does code of Triton 3.6."""
 
-    def __init__(self, program, memory, shared, clock, arguments, place, grid):
+    def __init__(
+        self,
+        program: Program,
+        memory: Space,
+        shared: Space,
+        clock: Clock,
+        arguments: Sequence[int],
+        place: tuple[int, ...],
+        grid: tuple[int, ...],
+    ) -> None:
         self.program, self.memory, self.shared, self.clock = program, memory, shared, clock
         self.count = program.threads
         self.arguments = arguments
@@ -57,7 +74,7 @@ class Block:
         self.using, self.products = [], []
         self.in_flight = set()
 
-    def run(self):
+    def run(self) -> None:
         """Run from the first instruction to `ret`."""
         at, code, labels = 0, self.program.instructions, self.program.labels
         while True:
@@ -76,11 +93,11 @@ class Block:
                 raise FaultError(f"{fault}; {what}") from None
             at += 1
 
-    def _finish(self):
+    def _finish(self) -> None:
         if self.copies or self.groups:
             self._wait_for_copies(0)
 
-    def _taken(self, instruction):
+    def _taken(self, instruction: Instruction) -> bool:
         mask = self._mask(instruction)
         if mask is None or mask.all():
             return True
@@ -88,13 +105,13 @@ class Block:
             raise FaultError("threads of a block part ways")
         return False
 
-    def _mask(self, instruction):
+    def _mask(self, instruction: Instruction) -> Mask:
         if instruction.guard is None:
             return None
         mask = self.registers[instruction.guard]
         return ~mask if instruction.negated else mask
 
-    def _step(self, kind, instruction):
+    def _step(self, kind: str, instruction: Instruction) -> None:
         mask = self._mask(instruction)
         if kind in SIMPLE:
             return self._simple(instruction, mask, SIMPLE[kind])
@@ -102,7 +119,7 @@ class Block:
 
     # ---- operands --------------------------------------------------------------------------------
 
-    def get(self, operand, kind) -> np.ndarray:
+    def get(self, operand: Operand, kind: str) -> np.ndarray:
         """Read an operand as an array [threads] of the type."""
         wanted = TYPES[kind]
         if isinstance(operand, int):
@@ -118,7 +135,7 @@ class Block:
             value = value.astype(BITS[np.dtype(wanted).itemsize])
         return value.view(wanted)
 
-    def put(self, name, value, mask=None):
+    def put(self, name: str, value: np.ndarray, mask: Mask = None) -> None:
         """Store a result's bits."""
         if name == "_":
             return
@@ -128,13 +145,13 @@ class Block:
             value = np.where(mask, value, self.registers[name])
         self.registers[name] = value
 
-    def predicate(self, operand):
+    def predicate(self, operand: Operand) -> np.ndarray:
         """Read an operand as an array [threads] of bools."""
         if isinstance(operand, int):
             return np.full(self.count, operand != 0)
         return self.registers[operand]
 
-    def address(self, operand):
+    def address(self, operand: Operand) -> np.ndarray:
         """Compute the byte addresses [threads] of a memory operand."""
         _, base, offset = operand
         if base == "global_smem":
@@ -143,7 +160,7 @@ class Block:
 
     # ---- arithmetic ------------------------------------------------------------------------------
 
-    def _mov(self, i, mask):
+    def _mov(self, i: Instruction, mask: Mask) -> None:
         kind, (target, source) = i.parts[1], i.operands
         if kind == "pred":
             return self.put(target, self.predicate(source), mask)
@@ -159,7 +176,7 @@ class Block:
             return self.put(target, low | high << half, mask)
         return self.put(target, self.get(source, kind), mask)
 
-    def _simple(self, i, mask, function):
+    def _simple(self, i: Instruction, mask: Mask, function: Callable[..., np.ndarray]) -> None:
         target, *sources = i.operands
         if i.parts[-1] == "pred":
             return self.put(target, function(*map(self.predicate, sources)), mask)
@@ -168,19 +185,19 @@ class Block:
             value = function(*(self.get(s, kind) for s in sources))
         return self.put(target, value.astype(TYPES[kind], copy=False), mask)
 
-    def _div(self, i, mask):
+    def _div(self, i: Instruction, mask: Mask) -> None:
         if i.parts[-1] == "f32":
             function = approximate_quotient if "approx" in i.parts else np.divide
             return self._simple(i, mask, function)
         return self._simple(i, mask, lambda a, b: np.trunc(a / b))
 
-    def _mul(self, i, mask):
+    def _mul(self, i: Instruction, mask: Mask) -> None:
         self._product(i, mask, None)
 
-    def _mad(self, i, mask):
+    def _mad(self, i: Instruction, mask: Mask) -> None:
         self._product(i, mask, i.operands[3])
 
-    def _product(self, i, mask, addend):
+    def _product(self, i: Instruction, mask: Mask, addend: Operand) -> None:
         target, a, b = i.operands[:3]
         kind = i.parts[-1]
         if "wide" in i.parts:
@@ -193,19 +210,19 @@ class Block:
             value = a * b if addend is None else a * b + self.get(addend, kind)
         self.put(target, value, mask)
 
-    def _fma(self, i, mask):
+    def _fma(self, i: Instruction, mask: Mask) -> None:
         target, *sources = i.operands
         a, b, c = (self.get(s, "f32").astype(np.float64) for s in sources)
         with np.errstate(over="ignore", invalid="ignore"):
             self.put(target, (a * b + c).astype(np.float32), mask)
 
-    def _shl(self, i, mask):
+    def _shl(self, i: Instruction, mask: Mask) -> None:
         self._shift(i, mask, np.left_shift)
 
-    def _shr(self, i, mask):
+    def _shr(self, i: Instruction, mask: Mask) -> None:
         self._shift(i, mask, np.right_shift)
 
-    def _shift(self, i, mask, function):
+    def _shift(self, i: Instruction, mask: Mask, function: Callable[..., np.ndarray]) -> None:
         target, value, places = i.operands
         kind, places = i.parts[-1], self.get(places, "u32")
         width = 8 * np.dtype(TYPES[kind]).itemsize
@@ -214,7 +231,7 @@ class Block:
         gone = (value >> (width - 1)) if kind.startswith("s") else np.zeros_like(value)
         self.put(target, np.where(places < width, shifted, gone).astype(value.dtype), mask)
 
-    def _bfe(self, i, mask):
+    def _bfe(self, i: Instruction, mask: Mask) -> None:
         target, value, begin, length = i.operands
         assert isinstance(begin, int)
         assert isinstance(length, int)
@@ -224,7 +241,7 @@ class Block:
             bits = (bits ^ (1 << (length - 1))).astype(np.int32) - (1 << (length - 1))
         self.put(target, bits.astype(TYPES[i.parts[-1]]), mask)
 
-    def _prmt(self, i, mask):
+    def _prmt(self, i: Instruction, mask: Mask) -> None:
         target, a, b, selector = i.operands
         a, b, selector = (self.get(s, "b32").astype(np.uint64) for s in (a, b, selector))
         both, out = a | b << 32, np.zeros(self.count, np.uint64)
@@ -235,18 +252,18 @@ class Block:
             out |= byte << (8 * n)
         self.put(target, out.astype(np.uint32), mask)
 
-    def _setp(self, i, mask):
+    def _setp(self, i: Instruction, mask: Mask) -> None:
         compare, kind = i.parts[1:]
         target, a, b = i.operands
         self.put(target, COMPARE[compare](self.get(a, kind), self.get(b, kind)), mask)
 
-    def _selp(self, i, mask):
+    def _selp(self, i: Instruction, mask: Mask) -> None:
         target, a, b, chosen = i.operands
         kind = i.parts[-1]
         value = np.where(self.predicate(chosen), self.get(a, kind), self.get(b, kind))
         self.put(target, value, mask)
 
-    def _cvt(self, i, mask):
+    def _cvt(self, i: Instruction, mask: Mask) -> None:
         target, *sources = i.operands
         to, of = i.parts[-2:]
         if to == "bf16x2":
@@ -258,25 +275,25 @@ class Block:
             return self.put(target, tc.from_bf16(self.get(sources[0], "b16")), mask)
         return self.put(target, self.get(sources[0], of).astype(TYPES[to]), mask)
 
-    def _approximate(self, i, mask, function):
+    def _approximate(self, i: Instruction, mask: Mask, function: Callable[..., np.ndarray]) -> None:
         target, source = i.operands
         rounded = flushed if "ftz" in i.parts else lambda x: x
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             value = function(rounded(self.get(source, "f32")).astype(np.float64))
             self.put(target, rounded(value.astype(np.float32)), mask)
 
-    def _ex2(self, i, mask):
+    def _ex2(self, i: Instruction, mask: Mask) -> None:
         self._approximate(i, mask, np.exp2)
 
-    def _rsqrt(self, i, mask):
+    def _rsqrt(self, i: Instruction, mask: Mask) -> None:
         self._approximate(i, mask, lambda x: 1 / np.sqrt(x))
 
-    def _rcp(self, i, mask):
+    def _rcp(self, i: Instruction, mask: Mask) -> None:
         self._approximate(i, mask, np.reciprocal)
 
     # ---- between lanes ---------------------------------------------------------------------------
 
-    def _shfl(self, i, mask):
+    def _shfl(self, i: Instruction, mask: Mask) -> None:
         target, source, lane, highest, members = i.operands
         assert (highest, members) == (31, -1), "a part of a warp"
         value = self.get(source, "b32").reshape(-1, tc.LANES)
@@ -286,7 +303,7 @@ class Block:
             at = (self.get(lane, "u32") & 31).astype(np.int64).reshape(value.shape)
         self.put(target, np.take_along_axis(value, at, 1).reshape(-1), mask)
 
-    def _redux(self, i, mask):
+    def _redux(self, i: Instruction, mask: Mask) -> None:
         target, source, members = i.operands
         assert (self.get(members, "s32") == -1).all(), "a part of a warp"
         value = self.get(source, "s32").reshape(-1, tc.LANES)
@@ -295,7 +312,7 @@ class Block:
 
     # ---- memory ----------------------------------------------------------------------------------
 
-    def _ld(self, i, mask):
+    def _ld(self, i: Instruction, mask: Mask) -> None:
         if i.parts[1] == "param":
             return self._parameter(i, mask)
         targets, source = i.operands
@@ -312,7 +329,7 @@ class Block:
             self.put(target, value, mask)
         return None
 
-    def _st(self, i, mask):
+    def _st(self, i: Instruction, mask: Mask) -> None:
         target, sources = i.operands
         sources = sources if isinstance(sources, tuple) else (sources,)
         kind, space = i.parts[-1], self._space(i)
@@ -322,13 +339,13 @@ class Block:
         values = np.ascontiguousarray(words).view(np.uint16).reshape(at.shape)
         space.write(at, self.warps[active], values)
 
-    def _space(self, i):
+    def _space(self, i: Instruction) -> Space:
         return {"shared": self.shared, "global": self.memory}[i.parts[1]]
 
-    def _active(self, mask):
+    def _active(self, mask: Mask) -> np.ndarray:
         return np.arange(self.count) if mask is None else np.flatnonzero(mask)
 
-    def _parameter(self, i, mask):
+    def _parameter(self, i: Instruction, mask: Mask) -> None:
         target, (_, name, offset) = i.operands
         assert offset == 0
         value, kind = self.arguments[self.program.parameters.index(name)], i.parts[-1]
@@ -337,7 +354,7 @@ class Block:
         number = number.astype(narrow)  # a signed one is widened by its sign
         self.put(target, np.broadcast_to(number.astype(BITS[size]), self.count), mask)
 
-    def _ldmatrix(self, i, mask):
+    def _ldmatrix(self, i: Instruction, mask: Mask) -> None:
         assert mask is None
         targets, source = i.operands
         count, transposed = int(i.parts[4][1:]), "trans" in i.parts
@@ -349,7 +366,7 @@ class Block:
         for target, value in zip(targets, tc.to_lanes(found, transposed), strict=True):
             self.put(target, value)
 
-    def _stmatrix(self, i, mask):
+    def _stmatrix(self, i: Instruction, mask: Mask) -> None:
         assert mask is None
         target, sources = i.operands
         count, transposed = int(i.parts[4][1:]), "trans" in i.parts
@@ -359,7 +376,7 @@ class Block:
         warps = np.repeat(self.warps[:: tc.LANES], 8 * count)
         self.shared.write(at, warps, values.reshape(at.shape))
 
-    def _cp(self, i, mask):
+    def _cp(self, i: Instruction, mask: Mask) -> None:
         assert mask is None or i.parts[2] in ("ca", "cg")
         if i.parts[2] == "commit_group":
             self.groups.append(self.copies)
@@ -369,7 +386,7 @@ class Block:
         else:
             self._begin_copy(i, mask)
 
-    def _begin_copy(self, i, mask):
+    def _begin_copy(self, i: Instruction, mask: Mask) -> None:
         target, source, size, *taken = i.operands
         active = self._active(mask)
         to = self.shared.places(self.address(target)[active], size)
@@ -384,14 +401,14 @@ class Block:
         self.shared.landing[to] += 1
         self.copies.append((to, self.warps[active], values))
 
-    def _wait_for_copies(self, still_under_way):
+    def _wait_for_copies(self, still_under_way: int) -> None:
         done = self.groups[: len(self.groups) - still_under_way]
         self.groups = self.groups[len(done) :]
         for to, warps, values in (copy for group in done for copy in group):
             self.shared.landing[to] -= 1
             self.shared.write(to, warps, values, fenced=self.copies_are_fenced)
 
-    def _bar(self, i, mask):
+    def _bar(self, i: Instruction, mask: Mask) -> None:
         assert mask is None
         if i.parts[1] == "warp":  # lanes of a warp are not told apart here
             assert i.operands == (-1,), i
@@ -399,13 +416,13 @@ class Block:
         assert i.operands == (0,), i
         self.clock.barrier()
 
-    def _fence(self, i, mask):
+    def _fence(self, i: Instruction, mask: Mask) -> None:
         assert mask is None
         self.shared.fenced[:] = True
 
     # ---- tensor cores ----------------------------------------------------------------------------
 
-    def _mma(self, i, mask):
+    def _mma(self, i: Instruction, mask: Mask) -> None:
         assert mask is None
         targets, a, b, c = i.operands
         a, b, c = ([self.get(s, "b32") for s in part] for part in (a, b, c))
@@ -413,7 +430,7 @@ class Block:
         for target, register in zip(targets, tc.registers_of(value), strict=True):
             self.put(target, register)
 
-    def _wgmma(self, i, mask):
+    def _wgmma(self, i: Instruction, mask: Mask) -> None:
         assert mask is None
         if i.parts[1] == "mma_async":
             self._wide_product(i)
@@ -429,7 +446,7 @@ class Block:
                     self.shared.in_use[at] -= 1
         # A fence orders registers against tensor cores; in lockstep they are in order.
 
-    def _wide_product(self, i):
+    def _wide_product(self, i: Instruction) -> None:
         targets, a, b, scale, *signs = i.operands
         places = []
         self.in_flight.difference_update(targets)  # one after the other is allowed
@@ -455,7 +472,9 @@ class Block:
         self.in_flight.update(targets)
         self.using.append((targets, places))
 
-    def _described(self, operand, outer, transposed, places):
+    def _described(
+        self, operand: Operand, outer: int, transposed: bool, places: list[np.ndarray]
+    ) -> np.ndarray:
         """An operand in shared memory, for each group of four warps: [groups, outer, 16] fp32."""
         found = []
         descriptors = self.get(operand, "b64").reshape(-1, 4 * tc.LANES)
@@ -472,7 +491,7 @@ class Block:
             found.append(tc.from_bf16(self.shared.data[at]))
         return np.stack(found)
 
-    def _read_by_group(self, at, warps, group):
+    def _read_by_group(self, at: np.ndarray, warps: np.ndarray, group: int) -> None:
         """Four warps read together; what one of them has written the others may not read yet."""
         for w in range(4):
             self.shared.read(at, warps + w)

@@ -1,17 +1,20 @@
 """Stands in for Triton's launches: kernels are compiled for a GPU, and their PTX run on the CPU's tensors."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
 from benchmarks.ptx.execute import Block
 from benchmarks.ptx.memory import Clock, FaultError, Space
-from benchmarks.ptx.parse import parse
+from benchmarks.ptx.parse import Program, parse
 from benchmarks.static.recorder import Recorder
 
 GAP_BYTES = 4096
@@ -21,11 +24,13 @@ GAP_BYTES = 4096
 class Device:
     """A GPU of some generation, as far as one block at a time goes."""
 
-    def __init__(self, capability):
+    def __init__(self, capability: int) -> None:
         self.capability, self.programs, self.launches = capability, {}, []
 
-    def launch(self, kernel, *arguments, grid, warmup, **options):
-        """What `kernel[grid](...)` does."""
+    def launch(
+        self, kernel: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any
+    ) -> None:
+        """Do what `kernel[grid](...)` does."""
         recorder = Recorder()
         recorder.record(kernel, arguments, options)
         ((source, how),) = recorder.sources.values()
@@ -38,7 +43,7 @@ class Device:
         ]
         run_program(program, shared_bytes, given, (*grid, 1, 1)[:3])
 
-    def _compiled(self, source, how):
+    def _compiled(self, source: ASTSource, how: dict[str, Any]) -> tuple[Program, int]:
         key = (source.hash(), tuple(sorted(how.items(), key=str)))
         if key not in self.programs:
             target = GPUTarget("cuda", self.capability, 32)
@@ -47,7 +52,9 @@ class Device:
         return self.programs[key]
 
 
-def run_program(program, shared_bytes, given, grid):
+def run_program(
+    program: Program, shared_bytes: int, given: Sequence[Any], grid: tuple[int, ...]
+) -> None:
     """All blocks of a kernel, one after the other, on the tensors and numbers given."""
     clock = Clock()
     memory, addresses = _memory_of([x for x in given if isinstance(x, torch.Tensor)], clock)
@@ -60,7 +67,7 @@ def run_program(program, shared_bytes, given, grid):
     memory.copy_back()
 
 
-def _memory_of(tensors, clock):
+def _memory_of(tensors: Sequence[torch.Tensor], clock: Clock) -> "tuple[_Global, dict[int, int]]":
     """One memory that holds all their storages, and the address of each tensor."""
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
     begins, end = {}, GAP_BYTES
@@ -80,36 +87,38 @@ def _memory_of(tensors, clock):
 class _Global(Space):
     """Only the tensors' own bytes may be touched."""
 
-    def __init__(self, name, places, clock):
+    def __init__(self, name: str, places: int, clock: Clock) -> None:
         super().__init__(name, places, clock)
         self.inside = np.zeros(places, bool)
         self.parts = []
 
-    def add(self, begin, storage):
+    def add(self, begin: int, storage: torch.UntypedStorage) -> None:
         """A tensor's storage at a byte address."""
         data = torch.empty(0, dtype=torch.int16).set_(storage).numpy().view(np.uint16)
         part = slice(begin // 2, begin // 2 + len(data))
         self.data[part], self.known[part], self.inside[part] = data, True, True
         self.parts.append((part, data))
 
-    def check_bounds(self, at):
+    def check_bounds(self, at: np.ndarray) -> None:
         """Inside of some tensor."""
         super().check_bounds(at)
         if not self.inside[at].all():
             raise FaultError(f"{self.name}: outside of all tensors")
 
-    def copy_back(self):
+    def copy_back(self) -> None:
         """Into the tensors."""
         for part, data in self.parts:
             data[:] = self.data[part]
 
 
 @contextmanager
-def emulated(capability):
-    """Within it Triton's kernels run compiled for such a GPU, on tensors of the CPU."""
+def emulated(capability: int) -> Iterator[Device]:
+    """Run Triton's kernels compiled for such a GPU, on tensors of the CPU."""
     device, run = Device(capability), JITFunction.run
 
-    def launched(self, *arguments, grid, warmup, **options):
+    def launched(
+        self: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any
+    ) -> None:
         device.launch(self, *arguments, grid=grid, warmup=warmup, **options)
 
     JITFunction.run = launched

@@ -17,14 +17,14 @@ class FaultError(Exception):
 class Clock:
     """Counts barriers, over all blocks of a launch."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now, self.block_began = 0, 0
 
-    def barrier(self):
+    def barrier(self) -> None:
         """Count a barrier: accesses before it are over."""
         self.now += 1
 
-    def next_block(self):
+    def next_block(self) -> None:
         """Begin another block, in which accesses of the blocks before it are foreign."""
         self.now += 1
         self.block_began = self.now
@@ -33,7 +33,7 @@ class Clock:
 class Space:
     """Global or shared memory, as 16-bit places."""
 
-    def __init__(self, name, places, clock):
+    def __init__(self, name: str, places: int, clock: Clock) -> None:
         self.name, self.clock = name, clock
         self.data = np.zeros(places, np.uint16)
         self.known = np.zeros(places, bool)
@@ -46,7 +46,7 @@ class Space:
         self.landing = np.zeros(places, np.int16)
         self.in_use = np.zeros(places, np.int16)
 
-    def places(self, addresses, count_bytes):
+    def places(self, addresses: np.ndarray, count_bytes: int) -> np.ndarray:
         """[m] byte addresses -> [m, count] places."""
         if (addresses % min(count_bytes, 16)).any():
             raise FaultError(f"{self.name}: misaligned access of {count_bytes} bytes")
@@ -54,12 +54,12 @@ class Space:
         self.check_bounds(at)
         return at
 
-    def check_bounds(self, at):
+    def check_bounds(self, at: np.ndarray) -> None:
         """Raise a FaultError if a place is outside."""
         if at.size and (at.min() < 0 or at.max() >= len(self.data)):
             raise FaultError(f"{self.name}: out of bounds")
 
-    def read(self, at, warps):
+    def read(self, at: np.ndarray, warps: np.ndarray) -> np.ndarray:
         """[m, k] places, read by threads of these warps [m] -> their contents."""
         if not self.known[at].all():
             raise FaultError(f"{self.name}: read before anything was written there")
@@ -74,7 +74,9 @@ class Space:
             self.reader[at[lost]] = MANY
         return self.data[at]
 
-    def write(self, at, warps, values, fenced=False):
+    def write(
+        self, at: np.ndarray, warps: np.ndarray, values: np.ndarray, fenced: bool = False
+    ) -> None:
         """The same for writing values [m, k]; writing the same value again is no conflict."""
         same = self.known[at] & (self.data[at] == values)
         if (self.landing[at] > 0).any():
@@ -89,7 +91,14 @@ class Space:
         self.writer[at] = np.broadcast_to(warps[:, None], at.shape)
         self.wrote_at[at] = self.clock.now
 
-    def _no_conflict(self, who, when, warps, harmless, kind):
+    def _no_conflict(
+        self,
+        who: np.ndarray,
+        when: np.ndarray,
+        warps: np.ndarray,
+        harmless: np.ndarray | None,
+        kind: str,
+    ) -> None:
         recent = (when == self.clock.now) & (who != warps[:, None])
         # Blocks run one after the other here, but in any order, or at once, on a GPU.
         foreign = (when >= 0) & (when < self.clock.block_began)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.ptx.spelling import UnknownSpellingError, check_directive, name_of, parts_of
 
@@ -38,7 +39,7 @@ class Program:
     labels: dict[str, int] = field(default_factory=dict)
 
 
-def parse(text):
+def parse(text: str) -> Program:
     """Parse the PTX of one kernel.
 
     Raises:
@@ -59,7 +60,7 @@ def parse(text):
     return program
 
 
-def _read(program, line, where):
+def _read(program: Program, line: str, where: str) -> None:
     if match := _ENTRY.fullmatch(line):
         if program.name:
             raise UnknownSpellingError(f"a second kernel {match.group(1)}")
@@ -79,7 +80,7 @@ def _read(program, line, where):
             program.instructions.append(_instruction(statement, where))
 
 
-def _instruction(text, where):
+def _instruction(text: str, where: str) -> Instruction:
     guard, negated = None, False
     if match := _GUARD.match(text):
         negated, guard, text = match.group(1) == "!", match.group(2), text[match.end() :]
@@ -88,7 +89,7 @@ def _instruction(text, where):
     return Instruction(operation, operands, guard, negated, where, parts_of(operation))
 
 
-def _operands(text):
+def _operands(text: str) -> tuple[Any, ...]:
     """Split at commas outside of braces and brackets."""
     parts, depth, begin = [], 0, 0
     for i, c in enumerate(text):
@@ -100,7 +101,7 @@ def _operands(text):
     return tuple(_operand(p.strip()) for p in parts if p.strip())
 
 
-def _operand(text):
+def _operand(text: str) -> Any:
     if text.startswith("{"):
         return _operands(text[1:-1])
     if text.startswith("["):

@@ -89,20 +89,20 @@ _DIRECTIVE = re.compile("|".join(_DIRECTIVES))
 _NAME = re.compile(r"%\w+(\.[xyz])?|\$\w+|_|global_smem|\w+_param_\d+")
 
 
-def parts_of(operation):
+def parts_of(operation: str) -> tuple[str, ...]:
     """`ld.shared::cta.b32` -> ("ld", "shared", "b32"), the way `execute` takes it."""
     if not _OPERATION.fullmatch(operation):
         raise UnknownSpellingError(operation)
     return tuple(operation.replace("::cta", "").split("."))
 
 
-def check_directive(line):
+def check_directive(line: str) -> None:
     """A line that begins with a dot."""
     if not _DIRECTIVE.fullmatch(" ".join(line.split())):
         raise UnknownSpellingError(line)
 
 
-def name_of(operand):
+def name_of(operand: str) -> str:
     """A register, a label, a parameter, or the one array in shared memory."""
     if not _NAME.fullmatch(operand):
         raise UnknownSpellingError(operand)
