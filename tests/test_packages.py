@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tttscale.data.storage import Remote
+from tttscale.data.store.storage import Remote
 from tttscale.errors import DataError, LaunchError, TTTScaleError
 from tttscale.location import Location
 from tttscale.observe.figure import new_axes

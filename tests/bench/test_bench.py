@@ -9,7 +9,7 @@ from tttscale.bench import report, scan
 from tttscale.bench.build import bench_build
 from tttscale.bench.scan import bench_scan
 from tttscale.bench.step import bench_step
-from tttscale.data.training import train_tokenizer
+from tttscale.data.builder.train_tokenizer import train_tokenizer
 
 
 def test_a_dot_in_a_reports_name_is_no_suffix(tmp_path):

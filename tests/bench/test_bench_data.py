@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from tttscale.bench import data, data_peers
 from tttscale.bench.data_peers import MEMMAP, OURS
 from tttscale.cli import app
-from tttscale.data import TokenStore, build_store
+from tttscale.data import BuildOptions, build_store
+from tttscale.data.store.token_store import TokenStore
 from tttscale.errors import ConfigError, DataError
 
 READERS = [*OURS, "zarr-python", MEMMAP]
@@ -27,7 +28,7 @@ def store(tmp_path_factory):
     text = folder / "corpus.jsonl"
     lines = [json.dumps({"text": f"line {i} " * (i % 9 + 1)}) for i in range(60)]
     text.write_text("\n".join(lines))
-    build_store(folder / "store", [str(text)], chunk_tokens=64, shard_tokens=256)
+    build_store(folder / "store", [str(text)], BuildOptions(chunk_tokens=64, shard_tokens=256))
     return folder / "store"
 
 

@@ -60,18 +60,6 @@ def test_nothing_that_is_installed_imports_it():
     ]
 
 
-def test_no_file_imports_itself_through_others():
-    files = modules("benchmarks", "tttscale/bench")
-    towards = {}
-    for name, path in files.items():
-        words = {n for i in imported(path) for n in (i, i.rpartition(".")[0])}
-        towards[name] = {n for n in words if n in files and n != name}
-    while leaves := [name for name, others in towards.items() if not others & towards.keys()]:
-        for name in leaves:
-            del towards[name]
-    assert not towards
-
-
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
 def test_scripts_parse(path):
     subprocess.run(["bash", "-n", path], check=True)

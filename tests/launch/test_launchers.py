@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tttscale.data import TokenStore
+from tttscale.data import open_store
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 GPU = LAUNCH.parent / "benchmarks/gpu"
@@ -137,7 +137,7 @@ def test_two_ranks_build_a_store_from_the_checkout(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 documents, 17 tokens of 13 bytes") == 1  # one rank speaks
-    assert TokenStore.open(tmp_path / "out").info.build.documents_read == 2
+    assert open_store(tmp_path / "out").info.build.documents_read == 2
 
 
 @pytest.mark.parametrize("script", ["mpirun.sh", "build_data.sh"])

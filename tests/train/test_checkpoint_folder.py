@@ -187,7 +187,7 @@ def test_never_and_no_checkpoints(run, tmp_path):
 
 def sealed(path, **fields):
     """A manifest with other fields, and the digest that goes with them."""
-    from tttscale.data.manifest import manifest_digest
+    from tttscale.data.store.manifest import manifest_digest
 
     content = json.loads(path.read_text())
     content.pop("digest")

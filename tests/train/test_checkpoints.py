@@ -10,14 +10,14 @@ from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
 from tests.train.test_recorder import largest_file
 from tttscale.comm import mesh as meshes
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError
 from tttscale.train.checkpoint import checkpoints as checkpoints_module
 from tttscale.train.checkpoint.checkpoints import Checkpoints
 from tttscale.train.checkpoint.moments import MomentReader
 from tttscale.train.engine import MOMENTS, Fragment
 
-TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
+TOKENS = Mixture((), None, None)  # type: ignore[arg-type]
 STAGES = (0, 1, 2, 3)
 SAVED, LAST = 2, 4
 

@@ -78,7 +78,7 @@ def test_a_run_that_reads_behind_a_password_keeps_none(folder, server, form):
         "data", "show", run, "1"
     )  # the run's own configuration has no password
     assert code == 65
-    assert "those in a URL are never stored, so name it anew with them" in trouble
+    assert "those in a URL are never stored, so name it with them again" in trouble
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import torch
 
 from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import ConfigError
 from tttscale.observe.plots import plot_run
 from tttscale.train.recorder import Recorder, check_folder
 
-TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
+TOKENS = Mixture((), None, None)  # type: ignore[arg-type]
 POSITIONS = {"edges": [0, 16, 32], "loss": [4.0, 3.0], "count": [16, 16]}
 STEP = {"step": 1, "loss": 2.0}
 

@@ -12,7 +12,7 @@ import yaml
 
 from tests.train.test_run import command, run
 from tests.warm import Command, Fresh, tttscale
-from tttscale.data import build_store
+from tttscale.data import BuildOptions, build_store
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import read_metrics
 
@@ -217,7 +217,7 @@ def test_another_run(folder, whole, override, code, message):
         other.mkdir()
         (other / "a.txt").write_text("something else. " * 300)
         (other / "b.txt").write_text("and else. " * 300)
-        build_store(folder / "other-store", [str(other)], holdout_fraction=0.3)
+        build_store(folder / "other-store", [str(other)], BuildOptions(holdout_fraction=0.3))
     override = override.format(other=folder / "other-store")
     before = (folder / "runs" / "whole" / "metrics.jsonl").read_bytes()
     done = run(folder, "run.name=whole", *SAVES, "train.steps=13", override)

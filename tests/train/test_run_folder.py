@@ -13,7 +13,7 @@ from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
 from tests.train.test_checkpoint_folder import whole, write
 from tttscale.config import dump_config
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError, ConfigError, DataError
 from tttscale.observe import MetricsLog, read_metrics
 from tttscale.train import final
@@ -23,7 +23,7 @@ from tttscale.train.checkpoint.manifest import read_manifest
 from tttscale.train.recorder import Recorder
 from tttscale.train.run_folder import check_folder, note_saved, run_folder
 
-TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
+TOKENS = Mixture((), None, None)  # type: ignore[arg-type]
 EVERY = 10
 
 

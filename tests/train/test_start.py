@@ -7,8 +7,8 @@ import torch
 
 from tests.scan.helpers import tiny_model
 from tttscale.config import load_config
-from tttscale.data.components import open_tokens
-from tttscale.data.record import write_data_record
+from tttscale.data.provenance import write_provenance
+from tttscale.data.windows.mixture import open_mixture
 from tttscale.errors import CheckpointError
 from tttscale.train.checkpoint.same_run import remarks_on_start
 from tttscale.train.setup import build_model
@@ -24,12 +24,12 @@ def config(folder, tmp_path):
 def weights(config, tmp_path):
     """What an earlier run left: final weights, and what it trained on beside them."""
     tiny_model(config.architecture(), torch.float32).save_pretrained(tmp_path / "run" / "final")
-    write_data_record(tmp_path / "run", open_tokens(config))
+    write_provenance(tmp_path / "run", open_mixture(config))
     return tmp_path / "run" / "final"
 
 
 def remarks(config):
-    return remarks_on_start(config, open_tokens(config))
+    return remarks_on_start(config, open_mixture(config))
 
 
 def edit(path, change):

@@ -15,7 +15,7 @@ from tttscale.bench import report
 from tttscale.bench.data_paced import paced
 from tttscale.bench.data_peers import TokenReader, memmap_reader, own_readers, peer_readers
 from tttscale.bench.data_tables import CONSUMED_TOKENS_PER_SECOND, note, tables
-from tttscale.data import Split, TokenStore, Windows
+from tttscale.data import Split, Store, Windows, open_store
 from tttscale.errors import ConfigError, DataError
 from tttscale.scan.layout import Layout
 
@@ -108,7 +108,7 @@ def bench_data(
         ConfigError: The split is shorter than a window.
         DataError: The store cannot be read, or two readers gave different tokens.
     """
-    store = TokenStore.open(location)
+    store = open_store(location)
     split = store.split(split_name)
     plan = Plan.of(split, sequence_tokens, chunk_tokens, ranks)
     with tempfile.TemporaryDirectory(prefix="tttscale-bench-") as folder:
@@ -132,7 +132,7 @@ def bench_data(
     return "\n\n".join(text for _, text in sections)
 
 
-def _paced(store: TokenStore, plan: Plan, split_name: str, spin: bool) -> dict[str, Any]:
+def _paced(store: Store, plan: Plan, split_name: str, spin: bool) -> dict[str, Any]:
     """Read from a split just opened, so that no decoded chunk helps."""
     windows = Windows(store.split(split_name), plan.sequence_tokens, 0, mini_batch_tokens=16)
     count = min(_PACED_WINDOWS, windows.count)

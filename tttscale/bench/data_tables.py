@@ -4,7 +4,7 @@ from typing import Any
 
 from tttscale.bench import report
 from tttscale.bench.data_peers import MEMMAP, OURS
-from tttscale.data import Split, TokenStore
+from tttscale.data import Split, Store
 
 CONSUMED_TOKENS_PER_SECOND = 400_000
 """Consumption that is assumed for a 1.3B run, all its ranks together."""
@@ -34,7 +34,7 @@ def tables(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def note(
-    store: TokenStore, split: Split, chunk_tokens: int, tokens: int, repeats: int, peers: bool
+    store: Store, split: Split, chunk_tokens: int, tokens: int, repeats: int, peers: bool
 ) -> str:
     """Explain the figures."""
     rate = f"{CONSUMED_TOKENS_PER_SECOND:,}"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tttscale.data import TokenSplit
-from tttscale.data.show import open_run
-from tttscale.data.windows import WindowSource
+from tttscale.data.inspect_step import open_run
+from tttscale.data.windows.window import WindowSource
 from tttscale.errors import DataError
 from tttscale.observe import read_metrics
 
@@ -74,7 +74,7 @@ def compare(run: Path, overrides: Sequence[str] = ()) -> Comparison:
         )
     if config.data.blend is not None:
         raise DataError(
-            f"{run} trained on data.blend, a blend of {len(config.data.parts)} stores, but a bigram "
+            f"{run} trained on data.blend, a blend of {len(config.data.components)} stores, but a bigram "
             "table is of one store's text. Give a run with data.store."
         )
     (component,) = tokens.components

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, flat_keys
-from tttscale.data.order import data_step
+from tttscale.data.windows.order import data_step
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.files import digest_of, replaced
 from tttscale.reading import read_json

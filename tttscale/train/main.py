@@ -10,7 +10,7 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
-from tttscale.data.components import Tokens, open_tokens
+from tttscale.data.windows.mixture import Mixture, open_mixture
 from tttscale.errors import NumericsError
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import cpu_products, setup
@@ -37,7 +37,7 @@ def train(config: Config, ranks: Ranks) -> int:
     """
     if ranks.rank == 0:
         check_folder(config)
-    tokens = open_tokens(config)
+    tokens = open_mixture(config)
     device = setup.choose_device(config, ranks)
     if device.type == "cpu":
         setup.set_threads(config, ranks)
@@ -88,7 +88,7 @@ class _Job:
         config: Config,
         ranks: Ranks,
         mesh: Mesh,
-        tokens: Tokens,
+        tokens: Mixture,
         device: torch.device,
         recorder: Silent,
         checkpoints: Checkpoints,
@@ -142,7 +142,7 @@ class _Job:
         compiles = setup.wants_compile(self._config, sweeps.device)
         for line in ways(self._config, sweeps.device, compiles, mesh.world_size):
             self._recorder.note(line)
-        for remark in self._tokens.remarks:
+        for remark in self._tokens.notices:
             self._recorder.note(remark)
         for component in self._tokens.components:
             self._recorder.note(

@@ -9,8 +9,8 @@ from typing import Any
 
 from tttscale import __version__
 from tttscale.config import Config, dump_config
-from tttscale.data.components import Tokens
-from tttscale.data.record import RECORD_NAME, write_data_record
+from tttscale.data.provenance import PROVENANCE_FILE, write_provenance
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import ConfigError, DataError
 from tttscale.files import write_text
 from tttscale.observe import Console, MetricsLog, WandbSink
@@ -22,7 +22,7 @@ from tttscale.train import final
 from tttscale.train.checkpoint.checkpoints import Checkpoint
 from tttscale.train.run_folder import METRICS, check_folder, disk, note_saved, run_folder
 
-_WHOLE_FILES = ("config.yaml", RECORD_NAME, "positions.json", "saved.json")
+_WHOLE_FILES = ("config.yaml", PROVENANCE_FILE, "positions.json", "saved.json")
 """Written beside and then renamed."""
 
 
@@ -60,7 +60,7 @@ class Recorder(Silent):
     Console, wandb and plots only look on: whatever befalls them, the run goes on.
     """
 
-    def __init__(self, config: Config, tokens: Tokens, resumed: Checkpoint | None = None) -> None:
+    def __init__(self, config: Config, tokens: Mixture, resumed: Checkpoint | None = None) -> None:
         """Create the run's folder, or go on in it.
 
         Args:
@@ -85,7 +85,7 @@ class Recorder(Silent):
             self._metrics = self._claim()
             self._clear_partial_files()
             write_text(self.folder / "config.yaml", dump_config(config))
-            write_data_record(self.folder, tokens)
+            write_provenance(self.folder, tokens)
         if self._metrics.was_cut:
             self._remarks.append(
                 f"{self.folder / METRICS}: its last line was cut short; it is left out"

@@ -13,7 +13,7 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.comm import mesh as meshes
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, flat_keys
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError, DataError, LaunchError
 from tttscale.model import TTTForCausalLM
 from tttscale.model.layers import compile_operators
@@ -32,7 +32,7 @@ _FINGERPRINT_DIGITS = 12
 """48 bits, which a float carries exactly from rank to rank."""
 
 
-def check_same_stores(mesh: Mesh, tokens: Tokens) -> None:
+def check_same_stores(mesh: Mesh, tokens: Mixture) -> None:
     """Compare the stores' fingerprints over all ranks; every rank calls this.
 
     Raises:

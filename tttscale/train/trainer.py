@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
-from tttscale.data.order import data_step, sequence_groups
-from tttscale.data.windows import WindowSource
+from tttscale.data.windows.order import data_step, sequence_groups
+from tttscale.data.windows.window import WindowSource
 from tttscale.errors import NumericsError
 from tttscale.model import TTTForCausalLM
 from tttscale.scan.losses import Losses

@@ -14,8 +14,8 @@ import torch
 
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, dump_config
-from tttscale.data.components import Tokens
-from tttscale.data.record import write_data_record
+from tttscale.data.provenance import write_provenance
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.files import Written, noting_digests, sync, write_text
 from tttscale.model import TTTForCausalLM
@@ -131,7 +131,7 @@ class Checkpoints:
         tokens: int,
         model: TTTForCausalLM,
         engine: Engine,
-        stores: Tokens,
+        stores: Mixture,
         wandb_id: str | None,
     ) -> Saved:
         """Write a checkpoint, then remove those beyond `checkpoint.keep`.
@@ -261,7 +261,7 @@ class Checkpoints:
             )
 
     def _write(
-        self, step: int, model: TTTForCausalLM, engine: Engine, stores: Tokens
+        self, step: int, model: TTTForCausalLM, engine: Engine, stores: Mixture
     ) -> dict[str, Any]:
         """This rank's files, on disk; what they are."""
         partial, rank = self._folder.partial(step), self._mesh.rank
@@ -274,7 +274,7 @@ class Checkpoints:
             if rank == 0:
                 model.save_pretrained(partial)
                 write_text(partial / RUN_CONFIG, dump_config(self._config))
-                write_data_record(partial, stores)
+                write_provenance(partial, stores)
                 names += ["model.safetensors", "config.json", RUN_CONFIG, "data.json"]
         for name in names:
             sync(partial / name)

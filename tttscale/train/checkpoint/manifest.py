@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tttscale import __version__
-from tttscale.data.manifest import Record, manifest_digest
+from tttscale.data.store.manifest import Record, manifest_digest
 from tttscale.errors import CheckpointError
 from tttscale.files import digest
 from tttscale.reading import JSON_BYTES, parse_json, read_bytes

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from tttscale.config import Config, flat_keys, load_config
-from tttscale.data.components import Tokens
-from tttscale.data.order import data_step
-from tttscale.data.record import check_data_record, other_tokenizer
+from tttscale.data.provenance import check_provenance, tokenizer_notice
+from tttscale.data.windows.mixture import Mixture
+from tttscale.data.windows.order import data_step
 from tttscale.errors import CheckpointError
 from tttscale.model.architecture import INERT, SHOWN, TTTConfig
 from tttscale.model.weights import CONFIG
@@ -26,7 +26,7 @@ _SILENT = re.compile(
 )
 
 
-def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> list[str]:
+def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Mixture) -> list[str]:
     """Refuse to go on with another model, other data or another order of it.
 
     Returns:
@@ -50,7 +50,7 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
     if fixed:
         raise CheckpointError(_refusal(folder, fixed, then, now))
     _check_skipped(step, before, config)
-    check_data_record(folder, tokens)
+    check_provenance(folder, tokens)
     remarks = [f"going on after step {step:,} from {folder}"]
     for key in different:
         if not _SILENT.search(key):
@@ -66,7 +66,7 @@ def check_same_run(checkpoint: Checkpoint, config: Config, tokens: Tokens) -> li
     return remarks
 
 
-def remarks_on_start(config: Config, tokens: Tokens) -> list[str]:
+def remarks_on_start(config: Config, tokens: Mixture) -> list[str]:
     """What cannot be checked, or looks wrong, of the weights that a new run starts from."""
     if config.model.initial_weights is None:
         return []
@@ -77,7 +77,7 @@ def remarks_on_start(config: Config, tokens: Tokens) -> list[str]:
         remarks.append(
             f"has no {CONFIG}, so these are taken from the configuration unchecked: {unseen}"
         )
-    if (other := other_tokenizer(folder, tokens)) is not None:
+    if (other := tokenizer_notice(folder, tokens)) is not None:
         remarks.append(other)
     return [f"model.initial_weights={folder}: {remark}" for remark in remarks]
 
