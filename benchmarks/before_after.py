@@ -72,8 +72,8 @@ def measure(tree: Path, case: tuple[object, ...]) -> dict[str, float]:
 
 
 def main() -> None:
-    """All cases, the trees in turns."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure all cases, the trees in turns."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--rounds", type=int, default=3)

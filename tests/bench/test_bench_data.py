@@ -22,13 +22,14 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def store(tmp_path):
-    text = tmp_path / "corpus.jsonl"
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    text = folder / "corpus.jsonl"
     lines = [json.dumps({"text": f"line {i} " * (i % 9 + 1)}) for i in range(60)]
     text.write_text("\n".join(lines))
-    build_store(tmp_path / "store", [str(text)], BuildOptions(chunk_tokens=64, shard_tokens=256))
-    return tmp_path / "store"
+    build_store(folder / "store", [str(text)], BuildOptions(chunk_tokens=64, shard_tokens=256))
+    return folder / "store"
 
 
 def bench(store, *options, out):

@@ -29,7 +29,7 @@ class TokenReader:
         name: As the report calls it.
         read: Tokens [begin, end) as an array of its own, never a view of a file.
         bytes_per_token: What they take on disk.
-        forget: Called before every timing, untimed: nothing read in an earlier one may help.
+        forget: Called before every timing, untimed: what an earlier one has read must not help.
     """
 
     name: str
