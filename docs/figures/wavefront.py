@@ -143,16 +143,15 @@ def _arrow(cell: Cell, cells: list[Cell]) -> str:
     """From a layer's end to the same layer of the neighbouring chunk; around the ring as two stubs."""
     step = 1 if cell.kind == "forward" else -1
     to = next(
-        c
-        for c in cells
-        if (c.kind, c.chunk, c.layer) == (cell.kind, cell.chunk + step, cell.layer)
+        c for c in cells if (c.kind, c.chunk, c.layer) == (cell.kind, cell.chunk + step, cell.layer)
     )
     begin, end, colour = _x(cell.end), _x(to.begin), FILL[cell.kind]
     pen = f'stroke="{colour}" stroke-width="1" fill="none" marker-end="url(#{cell.kind})"'
     below, above = ROW, 0.0
     if to.rank - cell.rank == step:
         side, entry = (below, above) if step > 0 else (above, below)
-        return f'<path d="M{begin:.1f},{_y(cell.rank) + side:.1f} L{end:.1f},{_y(to.rank) + entry:.1f}" {pen}/>'
+        begins, ends = _y(cell.rank) + side, _y(to.rank) + entry
+        return f'<path d="M{begin:.1f},{begins:.1f} L{end:.1f},{ends:.1f}" {pen}/>'
     out, into = (_y(cell.rank) + ROW, 14.0), (_y(to.rank), -14.0)
     if step < 0:
         out, into = (_y(cell.rank), -14.0), (_y(to.rank) + ROW, 14.0)

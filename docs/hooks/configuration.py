@@ -63,7 +63,12 @@ def _section(name: str, model: type[BaseModel], text: str) -> str:
         if any(True for _ in models_in(field.annotation)) and not _is_list(field.annotation):
             continue
         path = f"{name}.{key}"
-        cells = (f"`{path}`{{ #{path} }}", kind(field), default(field), _sentence(field.description))
+        cells = (
+            f"`{path}`{{ #{path} }}",
+            kind(field),
+            default(field),
+            _sentence(field.description),
+        )
         lines.append(f"| {' | '.join(_in_cell(cell) for cell in cells)} |")
     return "\n".join([*lines, ""])
 

@@ -1,8 +1,8 @@
 """MkDocs hook: READMEs and reports become pages of the site, links to other files their paths.
 
-Pages link as GitHub does: relative to the file they stand in, also to files outside of docs/. Here a link to a
-file that is a page of the site leads to that page; a link to any other file that exists becomes its path in
-code font. A link to nothing is left as it is, which `mkdocs build --strict` refuses.
+Pages link as GitHub does: relative to the file they stand in, also to files outside of docs/. Here a link
+to a file that is a page of the site leads to that page; a link to any other file that exists becomes its
+path in code font. A link to no file is left as it is, which `mkdocs build --strict` refuses.
 """
 
 import posixpath

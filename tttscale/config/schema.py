@@ -34,7 +34,7 @@ class RunSection(Section):
 
 
 class ParallelSection(Section):
-    """How a sequence is split over ranks."""
+    """Sequence parallel (context parallel): how a sequence is split over ranks."""
 
     sequence: Positive = 1
     """Ranks that share one sequence; replicas = world size / sequence."""
@@ -143,7 +143,7 @@ class Config(Section):
     data: DataSection
     """What the run trains on."""
     parallel: ParallelSection = ParallelSection()
-    """How a sequence is split over ranks."""
+    """How a sequence is split over ranks: sequence parallel (context parallel)."""
     zero: ZeroSection = ZeroSection()
     """DeepSpeed ZeRO."""
     train: TrainSection
