@@ -33,7 +33,7 @@ def chunk(begin: int, end: int) -> dict[str, Tensor]:
     return {name: t[:, :, begin:end].clone().requires_grad_() for name, t in TOKENS.items()}
 
 
-def run_half(transport: ThreadTransport) -> list[Tensor]:
+def run_half(transport: ThreadTransport) -> list:
     """y, carry_out = layer(x, carry_in) on this rank's half; its outputs and its tokens' gradients."""
     if transport.rank == 0:
         x = chunk(0, T // 2)

@@ -8,7 +8,7 @@ sequence. `tttscale train` does the same, over many ranks, with DeepSpeed's opti
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
-LENGTH_TOKENS, CHUNK_TOKENS, STEPS = 4096, 512, 8
+LENGTH_TOKENS, CHUNK_TOKENS, STEPS = 2048, 256, 6
+SHAPE: dict[str, Any] = dict(vocab_size=256, hidden_size=64, num_attention_heads=2)
+SHAPE |= dict(intermediate_size=128, num_hidden_layers=2, initializer_range=0.06)
 
 
 @dataclass
@@ -40,8 +42,7 @@ def main() -> None:
     """Print a falling loss."""
     stream = np.frombuffer(Path(__file__).read_bytes() * 4, dtype=np.uint8).astype(np.int64)
     text = Text(stream[:LENGTH_TOKENS], stream[1 : LENGTH_TOKENS + 1])
-    config = TTTConfig(vocab_size=256, hidden_size=64, num_attention_heads=2, intermediate_size=128,
-                       num_hidden_layers=2, initializer_range=0.06)  # fmt: skip
+    config = TTTConfig(**SHAPE)
     model = TTTForCausalLM(config, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     parts = tuple(CarryLayout.of(config, 1, torch.float32).parts)
@@ -51,7 +52,8 @@ def main() -> None:
         sweeps.forward([[text]])
         losses = sweeps.backward()  # gradients of the summed loss, in .grad
         for parameter in model.parameters():
-            parameter.grad /= LENGTH_TOKENS
+            if parameter.grad is not None:
+                parameter.grad /= LENGTH_TOKENS
         optimizer.step()
         optimizer.zero_grad()
         print(f"step {step}: {losses.sums.sum().item() / LENGTH_TOKENS:.4f} nats per byte")

@@ -32,8 +32,8 @@ def test_every_example_is_run():
 def test_train_from_python(run):
     said = run("train_from_python.py")
     losses = [float(line.split()[2]) for line in said.splitlines()]
-    assert len(losses) == 8
-    assert losses[-1] < losses[0] - 1.5
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] - 1
 
 
 def test_split_scan_over_two_ranks(run):
