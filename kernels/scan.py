@@ -1,7 +1,7 @@
 """The one door to the TTT scan: `ttt_scan`, differentiable in every input and in the final state.
 
 A scan has two phases. *advance* is serial: state in -> inner gradients and state out. *readout* is
-parallel: inner gradients -> outputs. The backward has the same cut. A `Handoff` lets the caller use the
+parallel: inner gradients -> outputs. The backward has the same cut. A `StateHooks` lets the caller use the
 gaps between the phases: the state out is there before readout begins, and the gradient of the state in
 before the gradients of the tokens are computed.
 """
@@ -25,28 +25,28 @@ State = tuple[Tensor, ...]
 _SCANS: dict[str, Any] = {"linear": LinearScan, "mlp": MLPScan}
 
 
-class Handoff(Protocol):
+class StateHooks(Protocol):
     """What the caller does between the phases of a scan."""
 
     @property
-    def state_awaited(self) -> bool:
+    def peer_waits_for_state(self) -> bool:
         """Somebody else waits for the final state: finish *advance* before any *readout*."""
         ...
 
     @property
-    def grad_awaited(self) -> bool:
+    def peer_waits_for_grad(self) -> bool:
         """The final state's gradient comes from, or the initial state's goes to, somebody else."""
         ...
 
-    def state_ready(self, state: State) -> None:
+    def send_state(self, state: State) -> None:
         """Called with the final state as soon as *advance* ends, before *readout*."""
         ...
 
-    def grad_wanted(self) -> State | None:
+    def recv_grad(self) -> State | None:
         """Called in the backward when the final state's gradient from outside is needed."""
         ...
 
-    def grad_ready(self, grad: State) -> None:
+    def send_grad(self, grad: State) -> None:
         """Called with the initial state's gradient before the tokens' gradients are computed."""
         ...
 
@@ -64,7 +64,7 @@ def ttt_scan(
     *,
     mini_batch_size: int,
     backend: str = "auto",
-    handoff: Handoff | None = None,
+    hooks: StateHooks | None = None,
 ) -> tuple[Tensor, State]:
     """Run the inner learner over T tokens (paper, dual form with mini-batch gradient descent).
 
@@ -81,7 +81,7 @@ def ttt_scan(
         mini_batch_size: K; T may be any length, a last short mini-batch is exact.
         backend: "torch", "triton" or "auto", which is Triton on GPUs wherever it has a kernel
             (fp32 and bf16, fp16 as fp32; f up to 128; K of 16, 32 or 64).
-        handoff: told of the state and its gradient between the phases; see `Handoff`.
+        hooks: told of the state and its gradient between the phases; see `StateHooks`.
 
     Returns:
         out [B, H, T, f] in q's dtype, before the layer's post-norm, and the final state.
@@ -109,7 +109,7 @@ def ttt_scan(
     if scan not in _SCANS.values():
         q, k, v = (x.to(_kernel_dtype(dtype)) for x in (q, k, v))
     out, *last = _Scan.apply(
-        scan, mini_batch_size, handoff, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
+        scan, mini_batch_size, hooks, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
     )
     return out.to(dtype), tuple(last)
 
@@ -190,13 +190,13 @@ def _check_heads(
         raise ValueError(f"state {found}; expected {wanted}")
 
 
-def _hand_over(handoff: Handoff | None, last: State) -> None:
+def _send_state(hooks: StateHooks | None, last: State) -> None:
     """The final state, as other tensors than those that are returned.
 
-    Those will know the scan's node, and through it the handoff, which could not keep them and be freed.
+    Those will know the scan's node, and through it the hooks, which could not keep them and be freed.
     """
-    if handoff is not None:
-        handoff.state_ready(tuple(s.detach() for s in last))
+    if hooks is not None:
+        hooks.send_state(tuple(s.detach() for s in last))
 
 
 class _Scan(torch.autograd.Function):
@@ -205,20 +205,20 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def forward(
-        ctx: Any, scan_type: Any, size: int, handoff: Handoff | None, *tensors: Tensor
+        ctx: Any, scan_type: Any, size: int, hooks: StateHooks | None, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        """Seven inputs and the state -> outputs and the final state; tells the handoff in between."""
+        """Seven inputs and the state -> outputs and the final state; tells the hooks in between."""
         inputs, state = tensors[:7], tensors[7:]
         dtype = wide_dtype(inputs[0].dtype)
-        ctx.meta = (scan_type, size, dtype, handoff)
+        ctx.meta = (scan_type, size, dtype, hooks)
         scan = scan_type(inputs, size, dtype)
-        if handoff is not None and handoff.state_awaited:
+        if hooks is not None and hooks.peer_waits_for_state:
             saved, last = scan.advance(state)
-            _hand_over(handoff, last)
+            _send_state(hooks, last)
             out = scan.readout(saved)
         else:
             out, saved, last = scan.forward(state)
-            _hand_over(handoff, last)
+            _send_state(hooks, last)
         ctx.save_for_backward(*inputs, *flatten([scan.lean(kept) for kept in saved]))
         ctx.state_dtypes = [s.dtype for s in state]
         return out, *last
@@ -227,23 +227,23 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs and of the state; asks and tells the handoff in between."""
-        scan_type, size, dtype, handoff = ctx.meta
+        """Gradients of the inputs and of the state; asks and tells the hooks in between."""
+        scan_type, size, dtype, hooks = ctx.meta
         inputs, kept = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
         scan = scan_type(inputs, size, dtype)
         saved = unflatten(kept, len(scan.groups))
-        awaited = handoff is not None and handoff.grad_awaited
+        awaited = hooks is not None and hooks.peer_waits_for_grad
         works = scan.readout_backward(saved, d_out) if awaited else []
-        if handoff is not None and (outside := handoff.grad_wanted()) is not None:
+        if hooks is not None and (outside := hooks.recv_grad()) is not None:
             d_last = tuple(mine + theirs for mine, theirs in zip(d_last, outside, strict=True))
         if awaited:
             d_state = scan.advance_backward(saved, works, d_last)
-            handoff.grad_ready(d_state)
+            hooks.send_grad(d_state)
             grads = scan.gradients(saved, works)
         else:
             d_state, grads = scan.backward(saved, d_out, d_last)
-            if handoff is not None:
-                handoff.grad_ready(d_state)
+            if hooks is not None:
+                hooks.send_grad(d_state)
         typed = [g.to(x.dtype) for g, x in zip(grads, inputs, strict=True)]
         d_typed = [g.to(t) for g, t in zip(d_state, ctx.state_dtypes, strict=True)]
         return None, None, None, *typed, *d_typed

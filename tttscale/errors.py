@@ -42,6 +42,12 @@ class LaunchError(TTTScaleError):
     exit_code = 69
 
 
+class MixerError(TTTScaleError):
+    """A sequence layer does not keep to what it declares: its carry, its options, its initial weights."""
+
+    exit_code = 70
+
+
 class PeerError(TTTScaleError):
     """Another rank died, fell silent, or sent something that was not expected."""
 

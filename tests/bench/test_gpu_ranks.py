@@ -12,7 +12,7 @@ from tttscale.scan.schedule import Phase
 def test_two_ranks_have_the_bits_of_one(kind, layout, dtype):
     found = compare(kind, "cpu", layout, dtype)
     assert found["ok"]
-    assert found["messages"] == 5 * 2 * 3 * 2  # edges, layers, parts, directions
+    assert found["messages"] == 5 * 2 * 3 * 2  # boundaries, layers, parts, directions
     assert found["gradient_distance"] < 1e-6
 
 
@@ -21,14 +21,14 @@ def test_two_ranks_have_the_bits_of_one(kind, layout, dtype):
     [(Phase.FORWARD, "different_states"), (Phase.BACKWARD, "different_state_gradients")],
 )
 def test_a_last_bit_that_changes_on_its_way_is_found(phase, key, monkeypatch):
-    send = ThreadTransport.send
+    send = ThreadTransport.isend
 
-    def sending(self, message, target, part):
-        if (message.phase, message.edge, message.layer, message.part) == (phase, 2, 1, "state"):
+    def sending(self, key, target, part):
+        if (key.phase, key.boundary, key.layer, key.part) == (phase, 2, 1, "state"):
             part = (part[0].nextafter(part[0] + 1), *part[1:])
-        send(self, message, target, part)
+        send(self, key, target, part)
 
-    monkeypatch.setattr(ThreadTransport, "send", sending)
+    monkeypatch.setattr(ThreadTransport, "isend", sending)
     found = compare("linear", "cpu", "striped", "fp32")
     assert not found["ok"]
     assert found[key]

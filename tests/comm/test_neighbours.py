@@ -10,14 +10,15 @@ import torch
 from tests.ranks import run_ranks, values
 from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model
 from tttscale.comm import mesh as meshes
-from tttscale.comm.neighbours import ring_edges
+from tttscale.comm.neighbours import ring_links
 from tttscale.errors import LaunchError, PeerError
-from tttscale.scan.carry import CarryLayout, views
+from tttscale.model.ports import Carried
+from tttscale.scan.carry_store import carried_bytes, packed, views
+from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
-from tttscale.scan.memory import KeepPolicy
-from tttscale.scan.schedule import Message, Phase, Schedule
+from tttscale.scan.schedule import CarryKey, Phase
 from tttscale.scan.sweep import Sweeps
-from tttscale.scan.transport import NoPeers
+from tttscale.scan.transport import SingleRank
 
 
 class Delayed:
@@ -25,27 +26,26 @@ class Delayed:
         self._inner, self._random = transport, random.Random(seed + transport.rank)
         self.rank, self.size = transport.rank, transport.size
 
-    def post(self, *args):
-        return self._inner.post(*args)
+    def irecv(self, *args):
+        return self._inner.irecv(*args)
 
-    def send(self, *args):
+    def isend(self, *args):
         time.sleep(self._random.random() * 0.003)
-        self._inner.send(*args)
+        self._inner.isend(*args)
 
-    def finish(self):
-        self._inner.finish()
+    def flush(self):
+        self._inner.flush()
 
 
 GROUPS = [[random_tokens(27, seed=m)] for m in range(2)]
 
 
 def delayed_step(ranks, layout):
-    mesh = meshes.start(ranks, ranks.world_size, torch.device("cpu"), torch.float64)
+    mesh = meshes.start(ranks, ranks.world_size, torch.device("cpu"))
     config = tiny_config()
     model = tiny_model(config)
-    parts = tuple(CarryLayout.of(config, 1, torch.float64).parts)
-    schedule = Schedule(Layout(layout, 27, 4, ranks.world_size, 2), 2, parts)
-    sweeps = Sweeps(model, schedule, Delayed(mesh.transport, 5), keep=KeepPolicy(ranks.rank % 2))
+    cut = Layout(layout, 27, 4, ranks.world_size, 2)
+    sweeps = Sweeps(model, cut, Delayed(mesh.transport, 5), keep=ActivationPolicy(ranks.rank % 2))
     sweeps.forward(GROUPS)
     losses = sweeps.backward()
     losses.load(mesh.sum_on_cpu(losses.flat()))
@@ -68,12 +68,12 @@ def test_delayed_ranks_finish_with_equal_losses(world, layout):
 
 def wrong_message(ranks):
     mesh = meshes.start(ranks, 2, torch.device("cpu"))
-    shapes = ((2, 3),)
+    carried = Carried(((2, 3),), torch.float32)
     if ranks.rank == 0:
-        mesh.transport.send(Message(Phase.FORWARD, 0, 3, 1, "state"), 1, (torch.ones(2, 3),))
-        mesh.transport.finish()
+        mesh.transport.isend(CarryKey(Phase.FORWARD, 0, 3, 1, "state"), 1, (torch.ones(2, 3),))
+        mesh.transport.flush()
         return None
-    pending = mesh.transport.post(Message(Phase.FORWARD, 0, 2, 1, "state"), 0, shapes)
+    pending = mesh.transport.irecv(CarryKey(Phase.FORWARD, 0, 2, 1, "state"), 0, carried)
     try:
         pending.wait()
     except PeerError as error:
@@ -83,7 +83,7 @@ def wrong_message(ranks):
 
 def test_a_message_that_was_not_expected_is_named():
     message = values(run_ranks(wrong_message, 2))[1]
-    assert "expected the state of sequence 0 behind chunk 2, layer 1 (header" in message
+    assert "expected the state of sequence 0 after chunk 2, layer 1 (header" in message
     assert "different configurations" in message
 
 
@@ -92,7 +92,9 @@ def dying_peer(ranks):
     if ranks.rank == 0:
         time.sleep(0.5)
         os._exit(3)
-    pending = mesh.transport.post(Message(Phase.FORWARD, 0, 0, 0, "state"), 0, ((4,),))
+    pending = mesh.transport.irecv(
+        CarryKey(Phase.FORWARD, 0, 0, 0, "state"), 0, Carried(((4,),), torch.float32)
+    )
     began = time.monotonic()
     try:
         pending.wait()
@@ -127,7 +129,7 @@ def test_a_dead_rank_is_noticed_in_a_sum_too():
 
 
 def test_other_errors_are_not_taken_for_the_end_of_a_rank():
-    mesh = meshes.Mesh(0, 1, 1, NoPeers())
+    mesh = meshes.Mesh(0, 1, 1, SingleRank())
     with pytest.raises(RuntimeError, match="shapes"), mesh.noticing("in a sum"):
         raise RuntimeError("shapes do not fit")
 
@@ -156,22 +158,33 @@ def test_ranks_with_other_values_end_on_every_rank():
 @pytest.mark.parametrize(
     ("phase", "said"),
     [
-        (Phase.FORWARD, "the qk_conv of sequence 3 behind chunk 2, layer 1"),
-        (Phase.BACKWARD, "the qk_conv's gradient of sequence 3 behind chunk 2, layer 1"),
+        (Phase.FORWARD, "the qk_conv of sequence 3 after chunk 2, layer 1"),
+        (Phase.BACKWARD, "the qk_conv's gradient of sequence 3 after chunk 2, layer 1"),
     ],
 )
 def test_messages_are_named_for_people(phase, said):
-    assert str(Message(phase, 3, 2, 1, "qk_conv")) == said
+    assert str(CarryKey(phase, 3, 2, 1, "qk_conv")) == said
 
 
-def test_ring_edges_have_a_group_for_each_direction():
-    assert len(set(ring_edges(2))) == 4
-    assert len(set(ring_edges(5))) == 10
+def test_ring_links_have_a_group_for_each_direction():
+    assert len(set(ring_links(2))) == 4
+    assert len(set(ring_links(5))) == 10
 
 
-def test_views_lie_in_order():
-    flat = torch.arange(10.0)
-    one, two = views(flat, ((2, 3), (4,)))
-    assert one.tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert two.tolist() == [6, 7, 8, 9]
-    assert relative(one.flatten(), flat[:6]) == 0
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_part_keeps_its_bits_as_bytes_and_back(dtype):
+    one, two, three = (torch.randn(shape).to(dtype) for shape in ((2, 3), (4,), ()))
+    carried = Carried(((2, 3), (4,), ()), dtype)
+    flat = torch.cat(packed((one.T.contiguous().T, two, three)))
+    assert len(flat) == carried_bytes(carried)
+    for sent, found in zip((one, two, three), views(flat, carried), strict=True):
+        assert found.dtype == dtype
+        assert torch.equal(sent, found)
+        assert (found.data_ptr() - flat.data_ptr()) % 16 == 0
+
+
+def test_views_of_a_buffer_share_its_memory():
+    carried = Carried(((2, 2),), torch.float32)
+    flat = torch.zeros(carried_bytes(carried), dtype=torch.uint8)
+    views(flat, carried)[0].fill_(1)
+    assert flat.any()

@@ -31,23 +31,23 @@ class NothingWaits(TorchDispatchMode):
 
 
 class Recorder:
-    """A Handoff that writes down when it is called and with what."""
+    """A StateHooks that writes down when it is called and with what."""
 
     def __init__(self, awaited=True, outside=None):
-        self.state_awaited = self.grad_awaited = awaited
+        self.peer_waits_for_state = self.peer_waits_for_grad = awaited
         self.calls, self.outside = [], outside
         self.state = self.grad = ()
 
-    def state_ready(self, state):
-        self.calls.append("state_ready")
+    def send_state(self, state):
+        self.calls.append("send_state")
         self.state = tuple(s.clone() for s in state)
 
-    def grad_wanted(self):
-        self.calls.append("grad_wanted")
+    def recv_grad(self):
+        self.calls.append("recv_grad")
         return self.outside
 
-    def grad_ready(self, grad):
-        self.calls.append("grad_ready")
+    def send_grad(self, grad):
+        self.calls.append("send_grad")
         self.grad = tuple(g.clone() for g in grad)
 
 

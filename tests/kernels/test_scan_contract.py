@@ -47,30 +47,30 @@ def between(*names):
     [
         (
             True,
-            ("advance", "state_ready", "readout"),
-            ("readout_backward", "grad_wanted", "advance_backward", "grad_ready", "gradients"),
+            ("advance", "send_state", "readout"),
+            ("readout_backward", "recv_grad", "advance_backward", "send_grad", "gradients"),
         ),
-        (False, ("forward", "state_ready"), ("grad_wanted", "backward", "grad_ready")),
+        (False, ("forward", "send_state"), ("recv_grad", "backward", "send_grad")),
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_handoff_is_called_between_the_phases(kind, awaited, forward, backward, monkeypatch):
-    p, handoff = problem(kind, 4, 10, 3), Recorder(awaited)
-    spy(monkeypatch, kind, handoff.calls)
-    out, *last = p.scan(handoff=handoff)
-    assert handoff.calls == between(*forward)
-    assert all(torch.equal(a, b) for a, b in zip(handoff.state, last, strict=True))
-    handoff.calls.clear()
+    p, hooks = problem(kind, 4, 10, 3), Recorder(awaited)
+    spy(monkeypatch, kind, hooks.calls)
+    out, *last = p.scan(hooks=hooks)
+    assert hooks.calls == between(*forward)
+    assert all(torch.equal(a, b) for a, b in zip(hooks.state, last, strict=True))
+    hooks.calls.clear()
     grads = torch.autograd.grad(out.sum(), p.state)
-    assert handoff.calls == between(*backward)
-    assert all(torch.equal(a, b) for a, b in zip(handoff.grad, grads, strict=True))
+    assert hooks.calls == between(*backward)
+    assert all(torch.equal(a, b) for a, b in zip(hooks.grad, grads, strict=True))
 
 
 def waiting_and_not(p, dtype):
     """All results and gradients: nobody waits, somebody does."""
     leaves = [x.detach().to(dtype).requires_grad_() for x in p.leaves]
     for awaited in (False, True):
-        results = p.scan(*leaves, handoff=Recorder(awaited))
+        results = p.scan(*leaves, hooks=Recorder(awaited))
         cotangents = [c.to(dtype) for c in p.cotangents(results)]
         yield [*results, *torch.autograd.grad(results, leaves, cotangents)]
 
@@ -105,10 +105,10 @@ def test_gradient_from_outside_is_added_to_autograds_own(kind, awaited):
     # All of it from outside; then a part from outside and the rest through autograd.
     for share in (1.0, 0.25):
         outside = tuple(share * d for d in d_last)
-        results = p.scan(handoff=Recorder(awaited, outside))
+        results = p.scan(hooks=Recorder(awaited, outside))
         rest = [(1 - share) * d for d in d_last]
         assert_close(torch.autograd.grad(results, p.leaves, [d_out, *rest]), wanted, 1e-12)
-    results = p.scan(handoff=Recorder(awaited, tuple(d_last)))
+    results = p.scan(hooks=Recorder(awaited, tuple(d_last)))
     assert_close(torch.autograd.grad(results[0], p.leaves, d_out), wanted, 1e-12)
 
 
@@ -118,7 +118,7 @@ def test_no_result_depends_on_uninitialised_memory(kind, awaited, monkeypatch):
     p = problem(kind, 4, 75, 3)
 
     def everything():
-        results = p.scan(handoff=Recorder(awaited))
+        results = p.scan(hooks=Recorder(awaited))
         return [*results, *torch.autograd.grad(results, p.leaves, p.cotangents(results))]
 
     clean, poisoned = everything(), []

@@ -38,8 +38,8 @@ def test_equals_the_token_by_token_definition(kind, size, length, dim, order, mo
     p = problem(kind, size, length, dim)
     if length > 4:
         assert length / size > minibatch.GROUP
-    handoff = None if order == "groups" else Recorder()
-    ours, theirs = p.scan(handoff=handoff), primal(kind, size, *p.leaves)
+    hooks = None if order == "groups" else Recorder()
+    ours, theirs = p.scan(hooks=hooks), primal(kind, size, *p.leaves)
     assert_close(ours, theirs, 1e-12)
     cotangents = p.cotangents(ours)
     assert_close(

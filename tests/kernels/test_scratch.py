@@ -108,7 +108,7 @@ def allocated(kind, dtype, capability, awaited, ahead_bytes):
         saved_bytes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    handoff = Recorder(awaited)
+    hooks = Recorder(awaited)
     ahead = triton_scan.SCRATCH_BYTES if ahead_bytes is None else ahead_bytes
     with (
         NothingWaits(),
@@ -119,15 +119,13 @@ def allocated(kind, dtype, capability, awaited, ahead_bytes):
         mock.patch.object(triton_scan, "SCRATCH_BYTES", ahead),
     ):
         with counted() as forward, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            out, last = scan.ttt_scan(
-                kind, *leaves, state=state, mini_batch_size=K, handoff=handoff
-            )
+            out, last = scan.ttt_scan(kind, *leaves, state=state, mini_batch_size=K, hooks=hooks)
         kept_bytes = sum(n for at, n in saved_bytes.items() if at not in own)
         alive_bytes = forward.now_bytes
         with counted() as backward:
             results = (out, *last)
             torch.autograd.grad(results, [*leaves, *state], [torch.zeros_like(x) for x in results])
-    assert handoff.calls == ["state_ready", "grad_wanted", "grad_ready"]
+    assert hooks.calls == ["send_state", "recv_grad", "send_grad"]
     assert backward.now_bytes == 0
     # Nothing hangs on the graph but what autograd knows of.
     assert alive_bytes == kept_bytes

@@ -27,7 +27,8 @@ from tttscale.kernels.triton_segment import Segment
 from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
 from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
 from tttscale.model import ttt_layer
-from tttscale.model.chunk import NO_NEIGHBOURS, Chunk
+from tttscale.model.chunk import Chunk
+from tttscale.model.ports import NULL_PORTS
 
 SCANS = {"linear": TritonLinearScan, "mlp": TritonMLPScan}
 
@@ -135,7 +136,7 @@ def test_scratch_is_that_of_a_segment_and_changes_nothing(kind, monkeypatch):
     assert_relatively_close(ours, exact, 1e-6)
     for room_bytes in (0, 1 << 30):
         monkeypatch.setattr(triton_scan, "SCRATCH_BYTES", room_bytes)
-        waited = everything(p, leaves, backend="triton", handoff=Recorder())
+        waited = everything(p, leaves, backend="triton", hooks=Recorder())
         assert all(torch.equal(a, b) for a, b in zip(ours, waited, strict=True))
 
 
@@ -163,13 +164,13 @@ def test_phases_with_a_neighbour(kind):
     p = problem(kind, 16, 40, 16, batch=1)
     leaves = narrow(p, torch.float32)
     outside = tuple(torch.randn_like(s) for s in leaves[7:])
-    handoff = Recorder(outside=outside)
-    out, *last = p.scan(*leaves, backend="triton", handoff=handoff)
-    assert handoff.calls == ["state_ready"]
-    assert all(torch.equal(a, b) for a, b in zip(handoff.state, last, strict=True))
+    hooks = Recorder(outside=outside)
+    out, *last = p.scan(*leaves, backend="triton", hooks=hooks)
+    assert hooks.calls == ["send_state"]
+    assert all(torch.equal(a, b) for a, b in zip(hooks.state, last, strict=True))
     grads = torch.autograd.grad(out.sum(), leaves)
-    assert handoff.calls == ["state_ready", "grad_wanted", "grad_ready"]
-    assert all(torch.equal(a, b) for a, b in zip(handoff.grad, grads[7:], strict=True))
+    assert hooks.calls == ["send_state", "recv_grad", "send_grad"]
+    assert all(torch.equal(a, b) for a, b in zip(hooks.grad, grads[7:], strict=True))
     results = p.scan(*leaves, backend="triton")
     whole = torch.autograd.grad(results, leaves, [torch.ones_like(results[0]), *outside])
     assert all(torch.equal(a, b) for a, b in zip(grads, whole, strict=True))
@@ -185,20 +186,20 @@ def test_nothing_but_the_chain_stands_between_neighbours(kind, monkeypatch):
         run(self, kernel, name, *arguments)
 
     class Marks(Recorder):
-        def state_ready(self, state):
-            launched.append("state_ready")
+        def send_state(self, state):
+            launched.append("send_state")
 
-        def grad_wanted(self):
-            launched.append("grad_wanted")
+        def recv_grad(self):
+            launched.append("recv_grad")
 
-        def grad_ready(self, grad):
-            launched.append("grad_ready")
+        def send_grad(self, grad):
+            launched.append("send_grad")
 
     monkeypatch.setattr(Segment, "run", recorded)
     monkeypatch.setattr(SCANS[kind], "segment_tokens", 64)
     p = problem(kind, 16, 100, 16, batch=1, heads=1)
-    everything(p, narrow(p, torch.float32), backend="triton", handoff=Marks())
-    ready, wanted, done = (launched.index(x) for x in ("state_ready", "grad_wanted", "grad_ready"))
+    everything(p, narrow(p, torch.float32), backend="triton", hooks=Marks())
+    ready, wanted, done = (launched.index(x) for x in ("send_state", "recv_grad", "send_grad"))
     assert launched[:ready] == ["targets", "advance"] * 2
     assert launched[wanted + 1 : done] == ["advance_backward"] * 2
     assert launched[ready + 1 : ready + 3] == ["readout"] * 2
@@ -206,7 +207,7 @@ def test_nothing_but_the_chain_stands_between_neighbours(kind, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dim", "dtype", "handoff", "architecture"),
+    ("dim", "dtype", "hooks", "architecture"),
     [
         (16, torch.float32, None, 90),
         (24, torch.bfloat16, Recorder(), 90),
@@ -215,7 +216,7 @@ def test_nothing_but_the_chain_stands_between_neighbours(kind, monkeypatch):
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_result_depends_on_uninitialised_memory(
-    kind, dim, dtype, handoff, architecture, monkeypatch
+    kind, dim, dtype, hooks, architecture, monkeypatch
 ):
     monkeypatch.setattr(triton_scan, "architecture_of", lambda device: architecture)
     p = problem(kind, 16, 75, dim, batch=1, heads=1)
@@ -235,7 +236,7 @@ def test_no_result_depends_on_uninitialised_memory(
         (torch.Tensor, "new_empty"),
     ):
         monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
-    results = everything(p, leaves, backend="triton", handoff=handoff)
+    results = everything(p, leaves, backend="triton", hooks=hooks)
     assert poisoned
     assert all(torch.equal(a, b) for a, b in zip(results, clean, strict=True))
 
@@ -265,7 +266,7 @@ def test_a_layer_with_documents_inside(kind, monkeypatch):
     def everything_of(layer, x):
         layer.zero_grad()
         x = x.clone().requires_grad_()
-        y = layer(x, chunk, NO_NEIGHBOURS)
+        y = layer(x, chunk, NULL_PORTS)
         y.square().sum().backward()
         return [y.detach(), x.grad, *(p.grad.clone() for p in layer.parameters())]
 

@@ -13,7 +13,7 @@ from tttscale.errors import LaunchError
 from tttscale.kernels.fused import PLAIN
 from tttscale.model import TTTConfig, TTTForCausalLM
 from tttscale.model.layers import Layer, compile_operators
-from tttscale.scan.memory import KeepPolicy
+from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.train import setup
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -60,7 +60,7 @@ def test_warm_up_compiles_all_that_a_step_needs_and_leaves_nothing_behind():
     assert losses.sums.isfinite().all()
     # Chunks that keep their graph and those that do not run the same code.
     others = setup.build_sweeps(
-        config, model, alone, sequences=1, batch=1, keep=KeepPolicy(layout.chunks)
+        config, model, alone, sequences=1, batch=1, keep=ActivationPolicy(layout.chunks)
     )
     again = others.forward([[small_windows(config).sequence(0)]])
     others.backward()

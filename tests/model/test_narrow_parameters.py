@@ -15,9 +15,7 @@ from tttscale.kernels.product import embedded
 from tttscale.kernels.scan import ttt_scan
 from tttscale.model import ttt_layer
 from tttscale.model.layers import compile_operators
-from tttscale.scan.carry import CarryLayout
 from tttscale.scan.layout import Layout
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -78,11 +76,7 @@ def results(model, **others):
 
 
 def chunked(model, tokens, dtype=None):
-    config = model.config
-    layout = Layout("striped", LENGTH, CHUNK, 1, 1)
-    carry = CarryLayout.of(config, 1, next(model.parameters()).dtype)
-    schedule = Schedule(layout, config.num_hidden_layers, tuple(carry.parts))
-    sweeps = Sweeps(model, schedule, autocast=dtype)
+    sweeps = Sweeps(model, Layout("striped", LENGTH, CHUNK), autocast=dtype)
     sweeps.forward([[tokens]])
     return results(model, losses=sweeps.backward().sums)
 

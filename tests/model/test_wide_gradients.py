@@ -13,9 +13,7 @@ from tttscale.kernels.cross_entropy import CrossEntropy
 from tttscale.kernels.fused import PLAIN
 from tttscale.kernels.product import wide_product
 from tttscale.model.layers import Layer, compile_operators
-from tttscale.scan.carry import CarryLayout
 from tttscale.scan.layout import Layout
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
 LENGTH = 45
@@ -42,9 +40,7 @@ def model_of(kind, changes, *, compiled=False):
 
 
 def sweep(model, chunk):
-    layout = Layout("striped", LENGTH, chunk, 1, 1)
-    parts = tuple(CarryLayout.of(model.config, 1, torch.float32).parts)
-    sweeps = Sweeps(model, Schedule(layout, model.config.num_hidden_layers, parts), autocast=CAST)
+    sweeps = Sweeps(model, Layout("striped", LENGTH, chunk), autocast=CAST)
     sweeps.forward([[random_tokens(LENGTH)]])
     sweeps.backward()
 

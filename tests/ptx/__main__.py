@@ -54,7 +54,7 @@ def run(kind, dim, size, dtype, capability, tokens, waits):
             patch.start()
         ours = results(kind, leaves, "triton")
         launches = list(device.launches)
-        again = results(kind, leaves, "triton", handoff=Waiting()) if waits else None
+        again = results(kind, leaves, "triton", hooks=Waiting()) if waits else None
         for patch in patches:
             patch.stop()
     return {

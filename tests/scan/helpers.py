@@ -7,10 +7,8 @@ import torch
 
 from tttscale.comm.threads import ThreadWorld
 from tttscale.model import TTTConfig, TTTForCausalLM
-from tttscale.scan.carry import CarryLayout
+from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
-from tttscale.scan.memory import KeepPolicy
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
 K = 4
@@ -90,13 +88,11 @@ def sweep(
     """Run one step over thread ranks; returns losses [M, B] and summed gradients."""
     length, batch = len(groups[0][0].ids), len(groups[0])
     layout = Layout(kind, length, chunk, ranks, len(groups))
-    parts = tuple(CarryLayout.of(config, batch, dtype).parts)
-    schedule = Schedule(layout, config.num_hidden_layers, parts)
 
     def rank(transport):
         model = tiny_model(config, dtype)
         transport = wrap(transport) if wrap else transport
-        sweeps = Sweeps(model, schedule, transport, batch=batch, keep=KeepPolicy(keep))
+        sweeps = Sweeps(model, layout, transport, batch=batch, keep=ActivationPolicy(keep))
         sweeps.forward(groups)
         losses = sweeps.backward()
         return losses, gradients(model)

@@ -11,10 +11,8 @@ import torch
 from tests.scan.helpers import K, random_tokens, tiny_config, tiny_model
 from tttscale.comm.threads import ThreadWorld
 from tttscale.kernels import group_scan
-from tttscale.scan.carry import CarryLayout
+from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
-from tttscale.scan.memory import KeepPolicy
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
 GROUP = 2  # mini-batches
@@ -29,34 +27,34 @@ SPLITS += [(2, "striped", 1), (3, "contiguous", 2)]
 
 
 class Watched(Sweeps):
-    """Takes each parameter's gradient off after every backward through a piece of work."""
+    """Takes each parameter's gradient off after every task's backward."""
 
     def __init__(self, *arguments, found, **options):
         super().__init__(*arguments, **options)
-        self._found = found
+        self._found, self._plain = found, self.runner.backpropagate
+        self.runner.backpropagate = self._backpropagate
 
-    def _backpropagate(self, work, run):
-        super()._backpropagate(work, run)
+    def _backpropagate(self, task, recorded, step):
+        self._plain(task, recorded, step)
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
-                self._found[work.sequence, work.chunk, name].append(parameter.grad)
+                self._found[task.sequence, task.chunk, name].append(parameter.grad)
                 parameter.grad = None
 
 
 def contributions(config, groups, ranks, layout, keep, autocast=None):
     """(sequence, chunk, parameter) -> the gradients that its backward calls add, in order."""
-    parts = tuple(CarryLayout.of(config, len(groups[0]), torch.float32).parts)
-    places = Layout(layout, LENGTH, CHUNK, ranks, len(groups))
-    schedule, found, lock = Schedule(places, config.num_hidden_layers, parts), {}, threading.Lock()
+    split = Layout(layout, LENGTH, CHUNK, ranks, len(groups))
+    found, lock = {}, threading.Lock()
 
     def rank(transport):
         mine = defaultdict(list)
         sweeps = Watched(
             tiny_model(config, torch.float32),
-            schedule,
+            split,
             transport,
             batch=len(groups[0]),
-            keep=KeepPolicy(keep),
+            keep=ActivationPolicy(keep),
             autocast=autocast,
             found=mine,
         )

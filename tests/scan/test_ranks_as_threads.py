@@ -38,17 +38,17 @@ class Delayed:
     def _nap(self):
         time.sleep(self._random.random() * 0.002)
 
-    def post(self, message, source, shapes):
+    def irecv(self, key, source, carried):
         self._nap()
-        return self._inner.post(message, source, shapes)
+        return self._inner.irecv(key, source, carried)
 
-    def send(self, message, target, part):
+    def isend(self, key, target, part):
         self._nap()
-        self._inner.send(message, target, part)
+        self._inner.isend(key, target, part)
 
-    def finish(self):
+    def flush(self):
         self._nap()
-        self._inner.finish()
+        self._inner.flush()
 
 
 @pytest.mark.parametrize("layout", ["striped", "contiguous"])
@@ -73,7 +73,7 @@ def test_random_delays_never_deadlock(ranks, layout):
 
 def test_a_failing_rank_releases_the_others_and_is_named():
     class Failing(Delayed):
-        def send(self, message, target, part):
+        def isend(self, key, target, part):
             raise ZeroDivisionError("rank 1 breaks")
 
     began = time.monotonic()
@@ -90,12 +90,13 @@ def test_a_failing_rank_releases_the_others_and_is_named():
 def test_a_wrong_message_is_named():
     from tttscale.comm.threads import ThreadTransport, ThreadWorld
     from tttscale.errors import PeerError
-    from tttscale.scan.schedule import Message, Phase
+    from tttscale.model.ports import Carried
+    from tttscale.scan.schedule import CarryKey, Phase
 
     world = ThreadWorld(2)
     sender, receiver = ThreadTransport(world, 0), ThreadTransport(world, 1)
-    sender.send(Message(Phase.FORWARD, 0, 1, 0, "state"), 1, (torch.zeros(1),))
-    pending = receiver.post(Message(Phase.FORWARD, 0, 0, 0, "state"), 0, ((1,),))
+    sender.isend(CarryKey(Phase.FORWARD, 0, 1, 0, "state"), 1, (torch.zeros(1),))
+    pending = receiver.irecv(CarryKey(Phase.FORWARD, 0, 0, 0, "state"), 0, Carried(((1,),)))
     with pytest.raises(
         PeerError,
         match=r"expected the state .* chunk 0, layer 0 from rank 0 and got the state .* chunk 1,",
@@ -106,10 +107,11 @@ def test_a_wrong_message_is_named():
 def test_a_message_that_never_comes_is_named():
     from tttscale.comm.threads import ThreadTransport, ThreadWorld
     from tttscale.errors import PeerError
-    from tttscale.scan.schedule import Message, Phase
+    from tttscale.model.ports import Carried
+    from tttscale.scan.schedule import CarryKey, Phase
 
     receiver = ThreadTransport(ThreadWorld(2, timeout_seconds=0.2), 1)
-    pending = receiver.post(Message(Phase.FORWARD, 0, 0, 0, "state"), 0, ((1,),))
+    pending = receiver.irecv(CarryKey(Phase.FORWARD, 0, 0, 0, "state"), 0, Carried(((1,),)))
     with pytest.raises(
         PeerError, match=r"rank 1 waited .* for the state .* chunk 0, .* from rank 0"
     ):

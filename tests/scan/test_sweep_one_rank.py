@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model, whole_pass
-from tttscale.scan.carry import CarryLayout, CarryStore
+from tttscale.scan.carry_store import CarryStore
+from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes
 from tttscale.scan.layout import Layout
-from tttscale.scan.memory import KeepPolicy, SavedBytes
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
 
@@ -67,9 +66,7 @@ def test_chunks_are_read_ahead_by_one_thread_also_across_sweeps_and_steps():
     log = []
     tokens = [[Watched(random_tokens(32), log)]]
     config = tiny_config()
-    parts = tuple(CarryLayout.of(config, 1, torch.float64).parts)
-    schedule = Schedule(Layout("striped", 32, 8, 1, 1), config.num_hidden_layers, parts)
-    sweeps = Sweeps(tiny_model(config), schedule, keep=KeepPolicy(1))
+    sweeps = Sweeps(tiny_model(config), Layout("striped", 32, 8), keep=ActivationPolicy(1))
     sweeps.prepare(tokens)
     assert wait_for(lambda: len(log) == 1)
     sweeps.forward(tokens)
@@ -96,9 +93,7 @@ def test_the_old_carries_go_before_room_for_others_is_made(monkeypatch):
 
     monkeypatch.setattr(CarryStore, "__init__", noted)
     config, tokens = tiny_config(), [[random_tokens(32)]]
-    parts = tuple(CarryLayout.of(config, 1, torch.float64).parts)
-    schedule = Schedule(Layout("striped", 32, 8, 1, 1), config.num_hidden_layers, parts)
-    sweeps = Sweeps(tiny_model(config), schedule, keep=KeepPolicy(1))
+    sweeps = Sweeps(tiny_model(config), Layout("striped", 32, 8), keep=ActivationPolicy(1))
     for keep in (1, 2, 2):
         sweeps.keep.chunks = keep
         sweeps.forward(tokens)

@@ -16,7 +16,7 @@ from tests.train.small import small_config
 from tttscale import __version__
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import CheckpointError
-from tttscale.scan.transport import NoPeers
+from tttscale.scan.transport import SingleRank
 from tttscale.train.checkpoint import folder as folder_module
 from tttscale.train.checkpoint import manifest
 from tttscale.train.checkpoint.checkpoints import Checkpoints
@@ -118,7 +118,7 @@ def choose(folder, resume="auto"):
     config = small_config()
     asked = config.checkpoint.model_copy(update={"resume": resume})
     config = config.model_copy(update={"checkpoint": asked})
-    checkpoints = Checkpoints(config, Mesh(0, 1, 1, NoPeers()), folder.root.parent)
+    checkpoints = Checkpoints(config, Mesh(0, 1, 1, SingleRank()), folder.root.parent)
     return checkpoints.choose(), checkpoints.remarks
 
 

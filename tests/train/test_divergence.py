@@ -12,7 +12,7 @@ from tests.train.test_checkpoints import checkpoints_of, save, some_steps
 from tests.train.test_run import run
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import NumericsError
-from tttscale.scan.transport import NoPeers
+from tttscale.scan.transport import SingleRank
 from tttscale.train.divergence import Divergence
 
 TOO_FAST = ["train.steps=9", "train.lr_final=0", "train.warmup_steps=0", "checkpoint.every=1"]
@@ -61,7 +61,7 @@ def diverging(tmp_path):
         config = config.model_copy(update={"model": model})
         manifest = SimpleNamespace(render=lambda: resumed, step=max(steps, default=1))
         checkpoint = resumed and SimpleNamespace(manifest=manifest)
-        return Divergence(config, Mesh(0, 1, 1, NoPeers()), tmp_path, checkpoint)
+        return Divergence(config, Mesh(0, 1, 1, SingleRank()), tmp_path, checkpoint)
 
     return make
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
 from tttscale.comm import mesh as meshes
-from tttscale.scan.edges import PartEdge
+from tttscale.scan.ports import ChunkPort
 from tttscale.train import setup
 
 LAYOUTS = ("striped", "contiguous")
@@ -23,33 +23,33 @@ CASES = {1: [1], 2: [2, 1], 3: [3], 4: [4, 2], 6: [3], 8: [4]}  # world -> seque
 
 
 class Recorded:
-    """Digests of all carries that chunks take in, by (global sequence, edge, layer, part)."""
+    """Digests of all carries that chunks take in, by (global sequence, boundary, layer, part)."""
 
     def __init__(self, first_sequence):
-        self.digests, self._first, self._plain = {}, first_sequence, PartEdge.receive
+        self.digests, self._first, self._plain = {}, first_sequence, ChunkPort.recv_state
 
     def __enter__(self):
         recorded, plain = self, self._plain
 
-        def receive(edge):
-            part = plain(edge)
-            if part is not None and not edge.run.replay:
+        def receive(port):
+            part = plain(port)
+            if part is not None and not port.ports.chunk.replay:
                 raw = b"".join(t.detach().contiguous().numpy().tobytes() for t in part)
-                work = edge.run.work
-                key = (recorded._first + work.sequence, work.chunk - 1, edge.layer, edge.part)
+                task, layer = port.ports.chunk.task, port.ports.layer
+                key = (recorded._first + task.sequence, task.chunk - 1, layer, port.part)
                 recorded.digests[key] = hashlib.sha256(raw).hexdigest()
             return part
 
-        PartEdge.receive = receive
+        ChunkPort.recv_state = receive
         return self
 
     def __exit__(self, *exc):
-        PartEdge.receive = self._plain
+        ChunkPort.recv_state = self._plain
 
 
 def first_step(config, ranks):
     """fp64: per-sequence losses, carries, and the gradient summed over all ranks."""
-    mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"), torch.float64)
+    mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
     model = setup.build_model(config, torch.device("cpu")).double()
     share = config.train.sequences_per_step // mesh.replicas
     sweeps = setup.build_sweeps(config, model, mesh, sequences=share, batch=1)

@@ -54,8 +54,8 @@ class SlowLink:
             self._clock.move()
             self.count += 1
 
-    def post(self, *args):
-        pending = self._inner.post(*args)
+    def irecv(self, *args):
+        pending = self._inner.irecv(*args)
         plain = pending.wait
 
         def wait():
@@ -65,13 +65,13 @@ class SlowLink:
         pending.wait = wait
         return pending
 
-    def send(self, *args):
+    def isend(self, *args):
         self._slow("send")
-        self._inner.send(*args)
+        self._inner.isend(*args)
 
-    def finish(self):
+    def flush(self):
         self._slow("finish")
-        self._inner.finish()
+        self._inner.flush()
 
 
 class LateChunk:
@@ -120,7 +120,7 @@ def delayed(ranks, what, stage):
         elif what == "chunk" and last:
             late_chunks(sweeps._reader, clock)
         elif what == "compute" and last:
-            clock.delay(sweeps, "_backpropagate")
+            clock.delay(sweeps.runner, "backpropagate")
         elif what == "update" and last:
             engine._adamw.register_step_pre_hook(lambda *_: clock.move())
         began = clock.now

@@ -5,7 +5,7 @@ import torch
 
 from tests.train.small import small_config
 from tttscale.kernels import scan
-from tttscale.scan.memory import KeepPolicy
+from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.train.ways import kept, ways
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -71,13 +71,13 @@ def test_operators_as_they_stand_on_a_gpu_are_said_to_be_slower(monkeypatch):
 
 def test_how_many_chunks_are_kept_is_said_where_it_was_found_out():
     config = small_config()
-    policy = KeepPolicy("auto", lambda: 0)
+    policy = ActivationPolicy("auto", lambda: 0)
     assert kept(config, policy, 6) is None  # nothing is known before the first step
     policy.measured(3 << 20)
     assert "auto: 1 of 6 chunks" in kept(config, policy, 6)
     assert "3.00MiB each" in kept(config, policy, 6)
     assert "5 are computed twice" in kept(config, policy, 6)
-    policy = KeepPolicy("auto", lambda: 1 << 40)
+    policy = ActivationPolicy("auto", lambda: 1 << 40)
     policy.measured(3 << 20)
     assert "auto: 6 of 6 chunks" in kept(config, policy, 6)
-    assert kept(config, KeepPolicy(2), 6) is None
+    assert kept(config, ActivationPolicy(2), 6) is None

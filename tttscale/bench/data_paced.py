@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from tttscale.data import Windows
-from tttscale.scan.batch import Reader
 from tttscale.scan.layout import Layout
+from tttscale.scan.reader import Reader
 
 
 def paced(

@@ -5,6 +5,7 @@ on a CPU. How the documents are stacked is worked out once, as for all layers of
 """
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +17,9 @@ import torch
 from tttscale.bench import report
 from tttscale.bench.layer_worker import HEAD_DIM, our_layer
 from tttscale.bench.problems import milliseconds
-from tttscale.model import documents
-from tttscale.model.chunk import NO_NEIGHBOURS, Chunk, OpenEdge, Part
+from tttscale.model import packing
+from tttscale.model.chunk import Chunk
+from tttscale.model.ports import NullPort, Part
 
 MEANS_TOKENS = (0, 2000, 700, 200)
 """Mean lengths of documents; 0 for none."""
@@ -32,30 +34,30 @@ def starts(tokens: int, mean_tokens: int, size: int) -> tuple[int, ...]:
     return tuple(int(end) for end in ends if end < tokens)
 
 
-class Middle(OpenEdge):
+class Middle(NullPort):
     """A chunk in the middle of a sequence: a state comes in, a gradient comes back."""
 
     def __init__(self, state: Part) -> None:
         self._state = state
 
-    def receive(self) -> Part:
+    def recv_state(self) -> Part:
         """A state."""
         return self._state
 
-    def receive_grad(self) -> Part:
+    def recv_grad(self) -> Part:
         """A gradient of its size."""
         return self._state
 
 
 @contextmanager
-def limited(device: str, limits: documents.Limits) -> Iterator[None]:
+def limited(device: str, limits: packing.Limits) -> Iterator[None]:
     """Stacks are made within other limits."""
-    usual = documents.LIMITS[device]
-    documents.LIMITS[device] = limits
+    usual = packing.LIMITS[device]
+    packing.LIMITS[device] = limits
     try:
         yield
     finally:
-        documents.LIMITS[device] = usual
+        packing.LIMITS[device] = usual
 
 
 def measure(kind: str, heads: int, tokens: int, device: str) -> Iterator[dict[str, Any]]:
@@ -66,8 +68,8 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> Iterator[dict[st
     x.requires_grad_()
 
     state = tuple(w.detach() for w in layer._initial_state())
-    edges = {**NO_NEIGHBOURS, "state": Middle(state)}
-    usual = documents.LIMITS[device]
+    ports = defaultdict(NullPort, state=Middle(state))
+    usual = packing.LIMITS[device]
     ways = {"one_by_one": replace(usual, rows=1), "together": usual}
 
     def call(chunk: Chunk) -> Callable[[], None]:
@@ -75,7 +77,7 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> Iterator[dict[st
 
         def both() -> None:
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                y = layer(x, chunk, edges)
+                y = layer(x, chunk, ports)
             y.float().square().mean().backward()
 
         return both
@@ -91,11 +93,9 @@ def measure(kind: str, heads: int, tokens: int, device: str) -> Iterator[dict[st
 
 
 def _chain_tokens(begins: tuple[int, ...], tokens: int, size: int) -> int:
-    """What is left one after the other as a GPU's stacks are made: the longest piece of each."""
-    stacks = documents.stack(
-        list(documents.cut((begins,), tokens)), size, 1, documents.LIMITS["cuda"]
-    )
-    return sum(one.length for one in stacks)
+    """What is left one after the other as segments are packed on a GPU: the longest of each scan."""
+    segments = list(packing.cut((begins,), tokens))
+    return sum(rows.length for rows in packing.pack(segments, size, 1, packing.LIMITS["cuda"]))
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool
     if leaves[0].is_cuda:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            for handoff in (None, Waiting()):
-                results(kind, leaves, "triton", given, handoff)
+            for hooks in (None, Waiting()):
+                results(kind, leaves, "triton", given, hooks)
         except RuntimeError as error:
             if "synchroniz" not in str(error):
                 raise
@@ -64,8 +64,8 @@ def repeated(kind: str, leaves: list[Tensor], first: list[Tensor]) -> tuple[bool
         finally:
             torch.cuda.set_sync_debug_mode("default")
     same = True
-    for handoff in (None, Waiting()):
-        again = results(kind, leaves, "triton", given, handoff)
+    for hooks in (None, Waiting()):
+        again = results(kind, leaves, "triton", given, hooks)
         same &= all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     return same, waits
 

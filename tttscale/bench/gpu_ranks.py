@@ -20,13 +20,12 @@ from tttscale.bench.gpu_step import RandomSequence
 from tttscale.comm.threads import ThreadTransport, ThreadWorld
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.language_model import TTTForCausalLM
-from tttscale.scan.carry import CarryLayout
-from tttscale.scan.edges import Post
+from tttscale.model.ports import Part
+from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Kind, Layout
-from tttscale.scan.memory import KeepPolicy
-from tttscale.scan.schedule import Message, Phase, Schedule
+from tttscale.scan.ports import CarryRouter
+from tttscale.scan.schedule import CarryKey, Phase
 from tttscale.scan.sweep import Sweeps
-from tttscale.scan.transport import Part
 
 _SIZES = {"cuda": (512, 4, 64, 512), "cpu": (32, 2, 16, 32)}
 """Width, layers, head dim, tokens of a chunk."""
@@ -43,25 +42,25 @@ class Step:
 
     losses: Tensor
     grads: dict[str, Tensor]
-    messages: dict[Message, Part]
+    messages: dict[CarryKey, Part]
     """Everything that chunks handed over, to another rank or to their own."""
 
 
 @contextmanager
-def recorded() -> Iterator[dict[Message, Part]]:
+def recorded() -> Iterator[dict[CarryKey, Part]]:
     """What chunks hand over is kept, too."""
-    kept: dict[Message, Part] = {}
-    give = Post.give
+    kept: dict[CarryKey, Part] = {}
+    send = CarryRouter.send
 
-    def giving(self: Post, message: Message, target: int, part: Part) -> None:
-        kept[message] = tuple(t.detach().clone() for t in part)
-        give(self, message, target, part)
+    def sending(self: CarryRouter, key: CarryKey, target: int, part: Part) -> None:
+        kept[key] = tuple(t.detach().clone() for t in part)
+        send(self, key, target, part)
 
-    Post.give = giving
+    CarryRouter.send = sending
     try:
         yield kept
     finally:
-        Post.give = give
+        CarryRouter.send = send
 
 
 def config_of(kind: str, device: str) -> TTTConfig:
@@ -87,9 +86,7 @@ def step(kind: str, device: str, ranks: int, layout: Kind, autocast: torch.dtype
     """One step of the same model on the same tokens, over so many ranks."""
     config, chunk = config_of(kind, device), _SIZES[device][3]
     tokens = _CHUNKS * chunk - chunk // 2  # the last one is short
-    parts = tuple(CarryLayout.of(config, 1, torch.float32).parts)
-    cut = Layout(layout, tokens, chunk, ranks)
-    schedule = Schedule(cut, config.num_hidden_layers, parts)
+    split = Layout(layout, tokens, chunk, ranks)
     groups = [[RandomSequence(tokens, config.vocab_size)]]
 
     def rank(transport: ThreadTransport) -> tuple[Any, dict[str, Tensor]]:
@@ -98,7 +95,7 @@ def step(kind: str, device: str, ranks: int, layout: Kind, autocast: torch.dtype
         # neighbour's gradient would hold up the neighbour for ever, so each goes back in its own thread.
         with torch.autograd.set_multithreading_enabled(False):
             model = TTTForCausalLM(config).to(device)
-            sweeps = Sweeps(model, schedule, transport, keep=KeepPolicy(1), autocast=autocast)
+            sweeps = Sweeps(model, split, transport, keep=ActivationPolicy(1), autocast=autocast)
             sweeps.forward(groups)
             losses = sweeps.backward()
             return losses, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

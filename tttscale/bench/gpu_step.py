@@ -22,10 +22,8 @@ from tttscale.bench.problems import device_microseconds
 from tttscale.model.architecture import TTTConfig, preset_fields
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.model.layers import compile_operators
-from tttscale.scan.carry import CarryLayout
+from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
-from tttscale.scan.memory import KeepPolicy
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
 _PLAIN = "+plain"
@@ -145,11 +143,10 @@ class Steps:
 
     def _sweeps(self, tokens: int) -> Sweeps:
         layout = Layout("striped", tokens, self.chunk)
-        parts = tuple(CarryLayout.of(self.config, 1, torch.float32).parts)
         return Sweeps(
             self.model,
-            Schedule(layout, self.config.num_hidden_layers, parts),
-            keep=KeepPolicy(1),
+            layout,
+            keep=ActivationPolicy(1),
             autocast=torch.bfloat16 if self.cuda else None,
         )
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from tttscale.model import TTTConfig
-from tttscale.model.chunk import NO_NEIGHBOURS, WHOLE
-from tttscale.model.initialise import initialise
+from tttscale.model.chunk import WHOLE
+from tttscale.model.mixer import build_mixer, reset
+from tttscale.model.ports import NULL_PORTS
 from tttscale.model.ttt_layer import TTTLayer
 from tttscale.train.memory import tune_allocator
 
@@ -53,8 +54,10 @@ def load_official(path: Path) -> Any:
 def our_layer(kind: str, heads: int) -> TTTLayer:
     """Our layer, initialised from a fixed seed."""
     config = config_of(kind, heads)
-    layer = TTTLayer(config)
-    initialise(layer, config, "torch", seed=0)
+    layer = build_mixer(f"ttt-{kind}", config)
+    assert isinstance(layer, TTTLayer)
+    with torch.no_grad():
+        reset(layer, torch.Generator().manual_seed(0), "torch")
     return layer
 
 
@@ -73,7 +76,7 @@ def calls(who: str, kind: str, heads: int, path: Path | None) -> tuple[Any, Call
     """(layer, whole layer as a function of x)."""
     if who == "ours":
         layer = our_layer(kind, heads)
-        return layer, lambda x: layer(x, WHOLE, NO_NEIGHBOURS)
+        return layer, lambda x: layer(x, WHOLE, NULL_PORTS)
     assert path is not None
     layer = official_layer(kind, heads, path)
     return layer, lambda x: layer(x, position_ids=torch.arange(x.shape[1])[None])
@@ -90,7 +93,7 @@ def scan_calls(who: str, layer: Any, x: Tensor) -> Callable[[], Tensor]:
         def ours() -> Tensor:
             logits = layer.operators.products(x, layer.learnable_ttt_lr_weight[:, 0])
             rates, tokens = layer._learning_rates(logits, WHOLE), (t.transpose(1, 2) for t in split)
-            return layer._scan(*tokens, rates, WHOLE, NO_NEIGHBOURS["state"])
+            return layer._scan(*tokens, rates, WHOLE, NULL_PORTS["state"])
 
         return ours
 

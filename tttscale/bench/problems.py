@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tttscale.kernels.scan import Handoff, ttt_scan
+from tttscale.kernels.scan import StateHooks, ttt_scan
 
 State = tuple[Tensor, ...]
 
@@ -58,30 +58,30 @@ def on(device: str, inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor
 
 
 class Waiting:
-    """A Handoff of neighbours that wait for the state and its gradient, and add nothing."""
+    """A StateHooks of neighbours that wait for the state and its gradient, and add nothing."""
 
-    state_awaited = grad_awaited = True
+    peer_waits_for_state = peer_waits_for_grad = True
 
-    def state_ready(self, state: State) -> None:
+    def send_state(self, state: State) -> None:
         """Sent."""
 
-    def grad_wanted(self) -> State | None:
+    def recv_grad(self) -> State | None:
         """Nobody uses the state."""
         return None
 
-    def grad_ready(self, grad: State) -> None:
+    def send_grad(self, grad: State) -> None:
         """Sent."""
 
 
 def scan(
-    kind: str, leaves: Sequence[Tensor], backend: str, handoff: Handoff | None = None
+    kind: str, leaves: Sequence[Tensor], backend: str, hooks: StateHooks | None = None
 ) -> tuple[Tensor, State]:
     """The scan of a problem's leaves."""
     q, k, v, lr, token_idx, weight, bias, *state = leaves
     size = token_idx.shape[0]
     return ttt_scan(
         kind, q, k, v, lr, token_idx, weight, bias, tuple(state),
-        mini_batch_size=size, backend=backend, handoff=handoff,
+        mini_batch_size=size, backend=backend, hooks=hooks,
     )  # fmt: skip
 
 
@@ -100,10 +100,10 @@ def results(
     leaves: Sequence[Tensor],
     backend: str,
     given: Sequence[Tensor] | None = None,
-    handoff: Handoff | None = None,
+    hooks: StateHooks | None = None,
 ) -> list[Tensor]:
     """Outputs, final state and all gradients, for the cotangents given or random ones."""
-    out, state = scan(kind, leaves, backend, handoff)
+    out, state = scan(kind, leaves, backend, hooks)
     outputs = [out, *state]
     grads = torch.autograd.grad(outputs, list(leaves), given or cotangents(outputs))
     return [o.detach() for o in outputs] + list(grads)

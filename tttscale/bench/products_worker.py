@@ -16,10 +16,8 @@ from tttscale.data import ArraySplit, Windows
 from tttscale.kernels import cpu_product
 from tttscale.kernels.cross_entropy import CrossEntropy
 from tttscale.model import TTTConfig, TTTForCausalLM
-from tttscale.scan.carry import CarryLayout
+from tttscale.scan.keep_policy import SavedBytes
 from tttscale.scan.layout import Layout
-from tttscale.scan.memory import SavedBytes
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 from tttscale.train.memory import tune_allocator
 
@@ -41,9 +39,7 @@ def main(width: str, rounds: int) -> dict[str, Any]:
     tokens, chunk, shape = SHAPES[width]
     config = TTTConfig.model_validate({**shape, **_MAMBA})
     model = TTTForCausalLM(config)
-    parts = tuple(CarryLayout.of(config, 1, torch.float32).parts)
-    layout = Layout("striped", tokens, chunk, 1, 1)
-    sweeps = Sweeps(model, Schedule(layout, config.num_hidden_layers, parts))
+    sweeps = Sweeps(model, Layout("striped", tokens, chunk))
     text = np.random.default_rng(0).integers(0, config.vocab_size, tokens + 1, dtype=np.uint16)
     groups, losses = [[Windows(ArraySplit([text]), tokens, 0, 16).sequence(0)]], {}
 

@@ -75,9 +75,7 @@ def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
         "bubble_fraction": last["bubble_fraction"],
         "kept_chunks": policy.chunks,
         "peak_bytes": peak_bytes(device),
-        "carry_bytes": (layout.chunks - 1)
-        * model.config.num_hidden_layers
-        * sweeps.carry.layer_bytes,
+        "carry_bytes": sum(sweeps.carry.boundary_bytes(b) for b in range(layout.chunks - 1)),
     }
     mesh.close()
     print(json.dumps(result))

@@ -154,7 +154,10 @@ def count(preset: str, tokens: int, compiled: bool) -> list[dict[str, Any]]:
     config, counted = TTTConfig(**preset_fields(preset)), Counted(tokens)
     rows = []
     with _without_data(counted, config):
-        block, x = Block(config), torch.zeros(1, tokens, config.hidden_size, requires_grad=True)
+        block, x = (
+            Block(config, f"ttt-{config.ttt_layer_type}"),
+            torch.zeros(1, tokens, config.hidden_size, requires_grad=True),
+        )
         for module in block.modules():
             if isinstance(module, Layer) and compiled:
                 module.operators = counted.compiled(PLAIN)

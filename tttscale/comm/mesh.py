@@ -15,7 +15,7 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.comm.agreement import check_agreement, texts_of_all_ranks
 from tttscale.comm.meeting import connecting, meet
 from tttscale.comm.neighbours import NeighbourTransport, lost
-from tttscale.scan.transport import NoPeers, Transport
+from tttscale.scan.transport import SingleRank, Transport
 
 TIMEOUT = timedelta(minutes=30)
 """A receive may legally wait for a whole sweep of the other ranks."""
@@ -102,7 +102,6 @@ def start(
     ranks: Ranks,
     sequence_size: int,
     device: torch.device,
-    carry_dtype: torch.dtype = torch.float32,
     agreed: Mapping[str, str] | None = None,
 ) -> Mesh:
     """Join the job and connect the neighbours; every rank calls this once, with equal arguments.
@@ -111,7 +110,6 @@ def start(
         ranks: who this process is (`tttscale.cluster`).
         sequence_size: sequence ranks R per replica; divides the world.
         device: CPU takes gloo, CUDA takes NCCL for carries and gradients.
-        carry_dtype: fp32; fp64 for a model in fp64.
         agreed: what ranks must have in common, by the names that a user knows.
 
     Raises:
@@ -138,7 +136,7 @@ def start(
                     timeout=TIMEOUT,
                 )
         check_agreement({**(agreed or {}), "the device": device.type})
-    transport: Transport = NoPeers()
+    transport: Transport = SingleRank()
     if sequence_size > 1:
         with connecting(ranks):
             transport = NeighbourTransport.connect(
@@ -146,7 +144,6 @@ def start(
                 ranks.world_size,
                 sequence_size,
                 device=device,
-                dtype=carry_dtype,
                 timeout=TIMEOUT,
             )
     return Mesh(ranks.rank, ranks.world_size, sequence_size, transport)

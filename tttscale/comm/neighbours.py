@@ -1,13 +1,13 @@
 """Carries between neighbouring ranks over torch.distributed (gloo or NCCL).
 
-Every edge has a process group of its own for each direction, also when two edges join the same two
-ranks. Otherwise a receive that is parked for a gradient could block a carry behind it: a group's messages
-share one stream.
+Every link from a rank to its neighbour has a process group of its own for each direction, also when two
+links join the same two ranks. Otherwise a receive that waits for a gradient could block a state behind it: a
+group's messages share one stream.
 """
 
-import math
 import queue
 import threading
+import zlib
 from collections import deque
 from datetime import timedelta
 
@@ -16,23 +16,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tttscale.errors import PeerError
-from tttscale.model.chunk import PARTS
 from tttscale.model.device import to_device
-from tttscale.scan.carry import Shapes, views
-from tttscale.scan.schedule import Message, Phase
-from tttscale.scan.transport import Part
+from tttscale.model.ports import Carried, Part
+from tttscale.scan.carry_store import carried_bytes, packed, views
+from tttscale.scan.schedule import CarryKey, Phase
 
-PART_CODES = {part: i for i, part in enumerate(PARTS)}
-HEADER_FLOATS = 6
+HEADER_NUMBERS = 6
+HEADER_BYTES = 8 * HEADER_NUMBERS
 _MAGIC = 1779
-"""First number of every message; fp32 holds it and all chunk numbers up to 2^24 exactly."""
+"""First number of every message."""
 
 
-def header(message: Message) -> list[int]:
+def header(key: CarryKey) -> list[int]:
     """The numbers that lead a message and are checked on arrival."""
-    forward = int(message.phase is Phase.FORWARD)
-    part = PART_CODES[message.part]
-    return [_MAGIC, forward, message.sequence, message.edge, message.layer, part]
+    forward = int(key.phase is Phase.FORWARD)
+    part = zlib.crc32(key.part.encode())
+    return [_MAGIC, forward, key.sequence, key.boundary, key.layer, part]
 
 
 class NeighbourTransport:
@@ -45,7 +44,6 @@ class NeighbourTransport:
         first: int,
         groups: dict[tuple[int, int, Phase], dist.ProcessGroup],
         device: torch.device,
-        dtype: torch.dtype,
     ) -> None:
         """Use `connect` instead.
 
@@ -53,14 +51,13 @@ class NeighbourTransport:
             rank: on the sequence axis.
             size: of the sequence axis.
             first: world rank of this replica's sequence rank 0.
-            groups: by (source, target, phase), for the edges that this rank has.
+            groups: by (source, target, phase), for the links that this rank has.
             device: where buffers live.
-            dtype: of the numbers on the wire: fp32, or fp64 for a model in fp64.
         """
-        self.rank, self.size, self.dtype = rank, size, dtype
+        self.rank, self.size = rank, size
         self._first, self._groups, self._device = first, groups, device
         self._sends: deque[tuple[dist.Work, Tensor]] = deque()
-        self._checks: list[tuple[Message, Tensor]] = []
+        self._checks: list[tuple[CarryKey, Tensor]] = []
         self._waiter = _SendWaiter() if device.type == "cpu" else None
 
     @classmethod
@@ -71,154 +68,155 @@ class NeighbourTransport:
         size: int,
         *,
         device: torch.device,
-        dtype: torch.dtype,
         timeout: timedelta,
     ) -> "NeighbourTransport":
-        """Create and warm up all edges of all replicas, on every rank in the same order."""
+        """Create and warm up all links of all replicas, on every rank in the same order."""
         first = rank // size * size
         groups: dict[tuple[int, int, Phase], dist.ProcessGroup] = {}
         backend = "gloo" if device.type == "cpu" else "nccl"
         for replica in range(0, world_size, size):
-            for source, target, phase in ring_edges(size):
+            for source, target, phase in ring_links(size):
                 pair = sorted((replica + source, replica + target))
                 group = dist.new_group(pair, timeout=timeout, backend=backend)
                 if rank in pair:
                     assert isinstance(group, dist.ProcessGroup)
                     groups[source, target, phase] = group
-        transport = cls(rank - first, size, first, groups, device, dtype)
+        transport = cls(rank - first, size, first, groups, device)
         transport._warm_up()
         return transport
 
     def _warm_up(self) -> None:
-        """One float over every edge, in one order, so that no connection is made inside a sweep."""
+        """Send one float over every link, in one order, so that no connection is made inside a sweep."""
         token = torch.zeros(1, device=self._device)
-        for source, target, phase in ring_edges(self.size):
+        for source, target, phase in ring_links(self.size):
             group = self._groups.get((source, target, phase))
             if group is not None and self.rank == source:
                 dist.send(token, self._first + target, group=group)
             elif group is not None:
                 dist.recv(token, self._first + source, group=group)
 
-    def post(self, message: Message, source: int, shapes: Shapes) -> "_TorchPending":
-        """Post a receive into a buffer of its own."""
-        floats = HEADER_FLOATS + sum(math.prod(shape) for shape in shapes)
-        buffer = torch.empty(floats, dtype=self.dtype, device=self._device)
-        group = self._groups[source, self.rank, message.phase]
+    def irecv(self, key: CarryKey, source: int, carried: Carried) -> "_TorchHandle":
+        """Start a receive into a buffer of its own."""
+        size = HEADER_BYTES + carried_bytes(carried)
+        buffer = torch.empty(size, dtype=torch.uint8, device=self._device)
+        group = self._groups[source, self.rank, key.phase]
         try:
             work = dist.irecv(buffer, self._first + source, group=group)
         except RuntimeError as error:
-            raise lost(_at(self.rank, source, message), error) from None
+            raise lost(_at(self.rank, source, key), error) from None
         assert work is not None
-        return _TorchPending(self, work, buffer, message, source, shapes)
+        return _TorchHandle(self, work, buffer, key, source, carried)
 
-    def send(self, message: Message, target: int, part: Part) -> None:
-        """Pack header and tensors into one buffer and start to send it."""
-        lead = to_device(torch.tensor(header(message), dtype=self.dtype), self._device)
-        buffer = torch.cat([lead, *(t.reshape(-1).to(self.dtype) for t in part)])
-        group = self._groups[self.rank, target, message.phase]
+    def isend(self, key: CarryKey, target: int, part: Part) -> None:
+        """Copy header and tensors into one buffer and start to send it."""
+        lead = to_device(torch.tensor(header(key)).view(torch.uint8), self._device)
+        buffer = torch.cat([lead, *packed(part)])
+        group = self._groups[self.rank, target, key.phase]
         try:
             work = dist.isend(buffer, self._first + target, group=group)
         except RuntimeError as error:
-            raise lost(_at(self.rank, target, message), error) from None
+            raise lost(_at(self.rank, target, key), error) from None
         assert work is not None
         if self._waiter is not None:
-            self._waiter.put(work, buffer, (self.rank, target, message))
+            self._waiter.put(work, buffer, (self.rank, target, key))
             return
         self._sends.append((work, buffer))
         while self._sends and self._sends[0][0].is_completed():
             self._sends.popleft()
 
-    def finish(self) -> None:
-        """Wait for all sends, and look at the headers whose check was put off (CUDA)."""
+    def flush(self) -> None:
+        """Wait for all sends, and check the headers that are still to be checked (CUDA)."""
         if self._waiter is not None:
-            self._waiter.finish()
+            self._waiter.flush()
         for work, _ in self._sends:
             work.wait()
         self._sends.clear()
-        for message, lead in self._checks:
-            self.check(message, lead)
+        for key, lead in self._checks:
+            self.check(key, lead)
         self._checks.clear()
 
-    def check(self, message: Message, lead: Tensor) -> None:
+    def check(self, key: CarryKey, lead: Tensor) -> None:
         """Compare a header with what was expected."""
-        found, wanted = [int(x) for x in lead.tolist()], header(message)
+        found, wanted = lead.view(torch.int64).tolist(), header(key)
         if found != wanted:
             raise PeerError(
-                f"sequence rank {self.rank} expected {message} (header {wanted}) and received header "
+                f"sequence rank {self.rank} expected {key} (header {wanted}) and received header "
                 f"{found}; the ranks run different configurations or versions"
             )
 
-    def check_later(self, message: Message, lead: Tensor) -> None:
+    def check_later(self, key: CarryKey, lead: Tensor) -> None:
         """On CUDA the check waits for the end of the sweep: it would stall the stream here."""
-        self._checks.append((message, lead.clone()))
+        self._checks.append((key, lead.clone()))
 
 
-class _TorchPending:
+class _TorchHandle:
     def __init__(
         self,
         transport: NeighbourTransport,
         work: dist.Work,
         buffer: Tensor,
-        message: Message,
+        key: CarryKey,
         source: int,
-        shapes: Shapes,
+        carried: Carried,
     ) -> None:
         self._transport, self._work, self._buffer = transport, work, buffer
-        self._message, self._source, self._shapes = message, source, shapes
+        self._key, self._source, self._carried = key, source, carried
 
     def wait(self) -> Part:
-        """The message's tensors, views of its buffer."""
+        """The part's tensors, views of the buffer."""
         try:
             self._work.wait()
         except RuntimeError as error:
-            raise lost(_at(self._transport.rank, self._source, self._message), error) from None
-        lead = self._buffer[:HEADER_FLOATS]
+            raise lost(_at(self._transport.rank, self._source, self._key), error) from None
+        lead = self._buffer[:HEADER_BYTES]
         if lead.is_cuda:
-            self._transport.check_later(self._message, lead)
+            self._transport.check_later(self._key, lead)
         else:
-            self._transport.check(self._message, lead)
-        return views(self._buffer[HEADER_FLOATS:], self._shapes)
+            self._transport.check(self._key, lead)
+        return views(self._buffer[HEADER_BYTES:], self._carried)
 
 
 class _SendWaiter:
     """Holds each buffer until gloo has sent it; gloo completes a send only inside `wait`."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[tuple[dist.Work, Tensor, tuple[int, int, Message]]] = queue.Queue()
+        self._queue: queue.Queue[tuple[dist.Work, Tensor, tuple[int, int, CarryKey]]] = (
+            queue.Queue()
+        )
         self._error: PeerError | None = None
         threading.Thread(target=self._run, name="send-waiter", daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            work, buffer, (rank, target, message) = self._queue.get()
+            work, buffer, (rank, target, key) = self._queue.get()
             try:
                 work.wait()
             except RuntimeError as error:
-                self._error = self._error or lost(_at(rank, target, message), error)
+                self._error = self._error or lost(_at(rank, target, key), error)
             del work, buffer
             self._queue.task_done()
 
-    def put(self, work: dist.Work, buffer: Tensor, about: tuple[int, int, Message]) -> None:
+    def put(self, work: dist.Work, buffer: Tensor, about: tuple[int, int, CarryKey]) -> None:
         """Take over a send that was started."""
         if self._error is not None:
             raise self._error
         self._queue.put((work, buffer, about))
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Return once all sends are done."""
         self._queue.join()
         if self._error is not None:
             raise self._error
 
 
-def ring_edges(size: int) -> list[tuple[int, int, Phase]]:
-    """(source, target, phase) of a ring: carries go up, gradients go down."""
+def ring_links(size: int) -> list[tuple[int, int, Phase]]:
+    """(source, target, phase) of a ring: states go up, gradients go down."""
     ups = [(r, (r + 1) % size, Phase.FORWARD) for r in range(size)]
     return ups + [(target, source, Phase.BACKWARD) for source, target, _ in ups]
 
 
-def _at(rank: int, peer: int, message: Message) -> str:
-    return f"sequence rank {rank} lost rank {peer} at {message}"
+def _at(rank: int, peer: int, key: CarryKey) -> str:
+    return f"sequence rank {rank} lost rank {peer} at {key}"
 
 
 def lost(what: str, error: Exception) -> PeerError:

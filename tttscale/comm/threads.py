@@ -7,22 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from tttscale.errors import PeerError
-from tttscale.scan.carry import Shapes
-from tttscale.scan.schedule import Message, Phase
-from tttscale.scan.transport import Part
+from tttscale.model.ports import Carried, Part
+from tttscale.scan.schedule import CarryKey, Phase
 
 Result = TypeVar("Result")
 _POLL_SECONDS = 0.05
 
 
 class ThreadWorld:
-    """R ranks that share memory; one queue per edge and direction."""
+    """R ranks that share memory; one queue for each pair and direction."""
 
     def __init__(self, size: int, timeout_seconds: float = 60.0) -> None:
         self.size, self.timeout_seconds = size, timeout_seconds
         self.failed = threading.Event()
         pairs = [(a, b, phase) for a in range(size) for b in range(size) for phase in Phase]
-        self.queues: dict[tuple[int, int, Phase], queue.Queue[tuple[Message, Part]]] = {
+        self.queues: dict[tuple[int, int, Phase], queue.Queue[tuple[CarryKey, Part]]] = {
             pair: queue.Queue() for pair in pairs
         }
 
@@ -55,42 +54,41 @@ class ThreadTransport:
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self._world, self.rank, self.size = world, rank, world.size
 
-    def post(self, message: Message, source: int, shapes: Shapes) -> "_ThreadPending":
+    def irecv(self, key: CarryKey, source: int, carried: Carried) -> "_ThreadHandle":
         """Remember what is expected; the queue holds what has arrived."""
-        return _ThreadPending(self._world, (source, self.rank, message.phase), message)
+        return _ThreadHandle(self._world, (source, self.rank, key.phase), key)
 
-    def send(self, message: Message, target: int, part: Part) -> None:
-        """Put a copy into the edge's queue."""
+    def isend(self, key: CarryKey, target: int, part: Part) -> None:
+        """Put a copy into the link's queue."""
         copies = tuple(t.detach().clone() for t in part)
-        self._world.queues[self.rank, target, message.phase].put((message, copies))
+        self._world.queues[self.rank, target, key.phase].put((key, copies))
 
-    def finish(self) -> None:
-        """Nothing to wait for: queues take everything at once."""
+    def flush(self) -> None:
+        """Everything has left: queues take it at once."""
 
 
-class _ThreadPending:
-    def __init__(self, world: ThreadWorld, edge: tuple[int, int, Phase], message: Message) -> None:
-        self._world, self._edge, self._message = world, edge, message
+class _ThreadHandle:
+    def __init__(self, world: ThreadWorld, link: tuple[int, int, Phase], key: CarryKey) -> None:
+        self._world, self._link, self._key = world, link, key
 
     def wait(self) -> Part:
-        """Take the next message of the edge and check that it is the expected one."""
+        """Take the next message of the link and check that it is the expected one."""
+        source, target, _ = self._link
         waited = 0.0
         while True:
             try:
-                found, part = self._world.queues[self._edge].get(timeout=_POLL_SECONDS)
+                found, part = self._world.queues[self._link].get(timeout=_POLL_SECONDS)
                 break
             except queue.Empty:
                 waited += _POLL_SECONDS
                 if self._world.failed.is_set():
-                    raise PeerError(f"another rank failed before {self._message}") from None
+                    raise PeerError(f"another rank failed before {self._key}") from None
                 if waited >= self._world.timeout_seconds:
                     raise PeerError(
-                        f"rank {self._edge[1]} waited {waited:.0f} s for {self._message} "
-                        f"from rank {self._edge[0]}"
+                        f"rank {target} waited {waited:.0f} s for {self._key} from rank {source}"
                     ) from None
-        if found != self._message:
+        if found != self._key:
             raise PeerError(
-                f"rank {self._edge[1]} expected {self._message} from rank {self._edge[0]} "
-                f"and got {found}"
+                f"rank {target} expected {self._key} from rank {source} and got {found}"
             )
         return part

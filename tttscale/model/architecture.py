@@ -58,6 +58,11 @@ class TTTConfig(BaseModel):
     """A causal convolution with a residual in front of every TTT layer."""
     conv_kernel: int = Field(4, ge=2)
     """Taps of every causal convolution."""
+    pattern: tuple[str, ...] | None = Field(None, min_length=1)
+    """Sequence layers by name, repeated over all blocks, such as [ttt-linear, ttt-mlp, my_file:MyMixer];
+    null = ttt_layer_type in every block."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options of each kind of sequence layer, by its name in pattern, such as {ttt-mlp: {base_lr: 0.1}}."""
     scan_checkpoint_group_size: int = 0
     """Kept for config.json; this project checkpoints the scan by itself."""
 

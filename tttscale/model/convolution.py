@@ -1,4 +1,4 @@
-"""The input of causal convolutions, continued across the edges of a chunk."""
+"""The input of causal convolutions, continued across the boundaries of a chunk."""
 
 from typing import Any
 
@@ -6,38 +6,39 @@ import torch
 from torch import Tensor
 
 from tttscale.kernels.precision import wide_dtype
-from tttscale.model.chunk import Chunk, Edge
+from tttscale.model.chunk import Chunk
 from tttscale.model.device import to_device
+from tttscale.model.ports import CarryPort
 
 
 class CausalInput:
-    """What causal convolutions read: cut at document starts, each cut with its past in front, joined.
+    """What causal convolutions read: the tokens cut where documents start, each cut with its past in front.
 
     `padded` is that, [B, k-1 + T or more, D]; `rows` the convolution's outputs that belong to tokens, None if
-    all do: between two cuts lie outputs of inputs that belong to both.
+    all do (with several cuts, some outputs mix two documents and are dropped).
     """
 
-    def __init__(self, x: Tensor, taps: int, chunk: Chunk, edge: Edge) -> None:
+    def __init__(self, x: Tensor, taps: int, chunk: Chunk, port: CarryPort) -> None:
         """Exchange the tail with the neighbours.
 
         Args:
             x: [B, C, D].
             taps: kernel size k; the tail is the last k-1 inputs.
             chunk: where documents start.
-            edge: the tail's way in and out.
+            port: where the tail enters and leaves the chunk.
         """
         reach = taps - 1
-        received = edge.receive()
+        received = port.recv_state()
         tail = x.new_zeros(x.shape[0], reach, x.shape[2])
         if received is not None:
-            tail = _arrive(received[0], edge).to(x.dtype)
-        cuts, nothing = chunk.cuts(x.shape[1]), torch.zeros_like(tail)
+            tail = _as_leaf(received[0], port).to(x.dtype)
+        cuts, zeros = chunk.cuts(x.shape[1]), torch.zeros_like(tail)
         parts = []
         for (begin, _), part in zip(cuts, x.split([e - b for b, e in cuts], dim=1), strict=True):
-            tail = chunk.renew(begin, tail, nothing)
+            tail = chunk.renew(begin, tail, zeros)
             parts += [tail, part]
             tail = torch.cat([tail, part[:, -reach:]], dim=1)[:, -reach:]
-        self.padded = _Leave.apply(torch.cat(parts, dim=1), reach, edge)
+        self.padded = _SendTail.apply(torch.cat(parts, dim=1), reach, port)
         self.rows = _rows(cuts, reach, x.device)
 
 
@@ -48,29 +49,29 @@ def _rows(cuts: list[tuple[int, int]], reach: int, device: torch.device) -> Tens
     return to_device(torch.cat(rows), device)
 
 
-def _arrive(tail: Tensor, edge: Edge) -> Tensor:
-    """Make a received tail a leaf whose gradient goes back as soon as it is there."""
+def _as_leaf(tail: Tensor, port: CarryPort) -> Tensor:
+    """Make a received tail a leaf whose gradient is sent as soon as it is there."""
     if not torch.is_grad_enabled():
         return tail
     leaf = tail.detach().requires_grad_()
-    leaf.register_hook(lambda grad: edge.send_grad((grad,)))
+    leaf.register_hook(lambda grad: port.send_grad((grad,)))
     return leaf
 
 
-class _Leave(torch.autograd.Function):
-    """Identity that sends the tail on, and adds the tail's gradient from outside on the way back."""
+class _SendTail(torch.autograd.Function):
+    """Identity that sends the tail, and adds the gradient received for it on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, reach: int, edge: Edge) -> Tensor:
-        """Sends the last `reach` inputs."""
-        ctx.reach, ctx.edge = reach, edge
-        edge.send((padded[:, -reach:].to(wide_dtype(padded.dtype), copy=True),))
+    def forward(ctx: Any, padded: Tensor, reach: int, port: CarryPort) -> Tensor:
+        """Send the last `reach` inputs."""
+        ctx.reach, ctx.port = reach, port
+        port.send_state((padded[:, -reach:].to(wide_dtype(padded.dtype), copy=True),))
         return padded.view_as(padded)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Adds what the neighbour asks of them."""
-        outside = ctx.edge.receive_grad()
+        """Add what the chunk after found for them."""
+        outside = ctx.port.recv_grad()
         if outside is not None:
             grad = grad.clone()
             grad[:, -ctx.reach :] += outside[0].to(grad.dtype)

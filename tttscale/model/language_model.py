@@ -1,4 +1,4 @@
-"""The language model: embedding, blocks, head; whole, or as the pieces that the sweeps drive."""
+"""The language model: embedding, blocks, head; whole, or step by step as the sweeps drive it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,13 @@ from tttscale.kernels.cross_entropy import IGNORED
 from tttscale.kernels.precision import widened
 from tttscale.kernels.product import embedded
 from tttscale.model.architecture import TTTConfig
-from tttscale.model.chunk import NO_NEIGHBOURS, WHOLE, Chunk, LayerEdges
+from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput
-from tttscale.model.initialise import initialise
+from tttscale.model.initial_values import initialise
 from tttscale.model.layers import Layer, RMSNorm, SwiGLU
+from tttscale.model.mixer import Mixer, build_mixer
+from tttscale.model.mixers import names_of
+from tttscale.model.ports import NULL_PORTS, Carried, LayerPorts
 from tttscale.model.ttt_layer import TTTLayer
 
 
@@ -28,7 +31,7 @@ class CausalLMOutput:
 
 
 class PreConv(Layer):
-    """The convolution in front of a TTT layer: DWConv(RMS(x))."""
+    """The convolution in front of a sequence layer: DWConv(RMS(x))."""
 
     def __init__(self, config: TTTConfig) -> None:
         super().__init__()
@@ -36,33 +39,57 @@ class PreConv(Layer):
         self.norm = RMSNorm(width, config.rms_norm_eps)
         self.conv = nn.Conv1d(width, width, config.conv_kernel, groups=width)
 
-    def forward(self, x: Tensor, chunk: Chunk, edges: LayerEdges) -> tuple[Tensor, Tensor]:
+    def carry(self, batch: int) -> dict[str, Carried]:
+        """The last inputs of the convolution."""
+        reach = self.conv.kernel_size[0] - 1
+        return {"pre_conv": Carried(((batch, reach, self.conv.in_channels),))}
+
+    def forward(self, x: Tensor, chunk: Chunk, ports: LayerPorts) -> tuple[Tensor, Tensor]:
         """The stream [B, C, D], and what is to be added to it."""
         x, h = self.norm(x)
-        past = CausalInput(h, self.conv.kernel_size[0], chunk, edges["pre_conv"])
+        past = CausalInput(h, self.conv.kernel_size[0], chunk, ports["pre_conv"])
         return x, self.operators.convolved(past.padded, past.rows, self.conv.weight, self.conv.bias)
 
 
 class Block(nn.Module):
-    """Optional convolution, TTT layer, SwiGLU, each with a residual."""
+    """Optional convolution, sequence layer, SwiGLU (if the layer wants one), each with a residual."""
 
-    def __init__(self, config: TTTConfig) -> None:
+    def __init__(self, config: TTTConfig, name: str) -> None:
+        """Make the block of a sequence layer.
+
+        Args:
+            config: of the model.
+            name: of the layer, as in `model.pattern`.
+
+        Raises:
+            MixerError: there is no such layer, or its options are wrong.
+        """
         super().__init__()
-        self.seq_modeling_block = TTTLayer(config)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.name = name
+        self.seq_modeling_block: Mixer = build_mixer(name, config)
+        has_mlp, width = self.seq_modeling_block.feed_forward, config.hidden_size
+        self.mlp = SwiGLU(width, config.intermediate_size) if has_mlp else None
         self.conv = PreConv(config) if config.pre_conv else None
-        self.seq_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.seq_norm = RMSNorm(width, config.rms_norm_eps)
+        self.ffn_norm = RMSNorm(width, config.rms_norm_eps) if has_mlp else None
 
-    def forward(self, x: Tensor, chunk: Chunk = WHOLE, edges: LayerEdges = NO_NEIGHBOURS) -> Tensor:
-        """[B, C, D] -> [B, C, D]; the carry goes in and out through `edges`."""
+    def carry(self, batch: int, tokens: int) -> dict[str, Carried]:
+        """All that the block hands on after `tokens` tokens, in the order in which forward meets it."""
+        before = {} if self.conv is None else self.conv.carry(batch)
+        return before | self.seq_modeling_block.carry(batch, tokens)
+
+    def forward(self, x: Tensor, chunk: Chunk = WHOLE, ports: LayerPorts = NULL_PORTS) -> Tensor:
+        """[B, C, D] -> [B, C, D]; the carry enters and leaves through `ports`."""
         y, parts = None, (x,)
         if self.conv is not None:
-            x, y = self.conv(x, chunk, edges)
+            x, y = self.conv(x, chunk, ports)
             parts = x, y
         x, h = self.seq_norm(x, y)
+        y = self.seq_modeling_block(h, chunk, ports)
+        if self.mlp is None or self.ffn_norm is None:
+            return x + y
         # Of the stream only what a block adds to it is kept for the backward, in the compute dtype.
-        x, h = self.ffn_norm(x, self.seq_modeling_block(h, chunk, edges), parts)
+        x, h = self.ffn_norm(x, y, parts)
         return x + self.mlp(h)
 
 
@@ -72,14 +99,14 @@ class TTTModel(nn.Module):
     def __init__(self, config: TTTConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(config, name) for name in names_of(config))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class TTTForCausalLM(Layer):
     """A TTT language model with the official state_dict keys.
 
-    `embed`, `blocks` and `head` are the pieces of `forward`; a sweep calls them chunk by chunk.
+    `embed`, `blocks` and `head` make up `forward`; a sweep calls them chunk by chunk.
     """
 
     def __init__(self, config: TTTConfig, init: str = "torch", seed: int = 0) -> None:
@@ -95,6 +122,11 @@ class TTTForCausalLM(Layer):
     def blocks(self) -> nn.ModuleList:
         """The L blocks, first to last."""
         return self.model.layers
+
+    @property
+    def carry_layers(self) -> list[Block]:
+        """The blocks, as those that declare the carry."""
+        return [block for block in self.model.layers if isinstance(block, Block)]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """int64 [B, C] -> the residual stream [B, C, D], in fp32 or wider."""

@@ -1,26 +1,46 @@
-"""The TTT layer: projections, rotary positions, inner learning rates, the scan, norm, gate, output.
+"""The TTT layers: projections, rotary positions, inner learning rates, the scan, norm, gate, output.
 
 Parameter names are those of the official checkpoints (ttt-lm-pytorch, `TTTBase`).
 """
 
+from typing import Any, ClassVar
+
 import torch
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Generator, Tensor, nn
 
 from tttscale.kernels.precision import widened
 from tttscale.kernels.scan import ttt_scan
 from tttscale.model.architecture import TTTConfig
-from tttscale.model.chunk import Chunk, Edge, LayerEdges, Part
+from tttscale.model.chunk import Chunk
 from tttscale.model.convolution import CausalInput
-from tttscale.model.crossing import Crossing
-from tttscale.model.layers import Layer, Rotary
+from tttscale.model.initial_values import convolution
+from tttscale.model.layers import Rotary
+from tttscale.model.mixer import Mixer
+from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
+from tttscale.model.state_exchange import StateExchange
+
+_ZERO_AT_FIRST = {
+    *("learnable_ttt_lr_bias", "learnable_token_idx", "ttt_norm_bias", "b1", "b2"),
+    "post_norm.bias",
+}
 
 
-class TTTLayer(Layer):
+class TTTLayer(Mixer):
     """TTT-Linear or TTT-MLP over one chunk, [B, C, D] -> [B, C, D]."""
 
-    def __init__(self, config: TTTConfig) -> None:
-        super().__init__()
-        self.config = config
+    class Options(Mixer.Options):
+        """Fields of `model.options.ttt-linear` and `.ttt-mlp`."""
+
+        base_lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+        """Base learning rate of the inner learner; null = model.ttt_base_lr."""
+
+    kind: ClassVar[str]
+    """The inner learner, linear or mlp."""
+
+    def __init__(self, config: TTTConfig, options: Any) -> None:
+        super().__init__(config, options)
+        self.base_lr = config.ttt_base_lr if options.base_lr is None else options.base_lr
         width, heads, f = config.hidden_size, config.num_attention_heads, config.head_dim
         self.q_proj = nn.Linear(width, width, bias=False)
         if not config.share_qk:
@@ -37,28 +57,54 @@ class TTTLayer(Layer):
         self.learnable_token_idx = nn.Parameter(torch.zeros(config.mini_batch_size))
         self.ttt_norm_weight = nn.Parameter(torch.ones(heads, f))
         self.ttt_norm_bias = nn.Parameter(torch.zeros(heads, f))
-        inner = f if config.ttt_layer_type == "linear" else 4 * f
+        inner = f if self.kind == "linear" else 4 * f
         self.W1 = nn.Parameter(torch.empty(heads, f, inner))
         self.b1 = nn.Parameter(torch.zeros(heads, 1, inner))
-        if config.ttt_layer_type == "mlp":
+        if self.kind == "mlp":
             self.W2 = nn.Parameter(torch.empty(heads, inner, f))
             self.b2 = nn.Parameter(torch.zeros(heads, 1, f))
         self.post_norm = nn.LayerNorm(width, eps=1e-6)
         self.rotary = Rotary(f, config.mini_batch_size, config.rope_theta)
         self.inner_lr_scale = 1.0
         """Multiplier of the inner learning rate (its warm-up; 1 otherwise)."""
+        self._state_shapes = tuple(tuple(w.shape) for w in self._initial_state())
 
-    def forward(self, h: Tensor, chunk: Chunk, edges: LayerEdges) -> Tensor:
+    @classmethod
+    def alignment(cls, config: TTTConfig, options: Any) -> int:
+        """Inner gradient steps are taken at whole mini-batches."""
+        return config.mini_batch_size
+
+    def carry(self, batch: int, tokens: int) -> dict[str, Carried]:
+        """The last inputs of the shared convolution, and the inner weights (W1, b1[, W2, b2])."""
+        state = Carried(tuple((batch, *shape[1:]) for shape in self._state_shapes))
+        if not self.config.share_qk:
+            return {"state": state}
+        tail = (batch, self.config.conv_kernel - 1, self.config.hidden_size)
+        return {"qk_conv": Carried((tail,)), "state": state}
+
+    def reset(self, generator: Generator, init: str) -> None:
+        """As the official code draws them (ttt-lm-pytorch `_init_weights`, or ttt-lm-jax)."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("conv_"):
+                convolution(parameter, name, self.config.conv_kernel, init, generator)
+            elif name.endswith(("proj.weight", "learnable_ttt_lr_weight")) or name in ("W1", "W2"):
+                parameter.normal_(0, self.config.initializer_range, generator=generator)
+            elif name in ("post_norm.weight", "ttt_norm_weight"):
+                parameter.fill_(1)
+            elif name in _ZERO_AT_FIRST:
+                parameter.zero_()
+
+    def forward(self, h: Tensor, chunk: Chunk, ports: LayerPorts) -> Tensor:
         """h: the normed input [B, C, D]."""
         of = self._projections(h)
         turns = self.rotary.tables(h)
         if self.config.share_qk:
-            q, k = self._convolved(of["q_proj"], turns, chunk, edges["qk_conv"])
+            q, k = self._convolved(of["q_proj"], turns, chunk, ports["qk_conv"])
         else:
             heads = (self._heads(of[name]) for name in ("q_proj", "k_proj"))
             q, k = (self.operators.turned(x, *turns) for x in heads)
         v, rates = self._heads(of["v_proj"]), self._learning_rates(of["rates"], chunk)
-        out = self._scan(q, k, v, rates, chunk, edges["state"])
+        out = self._scan(q, k, v, rates, chunk, ports["state"])
         return self._output(out.flatten(2), of.get("g_proj"))
 
     def _projections(self, h: Tensor) -> dict[str, Tensor]:
@@ -73,16 +119,16 @@ class TTTLayer(Layer):
         return x.unflatten(-1, (self.config.num_attention_heads, -1))
 
     def _convolved(
-        self, qk: Tensor, turns: tuple[Tensor, Tensor], chunk: Chunk, edge: Edge
+        self, qk: Tensor, turns: tuple[Tensor, Tensor], chunk: Chunk, port: CarryPort
     ) -> tuple[Tensor, Tensor]:
-        shared = CausalInput(qk, self.config.conv_kernel, chunk, edge)
+        shared = CausalInput(qk, self.config.conv_kernel, chunk, port)
         filters = (p for conv in (self.conv_q, self.conv_k) for p in (conv.weight, conv.bias))
         return self.operators.queries_and_keys(shared.padded, shared.rows, *filters, *turns)
 
     def _learning_rates(self, logits: Tensor, chunk: Chunk) -> Tensor:
         """lambda [B, C, H] = base_lr / f * sigmoid(h w + c); zero on padding."""
         rates = torch.sigmoid(widened(logits) + widened(self.learnable_ttt_lr_bias[:, 0]))
-        rates = rates * (self.inner_lr_scale * self.config.ttt_base_lr / self.config.head_dim)
+        rates = rates * (self.inner_lr_scale * self.base_lr / self.config.head_dim)
         if chunk.padded is not None:
             rates = rates.masked_fill(chunk.padded.unsqueeze(-1), 0)
         return rates
@@ -95,38 +141,50 @@ class TTTLayer(Layer):
 
     def _initial_state(self) -> Part:
         """The learned state in which a document begins, [1, H, ...], in the dtype of states."""
-        names = ("W1", "b1") if self.config.ttt_layer_type == "linear" else ("W1", "b1", "W2", "b2")
+        names = ("W1", "b1") if self.kind == "linear" else ("W1", "b1", "W2", "b2")
         return tuple(widened(getattr(self, name)).unsqueeze(0) for name in names)
 
     def _scan(
-        self, q: Tensor, k: Tensor, v: Tensor, lr: Tensor, chunk: Chunk, edge: Edge
+        self, q: Tensor, k: Tensor, v: Tensor, lr: Tensor, chunk: Chunk, port: CarryPort
     ) -> Tensor:
         """q, k, v [B, C, H, f], lr [B, C, H] -> [B, C, H, f]; documents side by side."""
         initial = self._initial_state()
         state_bytes = sum(w.nbytes for w in initial)
         packing = chunk.packing(q, self.config.mini_batch_size, state_bytes)
-        crossing = Crossing(edge, initial, len(q))
-        # Widened once for all stacks, so that their gradients are summed before they are rounded.
+        exchange = StateExchange(port, initial, len(q))
+        # Widened once for all scans, so that their gradients are summed before they are rounded.
         shared = self._token_idx(), widened(self.ttt_norm_weight), widened(self.ttt_norm_bias)
-        tokens = [packing.apart(x) for x in (q, k, v)] + [packing.apart(lr, nothing=True)]
+        tokens = [packing.pack(x) for x in (q, k, v)] + [packing.pack(lr, zero_filler=True)]
         outs = []
-        for stack, *parts in zip(packing.stacks, *tokens, strict=True):
-            q, k, v, lr = (x.transpose(1, 2) for x in parts)
+        for rows, *packed in zip(packing.scans, *tokens, strict=True):
+            q, k, v, lr = (x.transpose(1, 2) for x in packed)
             out, _ = ttt_scan(
-                self.config.ttt_layer_type,
+                self.kind,
                 q,
                 k,
                 v,
                 lr,
                 *shared,
-                crossing.enter(stack),
+                exchange.recv_state(rows),
                 mini_batch_size=self.config.mini_batch_size,
-                handoff=crossing.handoff(stack),
+                hooks=exchange.hooks(rows),
             )
             outs.append(out.transpose(1, 2))
-        crossing.close()
-        return packing.together(outs)
+        exchange.finish_forward()
+        return packing.unpack(outs)
 
     def _output(self, out: Tensor, gate: Tensor | None) -> Tensor:
         norm, run = self.post_norm, self.operators
         return run.products(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)
+
+
+class TTTLinear(TTTLayer):
+    """The inner learner is linear (paper, section 2.7)."""
+
+    kind = "linear"
+
+
+class TTTMLP(TTTLayer):
+    """The inner learner is a two-layer perceptron (paper, section 2.7)."""
+
+    kind = "mlp"

@@ -1,97 +1,82 @@
-"""The carry: what a later chunk needs of the past, one layer's parts and their shapes."""
+"""The carry: what a later chunk needs of the past, as every layer declares it."""
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from tttscale.model.architecture import TTTConfig
-
-Shapes = tuple[tuple[int, ...], ...]
-
-
-def views(flat: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
-    """Tensors of these shapes that lie one behind the other in `flat`."""
-    sizes = [math.prod(shape) for shape in shapes]
-    return tuple(part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True))
+from tttscale.errors import MixerError
+from tttscale.model.ports import Carried
+from tttscale.scan.schedule import CarryKey
 
 
-@dataclass(frozen=True)
+class CarryLayer(Protocol):
+    """A layer that says what it hands on."""
+
+    name: str
+
+    def carry(self, batch: int, tokens: int) -> dict[str, Carried]:
+        """The parts after `tokens` tokens, in the order in which forward meets them."""
+        ...
+
+
 class CarryLayout:
-    """Shapes of the parts of one layer's carry, for a batch of B sequences."""
-
-    parts: dict[str, Shapes]
-    dtype: torch.dtype
-    """fp32, or fp64 for a model in fp64."""
-
-    @classmethod
-    def of(cls, config: TTTConfig, batch: int, dtype: torch.dtype) -> "CarryLayout":
-        """Parts that a model of this shape has, in the order in which a block meets them."""
-        tail = ((batch, config.conv_kernel - 1, config.hidden_size),)
-        heads, f = config.num_attention_heads, config.head_dim
-        inner = f if config.ttt_layer_type == "linear" else 4 * f
-        state: Shapes = ((batch, heads, f, inner), (batch, heads, 1, inner))
-        if config.ttt_layer_type == "mlp":
-            state += ((batch, heads, inner, f), (batch, heads, 1, f))
-        parts: dict[str, Shapes] = {}
-        if config.pre_conv:
-            parts["pre_conv"] = tail
-        if config.share_qk:
-            parts["qk_conv"] = tail
-        parts["state"] = state
-        return cls(parts, torch.promote_types(dtype, torch.float32))
-
-    def floats(self, part: str) -> int:
-        """Numbers in one part."""
-        return sum(math.prod(shape) for shape in self.parts[part])
-
-    @property
-    def layer_bytes(self) -> int:
-        """Bytes of one layer's carry."""
-        return sum(self.floats(part) for part in self.parts) * self.dtype.itemsize
-
-
-class CarryStore:
-    """Incoming carries of own chunks, in one block of memory per part that is allocated once.
-
-    Carries live for a whole sweep while a chunk's activations come and go. Allocated one by one they would
-    lie scattered between those, and the holes could not be used again.
-    """
+    """What every layer hands over every boundary, for B sequences side by side."""
 
     def __init__(
-        self,
-        layout: CarryLayout,
-        layers: int,
-        edges: Iterable[tuple[int, int]],
-        device: torch.device,
+        self, layers: Iterable[CarryLayer], batch: int, chunk_tokens: int, dtype: torch.dtype
     ) -> None:
-        """Make room.
+        """Ask all layers.
 
         Args:
-            layout: shapes of the parts.
-            layers: layers of the model.
-            edges: (sequence, edge) of every carry to be stored.
-            device: where the carries live.
+            layers: of the model, first to last.
+            batch: sequences B side by side.
+            chunk_tokens: C, so that C (b + 1) tokens come before boundary b.
+            dtype: of the model's parameters; parts are fp32 or wider unless their layer says otherwise.
         """
-        self._layout = layout
-        self._places = {edge: i for i, edge in enumerate(edges)}
-        self._blocks = {
-            part: torch.empty(
-                len(self._places), layers, layout.floats(part), dtype=layout.dtype, device=device
+        self._layers, self._batch, self._chunk_tokens = tuple(layers), batch, chunk_tokens
+        self._wide = torch.promote_types(dtype, torch.float32)
+        self._known: dict[tuple[int, int], dict[str, Carried]] = {}
+        self.names = tuple(layer.name for layer in self._layers)
+        self.parts = tuple(tuple(self._ask(layer, 0)) for layer in range(len(self._layers)))
+        """The names of each layer's parts, in order."""
+
+    def at(self, layer: int, boundary: int) -> dict[str, Carried]:
+        """What a layer hands over a boundary.
+
+        Raises:
+            MixerError: it declares other parts here than over the first boundary.
+        """
+        found = self._ask(layer, boundary)
+        if tuple(found) != self.parts[layer]:
+            raise MixerError(
+                f"layer {layer} ({self.names[layer]}): carry() declares the parts {list(found)} after "
+                f"chunk {boundary} and {list(self.parts[layer])} after chunk 0; only shapes may depend on "
+                "the tokens seen"
             )
-            for part in layout.parts
-        }
+        return found
 
-    def put(
-        self, sequence: int, edge: int, layer: int, part: str, tensors: tuple[Tensor, ...]
-    ) -> None:
-        """Copy one part in."""
-        for place, tensor in zip(self.get(sequence, edge, layer, part), tensors, strict=True):
-            place.copy_(tensor)
+    def _ask(self, layer: int, boundary: int) -> dict[str, Carried]:
+        where = layer, boundary
+        if where not in self._known:
+            tokens = (boundary + 1) * self._chunk_tokens
+            parts = self._layers[layer].carry(self._batch, tokens)
+            self._known[where] = {
+                name: part._replace(dtype=part.dtype or self._wide) for name, part in parts.items()
+            }
+        return self._known[where]
 
-    def get(self, sequence: int, edge: int, layer: int, part: str) -> tuple[Tensor, ...]:
-        """Views of one part."""
-        flat = self._blocks[part][self._places[sequence, edge], layer]
-        return views(flat, self._layout.parts[part])
+    def boundary_bytes(self, boundary: int) -> int:
+        """Bytes that all layers hand over a boundary, for one of the sequences' places."""
+        parts = [p for layer in range(len(self.parts)) for p in self.at(layer, boundary).values()]
+        return sum(
+            math.prod(shape) * part.dtype.itemsize
+            for part in parts
+            if part.dtype is not None
+            for shape in part.shapes
+        )
+
+    def of(self, key: CarryKey) -> Carried:
+        """Shapes and dtype of one part, and so of its gradient."""
+        return self.at(key.layer, key.boundary)[key.part]

@@ -1,8 +1,8 @@
-"""The order of work of every rank: all forward sweeps, then all backward sweeps.
+"""The order of every rank's tasks: all forward sweeps, then all backward sweeps.
 
-The order is the restriction of one global order, in which everything that a piece of work needs comes
-before it. Hence no cycle of waiting ranks can arise, and the messages of an edge are produced and
-consumed in the same order.
+Each rank's order is the restriction of one global order, in which everything that a task needs comes before
+it. Hence ranks can never wait for each other in a circle, and the messages over a boundary are sent and
+received in the same order.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from tttscale.scan.layout import Layout
 
 
 class Phase(StrEnum):
-    """Forward sweep or backward sweep."""
+    """Forward sweep (states go right) or backward sweep (gradients go left)."""
 
     FORWARD = "forward"
     BACKWARD = "backward"
 
 
 @dataclass(frozen=True)
-class Work:
+class ChunkTask:
     """Some layers of one chunk, in one phase."""
 
     phase: Phase
@@ -30,26 +30,26 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Message:
-    """One part of a carry (or its gradient) on its way over the edge between two chunks."""
+class CarryKey:
+    """Names one part of a carry, or its gradient, on its way over a boundary."""
 
     phase: Phase
     sequence: int
-    edge: int
-    """The chunk left of the edge."""
+    boundary: int
+    """Boundary b lies between chunks b and b + 1."""
     layer: int
     part: str
 
     def __str__(self) -> str:
-        """For errors, such as "the state's gradient of sequence 0 behind chunk 2, layer 1"."""
+        """For errors, such as "the state's gradient of sequence 0 after chunk 2, layer 1"."""
         gradient = "'s gradient" if self.phase is Phase.BACKWARD else ""
-        place = f"sequence {self.sequence} behind chunk {self.edge}, layer {self.layer}"
+        place = f"sequence {self.sequence} after chunk {self.boundary}, layer {self.layer}"
         return f"the {self.part}{gradient} of {place}"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What each rank does, and which messages it takes in.
+    """What each rank does, and what it receives.
 
     Striped ranks run a chunk through all layers (one wavefront through the sequence). Contiguous ranks
     run all their chunks through a layer before the next layer, else rank r + 1 would wait for all of
@@ -57,35 +57,40 @@ class Schedule:
     """
 
     layout: Layout
-    layers: int
-    parts: tuple[str, ...]
-    """Parts of a layer's carry, in the order in which a block meets them."""
+    parts: tuple[tuple[str, ...], ...]
+    """For each layer the parts of its carry, in the order in which its forward meets them."""
 
-    def works(self, rank: int, phase: Phase) -> list[Work]:
-        """The rank's work of a phase, in order."""
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return len(self.parts)
+
+    def tasks(self, rank: int, phase: Phase) -> list[ChunkTask]:
+        """The rank's tasks of a phase, in order."""
         own = self.layout.own(rank)
         if self.layout.kind == "striped":
             own.sort(key=lambda pair: (pair[1], pair[0]))
-            forward = [Work(phase, m, c, range(self.layers)) for m, c in own]
+            forward = [ChunkTask(phase, m, c, range(self.layers)) for m, c in own]
         else:
             by_layer = sorted((m, layer, c) for m, c in own for layer in range(self.layers))
-            forward = [Work(phase, m, c, range(layer, layer + 1)) for m, layer, c in by_layer]
+            forward = [ChunkTask(phase, m, c, range(layer, layer + 1)) for m, layer, c in by_layer]
         return forward if phase is Phase.FORWARD else forward[::-1]
 
-    def incoming(self, rank: int, phase: Phase) -> Iterator[tuple[int, Message]]:
-        """(source rank, message) of all messages from other ranks, in the order of their use."""
-        heard = -1 if phase is Phase.FORWARD else +1
-        for work in self.works(rank, phase):
-            source = self.layout.neighbour(work.sequence, work.chunk, heard)
+    def incoming(self, rank: int, phase: Phase) -> Iterator[tuple[int, CarryKey]]:
+        """(source rank, key) of all that comes from other ranks, in the order of its use."""
+        offset = -1 if phase is Phase.FORWARD else +1
+        for task in self.tasks(rank, phase):
+            source = self.layout.neighbour(task.sequence, task.chunk, offset)
             if source is None or source == rank:
                 continue
-            for message in self.messages(work):
-                yield source, message
+            for key in self.received(task):
+                yield source, key
 
-    def messages(self, work: Work) -> Iterator[Message]:
-        """Messages that a piece of work takes in, in order."""
-        forward = work.phase is Phase.FORWARD
-        edge = work.chunk - 1 if forward else work.chunk
-        for layer in work.layers if forward else reversed(work.layers):
-            for part in self.parts if forward else reversed(self.parts):
-                yield Message(work.phase, work.sequence, edge, layer, part)
+    def received(self, task: ChunkTask) -> Iterator[CarryKey]:
+        """What a task receives: states from the left, or gradients from the right, in order."""
+        forward = task.phase is Phase.FORWARD
+        boundary = task.chunk - 1 if forward else task.chunk
+        for layer in task.layers if forward else reversed(task.layers):
+            parts = self.parts[layer]
+            for part in parts if forward else reversed(parts):
+                yield CarryKey(task.phase, task.sequence, boundary, layer, part)

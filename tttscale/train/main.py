@@ -12,7 +12,6 @@ from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.data.components import Tokens, open_tokens
 from tttscale.errors import NumericsError
-from tttscale.scan.schedule import Phase
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import cpu_products, setup
 from tttscale.train.checkpoint.checkpoints import Checkpoint, Checkpoints
@@ -189,8 +188,7 @@ class _Job:
     def _say_what_is_kept(self) -> None:
         """After the first step it is known how large a chunk is."""
         schedule, rank = self._sweeps.schedule, self._mesh.sequence_rank
-        works = schedule.works(rank, Phase.FORWARD)
-        own_chunks = len({(work.sequence, work.chunk) for work in works})
+        own_chunks = len(schedule.layout.own(rank))
         if line := kept(self._config, self._sweeps.keep, own_chunks):
             self._recorder.note(line)
 

@@ -18,10 +18,8 @@ from tttscale.errors import CheckpointError, DataError, LaunchError
 from tttscale.model import TTTForCausalLM
 from tttscale.model.layers import compile_operators
 from tttscale.model.pretrained import load_weights
-from tttscale.scan.carry import CarryLayout
+from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
-from tttscale.scan.memory import KeepPolicy
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 from tttscale.train.engine import Engine
 from tttscale.train.memory import available_bytes
@@ -121,7 +119,7 @@ def wants_compile(config: Config, device: torch.device) -> bool:
 
 
 def warm_up(sweeps: Sweeps) -> None:
-    """Run one block and the head on a whole chunk of nothing, forward and backward.
+    """Run one block of each kind and the head on a whole chunk of zeros, forward and backward.
 
     What is compiled may depend on the lengths that it first meets. So all ranks meet the same, whatever
     chunks they own, and the first step is as fast as the others.
@@ -130,7 +128,10 @@ def warm_up(sweeps: Sweeps) -> None:
     ids = torch.zeros(shape, dtype=torch.int64, device=sweeps.device)
     for with_grad in (False, True):
         with torch.set_grad_enabled(with_grad), sweeps.precision():
-            loss, _ = model.head(model.blocks[0](model.embed(ids)), ids)
+            x = model.embed(ids)
+            for block in {block.name: block for block in model.carry_layers}.values():
+                x = block(x)
+            loss, _ = model.head(x, ids)
     loss.backward()
     model.zero_grad()
 
@@ -142,10 +143,10 @@ def build_sweeps(
     *,
     sequences: int,
     batch: int,
-    keep: KeepPolicy | None = None,
+    keep: ActivationPolicy | None = None,
 ) -> Sweeps:
     """Sweeps over `sequences` places of `batch` sequences side by side."""
-    parallel, shape = config.parallel, config.architecture()
+    parallel = config.parallel
     layout = Layout(
         parallel.layout,
         config.data.sequence_length,
@@ -153,11 +154,9 @@ def build_sweeps(
         parallel.sequence,
         sequences,
     )
-    dtype = next(model.parameters()).dtype
-    parts = tuple(CarryLayout.of(shape, batch, dtype).parts)
     return Sweeps(
         model,
-        Schedule(layout, shape.num_hidden_layers, parts),
+        layout,
         mesh.transport,
         batch=batch,
         keep=keep,
@@ -165,7 +164,7 @@ def build_sweeps(
     )
 
 
-def keep_policy(config: Config, ranks: Ranks, device: torch.device) -> KeepPolicy:
+def keep_policy(config: Config, ranks: Ranks, device: torch.device) -> ActivationPolicy:
     """`parallel.keep_chunks`, with this rank's share of the free memory for "auto"."""
 
     def available() -> int:
@@ -173,7 +172,7 @@ def keep_policy(config: Config, ranks: Ranks, device: torch.device) -> KeepPolic
             return int(torch.cuda.mem_get_info(device)[0] * _MEMORY_SHARE)
         return int(available_bytes() * _MEMORY_SHARE / ranks.local_world_size)
 
-    return KeepPolicy(config.parallel.keep_chunks, available)
+    return ActivationPolicy(config.parallel.keep_chunks, available)
 
 
 def build_engine(config: Config, model: TTTForCausalLM, mesh: Mesh) -> Engine:

@@ -14,8 +14,8 @@ from tttscale.data.order import data_step, sequence_groups
 from tttscale.data.windows import WindowSource
 from tttscale.errors import NumericsError
 from tttscale.model import TTTForCausalLM
-from tttscale.scan.batch import TokenSequence
 from tttscale.scan.losses import Losses
+from tttscale.scan.reader import TokenSequence
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import memory
 from tttscale.train.engine import Engine

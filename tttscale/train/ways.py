@@ -5,7 +5,7 @@ import torch
 from tttscale.config import Config
 from tttscale.kernels.scan import choose_backend
 from tttscale.observe import human
-from tttscale.scan.memory import KeepPolicy
+from tttscale.scan.keep_policy import ActivationPolicy
 
 
 def ways(config: Config, device: torch.device, compiles: bool, world_size: int) -> list[str]:
@@ -48,7 +48,7 @@ def _operators(config: Config, device: torch.device, compiles: bool) -> str:
     return f"operators between products: as they stand, which is slower on a GPU (train.compile = {asked})"
 
 
-def kept(config: Config, keep: KeepPolicy, own_chunks: int) -> str | None:
+def kept(config: Config, keep: ActivationPolicy, own_chunks: int) -> str | None:
     """What "auto" came to for `parallel.keep_chunks`; None where there was nothing to find out.
 
     Args:

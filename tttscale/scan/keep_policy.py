@@ -34,8 +34,8 @@ class SavedBytes:
         self._hooks.__exit__(*exc)
 
 
-class KeepPolicy:
-    """Number of own chunks whose activations are kept; "auto" measures one and asks what fits."""
+class ActivationPolicy:
+    """Number of own chunks whose activations are kept; "auto" measures one and sees what fits."""
 
     def __init__(
         self, asked: int | Literal["auto"], available_bytes: Callable[[], int] | None = None
@@ -47,17 +47,24 @@ class KeepPolicy:
             available_bytes: memory that this rank may still take; None: unknown, keep one.
         """
         self._available = available_bytes if asked == "auto" else None
+        self._layer_bytes: dict[int, float] = {}
         self.chunks = 1 if asked == "auto" else asked
         self.chunk_bytes: int | None = None
 
-    @property
-    def wants_measure(self) -> bool:
-        """Whether the next chunk's saved activations should be counted."""
-        return self._available is not None and self.chunk_bytes is None
+    def wants_measure(self, layers: range) -> bool:
+        """Whether the activations of a whole chunk in these layers should be counted."""
+        unknown = self.chunk_bytes is None and layers.start not in self._layer_bytes
+        return self._available is not None and unknown
 
-    def measured(self, chunk_bytes: int) -> None:
-        """Learn the size of one chunk's activations, counted while they are in memory."""
+    def measured(self, layers: range, saved_bytes: int, of_layers: int) -> None:
+        """Learn the size of one chunk's activations in some layers, counted while they are in memory.
+
+        The number to keep follows once all layers are known: contiguous ranks run them one by one.
+        """
         assert self._available is not None
-        self.chunk_bytes = max(chunk_bytes, 1)
-        # The measured chunk itself is already part of what is taken.
+        self._layer_bytes |= dict.fromkeys(layers, saved_bytes / len(layers))
+        if len(self._layer_bytes) < of_layers:
+            return
+        self.chunk_bytes = max(round(sum(self._layer_bytes.values())), 1)
+        # What was measured is itself still in memory.
         self.chunks = 1 + max(0, self._available() // self.chunk_bytes)

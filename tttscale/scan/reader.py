@@ -15,7 +15,7 @@ from tttscale.model.device import to_device
 
 
 class TokenChunk(Protocol):
-    """What a sequence of tokens gives for a range (`tttscale.data` implements it)."""
+    """A range of a sequence's tokens (`tttscale.data` implements it)."""
 
     @property
     def ids(self) -> np.ndarray:
@@ -54,21 +54,22 @@ class Batch:
     """One chunk of B sequences on the device."""
 
     ids: Tensor
+    """int64 [B, C]."""
     labels: Tensor
+    """int64 [B, C]."""
     chunk: Chunk
-    begin: int
 
 
-def assemble(parts: Sequence[TokenChunk], begin: int, device: torch.device) -> Batch:
+def assemble(rows: Sequence[TokenChunk], begin: int, device: torch.device) -> Batch:
     """Stack the same range of B sequences."""
-    ids = to_device(torch.from_numpy(np.stack([part.ids for part in parts])), device)
-    labels = to_device(torch.from_numpy(np.stack([part.labels for part in parts])), device)
+    ids = to_device(torch.from_numpy(np.stack([row.ids for row in rows])), device)
+    labels = to_device(torch.from_numpy(np.stack([row.labels for row in rows])), device)
     padded = None
-    if any(part.padded is not None for part in parts):
-        nothing = np.zeros(ids.shape[1], dtype=bool)
-        rows = [nothing if part.padded is None else part.padded for part in parts]
-        padded = to_device(torch.from_numpy(np.stack(rows)), device)
-    return Batch(ids, labels, Chunk(tuple(tuple(part.starts) for part in parts), padded), begin)
+    if any(row.padded is not None for row in rows):
+        none = np.zeros(ids.shape[1], dtype=bool)
+        masks = [none if row.padded is None else row.padded for row in rows]
+        padded = to_device(torch.from_numpy(np.stack(masks)), device)
+    return Batch(ids, labels, Chunk(tuple(tuple(row.starts) for row in rows), padded, begin))
 
 
 class Reader:
@@ -78,7 +79,7 @@ class Reader:
         self._device = device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-chunk")
         self.wait_seconds = 0.0
-        """Time that `read`'s user waited for a chunk that was not there yet."""
+        """Time that the user of `read` waited for a chunk that was not there yet."""
 
     def read(
         self, groups: Groups, ranges: Iterable[tuple[int, int, int]]
@@ -88,7 +89,7 @@ class Reader:
         Args:
             groups: groups[m] are the B sequences that go through the sweeps side by side as
                 sequence m.
-            ranges: what to read, asked for one ahead of its use.
+            ranges: what to read; drawn from one ahead of its use.
         """
         upcoming = iter(ranges)
         return self._batches(groups, upcoming, self._submit(groups, next(upcoming, None)))
@@ -110,5 +111,5 @@ class Reader:
         return None if wanted is None else self._thread.submit(self._read, groups, *wanted)
 
     def _read(self, groups: Groups, group: int, begin: int, end: int) -> Batch:
-        parts = [sequence.chunk(begin, end) for sequence in groups[group]]
-        return assemble(parts, begin, self._device)
+        rows = [sequence.chunk(begin, end) for sequence in groups[group]]
+        return assemble(rows, begin, self._device)

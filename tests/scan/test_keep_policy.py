@@ -7,7 +7,7 @@ import torch
 
 from tttscale.kernels.fused import PLAIN
 from tttscale.model import TTTConfig, TTTForCausalLM
-from tttscale.scan.memory import SavedBytes
+from tttscale.scan.keep_policy import SavedBytes
 
 WIDTH, TOKENS = 256, 512
 MAMBA = {"share_qk": True, "use_gate": True, "pre_conv": True}

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections import defaultdict
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from tests.layers import small_layer
 from tttscale.model import ttt_layer
-from tttscale.model.chunk import NO_NEIGHBOURS, Chunk, OpenEdge
-from tttscale.model.crossing import Crossing
-from tttscale.model.documents import LIMITS, Limits, Packing, cut, stack
+from tttscale.model.chunk import Chunk
+from tttscale.model.packing import LIMITS, Limits, Packing, cut, pack
+from tttscale.model.ports import NULL_PORTS, NullPort
+from tttscale.model.state_exchange import StateExchange
 
 CPU = torch.device("cpu")
 
@@ -28,72 +30,72 @@ def chunks(draw):
 
 
 @given(chunks(), st.integers(1, 5), st.sampled_from([2, 4, 16]))
-def test_every_token_has_one_place_and_its_mini_batch(chunk, most_pieces, places_to_one):
+def test_every_token_has_one_place_and_its_mini_batch(chunk, most_segments, tokens_to_one):
     starts, length, size = chunk
-    stacks = stack(
-        list(cut(starts, length)), size, 10, Limits(places_to_one, 10 * most_pieces, 100)
+    scans = pack(
+        list(cut(starts, length)), size, 10, Limits(tokens_to_one, 10 * most_segments, 100)
     )
     taken = []
-    for one in stacks:
-        assert len(one.pieces) <= most_pieces
-        places = one.places(length)
-        for offset, piece, row in zip(one.offsets, one.pieces, places, strict=True):
+    for one in scans:
+        assert len(one.segments) <= most_segments
+        index = one.token_index(length)
+        for offset, segment, row in zip(one.offsets, one.segments, index, strict=True):
             tokens = row[row >= 0].tolist()
-            begin = piece.row * length + piece.begin
-            assert tokens == list(range(begin, piece.row * length + piece.end))
+            begin = segment.row * length + segment.begin
+            assert tokens == list(range(begin, segment.row * length + segment.end))
             assert (row[offset], offset % size) == (begin, 0)
-            # A state that goes on is the one behind the piece's last token, short mini-batch or not.
-            assert not piece.last or row[-1] >= 0
+            # The state that is sent is the one after the segment's last token, short mini-batch or not.
+            assert not segment.last or row[-1] >= 0
             taken += tokens
         whole = one.length // size * size
-        filling = (places[:, :whole] < 0).sum().item()
-        short = len(one.pieces) * size
-        assert (filling - short) * places_to_one <= places.numel()
+        filler = (index[:, :whole] < 0).sum().item()
+        short = len(one.segments) * size
+        assert (filler - short) * tokens_to_one <= index.numel()
     assert sorted(taken) == list(range(len(starts) * length))
 
 
 @given(chunks())
-def test_what_goes_on_is_scanned_first_and_what_came_in_last(chunk):
+def test_a_state_to_send_is_scanned_first_and_one_received_last(chunk):
     starts, length, size = chunk
-    stacks = stack(list(cut(starts, length)), size, 1, LIMITS["cuda"])
-    ends = [any(p.last for p in one.pieces) for one in stacks]
+    scans = pack(list(cut(starts, length)), size, 1, LIMITS["cuda"])
+    ends = [any(p.last for p in one.segments) for one in scans]
     begins = [
-        any(p.first for p in one.pieces) and not e for one, e in zip(stacks, ends, strict=True)
+        any(p.first for p in one.segments) and not e for one, e in zip(scans, ends, strict=True)
     ]
     assert ends == sorted(ends, reverse=True)
     assert begins == sorted(begins)
 
 
 @given(chunks())
-def test_apart_and_together_are_inverse_forwards_and_backwards(chunk):
+def test_pack_and_unpack_are_inverse_forwards_and_backwards(chunk):
     starts, length, size = chunk
     packing = Packing(starts, length, size, 1, CPU)
     x = torch.randn(len(starts), length, 2, dtype=torch.float64, requires_grad=True)
-    parts = packing.apart(x, nothing=True)
-    for one, part in zip(packing.stacks, parts, strict=True):
-        assert part.shape == (len(one.pieces), one.length, 2)
-        assert torch.equal((part == 0).all(-1), one.places(length) < 0)
-    assert torch.equal(packing.together(parts), x)
-    # Whatever filling holds, it reaches no result and receives nothing.
+    parts = packing.pack(x, zero_filler=True)
+    for one, part in zip(packing.scans, parts, strict=True):
+        assert part.shape == (len(one.segments), one.length, 2)
+        assert torch.equal((part == 0).all(-1), one.token_index(length) < 0)
+    assert torch.equal(packing.unpack(parts), x)
+    # Whatever filler holds, it reaches no result and receives nothing.
     weights = torch.randn_like(x)
     noisy = [
-        p + (one.places(length) < 0)[..., None]
-        for one, p in zip(packing.stacks, parts, strict=True)
+        p + (one.token_index(length) < 0)[..., None]
+        for one, p in zip(packing.scans, parts, strict=True)
     ]
-    (grad,) = torch.autograd.grad((packing.together(noisy) * weights).sum(), x)
+    (grad,) = torch.autograd.grad((packing.unpack(noisy) * weights).sum(), x)
     assert torch.equal(grad, weights)
 
 
 def test_a_cpu_takes_only_as_many_as_its_cache_holds():
     starts, room_bytes = (tuple(range(0, 64, 4)),), int(LIMITS["cpu"].states_bytes)
-    lengths = [len(s.pieces) for s in Packing(starts, 64, 4, room_bytes // 3, CPU).stacks]
+    lengths = [len(s.segments) for s in Packing(starts, 64, 4, room_bytes // 3, CPU).scans]
     assert sorted(lengths) == [1, 3, 3, 3, 3, 3]
-    assert len(Packing(starts, 64, 4, 2 * room_bytes, CPU).stacks) == 16
+    assert len(Packing(starts, 64, 4, 2 * room_bytes, CPU).scans) == 16
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_layer_equals_itself_on_each_document_alone(kind):
-    """Two rows, starts in one and in both, lengths that need filling, a short last mini-batch."""
+    """Two rows, starts in one and in both, lengths that need filler, a short last mini-batch."""
     layer, length = small_layer(kind), 16 * 13 + 5
     starts = ((0, 48, 64, 128, 192), (64, 80))
     x = torch.randn(2, length, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -102,11 +104,11 @@ def test_a_layer_equals_itself_on_each_document_alone(kind):
         return torch.autograd.grad(loss, [whole, *layer.parameters()])
 
     whole = x.requires_grad_()
-    ours = layer(whole, Chunk(starts), NO_NEIGHBOURS)
+    ours = layer(whole, Chunk(starts), NULL_PORTS)
     alone = torch.zeros_like(ours)
-    for piece in cut(starts, length):
-        row = slice(piece.row, piece.row + 1), slice(piece.begin, piece.end)
-        alone[row] = layer(whole[row], Chunk(), NO_NEIGHBOURS)
+    for segment in cut(starts, length):
+        row = slice(segment.row, segment.row + 1), slice(segment.begin, segment.end)
+        alone[row] = layer(whole[row], Chunk(), NULL_PORTS)
     assert torch.allclose(ours, alone, rtol=1e-12, atol=1e-12)
     pairs = zip(grads_of(ours.square().sum()), grads_of(alone.square().sum()), strict=True)
     for mine, theirs in pairs:
@@ -123,29 +125,29 @@ def test_documents_are_scanned_together(monkeypatch):
 
     monkeypatch.setattr(ttt_layer, "ttt_scan", watched)
     small_layer("linear")(
-        torch.zeros(1, 256, 32).double(), Chunk((tuple(range(0, 256, 32)),)), NO_NEIGHBOURS
+        torch.zeros(1, 256, 32).double(), Chunk((tuple(range(0, 256, 32)),)), NULL_PORTS
     )
     assert shapes == [(8, 32)]
 
 
-class Between(OpenEdge):
-    """A chunk with neighbours: what goes over its edges is written down."""
+class Between(NullPort):
+    """A chunk with neighbours: what goes through its port is written down."""
 
-    state_awaited = grad_awaited = True
+    peer_waits_for_state = peer_waits_for_grad = True
 
     def __init__(self, state, grad):
         self.state, self.grad, self.sent, self.returned, self.asked = state, grad, [], [], 0
         self.forward = []
 
-    def receive(self):
-        self.forward.append("receive")
+    def recv_state(self):
+        self.forward.append("recv")
         return self.state
 
-    def send(self, part):
+    def send_state(self, part):
         self.forward.append("send")
         self.sent.append(part)
 
-    def receive_grad(self):
+    def recv_grad(self):
         self.asked += 1
         return self.grad
 
@@ -170,7 +172,7 @@ def random_like(parts, seed, rows):
         ((16,), (0, 16, 80)),
     ],
 )
-def test_states_and_gradients_cross_the_edges_once_and_by_row(starts):
+def test_states_and_gradients_are_sent_once_and_by_row(starts):
     """Each row as if it were alone, whatever the others do."""
     layer = small_layer("linear")
     initial = layer._initial_state()
@@ -179,13 +181,13 @@ def test_states_and_gradients_cross_the_edges_once_and_by_row(starts):
 
     def run(rows):
         part = slice(rows[0], rows[-1] + 1)
-        edge = Between(tuple(s[part] for s in state), tuple(g[part] for g in grad))
-        y = layer(x[part], Chunk(tuple(starts[r] for r in rows)), {**NO_NEIGHBOURS, "state": edge})
+        port = Between(tuple(s[part] for s in state), tuple(g[part] for g in grad))
+        y = layer(x[part], Chunk(tuple(starts[r] for r in rows)), defaultdict(NullPort, state=port))
         layer.zero_grad()
         y.square().sum().backward()
-        assert (len(edge.sent), edge.asked, len(edge.returned)) == (1, 1, 1)
+        assert (len(port.sent), port.asked, len(port.returned)) == (1, 1, 1)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in layer.parameters()]
-        return [y, *edge.sent[0], *edge.returned[0]], grads
+        return [y, *port.sent[0], *port.returned[0]], grads
 
     both, both_grads = run([0, 1])
     (first, first_grads), (second, second_grads) = run([0]), run([1])
@@ -200,44 +202,44 @@ def test_states_and_gradients_cross_the_edges_once_and_by_row(starts):
 @pytest.mark.parametrize(
     ("starts", "order"),
     [
-        ((), ["receive", "send"]),
-        ((0,), ["send", "receive"]),
-        ((16,), ["send", "receive"]),
-        ((0, 16), ["send", "receive"]),
+        ((), ["recv", "send"]),
+        ((0,), ["send", "recv"]),
+        ((16,), ["send", "recv"]),
+        ((0, 16), ["send", "recv"]),
     ],
 )
 def test_a_document_that_begins_in_the_chunk_does_not_wait_for_the_left(starts, order):
     layer = small_layer("linear")
     initial = layer._initial_state()
-    edge = Between(random_like(initial, 1, 1), random_like(initial, 2, 1))
+    port = Between(random_like(initial, 1, 1), random_like(initial, 2, 1))
     x = torch.randn(1, 101, 32, dtype=torch.float64)
-    layer(x, Chunk((starts,)), {**NO_NEIGHBOURS, "state": edge})
-    assert edge.forward == order
+    layer(x, Chunk((starts,)), defaultdict(NullPort, state=port))
+    assert port.forward == order
 
 
 @pytest.mark.parametrize("starts", [(), (0,), (16, 32, 80)])
 def test_nothing_outlives_its_graph(starts, monkeypatch):
-    """What joins scans and edges is freed with the graph, and holds no state when all is sent."""
-    made, make = [], Crossing.__init__
+    """The exchange between scans and port is freed with the graph, and holds no state when all is sent."""
+    made, make = [], StateExchange.__init__
 
     def recorded(self, *args):
         make(self, *args)
         made.append(weakref.ref(self))
 
-    monkeypatch.setattr(Crossing, "__init__", recorded)
+    monkeypatch.setattr(StateExchange, "__init__", recorded)
     layer = small_layer("linear")
     initial = layer._initial_state()
-    edge = Between(random_like(initial, 1, 1), random_like(initial, 2, 1))
+    port = Between(random_like(initial, 1, 1), random_like(initial, 2, 1))
     x = torch.randn(1, 101, 32, dtype=torch.float64, requires_grad=True)
-    y = layer(x, Chunk((starts,)), {**NO_NEIGHBOURS, "state": edge})
-    crossing = made[0]()
-    assert crossing is not None
-    assert crossing._received is None
-    assert not crossing._leaving
+    y = layer(x, Chunk((starts,)), defaultdict(NullPort, state=port))
+    exchange = made[0]()
+    assert exchange is not None
+    assert exchange._received is None
+    assert not exchange._states
     y.sum().backward()
-    assert crossing._grad is None
-    assert not crossing._returning
-    del crossing, y
-    edge.sent.clear()
+    assert exchange._grad is None
+    assert not exchange._grads
+    del exchange, y
+    port.sent.clear()
     gc.collect()
     assert made[0]() is None

@@ -6,13 +6,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tttscale.model.architecture import TTTConfig
+from tttscale.model.mixer import Mixer, reset
 
 _LECUN_TRUNCATION = 0.87962566103423978
 """Standard deviation of a unit normal cut at two sigma (flax, `lecun_normal`)."""
 
 
 def initialise(model: nn.Module, config: TTTConfig, init: str, seed: int) -> None:
-    """Fill all parameters in place.
+    """Fill all parameters in place; every sequence layer fills its own (`Mixer.reset`).
 
     Args:
         model: a TTTForCausalLM.
@@ -23,37 +24,41 @@ def initialise(model: nn.Module, config: TTTConfig, init: str, seed: int) -> Non
 
     Raises:
         ValueError: unknown init.
+        MixerError: a sequence layer left a parameter alone.
     """
     if init not in ("torch", "jax"):
         raise ValueError(f"init {init!r}; expected 'torch' or 'jax'")
     device = next(model.parameters()).device
     generator = torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(seed)
+    owners = {p: m for m in model.modules() if isinstance(m, Mixer) for p in m.parameters()}
+    done: set[Mixer] = set()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if ".conv" in name and ".norm." not in name:
-                is_weight = name.endswith("weight")
-                _convolution(parameter, is_weight, config.conv_kernel, init, generator)
-            elif _is_normal(name):
-                parameter.normal_(0, config.initializer_range, generator=generator)
-            elif name.endswith("norm.weight") or name.endswith("ttt_norm_weight"):
-                parameter.fill_(1)
-            else:
-                parameter.zero_()
+            owner = owners.get(parameter)
+            if owner is None:
+                _fill(parameter, name, config, init, generator)
+            elif owner not in done:
+                done.add(owner)
+                reset(owner, generator, init)
 
 
-def _is_normal(name: str) -> bool:
-    matrices = ("proj.weight", "embed_tokens.weight", "lm_head.weight", "learnable_ttt_lr_weight")
-    return name.endswith((*matrices, ".W1", ".W2"))
+def _fill(parameter: Tensor, name: str, config: TTTConfig, init: str, generator: Generator) -> None:
+    """What belongs to no sequence layer."""
+    if ".conv.conv." in name:
+        convolution(parameter, name, config.conv_kernel, init, generator)
+    elif name.endswith(("proj.weight", "embed_tokens.weight", "lm_head.weight")):
+        parameter.normal_(0, config.initializer_range, generator=generator)
+    else:
+        assert name.endswith("norm.weight"), f"no initial values for {name}"
+        parameter.fill_(1)
 
 
-def _convolution(
-    parameter: Tensor, is_weight: bool, taps: int, init: str, generator: Generator
-) -> None:
-    """PyTorch's default for Conv1d, or flax's: lecun-normal taps and zero bias."""
+def convolution(parameter: Tensor, name: str, taps: int, init: str, generator: Generator) -> None:
+    """Fill a depthwise filter or its bias: PyTorch's default for Conv1d, or flax's lecun-normal and zero."""
     deviation = 1 / math.sqrt(taps)  # a depthwise filter's fan-in is its number of taps
     if init == "torch":
         parameter.uniform_(-deviation, deviation, generator=generator)
-    elif is_weight:
+    elif name.endswith("weight"):
         std = deviation / _LECUN_TRUNCATION
         nn.init.trunc_normal_(parameter, 0, std, -2 * std, 2 * std, generator=generator)
     else:

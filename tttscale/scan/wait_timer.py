@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import torch
 
 
-class Waits:
+class WaitTimer:
     """Adds up waits, one after the other.
 
-    On a CPU a receive holds up the host. On a GPU it only holds up the stream, long after the host has gone
-    on, so events on both sides of it are read at the end.
+    On a CPU a receive holds up the host. On a GPU it only holds up the stream, long after the host has
+    moved on, so events before and after it are read at the end.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -20,8 +20,8 @@ class Waits:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """What is done inside is a wait."""
+    def measure(self) -> Iterator[None]:
+        """Count the time inside as a wait of the device."""
         if self._cuda:
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             before.record()
@@ -34,16 +34,16 @@ class Waits:
             self._host_seconds += time.perf_counter() - began
 
     @contextmanager
-    def on_host(self) -> Iterator[None]:
-        """What is done inside holds up the host alone, so that on a GPU nothing waits for it."""
+    def measure_host(self) -> Iterator[None]:
+        """Count the time inside where it holds up the device: on a CPU. A GPU does not wait for the host."""
         if self._cuda:
             yield
         else:
-            with self.one():
+            with self.measure():
                 yield
 
     def take_seconds(self) -> float:
-        """All of them since this was last asked."""
+        """All waits since this was last called."""
         if self._events:
             self._events[-1][1].synchronize()
         total = self._host_seconds + sum(a.elapsed_time(b) for a, b in self._events) / 1e3

@@ -5,21 +5,21 @@ import time
 import pytest
 import torch
 
-from tttscale.scan.waits import Waits
+from tttscale.scan.wait_timer import WaitTimer
 
 
 def test_on_a_cpu_the_host_waits():
-    waits = Waits(torch.device("cpu"))
+    timer = WaitTimer(torch.device("cpu"))
     for _ in range(2):
-        with waits.one():
+        with timer.measure():
             time.sleep(0.02)
     time.sleep(0.05)
-    assert waits.take_seconds() >= 0.04
-    assert waits.take_seconds() == 0
+    assert timer.take_seconds() >= 0.04
+    assert timer.take_seconds() == 0
 
 
 class Stream:
-    """A GPU's clock, in milliseconds, that runs on when something waits there."""
+    """A GPU's clock, in milliseconds, which moves while something waits there."""
 
     def __init__(self):
         self.now, self.log = 0.0, []
@@ -42,15 +42,15 @@ def test_on_a_gpu_the_stream_does(monkeypatch):
             stream.log.append(self.at)
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    waits = Waits(torch.device("cuda"))
-    with waits.on_host():
+    timer = WaitTimer(torch.device("cuda"))
+    with timer.measure_host():
         stream.now += 70
-    assert waits.take_seconds() == 0
+    assert timer.take_seconds() == 0
     assert stream.log == []  # without a message nothing waits for the device
     for milliseconds in (3.0, 5.0):
         stream.now += 100
-        with waits.one():
+        with timer.measure():
             stream.now += milliseconds
-    assert waits.take_seconds() == pytest.approx(0.008)
-    assert waits.take_seconds() == 0
+    assert timer.take_seconds() == pytest.approx(0.008)
+    assert timer.take_seconds() == 0
     assert stream.log == [278.0]

@@ -1,0 +1,141 @@
+"""Which sequence layer each block has: names, where they are found, and their options. No torch here.
+
+`model.pattern` lists names, repeated over the model's layers. A name is one that this package brings, one
+that `mixer(name)` has registered, or `module:Class` of a user's own file.
+"""
+
+import importlib
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from tttscale.model.architecture import TTTConfig
+
+if TYPE_CHECKING:
+    from tttscale.model.mixer import Mixer
+
+_OWN = {
+    "ttt-linear": "tttscale.model.ttt_layer:TTTLinear",
+    "ttt-mlp": "tttscale.model.ttt_layer:TTTMLP",
+}
+_registered: "dict[str, type[Mixer]]" = {}
+AnyMixer = TypeVar("AnyMixer", bound="type[Mixer]")
+
+
+def mixer(name: str) -> Callable[[AnyMixer], AnyMixer]:
+    """Register a layer under a name for `model.pattern`, as a class decorator.
+
+    Raises:
+        ValueError: another layer has this name.
+    """
+
+    def register(cls: AnyMixer) -> AnyMixer:
+        known = _registered.get(name)
+        same = known is not None and (known.__module__, known.__qualname__) == (
+            cls.__module__,
+            cls.__qualname__,
+        )
+        if name in _OWN or ":" in name or (known is not None and not same):
+            raise ValueError(f"a sequence layer cannot be called {name!r}; choose another name")
+        _registered[name] = cls
+        return cls
+
+    return register
+
+
+def names_of(config: TTTConfig) -> list[str]:
+    """The name of each layer's mixer, first to last."""
+    pattern = config.pattern or (f"ttt-{config.ttt_layer_type}",)
+    return [pattern[i % len(pattern)] for i in range(config.num_hidden_layers)]
+
+
+def mixer_class(name: str, *, may_import: bool = True) -> "type[Mixer]":
+    """The class behind a name.
+
+    Args:
+        name: as in `model.pattern`.
+        may_import: whether a user's module that is not loaded yet may be imported.
+
+    Raises:
+        ValueError: there is none, as the rest of a sentence about the name.
+    """
+    if name in _registered:
+        return _registered[name]
+    place = _OWN.get(name, name)
+    module_name, _, class_name = place.partition(":")
+    if not class_name:
+        known = ", ".join([*_OWN, *_registered])
+        raise ValueError(f"is none of {known}, and not module:Class of a layer of your own")
+    if name not in _OWN and not may_import and module_name not in sys.modules:
+        raise ValueError(f"is a layer of someone's own; import {module_name} first if you trust it")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for attribute in class_name.split("."):
+            found = getattr(found, attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot be imported: {error}") from None
+    from tttscale.model.mixer import Mixer  # needs torch, as whatever was imported does
+
+    if not (isinstance(found, type) and issubclass(found, Mixer)):
+        raise ValueError("is no subclass of tttscale.model.Mixer")
+    return found
+
+
+def options_of(config: TTTConfig, name: str, cls: "type[Mixer]") -> Any:
+    """The checked options of a layer, `model.options.NAME`.
+
+    Raises:
+        ValueError: an unknown or wrong one; the message names the key.
+    """
+    try:
+        return cls.Options(**config.options.get(name, {}))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, ("options", name, *problem["loc"])))
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(cls.Options.model_fields) or "none"
+            raise ValueError(
+                f"model.{key} is no option of this layer; its options: {known}"
+            ) from None
+        message = problem["msg"].replace("Input should be", "expected")
+        raise ValueError(f"model.{key} = {problem['input']!r:.60}: {message}") from None
+
+
+def check_pattern(config: TTTConfig, *, may_import: bool = True) -> None:
+    """Check that every layer is there and takes its options.
+
+    Raises:
+        ValueError: not so; the message begins with the key.
+    """
+    for i, name in enumerate(config.pattern or ()):
+        try:
+            cls = mixer_class(name, may_import=may_import)
+        except ValueError as error:
+            raise ValueError(f"model.pattern[{i}] = {name!r} {error}") from None
+        options_of(config, name, cls)
+    if unused := config.options.keys() - set(names_of(config)):
+        raise ValueError(
+            f"model.options.{min(unused)} is for a layer that model.pattern does not name; "
+            "leave it out, or name the layer there"
+        )
+    if not config.pattern and config.options:
+        check_pattern(config.model_copy(update={"pattern": tuple(names_of(config)[:1])}))
+
+
+def alignments(config: TTTConfig) -> dict[str, int]:
+    """Multiples of tokens at which chunks and documents may begin, for each kind of layer."""
+    if not config.pattern:
+        return {names_of(config)[0]: config.mini_batch_size}
+    found = {}
+    for name in dict.fromkeys(names_of(config)):
+        cls = mixer_class(name)
+        found[name] = cls.alignment(config, options_of(config, name, cls))
+    return found
+
+
+def alignment(config: TTTConfig) -> int:
+    """Multiple of tokens at which chunks and documents may begin, whatever the layer."""
+    return math.lcm(*alignments(config).values())
