@@ -14,9 +14,7 @@ import numpy as np
 import torch
 
 from tttscale.model import TTTConfig, TTTForCausalLM
-from tttscale.scan.carry import CarryLayout
 from tttscale.scan.layout import Layout
-from tttscale.scan.schedule import Schedule
 from tttscale.scan.sweep import Sweeps
 
 LENGTH_TOKENS, CHUNK_TOKENS, STEPS = 2048, 256, 6
@@ -45,9 +43,7 @@ def main() -> None:
     config = TTTConfig(**SHAPE)
     model = TTTForCausalLM(config, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    parts = tuple(CarryLayout.of(config, 1, torch.float32).parts)
-    layout = Layout("striped", LENGTH_TOKENS, CHUNK_TOKENS)
-    sweeps = Sweeps(model, Schedule(layout, config.num_hidden_layers, parts))
+    sweeps = Sweeps(model, Layout("striped", LENGTH_TOKENS, CHUNK_TOKENS))
     for step in range(1, STEPS + 1):
         sweeps.forward([[text]])
         losses = sweeps.backward()  # gradients of the summed loss, in .grad

@@ -40,9 +40,9 @@ class Cell:
 def simulate() -> list[Cell]:
     """Place every task of the real schedule in time: a rank waits for what its next task receives."""
     layout = Layout("striped", length_tokens=CHUNKS, chunk_tokens=1, ranks=RANKS)
-    schedule = Schedule(layout, LAYERS, ("state",))
+    schedule = Schedule(layout, (("state",),) * LAYERS)
     tasks = {
-        rank: [t for phase in Phase for t in schedule.works(rank, phase)] for rank in range(RANKS)
+        rank: [t for phase in Phase for t in schedule.tasks(rank, phase)] for rank in range(RANKS)
     }
     clock, cells = [0.0] * RANKS, []
     ends: dict[tuple[Phase, int, int], float] = {}

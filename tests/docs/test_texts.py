@@ -6,11 +6,13 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 import tttscale
 from tests.docs.pages import DOCS, IDS, ROOT, TEXTS, blocks, spans
 from tests.docs.test_commands import is_key
 from tttscale import errors
+from tttscale.config import flat_keys
 from tttscale.config.schema import Config
 
 README = ROOT / "README.md"
@@ -96,9 +98,28 @@ def test_python_runs(path, tmp_path, monkeypatch):
         exec(compile(tree, str(path), "exec"), {})
 
 
+def test_the_layer_of_the_docs_keeps_its_word(tmp_path, monkeypatch):
+    """The page's layer is saved as it says, and the page's check is run."""
+    layer, check = blocks(ROOT / "docs/your_layer.md", "python")
+    (tmp_path / "my_layers.py").write_text(layer)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = []
+    program = "from my_layers import LinearAttention\n" + check
+    exec(compile(program, "your_layer.md", "exec"), {"print": said.append})
+    assert said[0].gradient_error < 1e-12
+    assert said[0].parts == {"sums": ["[1, 2, 12, 12]"]}
+
+
 def test_readme_has_a_short_program():
     (program,) = blocks(README, "python")
     assert len([line for line in program.splitlines() if line]) <= 10
+
+
+@each_text
+def test_yaml_is_of_the_schema(path):
+    for block in blocks(path, "yaml"):
+        for key, _ in flat_keys(yaml.safe_load(block)):
+            assert is_key(re.sub(r"\.\d+", "", key)), key
 
 
 def test_variables_exist():
