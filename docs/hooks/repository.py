@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     "tttscale/data/README.md": "data_format.md",
     "kernels/README.md": "kernels.md",
+    "benchmarks/ptx/README.md": "ptx.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "README.md": "index.md",
@@ -43,7 +44,7 @@ def pages() -> dict[str, str]:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files that stand beside the code."""
     for source, page in pages().items():
-        if not (ROOT / "docs" / page).exists():
+        if (ROOT / source).exists() and not (ROOT / "docs" / page).exists():
             files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     return files
 

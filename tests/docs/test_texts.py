@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import subprocess
+from fnmatch import fnmatch
 
 import pytest
 import yaml
@@ -35,6 +36,20 @@ def test_paths_exist(path):
         name = span.split("#")[0].rstrip("/")
         if re.fullmatch(rf"({TOPS})/[\w./*-]+", name) and not re.fullmatch(WRITTEN, name):
             assert list(ROOT.glob(name)), f"{span} does not exist"
+
+
+SOURCES = [p.as_posix() for top in TOPS.split("|") for p in (ROOT / top).rglob("*") if p.suffix]
+THEIRS = {"my_layers.py"}
+"""A file that a page tells its reader to write."""
+
+
+@each_text
+def test_files_named_without_a_folder_exist(path):
+    for span in spans(path):
+        if re.fullmatch(r"[\w*./-]+\.(py|sh|sbatch)", span) and span not in THEIRS:
+            assert any(fnmatch(source, f"*/{span.removeprefix('../')}") for source in SOURCES), (
+                f"no file {span}"
+            )
 
 
 @each_text

@@ -91,7 +91,7 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto = cuda where there is one."""
     compile: Literal["auto"] | bool = "auto"
-    """What lies between matrix products through torch.compile (needs a C++ compiler); auto = on a GPU."""
+    """The operators between matrix products through torch.compile (needs a C++ compiler); auto = on a GPU."""
 
 
 class EvaluateSection(Section):
@@ -104,14 +104,14 @@ class EvaluateSection(Section):
 
 
 class CheckpointSection(Section):
-    """Saving and resuming: the same command goes on with a run that has checkpoints."""
+    """Saving and resuming: the same command resumes a run that has checkpoints."""
 
     every: Count = 0
     """Steps between checkpoints, with one more after the last step; 0 = none."""
     keep: Positive = 3
     """Newest checkpoints kept."""
     resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
-    """Go on from the newest checkpoint that is whole, if there is one; never; or from this step."""
+    """Resume from the newest checkpoint that is whole, if there is one; never; or from this step."""
 
 
 class WandbSection(Section):
