@@ -3,7 +3,7 @@
 import torch
 
 from tttscale.model import TTTConfig
-from tttscale.model.mixer import build_mixer, reset
+from tttscale.model.sequence_layer import build_mixer, reset
 from tttscale.model.ttt_layer import TTTLayer
 
 

@@ -13,7 +13,7 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "bench"},
+    {"train", "evaluate", "bench", "check_mixer"},
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},

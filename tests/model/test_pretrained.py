@@ -89,7 +89,12 @@ NAMES_OR_SHAPES = {
     "pre_conv": False,
     "conv_kernel": 3,
 }
-MEANING = {"rope_theta": 500.0, "rms_norm_eps": 1e-5, "ttt_base_lr": 0.5}
+MEANING = {
+    "rope_theta": 500.0,
+    "rms_norm_eps": 1e-5,
+    "ttt_base_lr": 0.5,
+    "options": {"ttt-linear": {"base_lr": 0.5}},
+}
 NOTHING = {
     "initializer_range": 0.1,
     "max_position_embeddings": 4096,
@@ -101,12 +106,14 @@ NOTHING = {
     "scan_checkpoint_group_size": 4,
 }
 ONE_VALUE = {"hidden_act"}
-"""Of these there is one value only; with a second one they belong to `MEANING`."""
+"""There is one value only; with a second one it belongs to `MEANING`."""
+BY_LAYER = {"pattern"}
+"""Compared by the layers' names."""
 
 
 def test_every_field_has_a_verdict():
     """A field that nobody has thought about is one more way to take weights for something else."""
-    verdicts = [*NAMES_OR_SHAPES, *MEANING, *NOTHING, *ONE_VALUE]
+    verdicts = [*NAMES_OR_SHAPES, *MEANING, *NOTHING, *ONE_VALUE, *BY_LAYER]
     assert sorted(verdicts) == sorted(TTTConfig.model_fields)
     assert NAMES_OR_SHAPES.keys() == SHOWN
     assert NOTHING.keys() == INERT  # all others are compared, so that a new one is, too
@@ -131,6 +138,13 @@ def test_weights_of_a_model_that_computes_something_else(folder, field):
     theirs = tiny_model(tiny_config(), torch.float32)
     ids = torch.arange(20)[None]
     assert not torch.allclose(model(ids).logits, theirs(ids).logits, atol=1e-4)  # it does matter
+
+
+def test_a_pattern_is_what_it_says_of_each_layer(folder):
+    load_weights(tiny_model(tiny_config(pattern=("ttt-linear",)), torch.float32), folder)
+    mixed = tiny_model(tiny_config(pattern=("ttt-linear", "ttt-mlp")), torch.float32)
+    with pytest.raises(CheckpointError, match=r"has pattern = None, and the model .*ttt-mlp"):
+        load_weights(mixed, folder)
 
 
 @pytest.mark.parametrize("field", NAMES_OR_SHAPES)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tttscale.model import TTTConfig
 from tttscale.model.chunk import WHOLE
-from tttscale.model.mixer import build_mixer, reset
 from tttscale.model.ports import NULL_PORTS
+from tttscale.model.sequence_layer import build_mixer, reset
 from tttscale.model.ttt_layer import TTTLayer
 from tttscale.train.memory import tune_allocator
 

@@ -4,13 +4,14 @@ from tttscale.config.schema import Config
 from tttscale.config.shares import SLOTS, slot_counts
 from tttscale.errors import ConfigError
 from tttscale.location import Location
+from tttscale.model.registry import alignment, alignments, check_pattern
 
 
 def problems_of(config: Config) -> list[str]:
     """What does not fit together, whatever the number of processes; one line per problem."""
     checks = (
         *(_one_source, _no_store_twice, _no_idle_store),
-        *(_chunk_multiple, _enough_chunks, _whole_batches),
+        *(_known_layers, _chunk_multiple, _enough_chunks, _whole_batches),
         *(_falling_lr, _decay_fits, _decay_of_wsd, _climbing_inner_lr),
     )
     return [problem for check in checks if (problem := check(config))]
@@ -91,19 +92,36 @@ def _no_idle_store(config: Config) -> str | None:
     )
 
 
+def _known_layers(config: Config) -> str | None:
+    try:
+        check_pattern(config.architecture())
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _chunk_multiple(config: Config) -> str | None:
-    chunk, mini = config.parallel.chunk_length, config.model.mini_batch_size
-    if chunk % mini == 0:
+    chunk, unit = config.parallel.chunk_length, _unit(config)
+    if unit is None or chunk % unit == 0:
         return None
+    name = f"model.mini_batch_size = {unit}"
+    if config.model.pattern:
+        each = ", ".join(f"{n} {of}" for n, of in alignments(config.architecture()).items())
+        name = f"{unit}, at which the layers of model.pattern can be cut ({each})"
     return (
-        f"parallel.chunk_length = {chunk} is not a multiple of model.mini_batch_size = {mini}; "
-        f"the nearest that is: parallel.chunk_length={max(1, round(chunk / mini)) * mini}"
+        f"parallel.chunk_length = {chunk} is not a multiple of {name}; "
+        f"the nearest that is: parallel.chunk_length={max(1, round(chunk / unit)) * unit}"
     )
+
+
+def _unit(config: Config) -> int | None:
+    """Tokens at whose multiples chunks may begin; None if the layers are not known."""
+    return None if _known_layers(config) else alignment(config.architecture())
 
 
 def _enough_chunks(config: Config) -> str | None:
     tokens, chunk = config.data.sequence_length, config.parallel.chunk_length
-    ranks, mini = config.parallel.sequence, config.model.mini_batch_size
+    ranks, mini = config.parallel.sequence, _unit(config) or 1
     chunks = -(-tokens // chunk)
     if chunks >= ranks:
         return None

@@ -20,6 +20,7 @@ from tttscale.config.numbers import (
 from tttscale.config.paths import FolderPath
 from tttscale.config.section import Section
 from tttscale.model.architecture import TTTConfig
+from tttscale.model.registry import alignment
 
 
 class RunSection(Section):
@@ -39,7 +40,7 @@ class ParallelSection(Section):
     sequence: Positive = 1
     """Ranks that share one sequence; replicas = world size / sequence."""
     chunk_length: Positive = 8192
-    """Tokens per chunk, a multiple of model.mini_batch_size."""
+    """Tokens per chunk, a multiple of model.mini_batch_size (and of what layers of model.pattern ask for)."""
     layout: Literal["striped", "contiguous"] = "striped"
     """Chunk c belongs to rank c mod sequence, or to rank c // (chunks / sequence)."""
     transport: Literal["auto", "torch"] = "auto"
@@ -158,6 +159,11 @@ class Config(Section):
     def architecture(self) -> TTTConfig:
         """The official fields of `model`: the preset's, then those written beside it."""
         return TTTConfig(**{name: getattr(self.model, name) for name in TTTConfig.model_fields})
+
+    @property
+    def alignment(self) -> int:
+        """Multiple of tokens at which chunks and documents may begin, whatever the sequence layer."""
+        return alignment(self.architecture())
 
 
 def known_keys(section: type[BaseModel] = Config, prefix: tuple[str, ...] = ()) -> set[tuple]:

@@ -143,7 +143,7 @@ def _heldout_windows(config: Config, split: Split) -> Windows | None:
 
 
 def _windows(config: Config, split: Split) -> Windows:
-    data, size = config.data, config.model.mini_batch_size
+    data, size = config.data, config.alignment
     return Windows(split, data.sequence_length, config.run.seed, size, data.documents)
 
 

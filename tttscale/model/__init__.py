@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tttscale.model.architecture import TTTConfig
-from tttscale.model.mixers import mixer
+from tttscale.model.registry import mixer
 
 if TYPE_CHECKING:
     from tttscale.model.language_model import CausalLMOutput, TTTForCausalLM
-    from tttscale.model.mixer import Carried, Mixer, recv_state, send_state
+    from tttscale.model.sequence_layer import Carried, Mixer, recv_state, send_state
 
 __all__ = [
     "Carried",
@@ -25,9 +25,9 @@ _HOMES = {
     "TTTForCausalLM": "tttscale.model.language_model",
     "CausalLMOutput": "tttscale.model.language_model",
     "Carried": "tttscale.model.ports",
-    "Mixer": "tttscale.model.mixer",
-    "recv_state": "tttscale.model.mixer",
-    "send_state": "tttscale.model.mixer",
+    "Mixer": "tttscale.model.sequence_layer",
+    "recv_state": "tttscale.model.sequence_layer",
+    "send_state": "tttscale.model.sequence_layer",
     "check_mixer": "tttscale.check_mixer",  # runs sweeps over ranks, so it stands above this folder
 }
 

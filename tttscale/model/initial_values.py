@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tttscale.model.architecture import TTTConfig
-from tttscale.model.mixer import Mixer, reset
+from tttscale.model.sequence_layer import Mixer, reset
 
 _LECUN_TRUNCATION = 0.87962566103423978
 """Standard deviation of a unit normal cut at two sigma (flax, `lecun_normal`)."""

@@ -14,9 +14,9 @@ from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput
 from tttscale.model.initial_values import initialise
 from tttscale.model.layers import Layer, RMSNorm, SwiGLU
-from tttscale.model.mixer import Mixer, build_mixer
-from tttscale.model.mixers import names_of
 from tttscale.model.ports import NULL_PORTS, Carried, LayerPorts
+from tttscale.model.registry import names_of
+from tttscale.model.sequence_layer import Mixer, build_mixer
 from tttscale.model.ttt_layer import TTTLayer
 
 

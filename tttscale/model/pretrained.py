@@ -14,6 +14,7 @@ from tttscale import __version__
 from tttscale.errors import CheckpointError
 from tttscale.files import write_text
 from tttscale.model.architecture import INERT, SHOWN, TTTConfig
+from tttscale.model.registry import check_pattern, names_of
 from tttscale.model.weights import (
     CONFIG,
     EMBEDDING,
@@ -47,7 +48,9 @@ def save_pretrained(model: Any, directory: str | Path) -> None:
     weights = {k: v.detach() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         weights.pop(TIED)
-    fields = _OURS | {KEY: __version__} | model.config.model_dump()
+    # Official code does not know the fields of patterns: they are written only where they say something.
+    plain = {"pattern", "options"} if model.config.pattern is None else set()
+    fields = _OURS | {KEY: __version__} | model.config.model_dump(exclude=plain)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         write_tensors(directory / WEIGHTS, weights)
@@ -91,7 +94,9 @@ def read_config(directory: Path) -> TTTConfig:
             raise CheckpointError(newer(path, fields[KEY]))
         if fields.get("model_type", "ttt") != "ttt":
             raise ValueError(f"its model_type is {fields['model_type']!r:.60}, not 'ttt'")
-        return TTTConfig(**known)
+        config = TTTConfig(**known)
+        check_pattern(config, may_import=False)
+        return config
     except ValidationError as error:
         if is_newer(fields.get(KEY)):
             raise CheckpointError(newer(path, fields[KEY])) from None
@@ -135,7 +140,8 @@ def _check_fields(path: Path, theirs: TTTConfig, ours: TTTConfig) -> None:
     """Compare what decides what weights mean and what neither their names nor their shapes show."""
     for name in TTTConfig.model_fields.keys() - INERT - SHOWN:
         there, here = getattr(theirs, name), getattr(ours, name)
-        if there != here:
+        same = there == here or (name == "pattern" and names_of(theirs) == names_of(ours))
+        if not same:
             raise CheckpointError(
                 f"{path} has {name} = {there}, and the model {here}; set model.{name}={there}. To give these "
                 f"weights another {name} on purpose, write it into that {CONFIG} first"
@@ -153,6 +159,8 @@ def _check_size(path: Path, config: TTTConfig, weights: Weights) -> None:
         3 * width * config.intermediate_size + 4 * width**2 + config.state_floats + heads * width
     )
     layer += config.mini_batch_size + config.tail_floats
+    if config.pattern:  # only the layers themselves know
+        layer = 0
     least = config.vocab_size * width + config.num_hidden_layers * layer
     if least > 2 * weights.elements + 10**6:
         raise CheckpointError(

@@ -16,8 +16,8 @@ from tttscale.model.chunk import Chunk
 from tttscale.model.convolution import CausalInput
 from tttscale.model.initial_values import convolution
 from tttscale.model.layers import Rotary
-from tttscale.model.mixer import Mixer
 from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
+from tttscale.model.sequence_layer import Mixer
 from tttscale.model.state_exchange import StateExchange
 
 _ZERO_AT_FIRST = {

@@ -14,8 +14,8 @@ from tttscale.errors import MixerError
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import Chunk
 from tttscale.model.layers import Layer
-from tttscale.model.mixers import mixer_class, options_of
 from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
+from tttscale.model.registry import mixer_class, options_of
 
 __all__ = ["Carried", "Mixer", "build_mixer", "recv_state", "reset", "send_state"]
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tttscale.model.architecture import TTTConfig
 
 if TYPE_CHECKING:
-    from tttscale.model.mixer import Mixer
+    from tttscale.model.sequence_layer import Mixer
 
 _OWN = {
     "ttt-linear": "tttscale.model.ttt_layer:TTTLinear",
@@ -52,6 +52,19 @@ def names_of(config: TTTConfig) -> list[str]:
     return [pattern[i % len(pattern)] for i in range(config.num_hidden_layers)]
 
 
+def name_of(cls: "type[Mixer]") -> str:
+    """A name that `model.pattern` knows a class by; one that has none is registered as module:Class."""
+    for name, known in _registered.items():
+        if known is cls:
+            return name
+    place = f"{cls.__module__}:{cls.__qualname__}"
+    for name, own in _OWN.items():
+        if own == place:
+            return name
+    _registered[place] = cls
+    return place
+
+
 def mixer_class(name: str, *, may_import: bool = True) -> "type[Mixer]":
     """The class behind a name.
 
@@ -77,7 +90,7 @@ def mixer_class(name: str, *, may_import: bool = True) -> "type[Mixer]":
             found = getattr(found, attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot be imported: {error}") from None
-    from tttscale.model.mixer import Mixer  # needs torch, as whatever was imported does
+    from tttscale.model.sequence_layer import Mixer  # needs torch, as whatever was imported does
 
     if not (isinstance(found, type) and issubclass(found, Mixer)):
         raise ValueError("is no subclass of tttscale.model.Mixer")

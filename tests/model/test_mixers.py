@@ -1,0 +1,275 @@
+"""Sequence layers by name: a user's own among them, and every way of not keeping one's word is named."""
+
+import json
+
+import pytest
+import torch
+
+from tests.mixers.gated_delta import GatedDelta
+from tests.scan.helpers import (
+    random_tokens,
+    relative,
+    sweep,
+    tiny_config,
+    tiny_model,
+    whole_pass,
+)
+from tttscale.errors import CheckpointError, MixerError
+from tttscale.model import (
+    Carried,
+    Mixer,
+    TTTConfig,
+    TTTForCausalLM,
+    check_mixer,
+    mixer,
+    recv_state,
+    send_state,
+)
+from tttscale.model.registry import alignment, check_pattern
+from tttscale.model.ttt_layer import TTTMLP, TTTLinear
+
+OWN = "tests.mixers.gated_delta:GatedDelta"
+MAMBA = {"share_qk": True, "use_gate": True, "pre_conv": True}
+MIXED = {"pattern": (OWN, "ttt-mlp", "ttt-linear"), "options": {"ttt-mlp": {"base_lr": 0.1}}}
+
+
+@pytest.mark.parametrize("layer", [TTTLinear, TTTMLP, GatedDelta])
+def test_these_keep_their_word(layer):
+    report = check_mixer(layer)
+    assert report.steps > 25
+    assert report.gradient_error < 1e-12
+
+
+def test_the_mamba_backbone_does_too():
+    report = check_mixer(TTTLinear, config=tiny_config(vocab_size=29))
+    assert list(report.parts) == ["pre_conv", "qk_conv", "state"]
+
+
+@pytest.mark.parametrize("kind", ["striped", "contiguous"])
+def test_a_mixed_model_is_split_bitwise_and_equals_its_whole_pass(kind):
+    config = tiny_config(layers=4, **MIXED)
+    tokens = [random_tokens(45, seed=1)]
+    alone, _ = sweep(config, [tokens], kind=kind)
+    expected, expected_grads = whole_pass(tiny_model(config), tokens)
+    assert relative(alone.sequence_sums[0], torch.tensor(expected, dtype=torch.float64)) < 1e-12
+    for ranks, keep in ((2, 0), (3, 2)):
+        losses, grads = sweep(config, [tokens], ranks=ranks, kind=kind, keep=keep)
+        assert torch.equal(losses.sums, alone.sums)
+        for name, grad in grads.items():
+            assert relative(grad, expected_grads[name]) < 1e-12, name
+
+
+def test_a_pattern_of_the_official_layer_is_the_official_model():
+    plain = tiny_config("mlp", layers=3)
+    named = tiny_config("mlp", layers=3, pattern=("ttt-mlp",))
+    for name, value in TTTForCausalLM(plain).state_dict().items():
+        assert torch.equal(TTTForCausalLM(named).state_dict()[name], value), name
+
+
+# ---- what breaks its word ----------------------------------------------------------------------
+
+
+class Broken(GatedDelta):
+    """Misbehaves as told."""
+
+    class Options(GatedDelta.Options):
+        """What to get wrong."""
+
+        way: str = ""
+
+    def carry(self, batch, tokens):
+        declared = super().carry(batch, tokens)
+        if self.options.way == "more":
+            return {"tail": Carried(((batch, 3),)), **declared}
+        if self.options.way == "names depend on tokens":
+            return declared if not 20 < tokens < 1000 else {"other": declared["memory"]}
+        if self.options.way == "bf16":
+            return {"memory": declared["memory"]._replace(dtype=torch.bfloat16)}
+        return declared
+
+    def reset(self, generator, init):
+        for name, parameter in self.named_parameters():
+            if self.options.way != "no values" or name != "gates.weight":
+                parameter.normal_(0, 0.3, generator=generator)
+
+    def forward(self, h, chunk, ports):
+        way = self.options.way
+        if way == "undeclared":
+            ports["stat"]
+        if way == "twice":
+            recv_state(ports["memory"], h)
+        if way == "no row":
+            return self._one_row(h, ports)
+        if way == "unsent":
+            (h,), _ = recv_state(ports["memory"], h)
+            return self.out(h)
+        if way == "sees its rank":
+            y = super().forward(h, chunk, ports)
+            return y * (1 + 1e-6 * ports["memory"].peer_waits_for_state)
+        if way == "documents":
+            chunk = type(chunk)()
+        return super().forward(h, chunk, ports)
+
+    def _one_row(self, h, ports):
+        (h,), _ = recv_state(ports["memory"], h)
+        shape = self.carry(1, 1)["memory"].shapes[0]  # [1, ...], and h has two rows
+        return self.out(send_state(ports["memory"], h, (h.new_zeros(shape) + h.sum(),)))
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("undeclared", r"layer 0 \(.*Broken\), chunk 0: forward uses part 'stat', .* \['memory'\]"),
+        ("twice", r"recv_state of part 'memory' after \['memory'\]; the order is .* each once"),
+        ("unsent", "send_state of part 'memory', which carry\\(\\) declares, never came"),
+        ("more", "recv_state of part 'memory' first; the order is \\['tail', 'memory'\\]"),
+        (
+            "no row",
+            r"send_state of part 'memory' with \['\(1, 2, 12, 12\) .*64'\], .* \['\(2, 2, 12, 12\)",
+        ),
+        ("bf16", r"with \['.* torch.float64'\], carry\(\) declares \['.* torch.bfloat16'\]"),
+        ("names depend on tokens", "only shapes may depend on the tokens seen"),
+        ("no values", "Broken: reset\\(\\) gives the parameter gates.weight no value"),
+        ("sees its rank", "losses depend on how the sequence is split: striped, 2 rank"),
+        (
+            "documents",
+            "In rows where a document starts the layer must begin from its initial carry",
+        ),
+    ],
+)
+def test_a_broken_word_is_an_error_that_names_layer_and_part(way, said):
+    with pytest.raises(MixerError, match=said):
+        check_mixer(Broken, options={"way": way})
+
+
+class Forgetful(Mixer):
+    """Never uses what it receives: the chunk before must get a gradient of zeros all the same."""
+
+    def __init__(self, config, options):
+        super().__init__(config, options)
+        self.weight = torch.nn.Parameter(torch.empty(config.hidden_size))
+
+    def carry(self, batch, tokens):
+        return {"sum": Carried(((batch, self.config.hidden_size),))}
+
+    def reset(self, generator, init):
+        self.weight.normal_(generator=generator)
+
+    def forward(self, h, chunk, ports):
+        (h,), _ = recv_state(ports["sum"], h)
+        return send_state(ports["sum"], h * self.weight, (h.sum(1),))
+
+
+def test_a_carry_that_is_not_used_still_has_a_gradient():
+    assert check_mixer(Forgetful).gradient_error < 1e-12
+
+
+class Narrow(GatedDelta):
+    """Hands its memory on in bf16, as keys and values would be."""
+
+    def carry(self, batch, tokens):
+        return {"memory": super().carry(batch, tokens)["memory"]._replace(dtype=torch.bfloat16)}
+
+    def forward(self, h, chunk, ports):
+        (h,), past = recv_state(ports["memory"], h)
+        mean = h.mean((1, 2), keepdim=True)
+        shape = self.carry(len(h), 1)["memory"].shapes[0]
+        if past is not None:
+            h = h + past[0].to(h.dtype).mean((1, 2, 3))[:, None, None]
+        part = (mean.view(-1, 1, 1, 1).expand(shape).to(torch.bfloat16),)
+        return self.out(send_state(ports["memory"], h, part)) + 0 * (
+            self.qkv.weight.sum() + self.gates.weight.sum()
+        )
+
+
+def test_a_part_of_another_dtype_is_split_bitwise():
+    config = tiny_config(backbone="transformer", pattern=("narrow-for-test",))
+    mixer("narrow-for-test")(Narrow)
+    alone, _ = sweep(config, [[random_tokens(45)]])
+    for ranks in (2, 3):
+        losses, _ = sweep(config, [[random_tokens(45)]], ranks=ranks)
+        assert torch.equal(losses.sums, alone.sums)
+
+
+# ---- names and options -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pattern": ("ttt-linear", "mamba")}, r"model.pattern\[1\] = 'mamba' is none of ttt-linear"),
+        ({"pattern": ("no_such_module:X",)}, r"pattern\[0\] = 'no_such_module:X' cannot be imported"),
+        ({"pattern": ("tests.mixers.gated_delta:Nope",)}, "cannot be imported: .*Nope"),
+        ({"pattern": ("json:JSONDecoder",)}, "is no subclass of tttscale.model.Mixer"),
+        (
+            {"pattern": ("ttt-mlp",), "options": {"ttt-mlp": {"base_rl": 1}}},
+            "model.options.ttt-mlp.base_rl is no option of this layer; its options: base_lr",
+        ),
+        (
+            {"pattern": ("ttt-mlp",), "options": {"ttt-mlp": {"base_lr": -1}}},
+            r"model.options.ttt-mlp.base_lr = -1: expected",
+        ),
+        ({"options": {"ttt-mlp": {"base_lr": 1}}}, "model.options.ttt-mlp is for a layer that"),
+        ({"options": {"ttt-linear": {"x": 1}}}, "model.options.ttt-linear.x is no option"),
+    ],
+)  # fmt: skip
+def test_wrong_names_and_options_are_named_by_their_key(fields, said):
+    with pytest.raises(ValueError, match=said):
+        check_pattern(tiny_config(**fields))
+
+
+def test_an_option_reaches_its_layer():
+    model = TTTForCausalLM(tiny_config("linear", layers=3, **MIXED))
+    rates = [getattr(block.seq_modeling_block, "base_lr", None) for block in model.carry_layers]
+    assert rates == [None, 0.1, 1.0]
+
+
+def test_a_name_belongs_to_one_layer():
+    mixer("mine-for-test")(GatedDelta)
+    mixer("mine-for-test")(GatedDelta)
+    for name in ("mine-for-test", "ttt-mlp", "a:b"):
+        with pytest.raises(ValueError, match="choose another name"):
+            mixer(name)(Forgetful)
+
+
+class Aligned(GatedDelta):
+    """Can be cut at every third token."""
+
+    @classmethod
+    def alignment(cls, config, options):
+        return 3
+
+
+def test_chunks_are_cut_where_all_layers_can_be():
+    config = tiny_config(pattern=("ttt-linear", f"{__name__}:Aligned"))
+    assert alignment(config) == 12
+    assert alignment(tiny_config()) == config.mini_batch_size
+
+
+# ---- weights in and out ------------------------------------------------------------------------
+
+
+def test_a_mixed_model_is_saved_and_loaded(tmp_path):
+    model = TTTForCausalLM(tiny_config(layers=3, **MIXED))
+    model.save_pretrained(tmp_path)
+    again = TTTForCausalLM.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert all(torch.equal(again.state_dict()[n], w) for n, w in model.state_dict().items())
+
+
+def test_official_files_do_not_know_of_patterns(tmp_path):
+    TTTForCausalLM(tiny_config()).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert not {"pattern", "options"} & fields.keys()
+    assert (
+        TTTConfig(**{k: v for k, v in fields.items() if k in TTTConfig.model_fields}).pattern
+        is None
+    )
+
+
+def test_a_model_folder_imports_no_code(tmp_path):
+    TTTForCausalLM(tiny_config()).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pattern": ["this:Foo"]}))
+    with pytest.raises(CheckpointError, match="import this first if you trust it"):
+        TTTForCausalLM.from_pretrained(tmp_path)
