@@ -14,6 +14,7 @@ import torch
 from tttscale.cluster.ranks import discover
 from tttscale.config.schema import Config
 from tttscale.data import ArraySplit, Windows
+from tttscale.scan.carry_store import boundary_bytes
 from tttscale.train import cpu_products, setup
 from tttscale.train.memory import peak_bytes, tune_allocator
 from tttscale.train.trainer import Trainer
@@ -75,7 +76,7 @@ def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
         "bubble_fraction": last["bubble_fraction"],
         "kept_chunks": policy.chunks,
         "peak_bytes": peak_bytes(device),
-        "carry_bytes": sum(sweeps.carry.boundary_bytes(b) for b in range(layout.chunks - 1)),
+        "carry_bytes": sum(boundary_bytes(sweeps.carry, b) for b in range(layout.chunks - 1)),
     }
     mesh.close()
     print(json.dumps(result))
