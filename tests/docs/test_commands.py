@@ -64,6 +64,8 @@ def check_python(words, line):
 def check_verb(words, line):
     from tttscale.cli import app
 
+    words = words[: words.index("...")] if "..." in words else words
+
     command = typer.main.get_command(app)
     while words and hasattr(command, "commands"):
         if words[0].startswith("-"):

@@ -35,7 +35,7 @@ class RunSection(Section):
 
 
 class ParallelSection(Section):
-    """Sequence parallel (context parallel): how a sequence is split over ranks."""
+    """How a sequence is split over ranks: sequence parallel (context parallel)."""
 
     sequence: Positive = 1
     """Ranks that share one sequence; replicas = world size / sequence."""
@@ -92,7 +92,7 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto = cuda where there is one."""
     compile: Literal["auto"] | bool = "auto"
-    """The operators between matrix products through torch.compile (needs a C++ compiler); auto = on a GPU."""
+    """Compile the pointwise operations with torch.compile (needs a C++ compiler); auto = on a GPU."""
 
 
 class EvaluateSection(Section):
@@ -112,7 +112,7 @@ class CheckpointSection(Section):
     keep: Positive = 3
     """Newest checkpoints kept."""
     resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
-    """Resume from the newest checkpoint that is whole, if there is one; never; or from this step."""
+    """Resume from the newest complete checkpoint, if there is one; never; or from this step."""
 
 
 class WandbSection(Section):
