@@ -22,13 +22,18 @@ def spans(path):
     return re.findall(r"`([^`\n]+)`", text)
 
 
-def commands(path):
-    """Lines of shell blocks, and code spans in tables and text that begin like a command."""
+def block_commands(path):
+    """Lines of shell blocks."""
     for block in blocks(path, "bash", "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             line = line.split("  #")[0].strip()
             if line and not line.startswith("#"):
                 yield line
+
+
+def commands(path):
+    """Lines of shell blocks, and code spans in tables and text that begin like a command."""
+    yield from block_commands(path)
     for span in spans(path):
         words = span.split()
         first = next((w for w in words if not re.fullmatch(r"[A-Z_]+=\S*", w)), "")

@@ -9,7 +9,7 @@ from itertools import chain
 import pytest
 import typer.main
 
-from tests.docs.pages import ROOT, TEXTS, commands
+from tests.docs.pages import ROOT, TEXTS, block_commands, commands
 from tttscale.config import load_config
 from tttscale.config.schema import known_keys
 
@@ -30,6 +30,16 @@ def test_command_exists(line):
         stop = next((i for i, word in enumerate(words) if word in ("&&", ";", "|")), len(words))
         check(words[:stop], line)
         words = words[stop + 1 :]
+
+
+@pytest.mark.parametrize("line", sorted(set(chain.from_iterable(map(block_commands, TEXTS)))))
+def test_command_is_complete(line):
+    """What can be copied has all arguments that its verb needs."""
+    words = shlex.split(line)
+    if words[0].removeprefix(".venv/bin/") == "tttscale":
+        command, rest = verb(words[1:])
+        needed = [p for p in command.params if p.param_type_name == "argument" and p.required]
+        assert len([word for word in rest if not word.startswith("-")]) >= len(needed), line
 
 
 def check(words, line):
@@ -61,17 +71,18 @@ def check_python(words, line):
         assert (ROOT / words[0]).is_file(), line
 
 
-def check_verb(words, line):
+def verb(words):
+    """The command that words name, and the words after it."""
     from tttscale.cli import app
 
-    words = words[: words.index("...")] if "..." in words else words
-
-    command = typer.main.get_command(app)
-    while words and hasattr(command, "commands"):
-        if words[0].startswith("-"):
-            return
-        assert words[0] in command.commands, line
+    command, words = typer.main.get_command(app), list(words)
+    while words and hasattr(command, "commands") and not words[0].startswith("-"):
         command = command.commands[words.pop(0)]
+    return command, words
+
+
+def check_verb(words, line):
+    command, words = verb(words[: words.index("...")] if "..." in words else words)
     flags = {o for p in command.params for o in p.opts}
     for word in words:
         if word.startswith("--"):
