@@ -1,8 +1,8 @@
-"""Who is narrow and who is wide: parameters and tokens may be bf16 or fp16, sums and statistics never are.
+"""Precision: parameters and tokens may be bf16 or fp16, sums and statistics are always fp32 or wider.
 
-Two rules for every operator. What is no operand of a product with tokens (norms, biases, filters, rates,
-states) is widened before it meets anything. And autocast ends at an operator's door: each decides its dtypes
-by itself, and a product that it takes in fp32 must not be turned narrow again.
+Two rules hold for every operator. Everything but an operand of a product with tokens (norms, biases, filters,
+rates, states) is widened before it is used. And autocast ends where an operator begins: each decides its own
+dtypes, and a product that it takes in fp32 must not become a bf16 one.
 """
 
 from collections.abc import Callable

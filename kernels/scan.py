@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tttscale.kernels.group_scan import flatten, unflatten
-from tttscale.kernels.launch_table import architecture_of, why_no_launch
+from tttscale.kernels.learners import LEARNERS
 from tttscale.kernels.precision import wide_dtype, without_autocast
-from tttscale.kernels.ttt_linear.reference import LinearScan
-from tttscale.kernels.ttt_mlp.reference import MLPScan
+from tttscale.kernels.torch_scan.group_scan import flatten, unflatten
+from tttscale.kernels.triton_scan.launch_table import architecture_of, why_no_launch
 
 State = tuple[Tensor, ...]
 """(W1, b1) or (W1, b1, W2, b2): [B, H, f, f], [B, H, 1, f], or [B, H, f, 4f], [B, H, 1, 4f], ..."""
-
-_SCANS: dict[str, Any] = {"linear": LinearScan, "mlp": MLPScan}
 
 
 class StateHooks(Protocol):
@@ -30,12 +27,12 @@ class StateHooks(Protocol):
 
     @property
     def peer_waits_for_state(self) -> bool:
-        """Somebody else waits for the final state: finish *advance* before any *readout*."""
+        """Another rank waits for the final state: finish *advance* before any *readout*."""
         ...
 
     @property
     def peer_waits_for_grad(self) -> bool:
-        """The final state's gradient comes from, or the initial state's goes to, somebody else."""
+        """The final state's gradient comes from another rank, or the initial state's goes to one."""
         ...
 
     def send_state(self, state: State) -> None:
@@ -69,7 +66,7 @@ def ttt_scan(
     """Run the inner learner over T tokens (paper, dual form with mini-batch gradient descent).
 
     Args:
-        kind: "linear" or "mlp".
+        kind: name of the inner learner, "linear" or "mlp" (learners.py).
         q: [B, H, T, f], rotated; k, v likewise.
         k: keys.
         v: values.
@@ -89,8 +86,8 @@ def ttt_scan(
     Raises:
         ValueError: unknown kind or backend, shapes that do not fit, or no Triton kernel for them.
     """
-    if kind not in _SCANS:
-        raise ValueError(f"ttt_scan: kind {kind!r}; expected one of {sorted(_SCANS)}")
+    if kind not in LEARNERS:
+        raise ValueError(f"ttt_scan: kind {kind!r}; expected one of {sorted(LEARNERS)}")
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f"ttt_scan: backend {backend!r}; expected 'auto', 'torch' or 'triton'")
     if token_idx.shape != (mini_batch_size,):
@@ -106,7 +103,7 @@ def ttt_scan(
         )
     _check_heads(kind, q, norm_weight, norm_bias, state)
     scan, dtype = _scan_type(kind, backend, q, mini_batch_size), q.dtype
-    if scan not in _SCANS.values():
+    if scan is not LEARNERS[kind].scan_class("torch"):
         q, k, v = (x.to(_kernel_dtype(dtype)) for x in (q, k, v))
     out, *last = _Scan.apply(
         scan, mini_batch_size, hooks, q, k, v, lr, token_idx, norm_weight, norm_bias, *state
@@ -124,12 +121,13 @@ class Backend(NamedTuple):
 
 
 def choose_backend(
-    backend: str, device: torch.device, dim: int, size: int, dtype: torch.dtype
+    backend: str, kind: str, device: torch.device, dim: int, size: int, dtype: torch.dtype
 ) -> Backend:
-    """What runs a scan: the door's own choice, also for those who want to say it beforehand.
+    """Choose what runs a scan, as `ttt_scan` does, for callers who want to say it beforehand.
 
     Args:
         backend: "torch", "triton" or "auto".
+        kind: name of the inner learner.
         device: of the tokens.
         dim: features of a head, f.
         size: tokens of a mini-batch, K.
@@ -140,7 +138,7 @@ def choose_backend(
     """
     if backend == "torch":
         return Backend("torch", "were not asked for")
-    missing = _why_not_triton(device, dim, size, dtype)
+    missing = _why_not_triton(kind, device, dim, size, dtype)
     if backend == "triton":
         if missing:
             raise ValueError(f"ttt_scan: backend 'triton' {missing}; use 'auto' or 'torch'")
@@ -152,24 +150,20 @@ def choose_backend(
 
 def _scan_type(kind: str, backend: str, q: Tensor, size: int) -> Any:
     """The class that runs the phases."""
-    if choose_backend(backend, q.device, q.shape[3], size, q.dtype).name == "torch":
-        return _SCANS[kind]
-    # Imported here: a machine without a GPU need not load Triton.
-    if kind == "linear":
-        from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-
-        return TritonLinearScan
-    from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
-
-    return TritonMLPScan
+    chosen = choose_backend(backend, kind, q.device, q.shape[3], size, q.dtype)
+    return LEARNERS[kind].scan_class(chosen.name)
 
 
 def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which a Triton kernel takes tokens: none is for fp16, whose range its products would leave."""
+    """The dtype in which a Triton kernel takes tokens: fp32 for fp16, which products would overflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-def _why_not_triton(device: torch.device, dim: int, size: int, dtype: torch.dtype) -> str | None:
+def _why_not_triton(
+    kind: str, device: torch.device, dim: int, size: int, dtype: torch.dtype
+) -> str | None:
+    if LEARNERS[kind].triton is None:
+        return f"does not exist for {kind}"
     if missing := why_no_launch(architecture_of(device), dim, size, _kernel_dtype(dtype)):
         return missing
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -184,8 +178,7 @@ def _check_heads(
     for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         if tensor.shape != (heads, f):
             raise ValueError(f"{name} {tuple(tensor.shape)}; expected ({heads}, {f})")
-    inner = [(f, f), (1, f)] if kind == "linear" else [(f, 4 * f), (1, 4 * f), (4 * f, f), (1, f)]
-    wanted = [(batch, heads, *matrix) for matrix in inner]
+    wanted = list(LEARNERS[kind].state_shapes(batch, heads, f))
     if (found := [tuple(s.shape) for s in state]) != wanted:
         raise ValueError(f"state {found}; expected {wanted}")
 
@@ -233,13 +226,13 @@ class _Scan(torch.autograd.Function):
         scan = scan_type(inputs, size, dtype)
         saved = unflatten(kept, len(scan.groups))
         awaited = hooks is not None and hooks.peer_waits_for_grad
-        works = scan.readout_backward(saved, d_out) if awaited else []
+        bwds = scan.readout_backward(saved, d_out) if awaited else []
         if hooks is not None and (outside := hooks.recv_grad()) is not None:
             d_last = tuple(mine + theirs for mine, theirs in zip(d_last, outside, strict=True))
-        if awaited:
-            d_state = scan.advance_backward(saved, works, d_last)
+        if hooks is not None and awaited:
+            d_state = scan.advance_backward(saved, bwds, d_last)
             hooks.send_grad(d_state)
-            grads = scan.gradients(saved, works)
+            grads = scan.gradients(saved, bwds)
         else:
             d_state, grads = scan.backward(saved, d_out, d_last)
             if hooks is not None:

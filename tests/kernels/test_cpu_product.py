@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from tttscale.kernels import cpu_product
-from tttscale.kernels.cpu_product import WAYS, product
+from tttscale.kernels.ops import cpu_product
+from tttscale.kernels.ops.cpu_product import WAYS, product
 
 has_onednn = cpu_product.why_not() is None
 ways = [

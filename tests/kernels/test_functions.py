@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.kernels.problem import assert_close
-from tttscale.kernels import cross_entropy
-from tttscale.kernels.cross_entropy import CrossEntropy
-from tttscale.kernels.inner_loss import Jacobian, Target, gradient
-from tttscale.kernels.minibatch import Rates, from_minibatches, to_minibatches
-from tttscale.kernels.ttt_mlp.gelu import gelu, gelu_and_slope, slope_and_curvature
+from tttscale.kernels.ops import cross_entropy
+from tttscale.kernels.ops.cross_entropy import CrossEntropy
+from tttscale.kernels.torch_scan.gelu import gelu, gelu_and_slope, slope_and_curvature
+from tttscale.kernels.torch_scan.inner_loss import Jacobian, Target, gradient
+from tttscale.kernels.torch_scan.minibatch import Rates, from_minibatches, to_minibatches
 
 
 def normal(*shape, seed=0, grad=True):

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from tttscale.kernels import launch_table
-from tttscale.kernels.launches import hopper
-from tttscale.kernels.launches.launch import CHAINS
+from tttscale.kernels.learners import SERIAL_PHASES
+from tttscale.kernels.triton_scan import launch_table
+from tttscale.kernels.triton_scan.launches import hopper
 
 SHAPES = list(itertools.product((16, 32, 64, 96, 128), (16, 32, 64)))
 KERNELS = ("targets", "advance", "readout", "readout_backward", "advance_backward", "gradients")
@@ -21,17 +21,17 @@ def test_nothing_is_copied_ahead_of_unfenced_products(version, monkeypatch):
         assert launch_of(90, "mlp", kernel, dim, size, torch.bfloat16).num_stages == 1
         found, table = (
             launch_of(90, "linear", kernel, dim, size, torch.bfloat16),
-            hopper.launch("linear", kernel, dim, size),
+            hopper.linear(kernel, dim, size),
         )
         # TTT-Linear's chains have no such products, and lose nothing.
-        assert found == table if kernel in CHAINS else found.num_stages == 1
+        assert found == table if kernel in SERIAL_PHASES else found.num_stages == 1
     assert launch_of(80, "mlp", "readout", 64, 16, torch.bfloat16).num_stages == 2
 
 
 def test_the_table_is_taken_as_it_is_since(monkeypatch):
     monkeypatch.setattr(launch_table, "triton_version", lambda: (3, 7, 1))
     for (dim, size), kernel in itertools.product(SHAPES, KERNELS):
-        table = hopper.launch("mlp", kernel, dim, size)
+        table = hopper.mlp(kernel, dim, size)
         assert launch_of(90, "mlp", kernel, dim, size, torch.bfloat16) == table
 
 

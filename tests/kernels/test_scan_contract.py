@@ -8,11 +8,11 @@ import torch
 
 from tests.kernels.problem import KINDS, NAMES, Recorder, assert_close, problem
 from tttscale.kernels import scan
-from tttscale.kernels.launch_table import architecture_of, why_no_launch
-from tttscale.kernels.minibatch import GROUP
 from tttscale.kernels.scan import ttt_scan
-from tttscale.kernels.ttt_linear.reference import LinearScan
-from tttscale.kernels.ttt_mlp.reference import MLPScan
+from tttscale.kernels.torch_scan.linear import LinearScan
+from tttscale.kernels.torch_scan.minibatch import GROUP
+from tttscale.kernels.torch_scan.mlp import MLPScan
+from tttscale.kernels.triton_scan.launch_table import architecture_of, why_no_launch
 
 SCANS = {"linear": LinearScan, "mlp": MLPScan}
 METHODS = (

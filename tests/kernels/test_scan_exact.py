@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.problem import KINDS, Recorder, assert_close, primal, problem
-from tttscale.kernels import group_scan, minibatch
+from tttscale.kernels.torch_scan import group_scan, minibatch
 
 SHAPES = [  # mini-batch, tokens, head dim: whole, with a remainder, shorter than a mini-batch
     (2, 4, 5),

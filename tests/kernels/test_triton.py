@@ -5,6 +5,10 @@ import functools
 import pytest
 import torch
 
+from benchmarks.gpu.errors import limit_of
+from benchmarks.problems import errors, on, reference, results
+from benchmarks.problems import problem as random_problem
+from benchmarks.static.scratch import counted
 from tests.kernels.exactly import (
     LARGEST_ERROR,
     LARGEST_ERROR_OF_TOKEN_IDX,
@@ -16,16 +20,12 @@ from tests.kernels.exactly import (
 )
 from tests.kernels.problem import KINDS, Recorder, problem
 from tests.layers import small_layer
-from tttscale.bench.gpu_errors import limit_of
-from tttscale.bench.problems import errors, on, reference, results
-from tttscale.bench.problems import problem as random_problem
-from tttscale.bench.scratch import counted
-from tttscale.kernels import triton_scan
-from tttscale.kernels.launch_table import BLOCK_TOKENS
 from tttscale.kernels.scan import ttt_scan
-from tttscale.kernels.triton_segment import Segment
-from tttscale.kernels.ttt_linear.triton_scan import TritonLinearScan
-from tttscale.kernels.ttt_mlp.triton_scan import TritonMLPScan
+from tttscale.kernels.triton_scan import scan as triton_scan
+from tttscale.kernels.triton_scan.launch_table import BLOCK_TOKENS
+from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan
+from tttscale.kernels.triton_scan.mlp.segment import TritonMLPScan
+from tttscale.kernels.triton_scan.segment import Segment
 from tttscale.model import ttt_layer
 from tttscale.model.chunk import Chunk
 from tttscale.model.ports import NULL_PORTS

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
-from tttscale.kernels.triton_inner_loss import inner_gradient, inner_gradient_backward, squares
+from tttscale.kernels.triton_scan.inner_loss import inner_gradient, inner_gradient_backward, squares
 
 ROWS = 16
 

@@ -11,7 +11,7 @@ from tests.kernels.exactly import (
     narrow,
 )
 from tests.kernels.problem import KINDS, problem
-from tttscale.kernels.launch_table import BLOCK_TOKENS
+from tttscale.kernels.triton_scan.launch_table import BLOCK_TOKENS
 
 # The gradient of one token's rate is a single, cancelling sum: 3e-6 (torch backend in fp32: 5e-6).
 LARGEST_ERROR_OF_ONE_TOKEN = 5e-6

@@ -6,8 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tttscale.kernels import triton_ops
-from tttscale.kernels.triton_ops import _add4, row_sums4
+from tttscale.kernels.triton_scan import ops
+from tttscale.kernels.triton_scan.ops import _add4, row_sums4
 
 ROWS, COLUMNS = 4, 16
 
@@ -46,5 +46,5 @@ def test_four_sums_in_one_reduction():
 
 @pytest.mark.parametrize("interpreted", [True, False])
 def test_row_sums_as_interpreted_and_as_on_a_device(interpreted, monkeypatch):
-    monkeypatch.setattr(triton_ops, "INTERPRETED", tl.constexpr(interpreted))
+    monkeypatch.setattr(ops, "INTERPRETED", tl.constexpr(interpreted))
     check(whole=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.scan.helpers import random_tokens, relative, tiny_config, tiny_model
-from tttscale.kernels.product import embedded
+from tttscale.kernels.ops.linear import embedded
 from tttscale.kernels.scan import ttt_scan
 from tttscale.model import ttt_layer
 from tttscale.model.layers import compile_operators

@@ -9,9 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.scan.helpers import random_tokens, relative, tiny_config, tiny_model
-from tttscale.kernels.cross_entropy import CrossEntropy
-from tttscale.kernels.fused import PLAIN
-from tttscale.kernels.product import wide_product
+from tttscale.kernels.ops.cross_entropy import CrossEntropy
+from tttscale.kernels.ops.linear import matmul_fp32
+from tttscale.kernels.ops.pointwise import EAGER
 from tttscale.model.layers import Layer, compile_operators
 from tttscale.scan.layout import Layout
 from tttscale.scan.sweep import Sweeps
@@ -154,12 +154,12 @@ def test_wide_products_and_operators_do_not_see_autocast():
     a, b = (torch.randn(9, 9, generator=generator).to(CAST) for _ in range(2))
     tokens = torch.randn(1, 9, 8, generator=generator).to(CAST)
     norm = torch.ones(8), torch.zeros(8)
-    plain = wide_product(a, b), PLAIN.gated_norm(tokens, tokens, *norm), PLAIN.gated(tokens, tokens)
+    plain = matmul_fp32(a, b), EAGER.gated_norm(tokens, tokens, *norm), EAGER.swiglu(tokens, tokens)
     with torch.autocast("cpu", CAST):
         cast = (
-            wide_product(a, b),
-            PLAIN.gated_norm(tokens, tokens, *norm),
-            PLAIN.gated(tokens, tokens),
+            matmul_fp32(a, b),
+            EAGER.gated_norm(tokens, tokens, *norm),
+            EAGER.swiglu(tokens, tokens),
         )
     assert all(torch.equal(x, y) for x, y in zip(plain, cast, strict=True))
     assert plain[0].dtype == torch.float32

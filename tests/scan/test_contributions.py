@@ -10,7 +10,7 @@ import torch
 
 from tests.scan.helpers import K, random_tokens, tiny_config, tiny_model
 from tttscale.comm.threads import ThreadWorld
-from tttscale.kernels import group_scan
+from tttscale.kernels.torch_scan import group_scan
 from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
 from tttscale.scan.sweep import Sweeps

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from tttscale.kernels.fused import PLAIN
+from tttscale.kernels.ops.pointwise import EAGER
 from tttscale.model import TTTConfig, TTTForCausalLM
 from tttscale.scan.keep_policy import SavedBytes
 
@@ -53,11 +53,11 @@ def test_what_is_formed_again_has_the_bits_of_the_forward(dtype):
     cases = {
         "norm": (stream, weight, 1e-6, dtype),
         "add_norm": (stream + part, y, weight, 1e-6, dtype, stream, part),
-        "gated": (x, y),
+        "swiglu": (x, y),
         "gated_norm": (x, y, weight, bias),
     }
     for name, arguments in cases.items():
-        operator = getattr(PLAIN, name)
+        operator = getattr(EAGER, name)
         outputs, saved = operator.forward(*arguments)
         assert torch.equal(operator.again(saved, dtype), outputs[-1]), name
 
@@ -66,8 +66,8 @@ def test_products_keep_no_output_of_an_operator_that_can_form_it_again():
     x = torch.randn(1, 64, 32, requires_grad=True)
     weight = torch.nn.Parameter(torch.randn(16, 32))
     with SavedBytes([weight]) as saved:
-        out = PLAIN.products(PLAIN.gated(x, x), weight)
+        out = EAGER.linear(EAGER.swiglu(x, x), weight)
     assert saved.total == x.nbytes
     out.sum().backward()
-    (again,) = torch.autograd.grad((PLAIN.gated(x, x).clone() @ weight.t()).sum(), x)
+    (again,) = torch.autograd.grad((EAGER.swiglu(x, x).clone() @ weight.t()).sum(), x)
     torch.testing.assert_close(x.grad, again)

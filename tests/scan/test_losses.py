@@ -1,6 +1,6 @@
 import torch
 
-from tttscale.kernels.cross_entropy import IGNORED
+from tttscale.kernels.ops.cross_entropy import IGNORED
 from tttscale.scan.losses import Losses
 
 

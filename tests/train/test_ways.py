@@ -5,6 +5,7 @@ import torch
 
 from tests.train.small import small_config
 from tttscale.kernels import scan
+from tttscale.kernels.torch_scan.linear import LinearScan
 from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.train.ways import kept, ways
 
@@ -43,18 +44,18 @@ def test_the_scan_of_a_gpu_is_said_with_its_reason(monkeypatch, dim, size, capab
     line = ways(shaped(dim, size), GPU, True, 1)[0]
     assert line.startswith("scan: ")
     assert said in line
-    taken = scan.choose_backend("auto", GPU, dim, size, torch.bfloat16)
+    taken = scan.choose_backend("auto", "linear", GPU, dim, size, torch.bfloat16)
     assert (taken.name == "torch") == ("slower" in line)
 
 
 def test_what_is_said_is_what_the_door_takes():
     """On this machine: the door's class for real tensors, and the line."""
     q = torch.zeros(1, 2, 4, 8)
-    assert scan._scan_type("linear", "auto", q, 4) is scan.LinearScan
+    assert scan._scan_type("linear", "auto", q, 4) is LinearScan
     lines = ways(shaped(8, 4, "fp32"), CPU, False, 2)
     assert lines == [
         "scan: torch on cpu (linear, head dim 8, mini-batches of 4, fp32); Triton's kernels are for GPUs",
-        "operators between products: as they stand (train.compile = auto, on a CPU)",
+        "operators between products: eager (train.compile = auto, on a CPU)",
         "messages: over gloo, as ranks compute on CPUs",
     ]
 
@@ -66,7 +67,7 @@ def test_operators_as_they_stand_on_a_gpu_are_said_to_be_slower(monkeypatch):
     lines = ways(config.model_copy(update={"train": off}), GPU, False, 8)
     assert lines[1].endswith("slower on a GPU (train.compile = false)")
     assert lines[2] == "messages: over NCCL"
-    assert "through torch.compile" in ways(config, GPU, True, 1)[1]
+    assert "compiled by torch.compile" in ways(config, GPU, True, 1)[1]
 
 
 def test_how_many_chunks_are_kept_is_said_where_it_was_found_out():

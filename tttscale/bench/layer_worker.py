@@ -91,7 +91,7 @@ def scan_calls(who: str, layer: Any, x: Tensor) -> Callable[[], Tensor]:
     if who == "ours":
 
         def ours() -> Tensor:
-            logits = layer.operators.products(x, layer.learnable_ttt_lr_weight[:, 0])
+            logits = layer.operators.linear(x, layer.learnable_ttt_lr_weight[:, 0])
             rates, tokens = layer._learning_rates(logits, WHOLE), (t.transpose(1, 2) for t in split)
             return layer._scan(*tokens, rates, WHOLE, NULL_PORTS["state"])
 

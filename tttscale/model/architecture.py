@@ -4,6 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tttscale.kernels.learners import LEARNERS
+
 
 class TTTConfig(BaseModel):
     """Fields of the official `config.json` (ttt-lm-pytorch, `TTTConfig`), with its defaults."""
@@ -85,9 +87,7 @@ class TTTConfig(BaseModel):
     @property
     def state_floats(self) -> int:
         """Floats of one layer's inner weights for one sequence: H(f²+f), or H(8f²+5f) for mlp."""
-        f, heads = self.head_dim, self.num_attention_heads
-        per_head = f * f + f if self.ttt_layer_type == "linear" else 8 * f * f + 5 * f
-        return heads * per_head
+        return self.num_attention_heads * LEARNERS[self.ttt_layer_type].floats(self.head_dim)
 
     @property
     def tail_floats(self) -> int:

@@ -6,9 +6,9 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from tttscale.kernels.cross_entropy import IGNORED
+from tttscale.kernels.ops.cross_entropy import IGNORED
+from tttscale.kernels.ops.linear import embedded
 from tttscale.kernels.precision import widened
-from tttscale.kernels.product import embedded
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput
@@ -48,7 +48,9 @@ class PreConv(Layer):
         """The stream [B, C, D], and what is to be added to it."""
         x, h = self.norm(x)
         past = CausalInput(h, self.conv.kernel_size[0], chunk, ports["pre_conv"])
-        return x, self.operators.convolved(past.padded, past.rows, self.conv.weight, self.conv.bias)
+        return x, self.operators.causal_conv(
+            past.padded, past.rows, self.conv.weight, self.conv.bias
+        )
 
 
 class Block(nn.Module):
@@ -88,7 +90,7 @@ class Block(nn.Module):
         y = self.seq_modeling_block(h, chunk, ports)
         if self.mlp is None or self.ffn_norm is None:
             return x + y
-        # Of the stream only what a block adds to it is kept for the backward, in the compute dtype.
+        # For the backward only what a block adds to the stream is kept, in the compute dtype.
         x, h = self.ffn_norm(x, y, parts)
         return x + self.mlp(h)
 
@@ -150,7 +152,7 @@ class TTTForCausalLM(Layer):
         for block in self.blocks:
             x = block(x)
         _, x = self.model.norm(x)
-        logits = widened(self.operators.products(x, self.lm_head.weight))
+        logits = widened(self.operators.linear(x, self.lm_head.weight))
         if labels is None:
             return CausalLMOutput(logits)
         loss = nn.functional.cross_entropy(

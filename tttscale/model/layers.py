@@ -3,21 +3,21 @@
 import torch
 from torch import Tensor, nn
 
-from tttscale.kernels.fused import PLAIN, Operators
+from tttscale.kernels.ops.linear import compute_dtype
+from tttscale.kernels.ops.pointwise import EAGER, Operators
 from tttscale.kernels.precision import wide_dtype
-from tttscale.kernels.product import compute_dtype
 from tttscale.model.device import to_device
 
 
 class Layer(nn.Module):
     """A module whose operators are run as they stand, or compiled."""
 
-    operators: Operators = PLAIN
+    operators: Operators = EAGER
 
 
 def compile_operators(model: nn.Module) -> None:
     """Run what lies between the model's products through torch.compile; results change by rounding."""
-    operators = PLAIN.compiled()
+    operators = EAGER.compiled()
     for module in model.modules():
         if isinstance(module, Layer):
             module.operators = operators
@@ -60,8 +60,8 @@ class SwiGLU(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
         run = self.operators
-        gate, up = run.products(x, self.gate_proj.weight, self.up_proj.weight)
-        return run.products(run.gated(gate, up), self.down_proj.weight)
+        gate, up = run.linear(x, self.gate_proj.weight, self.up_proj.weight)
+        return run.linear(run.swiglu(gate, up), self.down_proj.weight)
 
 
 class Rotary:

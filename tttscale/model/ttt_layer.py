@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from tttscale.kernels.learners import LEARNERS
 from tttscale.kernels.precision import widened
 from tttscale.kernels.scan import ttt_scan
 from tttscale.model.architecture import TTTConfig
@@ -57,17 +58,12 @@ class TTTLayer(Mixer):
         self.learnable_token_idx = nn.Parameter(torch.zeros(config.mini_batch_size))
         self.ttt_norm_weight = nn.Parameter(torch.ones(heads, f))
         self.ttt_norm_bias = nn.Parameter(torch.zeros(heads, f))
-        inner = f if self.kind == "linear" else 4 * f
-        self.W1 = nn.Parameter(torch.empty(heads, f, inner))
-        self.b1 = nn.Parameter(torch.zeros(heads, 1, inner))
-        if self.kind == "mlp":
-            self.W2 = nn.Parameter(torch.empty(heads, inner, f))
-            self.b2 = nn.Parameter(torch.zeros(heads, 1, f))
+        for name, shape in LEARNERS[self.kind].shapes(f).items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(heads, *shape)))
         self.post_norm = nn.LayerNorm(width, eps=1e-6)
         self.rotary = Rotary(f, config.mini_batch_size, config.rope_theta)
         self.inner_lr_scale = 1.0
         """Multiplier of the inner learning rate (its warm-up; 1 otherwise)."""
-        self._state_shapes = tuple(tuple(w.shape) for w in self._initial_state())
 
     @classmethod
     def alignment(cls, config: TTTConfig, options: Any) -> int:
@@ -76,7 +72,8 @@ class TTTLayer(Mixer):
 
     def carry(self, batch: int, tokens: int) -> dict[str, Carried]:
         """The last inputs of the shared convolution, and the inner weights (W1, b1[, W2, b2])."""
-        state = Carried(tuple((batch, *shape[1:]) for shape in self._state_shapes))
+        heads, f = self.config.num_attention_heads, self.config.head_dim
+        state = Carried(LEARNERS[self.kind].state_shapes(batch, heads, f))
         if not self.config.share_qk:
             return {"state": state}
         tail = (batch, self.config.conv_kernel - 1, self.config.hidden_size)
@@ -102,7 +99,7 @@ class TTTLayer(Mixer):
             q, k = self._convolved(of["q_proj"], turns, chunk, ports["qk_conv"])
         else:
             heads = (self._heads(of[name]) for name in ("q_proj", "k_proj"))
-            q, k = (self.operators.turned(x, *turns) for x in heads)
+            q, k = (self.operators.rotary(x, *turns) for x in heads)
         v, rates = self._heads(of["v_proj"]), self._learning_rates(of["rates"], chunk)
         out = self._scan(q, k, v, rates, chunk, ports["state"])
         return self._output(out.flatten(2), of.get("g_proj"))
@@ -111,7 +108,7 @@ class TTTLayer(Mixer):
         """What each projection of this layer makes of h, and the rates' logits [B, C, H]."""
         names = [n for n in ("q_proj", "k_proj", "v_proj", "g_proj") if hasattr(self, n)]
         weights = [getattr(self, name).weight for name in names]
-        found = self.operators.products(h, *weights, self.learnable_ttt_lr_weight[:, 0])
+        found = self.operators.linear(h, *weights, self.learnable_ttt_lr_weight[:, 0])
         return dict(zip([*names, "rates"], found, strict=True))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -141,7 +138,7 @@ class TTTLayer(Mixer):
 
     def _initial_state(self) -> Part:
         """The learned state in which a document begins, [1, H, ...], in the dtype of states."""
-        names = ("W1", "b1") if self.kind == "linear" else ("W1", "b1", "W2", "b2")
+        names = LEARNERS[self.kind].shapes(self.config.head_dim)
         return tuple(widened(getattr(self, name)).unsqueeze(0) for name in names)
 
     def _scan(
@@ -175,7 +172,7 @@ class TTTLayer(Mixer):
 
     def _output(self, out: Tensor, gate: Tensor | None) -> Tensor:
         norm, run = self.post_norm, self.operators
-        return run.products(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)
+        return run.linear(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)
 
 
 class TTTLinear(TTTLayer):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tttscale.kernels.cross_entropy import IGNORED
+from tttscale.kernels.ops.cross_entropy import IGNORED
 
 _FIRST_BUCKET_TOKENS = 64
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from tttscale.kernels.product import held_copies
+from tttscale.kernels.ops.linear import cast_cache
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
@@ -71,7 +71,7 @@ class Sweeps:
 
     # ---- the two sweeps ------------------------------------------------------------------------
 
-    @held_copies()
+    @cast_cache()
     def forward(self, groups: Groups, *, train: bool = True) -> Losses:
         """Run all own chunks; groups[m] are the B sequences of the m-th place.
 
@@ -91,11 +91,11 @@ class Sweeps:
         self._step = step if train else None
         return step.losses
 
-    @held_copies()
+    @cast_cache()
     def backward(self) -> Losses:
         """Add the gradient of the summed losses to the parameters' `.grad`.
 
-        Of the sum and not of the mean: a factor that is no power of two would be rounded to the compute
+        The sum's and not the mean's: a factor that is no power of two would be rounded to the compute
         dtype, and with it all gradients below the head.
 
         Returns:
