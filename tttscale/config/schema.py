@@ -142,7 +142,7 @@ class Config(Section):
     data: DataSection
     """What the run trains on."""
     parallel: ParallelSection = ParallelSection()
-    """How a sequence is split over ranks."""
+    """How a sequence is split over ranks: sequence parallel (context parallel)."""
     zero: ZeroSection = ZeroSection()
     """DeepSpeed ZeRO."""
     train: TrainSection
