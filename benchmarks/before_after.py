@@ -21,7 +21,7 @@ from tttscale.bench.step_worker import small_config
 from tttscale.cluster.ranks import discover
 from tttscale.config.schema import Config
 from tttscale.data import ArraySplit, Windows
-from tttscale.train import setup
+from tttscale.train import build
 from tttscale.train.memory import tune_allocator
 from tttscale.train.trainer import Trainer
 
@@ -35,16 +35,16 @@ if wide:
 torch.set_num_threads(1)
 tune_allocator()
 device, ranks = torch.device("cpu"), discover({})
-mesh = setup.connect(config, ranks, device)
+mesh = build.connect(config, ranks, device)
 try:
     from tttscale.train import cpu_products
     cpu_products.choose(mesh)
 except ImportError:  # the tree before
     pass
-model = setup.build_model(config, device)
-sweeps = setup.build_sweeps(config, model, mesh, sequences=1, batch=1,
-                            keep=setup.keep_policy(config, ranks, device))
-trainer = Trainer(config, mesh, model, sweeps, setup.build_engine(config, model, mesh))
+model = build.build_model(config, device)
+sweeps = build.build_sweeps(config, model, mesh, sequences=1, batch=1,
+                            keep=build.keep_policy(config, ranks, device))
+trainer = Trainer(config, mesh, model, sweeps, build.build_engine(config, model, mesh))
 text = np.random.default_rng(0).integers(0, 256, tokens + 1, dtype=np.uint16)
 windows = Windows(ArraySplit([text]), tokens, 0, 16)
 seconds, losses = [], []
@@ -72,8 +72,8 @@ def measure(tree: Path, case: tuple[object, ...]) -> dict[str, float]:
 
 
 def main() -> None:
-    """All cases, the trees in turns."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure all cases, the trees in turns."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--rounds", type=int, default=3)

@@ -27,12 +27,12 @@ class StateHooks(Protocol):
 
     @property
     def peer_waits_for_state(self) -> bool:
-        """Somebody else waits for the final state: finish *advance* before any *readout*."""
+        """Another rank waits for the final state: finish *advance* before any *readout*."""
         ...
 
     @property
     def peer_waits_for_grad(self) -> bool:
-        """The final state's gradient comes from, or the initial state's goes to, somebody else."""
+        """The final state's gradient comes from another rank, or the initial state's goes to one."""
         ...
 
     def send_state(self, state: State) -> None:

@@ -42,12 +42,12 @@ Everything is in $run:
   metrics.jsonl          one line per step
   loss_by_step.png       the falling loss
   loss_by_position.png   loss along the context
-  checkpoints/           where a run goes on that was stopped
+  checkpoints/           where a stopped run resumes
   final/                 weights: tttscale.model.TTTForCausalLM.from_pretrained("$run/final")
 
 Next:
   N=2 bash launch/torchrun.sh configs/quickstart.yaml run.name=$name train.steps=60
-                                                           go on with this run
+                                                           resume this run, to step 60
   QUICKSTART_STEPS=200 bash launch/quickstart.sh           a longer one
   .venv/bin/tttscale train configs/quickstart.yaml run.name=alone parallel.sequence=1 train.steps=5
                                                            one process, the same losses

@@ -13,6 +13,8 @@ os.environ.setdefault(
 NAMES = (
     *("tttscale.cli", "tttscale.train.main", "tttscale.observe", "torch.distributed"),
     *("zarr", "matplotlib.backends.backend_agg", "pytest"),
+    # What a first step imports, two seconds of each rank: autograd, then the optimizer.
+    *("torch.fx.experimental.symbolic_shapes", "torch._dynamo"),
 )
 
 for name in NAMES:
@@ -22,3 +24,4 @@ if not any(Path("/dev").glob("nvidia[0-9]*")):  # it looks at the devices, which
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with contextlib.redirect_stdout(io.StringIO()):
         importlib.import_module("deepspeed")
+        hasattr(importlib.import_module("deepspeed.ops"), "__compatible_ops__")  # found out once

@@ -3,12 +3,14 @@
 import sys
 
 import pytest
+import torch
 
-from tttscale.data.storage import Remote
-from tttscale.errors import DataError, LaunchError, TTTScaleError
+from tttscale.data.store.storage import Remote
+from tttscale.errors import CheckpointError, DataError, LaunchError, TTTScaleError
 from tttscale.location import Location
 from tttscale.observe.figure import new_axes
-from tttscale.train.engine import _import_deepspeed
+from tttscale.tensors import open_tensors, write_tensors
+from tttscale.train.deepspeed_import import import_deepspeed
 
 
 class Broken:
@@ -27,12 +29,19 @@ def draw(path):
         pass
 
 
+def read_weights(path):
+    write_tensors(path / "a.safetensors", {"a": torch.zeros(2)})
+    with open_tensors(path / "a.safetensors"):
+        pass
+
+
 @pytest.mark.parametrize(
     ("package", "use", "kind"),
     [
         ("matplotlib", lambda path: draw(path / "a.png"), TTTScaleError),
         ("obstore", lambda _: Remote(Location.parse("https://host/store")), DataError),
-        ("deepspeed", lambda _: _import_deepspeed(), LaunchError),
+        ("safetensors", read_weights, CheckpointError),
+        ("deepspeed", lambda _: import_deepspeed(), LaunchError),
     ],
 )
 def test_a_package_without_its_library_is_one_line(package, use, kind, tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ from tests.data.conftest import build
 from tests.scan.helpers import tiny_config, tiny_model
 from tttscale import __version__
 from tttscale.config import dump_config, load_config
-from tttscale.data import TokenStore
-from tttscale.data.components import open_tokens
-from tttscale.data.manifest import manifest_digest
-from tttscale.data.quarantine import QUARANTINE_FILE, Quarantine
-from tttscale.data.record import check_data_record, write_data_record
+from tttscale.data import open_store
+from tttscale.data.provenance import check_provenance, write_provenance
+from tttscale.data.store.manifest import manifest_digest
+from tttscale.data.store.quarantine import QUARANTINE_FILE, Quarantine
+from tttscale.data.windows.mixture import open_mixture
 from tttscale.errors import CheckpointError, TTTScaleError
 from tttscale.model import TTTForCausalLM
 from tttscale.observe.plots import read_positions
@@ -82,22 +82,20 @@ def checkpoint(tmp_path):
 
 
 def data_record(tmp_path):
-    tokens = open_tokens(run_config(tmp_path))
-    write_data_record(tmp_path, tokens)
-    return Kind(tmp_path / "data.json", lambda: check_data_record(tmp_path, tokens))
+    tokens = open_mixture(run_config(tmp_path))
+    write_provenance(tmp_path, tokens)
+    return Kind(tmp_path / "data.json", lambda: check_provenance(tmp_path, tokens))
 
 
 def token_store(tmp_path):
     store = tmp_path / "store"
-    return Kind(
-        store / "zarr.json", lambda: TokenStore.open(store), inside="attributes", sealed=True
-    )
+    return Kind(store / "zarr.json", lambda: open_store(store), inside="attributes", sealed=True)
 
 
 def quarantine(tmp_path):
     store = tmp_path / "store"
-    Quarantine(fingerprint=TokenStore.open(store).fingerprint, found="2026-01-01").write(store)
-    return Kind(store / QUARANTINE_FILE, lambda: TokenStore.open(store, damaged="pad"))
+    Quarantine(fingerprint=open_store(store).fingerprint, found="2026-01-01").write(store)
+    return Kind(store / QUARANTINE_FILE, lambda: open_store(store, damaged="pad"))
 
 
 def model_config(tmp_path):

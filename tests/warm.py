@@ -6,14 +6,17 @@ start a fresh process.
 
 import atexit
 import contextlib
+import importlib
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.gpu.round import Ending
 from tests.ranks import CONTEXT, free_port
 
 
@@ -78,7 +81,10 @@ class Command(Started):
     def __init__(self, words, environ=None, before=""):
         super().__init__(["tttscale", *words])
         environ = {**os.environ, "OMP_NUM_THREADS": "1", **(environ or {})}
-        given = (self.args, environ, self.paths, before)
+        self._start(self.args, environ, before, "tttscale.cli:main")
+
+    def _start(self, args, environ, before, entry):
+        given = (args, environ, self.paths, before, entry)
         self._process = CONTEXT.Process(target=_become, args=given, daemon=True)
         self._process.start()
         self.pid = self._process.pid
@@ -91,6 +97,37 @@ class Command(Started):
         """Whether it does."""
         self._process.join(seconds)
         return self.poll() is not None
+
+
+class Module(Command):
+    """`python -m MODULE WORDS`, such as a worker of a benchmark. Triton is as in tests: interpreted."""
+
+    def __init__(self, module, words, environ=None, before=""):
+        Started.__init__(self, [module, *words])
+        self._start(self.args, {**os.environ, **(environ or {})}, before, module)
+
+    def communicate(self):
+        """Its output, as a process of subprocess gives it."""
+        self.returncode = self.wait().returncode
+        sys.stderr.write(self.said()[1])
+        return self.said()[0], None
+
+
+def start_worker(module, *arguments, env=None):
+    """Stands in for `tttscale.bench.report.start_worker`."""
+    return Module(module, arguments, env)
+
+
+def run_lines(command, env, seconds, take, until=None):
+    """Stands in for `benchmarks.gpu.round.run_lines`; the deadline is that of `Started.wait`."""
+    assert until is None
+    module, *words = command[command.index("-m") + 1 :]
+    done = Module(
+        module, words, env, "from tests.quick_interpreter import install\ninstall()"
+    ).wait()
+    for line in done.stdout.splitlines(keepends=True):
+        take(line)
+    return Ending(done.returncode, done.stderr)
 
 
 def tttscale(*words, ranks=1, environ=None, before="", timeout_seconds=240):
@@ -122,8 +159,8 @@ def _place(rank, ranks, port):
     }
 
 
-def _become(args, environ, paths, before):
-    """In the forked process."""
+def _become(args, environ, paths, before, entry):
+    """In the forked process; `entry` is a module to run, or a function in one."""
     import torch
 
     os.setsid()
@@ -139,10 +176,12 @@ def _become(args, environ, paths, before):
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     _listen_to_sigint()
     exec(before, {})
-    from tttscale.cli import main
-
+    module, _, function = entry.partition(":")
     try:
-        main()
+        if function:
+            getattr(importlib.import_module(module), function)()
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # the interpreter would; a process of multiprocessing does not
 

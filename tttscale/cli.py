@@ -1,4 +1,4 @@
-"""The `tttscale` command. Verbs parse first and import what they need after: --help is quick."""
+"""The `tttscale` command. Verbs parse first and import what they need afterwards, so --help is quick."""
 
 import os
 import re
@@ -41,7 +41,7 @@ app.add_typer(bench_app, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit; errors that a user can mend print one message, on rank 0 only."""
+    """Run the command and exit; errors that a user can fix print one message, on rank 0 only."""
     arguments = _without_local_rank(sys.argv[1:] if arguments is None else arguments)
     steady_streams()
     sys.excepthook = _print_traceback
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     mesh = sys.modules.get("tttscale.comm.mesh")  # imported only by verbs that start a job
     if code and mesh is not None:
         mesh.leave(code)
-    if is_left_behind():  # at an ordinary exit its threads and handlers would be waited for
+    if is_left_behind():  # an ordinary exit would wait for its threads and handlers
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -120,7 +120,7 @@ def train(
     check_world(resolved, ranks.world_size)
     # Threads of torch that spin while they wait slow each other down on a busy host. OpenMP reads this once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Its retries while ranks meet, each with a traceback of C++; what comes of them is an error of ours.
+    # Hide its retries while ranks meet, each with a C++ traceback; if they fail we raise an error of ours.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from tttscale.train.main import train as run
 
@@ -165,7 +165,7 @@ def baseline(
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
-    """Drop `--local_rank=N`: the deepspeed launcher puts it in front, LOCAL_RANK says the same."""
+    """Drop `--local_rank=N`, which the deepspeed launcher adds; LOCAL_RANK says the same."""
     kept: list[str] = []
     words = iter(arguments)
     for word in words:
@@ -179,7 +179,7 @@ def _without_local_rank(arguments: Sequence[str]) -> list[str]:
 def _print_traceback(
     kind: type[BaseException], error: BaseException, place: TracebackType | None
 ) -> None:
-    """A fault of ours, as Python shows it, but for credentials."""
+    """Print a fault of ours as Python does, without credentials."""
     print(
         scrubbed("".join(traceback.format_exception(kind, error, place))), end="", file=sys.stderr
     )
@@ -193,9 +193,9 @@ def _is_first_rank() -> bool:
 
 
 def _report(error: TTTScaleError) -> None:
-    """Print an error once per job: all ranks have most of them, but some are only one rank's.
+    """Print an error once per job: most errors are raised on all ranks, some on one.
 
-    Other ranks than the first wait a moment. If the first failed too, the launcher ends them meanwhile.
+    Other ranks than the first wait a moment; if the first failed too, the launcher ends them meanwhile.
     """
     tell_torchrun(f"error: {error}")
     if not _is_first_rank():

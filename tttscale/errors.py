@@ -1,6 +1,6 @@
-"""Errors that a user can cause and mend.
+"""Errors that a user can cause and fix.
 
-Every message says four things: what was asked, what was found, which key or flag decides it, and what
+Every message says four things: what was requested, what was found, which key or flag decides it, and what
 to do next. `assert` is kept for our own invariants; anything a user can trigger is one of these. No message
 holds a credential, whatever a library that it quotes has said.
 """

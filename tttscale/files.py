@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, never through a link; and how to know them again."""
+"""Writing files and folders whole or not at all, never through a link; and their digests."""
 
 import errno
 import hashlib
@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 _DIGEST_BYTES = 16
 _AHEAD = 2
-"""Pieces of a file that may wait to be hashed."""
+"""Writes to a file that may wait to be hashed."""
 
 
 class Written(NamedTuple):
@@ -32,9 +32,9 @@ _noted: ContextVar[dict[Path, Written] | None] = ContextVar("_noted", default=No
 
 @contextmanager
 def noting_digests() -> Iterator[dict[Path, Written]]:
-    """Inside, the digest of what `replaced` writes is made while it is written, and noted by path.
+    """Digest what `replaced` writes inside this context, while it is written, and note it by path.
 
-    It is that of what was meant to be written, and no file is read again for it.
+    The digest is of the bytes that were passed to `write`; no file is read again for it.
     """
     notes: dict[Path, Written] = {}
     token = _noted.set(notes)
@@ -54,10 +54,10 @@ _KINDS = {
 
 
 def open_ordinary(path: Path) -> BufferedReader:
-    """Open a file to read it; whatever else stands under its name is not waited for.
+    """Open an ordinary file to read it, without ever waiting for a pipe or a device.
 
     Raises:
-        OSError: there is none, or it is a folder, a pipe, a socket or a device.
+        OSError: it is missing, or is a folder, a pipe, a socket or a device.
     """
     _check_ordinary(path.stat().st_mode, path)  # before opening: a device may act on it
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -65,10 +65,10 @@ def open_ordinary(path: Path) -> BufferedReader:
 
 
 def open_new(path: Path) -> IO[bytes]:
-    """An empty file; what stood there, be it a link, is removed and not written through.
+    """Open an empty file; an earlier file or link of this name is removed, not written through.
 
     Raises:
-        OSError: the file system refused, or a folder stands there.
+        OSError: the file system refused, or a folder has this name.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -76,10 +76,10 @@ def open_new(path: Path) -> IO[bytes]:
 
 
 def open_end(path: Path) -> IO[bytes]:
-    """A file to read and to append to, made if there is none.
+    """Open a file to read and to append to; make it if it is missing.
 
     Raises:
-        OSError: the file system refused, or no ordinary file stands there.
+        OSError: the file system refused, or it is not an ordinary file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -94,7 +94,7 @@ def open_end(path: Path) -> IO[bytes]:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place only when it is whole and on disk."""
+    """Write a file that takes its place only when it is whole and on disk."""
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     file = open_new(partial)
     try:
@@ -109,17 +109,17 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file of UTF-8, in place of what stood there.
+    """Write a whole file of UTF-8, in place of an earlier one.
 
     Raises:
-        OSError: the file system refused; what stood there is as it was.
+        OSError: the file system refused; an earlier file is unchanged.
     """
     with replaced(path) as file:
         file.write(text.encode())
 
 
 def free_name(path: Path) -> Path:
-    """PATH-N with the first number that is free, to set something aside under."""
+    """PATH-N with the first free number, to move an earlier file or folder to."""
     number = 1
     while (target := path.with_name(f"{path.name}-{number}")).exists() or target.is_symlink():
         number += 1
@@ -128,7 +128,7 @@ def free_name(path: Path) -> Path:
 
 @contextmanager
 def _hashed(file: IO[bytes], path: Path) -> Iterator[Any]:
-    """The file, or one that notes what is written to it."""
+    """Yield the file, or a writer that digests what is written to it."""
     notes = _noted.get()
     if notes is None:
         yield file
@@ -140,7 +140,7 @@ def _hashed(file: IO[bytes], path: Path) -> Iterator[Any]:
 
 
 class _Hashing:
-    """Writes to a file, and hashes the same bytes in a thread meanwhile."""
+    """Write to a file, and hashes the same bytes in a thread meanwhile."""
 
     def __init__(self, file: IO[bytes], thread: ThreadPoolExecutor) -> None:
         self._file, self._thread = file, thread
@@ -158,22 +158,22 @@ class _Hashing:
         return count
 
     def written(self) -> Written:
-        """Of all that was written so far."""
+        """Size and digest of all that was written so far."""
         while self._pending:
             self._pending.popleft().result()
         return Written(self._bytes, self._hash.hexdigest())
 
     def flush(self) -> None:
-        """As of the file."""
+        """Flush the file."""
         self._file.flush()
 
     def fileno(self) -> int:
-        """As of the file."""
+        """Return the file's descriptor."""
         return self._file.fileno()
 
 
 def sync(path: Path) -> None:
-    """Asks the system to put a file or folder on disk before anything that depends on it."""
+    """Sync a file or folder to disk, before anything that depends on it is written."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -194,7 +194,7 @@ def digest_of(data: bytes) -> str:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder."""
+    """Remove a file, a link or a whole folder."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,6 +1,6 @@
-"""Where something lies: a folder, or an object store behind a URL. What can be seen of it, and what cannot.
+"""Paths and URLs, and which part of them may be shown.
 
-Every path that a configuration or the command line names goes through here, in one way.
+Every path in a configuration or on the command line is parsed here, in one way.
 """
 
 import base64
@@ -22,15 +22,15 @@ _WHERE = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, the path of a file",
     "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
 }
-"""Where obstore looks for credentials, by the scheme's beginning."""
+"""Where obstore finds credentials, by the beginning of the scheme."""
 
 
 class LocationError(ValueError):
-    """A text that names no place; the message does not repeat it."""
+    """A text is not a path or URL; the message does not repeat it."""
 
 
 class Access(NamedTuple):
-    """What a library opens. Nothing of it is ever printed or written down."""
+    """What a library opens. No part of it is ever printed or stored."""
 
     url: str
     headers: dict[str, str]
@@ -53,10 +53,10 @@ class Location(str):
 
     @classmethod
     def parse(cls, text: str) -> "Location":
-        """What a person wrote.
+        """Parse a path or URL.
 
         Raises:
-            LocationError: it names no place, or credentials stand where nothing reads them.
+            LocationError: it is neither, or holds credentials that no library would read.
         """
         if isinstance(text, Location):
             return text
@@ -71,11 +71,11 @@ class Location(str):
         return "://" in self
 
     def __truediv__(self, name: str) -> "Location":
-        """What lies in it under `name`."""
+        """The location `name` inside of it."""
         return Location(f"{self}/{name}")
 
     def reveal(self) -> Access:
-        """The whole URL, for the library that opens it and for nobody else."""
+        """The whole URL, only for the library that opens it."""
         if not self.is_remote:
             return Access(self._whole, {})
         userinfo, bare, _ = split_url(self._whole)
@@ -86,17 +86,17 @@ class Location(str):
         return Access(f"{bare}?{query}" if query else bare, {"authorization": f"Basic {basic}"})
 
     def is_same(self, other: "Location") -> bool:
-        """Whether both name one place, with whatever credentials."""
+        """Whether both are the same place, with any credentials."""
         if self.is_remote or other.is_remote:
             return str(self) == str(other)
         return os.path.realpath(self) == os.path.realpath(other)
 
 
 def expand(text: str) -> str:
-    """A path of this machine; a leading `~` is somebody's home.
+    """Expand a leading `~` in a path on this machine.
 
     Raises:
-        LocationError: it is no path, or was meant for a shell.
+        LocationError: it is not a path, or is written for a shell.
     """
     _check_text(text)
     if _SCHEME.match(text):
@@ -107,7 +107,7 @@ def expand(text: str) -> str:
         raise LocationError("expected a path or a URL; this looks like a URL without its https://")
     if _VARIABLE.search(text):
         raise LocationError(
-            "expected a path; variables are the shell's to fill in. Write it without quotes there, or "
+            "expected a path; only a shell fills in variables. Write it without quotes there, or "
             "begin it with ~ for your home"
         )
     if not text.startswith("~"):
@@ -116,23 +116,23 @@ def expand(text: str) -> str:
         return str(Path(text).expanduser())
     except RuntimeError:
         raise LocationError(
-            "there is no such user, whose home ~ would be; for a folder of that name write ./~..."
+            "there is no such user for ~; for a folder of that name write ./~..."
         ) from None
 
 
 def _check_text(text: str) -> None:
     if not text:
-        raise LocationError("expected a path, found nothing")
+        raise LocationError("expected a path, found an empty text")
     if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text):
         _remember_all(text)
         raise LocationError("expected a path without line breaks and other control characters")
     if text != text.strip():
         _remember_all(text)
-        raise LocationError("expected a path without a space before or behind it")
+        raise LocationError("expected a path without a space before or after it")
 
 
 def _parse_url(text: str) -> Location:
-    userinfo, behind = _remember_all(text)
+    userinfo, suffix = _remember_all(text)
     text = _SCHEME.sub(lambda match: match[0].lower(), text, count=1)  # libraries know no HTTPS://
     _, bare, _ = split_url(text)
     try:
@@ -140,20 +140,20 @@ def _parse_url(text: str) -> Location:
         understood = "://" in text and parts.hostname == seen.hostname and parts.port == seen.port
     except ValueError:
         understood = False
-    if not understood or "***@" in bare or (behind and not (parts.query or parts.fragment)):
+    if not understood or "***@" in bare or (suffix and not (parts.query or parts.fragment)):
         raise LocationError(
             "this URL cannot be read; a password in it, and an @ in its path, need percent-encoding "
             "(/ is %2F, @ is %40), and its ? and # must not be encoded"
         )
     bare = bare.rstrip("/") if seen.netloc else bare
-    if not (userinfo or behind):
+    if not (userinfo or suffix):
         return Location(bare)
     if parts.scheme.lower() not in _WEB:
         kind = next((k for k in _WHERE if parts.scheme.lower().startswith(k)), None)
         kind = "az" if parts.scheme.lower() in ("abfs", "abfss", "adl") else kind
         where = _WHERE[kind] if kind else "the environment"
         raise LocationError(
-            f"credentials and parameters in such a URL are read by nobody. Give {bare}, and the "
+            f"no library reads credentials and parameters in such a URL. Give {bare}, and the "
             f"credentials in the environment: {where}"
         )
     whole = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
@@ -161,13 +161,13 @@ def _parse_url(text: str) -> Location:
 
 
 def _remember_all(text: str) -> tuple[str, str]:
-    """Whatever comes of it, what may be secret in `text` is hidden from now on."""
+    """Hide from now on what may be secret in `text`, whether it is accepted or not."""
     if "://" not in text and not _SCHEME.match(text.strip()):
         return "", ""
-    userinfo, _, behind = split_url(text.strip())
-    query, _, fragment = behind.partition("#")
+    userinfo, _, suffix = split_url(text.strip())
+    query, _, fragment = suffix.partition("#")
     if userinfo:
         remember_userinfo(userinfo)
     remember_query(query)
     remember(fragment)
-    return userinfo, behind
+    return userinfo, suffix

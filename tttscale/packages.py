@@ -1,4 +1,4 @@
-"""Packages that only some work needs: one that is missing, or lacks its native library, is one line."""
+"""Optional packages: one that is missing, or lacks its native library, is an error of one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +10,16 @@ from tttscale.errors import DataError, TTTScaleError
 def needed(
     package: str, what: str, remedy: str, kind: type[TTTScaleError] = DataError
 ) -> Iterator[None]:
-    """Around imports, which fail in more ways than by ImportError: a library behind them may be missing.
+    """Guard imports, which raise more than ImportError: a native library of the package may be missing.
 
     Args:
-        package: The module that is imported.
-        what: What needs it, as an error begins.
-        remedy: What to do where it is not installed, or its native library is not.
-        kind: The error to raise.
+        package: the module that is imported.
+        what: what needs it, as the beginning of the error.
+        remedy: what to do where it is not installed, or its native library is not.
+        kind: the error to raise.
 
     Raises:
-        TTTScaleError: Of `kind`: the package cannot be used, why, and what to do.
+        TTTScaleError: of `kind`; it says why the package cannot be used, and what to do.
     """
     try:
         yield
@@ -35,6 +35,6 @@ def needed(
 
 
 def one_line(error: BaseException) -> str:
-    """An error in a few words; its kind where it says nothing itself."""
+    """Shorten an error to one line; its kind if it has no message."""
     text = " ".join(str(error).split()).rstrip(".")
     return text[:200] or type(error).__name__

@@ -1,9 +1,9 @@
-"""What somebody else may have written: bounded in size, depth and digits, whatever it holds.
+"""Reading files that other programs may have written, with bounds on size, depth and digits.
 
-Every file of JSON is read here. Nothing waits for a pipe, nothing takes more memory than a few times the
-largest size that is allowed, and nothing but OSError and ValueError comes out of it (`read_json`: one
-error of the caller's kind). Values that JSON itself does not know, such as NaN, are refused, and so
-are keys that are written twice, since two readers would take different ones.
+Every JSON file is read here. A read never waits for a pipe, never takes more memory than a few times the
+largest size allowed, and raises only OSError and ValueError (`read_json`: one error of the caller's kind).
+Values that JSON does not know, such as NaN, are refused, and so are keys that occur twice, since two readers
+would take different ones.
 """
 
 import errno
@@ -25,13 +25,13 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_bytes(path: Path, limit_bytes: int) -> bytes:
-    """A whole file.
+    """Read a whole file.
 
     Raises:
-        OSError: it cannot be read, is no ordinary file, or is larger than the limit.
+        OSError: it cannot be read, is not an ordinary file, or is larger than the limit.
     """
     with open_ordinary(path) as file:
-        data = file.read(limit_bytes + 1)  # and not its size: a file may grow
+        data = file.read(limit_bytes + 1)  # not by its size: a file may grow
     if len(data) > limit_bytes:
         raise OSError(errno.EFBIG, f"more than the {limit_bytes:,} bytes it may have", str(path))
     return data
@@ -45,7 +45,7 @@ def parse_json(data: bytes, *, non_finite: bool = False) -> Any:
         non_finite: take NaN and Infinity, which JSON does not know, for numbers.
 
     Raises:
-        ValueError: it is none, or deeper or of longer numbers than anybody means; in a few words.
+        ValueError: it is not JSON, is nested too deeply, or has too long numbers; in a few words.
     """
     if not data.strip():
         raise ValueError("it is empty")
@@ -82,7 +82,7 @@ def read_json(
     Args:
         path: the file.
         error: what to raise.
-        advice: the next step for whoever sees that.
+        advice: the next step for the user.
         limit_bytes: the largest size.
         non_finite: as for `parse_json`.
 
@@ -96,12 +96,12 @@ def read_json(
 
 
 def reason(error: Exception) -> str:
-    """What is wrong, without the file's name."""
+    """Say what is wrong, without the file's name."""
     return str(getattr(error, "strerror", None) or error)
 
 
 def _check_nesting(data: bytes) -> None:
-    """Before anything is built: containers are what costs many times its length."""
+    """Check before any value is built: containers take many times the memory of their text."""
     depth = containers = 0
     for bracket in _BRACKET.finditer(_STRING.sub(b"", data)):
         if bracket[0] in b"[{":
@@ -141,8 +141,8 @@ def _no_constant(name: str) -> float:
 
 
 def _check_text(value: Any) -> None:
-    """Half of a surrogate pair is no character: it could be neither shown nor written."""
+    """Refuse half of a surrogate pair: it is not a character, and could be neither shown nor written."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("it has half of a surrogate pair, which is no text") from None
+        raise ValueError("it has half of a surrogate pair, which is not text") from None

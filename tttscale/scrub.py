@@ -1,7 +1,7 @@
-"""Takes credentials out of texts: the last thing that happens to a message before anybody sees it.
+"""Removing credentials from texts, as the last step before a message is shown.
 
 `Location` keeps them out of what we write ourselves. Libraries repeat in their errors what they were given,
-whole or in parts, so every error, note and traceback goes through `scrubbed`.
+whole or in parts, so every error, log line and traceback passes through `scrubbed`.
 """
 
 import base64
@@ -11,12 +11,12 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 HIDDEN = "***"
 _SHORTEST = 4
-"""Shorter secrets are hidden inside URLs only: such letters stand in many words."""
+"""Shorter secrets are hidden inside URLs only: they occur in many words."""
 _LONGEST = 1 << 14
 _AT, _COLON = (
     re.compile(f"{sign}|%(?:25)*{code}", re.I) for sign, code in (("@", 40), (":", "3a"))
 )
-_BEHIND_PATH = re.compile(r"[?#]|%(?:25)*(?:3f|23)", re.I)
+_AFTER_PATH = re.compile(r"[?#]|%(?:25)*(?:3f|23)", re.I)
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,30}:/{1,3}[^\s'\"<>`]*", re.I)
 _ENCODED_URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,30}%(?:25)*3a%(?:25)*2f[^\s'\"<>`]*", re.I)
 _NO_SCHEME = re.compile(r"(?<![^\s'\"=(\[{,/])[^\s'\"/:@=]{1,100}:[^\s'\"/@]{1,1000}@(?=[\w\[])")
@@ -25,16 +25,16 @@ _SECRET_NAME = re.compile(
     r"SECRET|TOKEN(?!S|IZER)|PASSW|API_?KEY|(ACCESS|ACCOUNT|STORAGE|PRIVATE)_KEY", re.I
 )
 _CONTAINER = ("az", "azure", "abfs", "abfss", "adl")
-"""Schemes in which what stands before the @ is a container, unless it has a colon."""
+"""Schemes in which the text before the @ is a container, unless it has a colon."""
 
 _PLAIN_WORDS = {"true", "false", "none", "null", "auto", "https", "http"}
-"""Whoever writes these in place of a secret has none; our own messages use them."""
+"""Never secrets, though they may be given in place of one; our own messages use them."""
 
 _secrets: set[str] = set()
 
 
 def remember(*secrets: str) -> None:
-    """From now on these are hidden wherever they stand, as they are or percent-encoded."""
+    """Hide these from now on wherever they occur, as they are or percent-encoded."""
     for secret in secrets:
         for form in (secret, unquote(secret), quote(unquote(secret), safe=""), quote_plus(secret)):
             if len(form) >= _SHORTEST and form.lower() not in _PLAIN_WORDS:
@@ -47,22 +47,22 @@ def is_secret_name(name: str) -> bool:
 
 
 def remember_userinfo(userinfo: str) -> None:
-    """NAME:PASSWORD or TOKEN of a URL, and what HTTP makes of it; a name alone is none."""
+    """Hide NAME:PASSWORD or TOKEN of a URL, and its form in HTTP headers; a name alone is no secret."""
     name, colon, password = userinfo.partition(":")
     remember(userinfo, password if colon else name)
     remember(base64.b64encode(unquote(userinfo).encode()).decode())
 
 
 def remember_query(query: str) -> None:
-    """All of a URL's query, and its values but for numbers and short words."""
+    """Hide a URL's query, and its values except numbers and short words."""
     remember(query)
     remember(*(value for _, value in parse_qsl(query) if len(value) > 5 and not value.isdigit()))
 
 
 def split_url(url: str) -> tuple[str, str, str]:
-    """What stands before the host, the URL without any credentials, and what stands behind its path.
+    """Split a URL into the text before its host, the URL without credentials, and the text after its path.
 
-    A password may hold a `/` or `@` that ought to be percent-encoded: rather too much is cut than too little.
+    A password may hold a `/` or `@` that should be percent-encoded: too much is cut rather than too little.
     """
     scheme, slashes, rest = re.split(r"(:/{1,3})", url, maxsplit=1)
     authority = rest.partition("/")[0]
@@ -73,13 +73,13 @@ def split_url(url: str) -> tuple[str, str, str]:
         *_, last = re.finditer("@", rest)
     if last and (scheme.lower() not in _CONTAINER or _COLON.search(rest[: last.start()])):
         userinfo, rest = rest[: last.start()], rest[last.end() :]
-    found = _BEHIND_PATH.search(rest)
-    behind = rest[found.end() :] if found else ""
+    found = _AFTER_PATH.search(rest)
+    suffix = rest[found.end() :] if found else ""
     rest = rest[: found.start()] if found else rest
     host, slash, path = rest.partition("/")
     if ":" in host and "@" in path:  # host and port, or a name and a password of digits?
         userinfo, path = userinfo + path.rpartition("@")[0], f"{HIDDEN}@{path.rpartition('@')[2]}"
-    return userinfo, f"{scheme}{slashes}{host}{slash}{path}", behind
+    return userinfo, f"{scheme}{slashes}{host}{slash}{path}", suffix
 
 
 def scrubbed(text: str) -> str:
@@ -92,28 +92,28 @@ def scrubbed(text: str) -> str:
 
 
 def shortened(value: object, most: int = 60) -> str:
-    """`value` as Python writes it, scrubbed before it is cut: half a password would not be known again."""
+    """`repr(value)`, scrubbed before it is cut: half a password would not be recognized."""
     text = scrubbed(repr(value)[:_LONGEST])
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _hide(url: str) -> str:
     plain = url.rstrip(".,:;)]}")
-    userinfo, shown, behind = split_url(plain)
+    userinfo, shown, suffix = split_url(plain)
     if userinfo:
         scheme, slashes, rest = re.split(r"(:/{1,3})", shown, maxsplit=1)
         shown = f"{scheme}{slashes}{HIDDEN}@{rest}"
-    return f"{shown}?{HIDDEN}{url[len(plain) :]}" if behind else shown + url[len(plain) :]
+    return f"{shown}?{HIDDEN}{url[len(plain) :]}" if suffix else shown + url[len(plain) :]
 
 
 def _has_password(authority: str) -> bool:
-    """Whether NAME:REST is no host with its port."""
+    """Whether NAME:REST is not a host with its port."""
     _, colon, port = authority.partition(":")
     return bool(colon) and not (port.isdecimal() and int(port) < 1 << 16)
 
 
 def _of_environment() -> set[str]:
-    """Values of variables that libraries read credentials from."""
+    """Values of environment variables that libraries read credentials from."""
     return {
         value
         for name, value in os.environ.items()

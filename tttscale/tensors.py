@@ -1,7 +1,7 @@
 """Tensor files (safetensors), the only place that reads or writes them. No pickle.
 
-A file is looked at before the library maps it: whether it is a file at all, and whether its header is of
-a size that anybody means. What the library then refuses, however it puts that, becomes the one error.
+A file is checked before the library maps it: that it is an ordinary file, and that its header has a
+plausible size. Whatever the library then raises becomes one kind of error.
 """
 
 import json
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from tttscale.errors import CheckpointError
 from tttscale.files import open_ordinary, replaced
+from tttscale.packages import needed
 from tttscale.reading import parse_json, reason
 
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -34,21 +34,17 @@ _T = TypeVar("_T")
 
 
 class TensorFile:
-    """An open file; its values stay on disk until they are asked for.
-
-    Attributes:
-        path: For messages.
-        shapes: Of all tensors.
-        dtypes: Of all tensors, such as F32.
-        sizes: Bytes of all tensors.
-    """
+    """An open file; its values stay on disk until they are read."""
 
     def __init__(self, path: Path, handle: Any, header: dict[str, Any]) -> None:
         self.path, self._handle = path, handle
         self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        """Shapes of all tensors, by name."""
         self.dtypes = {name: str(entry["dtype"]) for name, entry in header.items()}
+        """Dtypes of all tensors, such as F32."""
         offsets = {name: entry["data_offsets"] for name, entry in header.items()}
         self.sizes = {name: int(end - begin) for name, (begin, end) in offsets.items()}
+        """Bytes of all tensors."""
 
     def read(self, name: str) -> Tensor:
         """A whole tensor, mapped from disk.
@@ -72,13 +68,14 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
     """Open a tensor file.
 
     Raises:
-        CheckpointError: there is none, it cannot be read, or it is damaged.
+        CheckpointError: it is missing, cannot be read, or is damaged.
     """
+    safe_open = _safe_open()
     try:
         header = _header(path)
     except OSError as error:
         raise CheckpointError(
-            f"{path}: {reason(error)}. Put back the file that was written"
+            f"{path}: {reason(error)}. Restore the file that was written"
         ) from None
     except ValueError as error:
         raise damaged(path, str(error)) from None
@@ -92,10 +89,10 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a tensor file, in place of what stood there; the same bytes as the library's.
+    """Write a tensor file in place of an earlier one; the bytes are those that the library would write.
 
     Raises:
-        OSError: the file system refused; what stood there is as it was.
+        OSError: the file system refused; an earlier file is unchanged.
     """
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -118,10 +115,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_finite(path: Path, name: str, values: Tensor, advice: str) -> None:
-    """Refuse values that no computation can go on with.
+    """Refuse values that are not finite.
 
     Raises:
-        CheckpointError: some are NaN or infinite; it says how many, and where the first is.
+        CheckpointError: some are NaN or infinite; the message says how many, and where the first is.
     """
     if values.numel() and not all(bound.isfinite() for bound in values.aminmax()):
         bad = (~values.isfinite()).flatten().nonzero().flatten()
@@ -134,20 +131,33 @@ def check_finite(path: Path, name: str, values: Tensor, advice: str) -> None:
 
 def damaged(path: Path, problem: str) -> CheckpointError:
     """The error for a file whose content is not what was written."""
-    return CheckpointError(f"{path} is damaged: {problem}. Put back the file that was written")
+    return CheckpointError(f"{path} is damaged: {problem}. Restore the file that was written")
 
 
 def shown(name: str) -> str:
-    """A tensor's name, as far as it can be shown: a file may call it anything."""
+    """Shorten or escape a tensor's name: a file may call it anything."""
     return name if name.isprintable() and len(name) <= 120 else f"{name!r:.120}"
 
 
+def _safe_open() -> Any:
+    """Return the library's function that opens a file.
+
+    Raises:
+        CheckpointError: the library cannot be used.
+    """
+    remedy = "Run `pip install safetensors`."
+    with needed("safetensors", "reading weights", remedy, CheckpointError):
+        from safetensors import safe_open
+
+    return safe_open
+
+
 def _header(path: Path) -> dict[str, Any]:
-    """What the file says of its tensors.
+    """Read the header of a tensor file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no tensor file.
+        ValueError: it is not a tensor file.
     """
     with open_ordinary(path) as file:
         size = file.seek(0, 2)
@@ -163,7 +173,7 @@ def _header(path: Path) -> dict[str, Any]:
             raise ValueError(f"its header has {length:,} bytes")
         header = parse_json(file.read(length))
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     header.pop("__metadata__", None)
     return header
 
@@ -173,6 +183,6 @@ def _guarded(path: Path, work: Callable[[], _T]) -> _T:
         return work()
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of the library is no Exception
+    except BaseException as error:  # a panic of the library is not an Exception
         words = " ".join(str(error).split()) or type(error).__name__
         raise damaged(path, words[:200]) from None

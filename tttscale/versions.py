@@ -1,8 +1,8 @@
-"""Which tttscale wrote a file, and what to say if that was a newer one than this.
+"""Which tttscale wrote a file, and the message for a file that a newer one wrote.
 
-Every file of ours carries the number of its format and, under `KEY`, the version that wrote it. A format
-gets a new number when older versions would misread it; a key more is no new format, and so is refused
-by an older version as unknown. Both are files from the future, and both get the same message.
+Every file of ours holds the number of its format and, under `KEY`, the version that wrote it. A format gets
+a new number when older versions would misread it. A further key is not a new format: an older version
+refuses it as unknown. Both are files of a newer version, and both get the same message.
 """
 
 import re
@@ -15,7 +15,7 @@ _NUMBERS = re.compile(r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)[\w.+-]{0,40}"
 
 
 def is_newer(version: Any) -> bool:
-    """Whether `version`, as a file gives it, is above this one; what is no version is not."""
+    """Whether `version`, as a file holds it, is above this one; False for what is not a version."""
     there, here = _numbers(version), _numbers(__version__)
     return there is not None and here is not None and there > here
 
@@ -26,12 +26,12 @@ def newer_format(found: Any, known: int) -> bool:
 
 
 def newer(name: object, version: Any, format_version: Any = None) -> str:
-    """The message for a file from the future.
+    """Write the message for a file of a newer version.
 
     Args:
-        name: of the file.
-        version: the tttscale that wrote it, as the file says; None if it does not.
-        format_version: of the file, if that is what this version does not know.
+        name: the file's name.
+        version: the tttscale that wrote it, as the file says; None if it does not say.
+        format_version: the number of the file's format, if this version does not know it.
     """
     known = is_newer(version)
     wrote = str(version) if known else f"format version {format_version}"

@@ -104,7 +104,7 @@ def token_gradients_kernel(
         W1 = _load_turned(w1_saved_ptr + saved * F * I, inner, cols, F, I)  # [IB, FP]
         dW1 = _load_turned(dw1_saved_ptr + saved * F * I, inner, cols, F, I)  # [IB, FP]
         # First: Triton loads the next g1 into the same buffer (its issue 6691), and before that waits for all
-        # products but the last ones. One that reads g1 would still be under way there (tests/ptx finds it).
+        # products but the last ones. One that reads g1 would still run there (benchmarks/ptx finds it).
         ahead = mma(g1, dW1, ahead, BF16)
         moved = mma(dz1, tl.trans(g1), moved, BF16)
         dk = mma(dz1, W1, dk, BF16)

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from tttscale.bench import data, data_peers
 from tttscale.bench.data_peers import MEMMAP, OURS
 from tttscale.cli import app
-from tttscale.data import TokenStore, build_store
+from tttscale.data import BuildOptions, build_store
+from tttscale.data.store.token_store import TokenStore
 from tttscale.errors import ConfigError, DataError
 
 READERS = [*OURS, "zarr-python", MEMMAP]
@@ -21,13 +22,14 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def store(tmp_path):
-    text = tmp_path / "corpus.jsonl"
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    text = folder / "corpus.jsonl"
     lines = [json.dumps({"text": f"line {i} " * (i % 9 + 1)}) for i in range(60)]
     text.write_text("\n".join(lines))
-    build_store(tmp_path / "store", [str(text)], chunk_tokens=64, shard_tokens=256)
-    return tmp_path / "store"
+    build_store(folder / "store", [str(text)], BuildOptions(chunk_tokens=64, shard_tokens=256))
+    return folder / "store"
 
 
 def bench(store, *options, out):

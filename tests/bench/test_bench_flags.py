@@ -1,13 +1,16 @@
 """What the flags of `tttscale bench` ask for, and what they refuse."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from tttscale.bench import kernels, step
+from tttscale.bench import step
 from tttscale.cli import app
 from tttscale.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 
 def bench(*words):
@@ -56,20 +59,10 @@ def test_nothing_is_measured_no_times(words, asked):
     assert not asked
 
 
-@pytest.mark.parametrize(
-    ("words", "out"),
-    [
-        ((), "benchmarks/kernels_sm90_paper"),
-        (("--all",), "benchmarks/kernels_sm90"),
-        (("--capability", "80"), "benchmarks/kernels_sm80_paper"),
-        (("--all", "--capability", "80"), "benchmarks/kernels_sm80"),
-        (("--all", "--out", "mine"), "mine"),
-        (("--out", "mine"), "mine"),
-    ],
-    ids=" ".join,
-)
-def test_each_report_of_kernels_has_its_own_path(words, out, monkeypatch):
-    written = []
-    monkeypatch.setattr(kernels, "bench_kernels", lambda path, *_: written.append(path))
-    assert bench("kernels", *words).exit_code == 0
-    assert written == [Path(out)]
+@pytest.mark.parametrize("name", ["kernels", "around", "documents", "products"])
+def test_what_moved_to_benchmarks_is_named_whatever_is_asked_of_it(name):
+    done = bench(name, "--all", "--out", "mine", "more")
+    assert isinstance(done.exception, ConfigError)
+    module = str(done.exception).split("python -m ")[1]
+    assert importlib.util.find_spec(module).origin.startswith(str(ROOT / "benchmarks"))
+    assert name not in bench("--help").output

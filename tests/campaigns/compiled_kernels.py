@@ -5,7 +5,7 @@
 
 Takes no GPU, but two cores for about half an hour. Exits with 1 and says which kernels do not fit into shared
 memory, which of the paper's shape (head dim 64, K 16) go to local memory inside a loop, and which of those
-need something else than benchmarks/kernels_sm90.json and kernels_sm80.json say.
+need something else than benchmarks/data/kernels_sm90.json and kernels_sm80.json say.
 """
 
 import argparse
@@ -20,10 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tttscale.bench.kernels import Shape, compile_shape, shapes_of
+from benchmarks.static.configurations import Shape, shapes_of
+from benchmarks.static.kernels import compile_shape
 
 CAPABILITIES = (90, 80)
-REPORTS = Path(__file__).parents[2] / "benchmarks"
+REPORTS = Path(__file__).parents[2] / "benchmarks/data"
 PAPER = (64, 16)
 REPORTED = ("registers", "stack_bytes", "shared_bytes")
 

@@ -2,15 +2,15 @@
 
     python -m tests.campaigns.emulated_kernels --out benchmarks/kernels_emulated
     python -m tests.campaigns.emulated_kernels --only linear:64:16:bf16:90 mlp:64:32:bf16:80
+    python -m tests.campaigns.emulated_kernels --render benchmarks/kernels_emulated   the page, from its JSON
 
-Takes no GPU, but two cores for half an hour (tests/ptx says what is checked on the way). Exits with 1 and
+Takes no GPU, but two cores for half an hour; benchmarks/ptx says what is checked on the way. Exits with 1 and
 says which results are off, which differ with neighbours that wait, and which accesses are faults. Tokens:
 one block and a part of the next, which ends in a short mini-batch.
 """
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -18,16 +18,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.errors import limit_of
+from benchmarks.problems import NAMES, worst
+from benchmarks.static.configurations import DTYPES
 from tests.campaigns.compiled_kernels import Configuration, chosen, command_line, examine_all
 from tttscale.bench import report
-from tttscale.bench.gpu_errors import limit_of
-from tttscale.bench.kernels import DTYPES
-from tttscale.bench.problems import NAMES, worst
 from tttscale.kernels.triton_scan.launch_table import mini_batches_per_block
 
+TITLE = "Compiled kernels, run without a GPU"
 HOW = (
     "Forward and backward of one head, once alone and once with neighbours that wait, on kernels "
-    "compiled for the GPU named, whose PTX `tests/ptx` runs on the CPU: **simulated**. Nothing here "
+    "compiled for the GPU named, whose PTX `benchmarks/ptx` runs on the CPU: **simulated**. Nothing here "
     "says how fast they are, nor what the assembler makes of PTX. Errors are relative, root of mean "
     "squares, against the fp64 reference of the same (rounded) inputs; scratch holds NaN until it is "
     "written. An access outside of all tensors, to shared memory that nobody wrote, or that meets "
@@ -56,7 +57,7 @@ class Campaign:
         began = time.monotonic()
         words = map(str, (*configuration.shape, configuration.capability, tokens_of(configuration)))
         done = subprocess.run(
-            [sys.executable, "-m", "tests.ptx", *words, "waits"],
+            [sys.executable, "-m", "benchmarks.ptx", *words, "waits"],
             env={**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
@@ -74,32 +75,53 @@ class Campaign:
         return [f"{configuration} {fault}" for fault in found]
 
     def write(self, out: Path, wanted: Sequence[Configuration], found: Sequence[str]) -> None:
-        """OUT.md and OUT.json."""
-        ran = [configuration for configuration in wanted if configuration in self.facts]
-        parts = [f"{len(wanted)} configurations, {len(found)} faults.", *found]
-        if ran:
-            parts.append(report.table([row(c, self.facts[c]) for c in ran]))
-        sections = [("Result", "\n\n".join(parts)), ("How", HOW)]
-        data = {str(configuration): self.facts[configuration] for configuration in ran}
-        command = f"python -m tests.campaigns.emulated_kernels {shlex.join(sys.argv[1:])}"
-        report.write(out, "Compiled kernels, run without a GPU", sections, data, command)
+        """Write OUT.md and OUT.json."""
+        ran = {c: self.facts[c] for c in wanted if c in self.facts}
+        data = {str(configuration): facts for configuration, facts in ran.items()}
+        report.write(out, TITLE, sections_of(ran, len(wanted), found), data)
 
 
-def row(configuration: Configuration, facts: dict[str, Any]) -> dict[str, Any]:
-    """Of the report's table."""
-    inner, dim, size, dtype = configuration.shape
-    errors = dict(facts["errors"])
-    token_idx = errors.pop("dtoken_idx")
-    outputs = max(errors.pop(name) for name in NAMES if name in errors)
+def render(out: Path) -> None:
+    """Write OUT.md again from OUT.json; nothing is run."""
+    circumstances, data = report.read(out)
+    ran = {configuration: data[str(configuration)] for configuration in chosen(list(data))}
+    found = [f"{c} {fault}" for c, facts in ran.items() for fault in faults(facts, c)]
+    report.write_page(out, TITLE, circumstances, sections_of(ran, len(ran), found))
+
+
+def sections_of(
+    ran: dict[Configuration, dict[str, Any]], wanted: int, found: Sequence[str]
+) -> list[tuple[str, str]]:
+    """The page: a line for each GPU, inner learner and dtype; every configuration is in the JSON."""
+    parts = [f"{wanted} configurations, {len(found)} faults.", *found]
+    groups: dict[tuple[int, str, str], list[Configuration]] = {}
+    for configuration in ran:
+        inner, *_, dtype = configuration.shape
+        groups.setdefault((configuration.capability, inner, dtype), []).append(configuration)
+    if groups:
+        parts.append(report.table([row(group, ran) for group in groups.values()]))
+        parts.append(
+            "Head dims 16 to 128, K 16 to 64; every configuration is in the JSON in `data/`."
+        )
+    return [("Result", "\n\n".join(parts)), ("How", HOW)]
+
+
+def row(group: list[Configuration], ran: dict[Configuration, dict[str, Any]]) -> dict[str, Any]:
+    """The largest errors of some configurations."""
+    inner, *_, dtype = group[0].shape
+    outputs, gradients, token_idx = [], [], []
+    for configuration in group:
+        errors = dict(ran[configuration]["errors"])
+        token_idx.append(errors.pop("dtoken_idx"))
+        outputs += [errors.pop(name) for name in NAMES if name in errors]
+        gradients += errors.values()
     return {
-        "GPU": f"sm_{configuration.capability}",
-        **{"inner": inner, "head dim": dim, "K": size, "dtype": dtype},
-        "tokens": tokens_of(configuration),
-        "launches": len(facts["launches"]),
-        "outputs, states": f"{outputs:.1e}",
-        "gradients": f"{max(errors.values()):.1e}",
-        "of token_idx": f"{token_idx:.1e}",
-        "same bits": "yes" if facts["same_bits"] else "no",
+        "GPU": f"sm_{group[0].capability}",
+        **{"inner": inner, "dtype": dtype, "configurations": len(group)},
+        "outputs, states": f"{max(outputs):.1e}",
+        "gradients": f"{max(gradients):.1e}",
+        "of token_idx": f"{max(token_idx):.1e}",
+        "same bits": f"{sum(ran[c]['same_bits'] for c in group)} of {len(group)}",
     }
 
 
@@ -115,7 +137,10 @@ def faults(facts: dict[str, Any], configuration: Configuration) -> Iterator[str]
 def main() -> None:
     parser = command_line("Run every compiled kernel, no GPU needed.")
     parser.add_argument("--out", type=Path, help="report path without suffix")
+    parser.add_argument("--render", type=Path, metavar="PATH", help="write PATH.md from its JSON")
     asked = parser.parse_args()
+    if asked.render:
+        return render(asked.render)
     campaign, wanted = Campaign(), chosen(asked.only)
     found = examine_all(campaign.examine, wanted)
     if asked.out:

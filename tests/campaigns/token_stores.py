@@ -27,7 +27,7 @@ import numpy as np
 
 from tests.data.test_integrity import EDITS, files_of, flip, read_everything, same, verdict
 from tttscale.bench import report
-from tttscale.data import build_store
+from tttscale.data import BuildOptions, build_store
 from tttscale.errors import DataError
 
 LINES = 60_000
@@ -233,8 +233,8 @@ def main() -> None:
         folder = Path(name)
         source = corpus(folder)
         store = folder / "store"
-        small = {"chunk_tokens": 1 << 16, "shard_tokens": 1 << 18, "holdout_fraction": 0.1}
-        build_store(store, [str(source)], **small)  # type: ignore[arg-type]
+        small = BuildOptions(chunk_tokens=1 << 16, shard_tokens=1 << 18, holdout_fraction=0.1)
+        build_store(store, [str(source)], small)
         for episodes in (
             flips(store, options.flips, chooser),
             metadata_flips(store, options.flips // 2, chooser),

@@ -257,7 +257,7 @@ def test_data_verify_names_damage_and_sets_it_apart(run, tmp_path):
     kept.rename(tmp_path / "store/train/tokens/c/0")
     code, said, _ = run("data", "verify", store, "--workers", "1")
     assert code == 0
-    assert "is whole, but quarantine.json sets parts of it apart" in said
+    assert "is whole, but quarantine.json lists ranges of it" in said
 
 
 def test_data_tokenizer_serves_a_build(run, tmp_path):

@@ -74,7 +74,8 @@ def test_under_torchrun(folder, number, whole_group):
     name = f"torchrun{number}"
     words = ("-m", "tttscale", "train", folder / "run.yaml", f"run.name={name}")
     started = Fresh([sys.executable, *launcher, *words, "parallel.sequence=2"])
-    _, errors, records = signal_once_it_runs(started, folder, name, number, whole_group)
+    code, errors, records = signal_once_it_runs(started, folder, name, number, whole_group)
+    assert code != 0
     assert errors.splitlines().count("interrupted") == 1
     frames = [line for line in errors.splitlines() if line.strip().startswith("File ")]
     assert not [line for line in frames if "/tttscale/" in line]  # torchrun prints its own

@@ -130,7 +130,7 @@ def test_all_problems_are_reported_at_once(write):
         ("data.blend=[]", "data.blend = []: expected a list of at least 1"),
         ("data.blend={store: a}", "data.blend = {'store': 'a'}: expected a list"),
         ("data.skip_steps=3", "data.skip_steps = 3: expected a list of steps and ranges"),
-        ("data.skip_steps=[0]", "data.skip_steps = [0]: expected steps from 1 on"),
+        ("data.skip_steps=[0]", "data.skip_steps = [0]: expected steps of at least 1"),
         ("data.skip_steps=[9-8]", "after their first step, found '9-8'"),
         ("data.skip_steps=[7, 1200-]", "ranges such as 1200-1210, found '1200-'"),
         ("data.skip_steps=[1-2-3]", "found '1-2-3'"),
@@ -172,9 +172,12 @@ def test_skipped_steps(write, given, steps, ranges):
 def test_a_blend_reads_back_equal(write):
     blend = "data.blend=[{store: a, weight: 2.5}, {store: b}]"
     config = load_config(write(), ["data.store=null", blend])
-    assert [(part.store, part.weight) for part in config.data.parts] == [("a", 2.5), ("b", 1.0)]
+    assert [(part.store, part.weight) for part in config.data.components] == [
+        ("a", 2.5),
+        ("b", 1.0),
+    ]
     assert load_config(write(dump_config(config), "again.yaml")) == config
-    assert [part.store for part in load_config(write()).data.parts] == ["stores/text"]
+    assert [part.store for part in load_config(write()).data.components] == ["stores/text"]
 
 
 @pytest.mark.parametrize("text", ["- a\n", "5", "a: [", "\x00", "run: !!python/name:os.system {}"])
@@ -290,3 +293,19 @@ def test_a_credential_under_a_key_of_that_name_is_not_repeated(write, value, key
 def test_a_project_of_wandb_is_a_name_and_no_location(write):
     message = refused(write(), "logging.wandb.project=https://user:x83hdk2@host/p")
     assert "logging.wandb.project = 'https://***@host/p': expected text that matches" in message
+
+
+def test_a_key_that_had_no_effect_is_ignored_with_its_old_values(write):
+    """Files that earlier versions wrote have it: the `config.yaml` of each run and checkpoint."""
+    old = write("parallel: {transport: torch, sequence: 1}\n", "old.yaml")
+    config = load_config(write("base: old.yaml\n" + RUN), ["parallel.transport=auto"])
+    assert config == load_config(write())
+    assert "transport" not in dump_config(config)
+    assert old.is_file()
+
+
+@pytest.mark.parametrize("value", ["mpi", "nccl", "[auto]", "{auto: 1}", "null"])
+def test_other_values_of_it_are_refused_with_the_next_step(write, value):
+    said = refused(write(), f"parallel.transport={value}")
+    hint = "is not a known key: carries are sent by torch.distributed; leave this key out"
+    assert said == f"override 'parallel.transport={value}': parallel.transport {hint}"

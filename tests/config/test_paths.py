@@ -68,5 +68,5 @@ def test_a_base_in_the_home(path, tmp_path):
     path.write_text("base: ~/base.yaml\n")
     assert load_config(path).run.name == "r"
     path.write_text("base: $HOME/base.yaml\n")
-    with pytest.raises(ConfigError, match="the shell's to fill in"):
+    with pytest.raises(ConfigError, match="only a shell fills in variables"):
         load_config(path)

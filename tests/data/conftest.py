@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tttscale.data import StoreInfo, build_store
+from tttscale.data import BuildOptions, StoreInfo, build_store
 
 # Small enough that a few kilobytes of text fill several shards and chunks.
 SMALL: dict[str, Any] = {"chunk_tokens": 64, "shard_tokens": 256}
@@ -30,4 +30,6 @@ def store(tmp_path: Path, corpus: Path) -> Path:
 
 
 def build(out: Path, *sources: Path, **options) -> StoreInfo:
-    return build_store(out, [str(source) for source in sources], **SMALL | options)
+    """Build with the fields of `BuildOptions` and the arguments of `build_store`."""
+    own = {name: options.pop(name) for name in ("workers", "ranks", "progress") if name in options}
+    return build_store(out, [*map(str, sources)], BuildOptions(**SMALL | options), **own)

@@ -12,12 +12,12 @@ from tests.train.small import small_config
 from tttscale.config import Config
 from tttscale.config.shares import SLOTS, slot_counts
 from tttscale.data import ArraySplit, ByteTokenizer, Windows
-from tttscale.data.blend import Blend
-from tttscale.data.components import open_tokens
-from tttscale.data.order import sequence_groups
-from tttscale.data.record import check_data_record, write_data_record
+from tttscale.data.provenance import check_provenance, write_provenance
+from tttscale.data.windows.blend import Blend
+from tttscale.data.windows.mixture import open_mixture
+from tttscale.data.windows.order import sequence_groups
 from tttscale.errors import ConfigError, DataError
-from tttscale.train.setup import check_same_stores
+from tttscale.train.build import check_same_stores
 
 WEIGHTS = st.lists(st.floats(0.2, 100), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**63)
@@ -47,7 +47,7 @@ def test_slots_are_the_weights_to_less_than_one(weights):
 @given(weights=WEIGHTS, seed=SEEDS, block=st.integers(0, 10**6))
 def test_every_block_takes_each_part_exactly_and_every_prefix_nearly(weights, seed, block):
     blend = blend_of(weights, seed)
-    places = [blend.place(block * SLOTS + slot) for slot in range(SLOTS)]
+    places = [blend.locate(block * SLOTS + slot) for slot in range(SLOTS)]
     for part, slots in enumerate(blend.slots):
         own = [local for j, local in places if j == part]
         assert own == [*range(block * slots, (block + 1) * slots)]
@@ -62,7 +62,7 @@ def test_every_block_takes_each_part_exactly_and_every_prefix_nearly(weights, se
 def test_any_stretch_of_a_run_is_close_to_the_weights():
     blend = blend_of([5, 2, 1], seed=11)
     for begin in range(0, 3 * SLOTS, 777):
-        found = Counter(blend.place(begin + i)[0] for i in range(64))
+        found = Counter(blend.locate(begin + i)[0] for i in range(64))
         assert found == pytest.approx({0: 40, 1: 16, 2: 8}, abs=5)
 
 
@@ -82,7 +82,7 @@ def test_each_part_has_epochs_of_its_own():
     blend = blend_of([3, 1], seed=0)
     seen = {0: [], 1: []}
     for index in range(SLOTS):
-        seen[blend.place(index)[0]].append(blend.sequence(index).chunk(0, 2).ids.tolist())
+        seen[blend.locate(index)[0]].append(blend.sequence(index).chunk(0, 2).ids.tolist())
     for part, count in ((0, 5), (1, 6)):
         times = Counter(map(tuple, seen[part])).values()
         assert len(times) == count
@@ -92,8 +92,8 @@ def test_each_part_has_epochs_of_its_own():
 @pytest.mark.parametrize("count", [50, 457, 3000])
 def test_no_window_comes_again_before_all_of_its_store_came(count):
     blend = Blend([windows(count), windows(7)], [1, 1], seed=0)
-    places = [blend.place(index) for index in range(4 * count + 20)]
-    taken = [blend.parts[0].sequence(local).window for part, local in places if part == 0]
+    places = [blend.locate(index) for index in range(4 * count + 20)]
+    taken = [blend.components[0].sequence(local).number for one, local in places if one == 0]
     for epoch in (taken[:count], taken[count : 2 * count]):
         assert sorted(epoch) == [*range(count)]
 
@@ -101,7 +101,7 @@ def test_no_window_comes_again_before_all_of_its_store_came(count):
 def test_order_of_parts_is_frozen():
     """A change here would make resumed runs read other windows than they said they would."""
     blend = blend_of([2, 1, 1], seed=7)
-    assert [blend.place(i) for i in range(8)] == FROZEN
+    assert [blend.locate(i) for i in range(8)] == FROZEN
 
 
 def test_held_out_windows_take_turns():
@@ -134,9 +134,9 @@ def config_of(stores, **data):
 
 
 def test_a_blend_of_stores(stores):
-    tokens = open_tokens(config_of(stores, documents="whole"))
+    tokens = open_mixture(config_of(stores, documents="whole"))
     for index in range(20):
-        component, local = tokens.place(index)
+        component, local = tokens.locate(index)
         expected = component.train.sequence(local).chunk(0, 44)
         found = tokens.train.sequence(index).chunk(0, 44)
         np.testing.assert_array_equal(found.ids, expected.ids)
@@ -146,9 +146,9 @@ def test_a_blend_of_stores(stores):
 
 
 def test_a_single_store_is_no_blend(stores):
-    tokens = open_tokens(config_of(stores[:1]))
+    tokens = open_mixture(config_of(stores[:1]))
     assert tokens.train is tokens.components[0].train
-    assert tokens.place(7) == (tokens.components[0], 7)
+    assert tokens.locate(7) == (tokens.components[0], 7)
 
 
 class OtherBytes(ByteTokenizer):
@@ -161,25 +161,25 @@ def test_stores_that_do_not_fit(stores, tmp_path, corpus):
     with pytest.raises(
         DataError, match=r"/a and .*/c were built with different tokenizers \(bytes"
     ):
-        open_tokens(config_of([stores[0], str(tmp_path / "c")]))
+        open_mixture(config_of([stores[0], str(tmp_path / "c")]))
     build(tmp_path / "d", corpus, holdout_fraction=0.0)
     message = (
         r"data\.blend\[1\]\.store = .*/d, data\.heldout_split = heldout: .*evaluate.sequences=0"
     )
     with pytest.raises(DataError, match=message):
-        open_tokens(config_of([stores[0], str(tmp_path / "d")]))
+        open_mixture(config_of([stores[0], str(tmp_path / "d")]))
     tree = config_of(stores).model_dump(mode="json")
     tree["evaluate"]["sequences"] = 10**4
     with pytest.raises(
         ConfigError, match=r"10000 takes 5000 of data\.blend\[\d\]\.store"
     ) as caught:
-        open_tokens(Config.model_validate(tree))
+        open_mixture(Config.model_validate(tree))
     words = str(caught.value).split("evaluate.sequences=")[1]
     tree["evaluate"]["sequences"] = int(words.split()[0])
-    open_tokens(Config.model_validate(tree))
+    open_mixture(Config.model_validate(tree))
     tree["evaluate"]["sequences"] += 1
     with pytest.raises(ConfigError):
-        open_tokens(Config.model_validate(tree))
+        open_mixture(Config.model_validate(tree))
 
 
 @pytest.mark.parametrize("documents", ["ignore", "reset"])
@@ -190,17 +190,17 @@ def test_without_a_window_to_hold_out_a_run_trains_and_says_so(stores, tmp_path,
     build(tmp_path / "short", tmp_path / "short.jsonl", holdout_fraction=1e-9)
     for name, words in (("empty", "holds 0 tokens"), ("short", "tokens, too few for a window of")):
         config = config_of([str(tmp_path / name)], documents=documents, sequence_length=32)
-        tokens = open_tokens(with_sequences(config, 1))
+        tokens = open_mixture(with_sequences(config, 1))
         assert tokens.heldout is None
         assert list(tokens.components[0].splits) == ["train"]
-        (remark,) = tokens.remarks
-        assert words in remark
+        (notice,) = tokens.notices
+        assert words in notice
         if name == "empty":  # two are asked for: there are none, and that is said
-            assert open_tokens(config).remarks == [remark]
+            assert open_mixture(config).notices == [notice]
         else:
             with pytest.raises(DataError, match=r"too few for one window.*evaluate.sequences=0"):
-                open_tokens(config)
-    assert not open_tokens(config_of(stores)).remarks
+                open_mixture(config)
+    assert not open_mixture(config_of(stores)).notices
 
 
 def with_sequences(config, sequences):
@@ -213,21 +213,21 @@ def test_errors_name_the_key_that_decides(stores):
     with pytest.raises(
         DataError, match=r"^data\.blend\[1\]\.store = nowhere: no such folder\. Build"
     ):
-        open_tokens(config_of(nowhere))
+        open_mixture(config_of(nowhere))
     with pytest.raises(DataError, match=r"^data\.store = nowhere: no such folder\. Build"):
-        open_tokens(config_of(["nowhere"]))
+        open_mixture(config_of(["nowhere"]))
     for key in ("split", "heldout_split"):
         asked = (
             rf"^data\.store = {stores[0]}, data\.{key} = nope: {stores[0]} has no split 'nope', "
         )
         with pytest.raises(DataError, match=asked + r"only train, heldout\. "):
-            open_tokens(config_of(stores[:1], **{key: "nope"}))
+            open_mixture(config_of(stores[:1], **{key: "nope"}))
 
 
 def test_the_record_of_a_run(stores, tmp_path, corpus):
     config = config_of(stores)
-    tokens = open_tokens(config)
-    write_data_record(tmp_path, tokens)
+    tokens = open_mixture(config)
+    write_provenance(tmp_path, tokens)
     record = json.loads((tmp_path / "data.json").read_text())
     first = record["stores"][0]
     info = tokens.components[0].store.info
@@ -237,31 +237,31 @@ def test_the_record_of_a_run(stores, tmp_path, corpus):
         "name": "heldout",
         "tokens": info.splits["heldout"].tokens,
     }
-    check_data_record(tmp_path, tokens)
+    check_provenance(tmp_path, tokens)
     (tmp_path / "a").rename(tmp_path / "moved")
     moved = [str(tmp_path / "moved"), stores[1]]
-    check_data_record(tmp_path, open_tokens(config_of(moved)))
+    check_provenance(tmp_path, open_mixture(config_of(moved)))
     build(tmp_path / "a", corpus, holdout_fraction=0.2)
-    other = open_tokens(config)
+    other = open_mixture(config)
     old, new = info.fingerprint, other.components[0].store.fingerprint
     with pytest.raises(DataError, match=rf"trained on .*/a with fingerprint {old}.*/a has .*{new}"):
-        check_data_record(tmp_path, other)
+        check_provenance(tmp_path, other)
     with pytest.raises(
         DataError, match=r"2 store\(s\), .*/a, .*/b, but .* names 1, .*data\.blend=\.\."
     ):
-        check_data_record(tmp_path, open_tokens(config_of(stores[1:])))
-    with pytest.raises(DataError, match=r"split train with weight 2\.0.* asks for split heldout"):
-        check_data_record(tmp_path, open_tokens(config_of(moved, split="heldout")))
+        check_provenance(tmp_path, open_mixture(config_of(stores[1:])))
+    with pytest.raises(DataError, match=r"split train with weight 2\.0.* has split heldout"):
+        check_provenance(tmp_path, open_mixture(config_of(moved, split="heldout")))
 
 
 def test_a_record_that_is_no_record(stores, tmp_path):
-    tokens = open_tokens(config_of(stores))
+    tokens = open_mixture(config_of(stores))
     with pytest.raises(DataError, match=r"data\.json: No such file.*config\.yaml to do without"):
-        check_data_record(tmp_path, tokens)
+        check_provenance(tmp_path, tokens)
     for text in ("", "{", '{"stores": 3}', "\xff"):
         (tmp_path / "data.json").write_text(text)
         with pytest.raises(DataError, match=r"data\.json: damaged: "):
-            check_data_record(tmp_path, tokens)
+            check_provenance(tmp_path, tokens)
 
 
 class OneRankDiffers(SimpleNamespace):
@@ -276,12 +276,12 @@ class OneRankDiffers(SimpleNamespace):
 
 
 def test_a_rank_with_another_store_is_named(stores):
-    tokens = open_tokens(config_of(stores))
+    tokens = open_mixture(config_of(stores))
     check_same_stores(OneRankDiffers(difference=0), tokens)  # type: ignore[arg-type]
     with pytest.raises(DataError) as caught:
         check_same_stores(OneRankDiffers(difference=1), tokens)  # type: ignore[arg-type]
     mine = tokens.components[1].store.fingerprint[:12]
-    assert f"data.blend[1].store = {stores[1]}: rank 2 has another store" in str(caught.value)
+    assert f"data.blend[1].store = {stores[1]}: the store of rank 2 " in str(caught.value)
     assert f"than rank 0 ({mine}...)" in str(caught.value)
 
 

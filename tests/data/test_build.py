@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tttscale.data import ByteTokenizer, TokenStore, build_store, render_info
-from tttscale.data.build import _Build
-from tttscale.data.layout import Holdout
-from tttscale.data.runs import content_hash
-from tttscale.data.staging import Staging, locked
+from tttscale.data import BuildOptions, ByteTokenizer, build_store, open_store, render_info
+from tttscale.data.builder.staging import Staging, locked
+from tttscale.data.builder.store_builder import _Builder
+from tttscale.data.builder.store_plan import Holdout
+from tttscale.data.builder.tokenized import content_hash
 from tttscale.errors import DataError
 
 from .conftest import build
 
 
-def documents_of(store: TokenStore, name: str) -> list[str]:
+def documents_of(store, name: str) -> list[str]:
     split = store.split(name)
     bounds = [*split.document_starts.tolist(), split.num_tokens]
     tokenizer = ByteTokenizer()
@@ -39,7 +39,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 def test_every_document_is_in_one_split_in_order(tmp_path, corpus, texts):
     info = build(tmp_path / "out", corpus, holdout_fraction=0.2)
-    store = TokenStore.open(tmp_path / "out")
+    store = open_store(tmp_path / "out")
     held = held_out(texts, 0.2)
     assert 2 <= sum(held) <= 20
     assert documents_of(store, "heldout") == [t for t, h in zip(texts, held, strict=True) if h]
@@ -56,7 +56,7 @@ def test_python_sources(tmp_path):
     folder = Path(package.__file__).parent
     info = build(tmp_path / "out", folder, suffixes=[".py"], chunk_tokens=4096, shard_tokens=8192)
     files = sorted(folder.glob("*.py"))
-    store = TokenStore.open(tmp_path / "out")
+    store = open_store(tmp_path / "out")
     assert sum(s.text_bytes for s in info.splits.values()) == sum(p.stat().st_size for p in files)
     texts = [path.read_text() for path in files]
     held = held_out(texts, 0.01)
@@ -82,7 +82,7 @@ def test_sizes_around_shard_borders(tmp_path, size):
     text = tmp_path / "a.txt"
     text.write_bytes(bytes(range(size % 256)) + bytes(size - size % 256))
     build(tmp_path / "out", text)
-    store = TokenStore.open(tmp_path / "out")
+    store = open_store(tmp_path / "out")
     assert store.split("train").read(0, size + 2)[1:-1].tobytes() == (
         np.frombuffer(text.read_bytes(), np.uint8).astype(np.uint16).tobytes()
     )
@@ -101,7 +101,7 @@ def test_bytes_take_any_file_and_others_may_skip(tmp_path, monkeypatch):
     info = build(tmp_path / "b", tmp_path / "texts", tokenizer=codec, skip_undecodable=True)
     assert (info.skipped_documents, info.splits["train"].documents) == (1, 1)
     assert "1 documents that are not UTF-8" in render_info(info)
-    assert "held out    1 of 2 documents, 50.00% (1.00% asked for, seed 0)" in render_info(
+    assert "held out    1 of 2 documents, 50.00% (1.00% set, seed 0)" in render_info(
         build(tmp_path / "c", tmp_path / "texts")
     )
 
@@ -122,7 +122,8 @@ def test_what_is_no_text_is_mentioned(tmp_path, caplog):
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     files = sorted(tmp_path.glob("*.*"))
     with pytest.raises(
-        DataError, match=r"nothing says what .*: \.png \(2: .*b\.png\).*--format \.png="
+        DataError,
+        match=r"how to read these files is not known: \.png \(2: .*b\.png\).*--format \.png=",
     ):
         build(tmp_path / "b", *files)
     info = build(tmp_path / "b", *files, formats=[".png=text"])
@@ -149,7 +150,7 @@ def test_wide_vocabularies_and_ids_outside(tmp_path, corpus):
     codec = Decoding()
     codec.shift = 69_000
     build(tmp_path / "wide", corpus, tokenizer=codec)
-    tokens = TokenStore.open(tmp_path / "wide").split("train").read(1, 3)
+    tokens = open_store(tmp_path / "wide").split("train").read(1, 3)
     assert tokens.dtype == np.uint32
     assert tokens[0] == ord("d") + 69_000
     for shift, found in ((-200, -100), (70_000, 70_100)):
@@ -202,7 +203,7 @@ def test_two_builders_do_not_share_a_folder(tmp_path, corpus):
     with locked(staging):
         with pytest.raises(DataError, match=r"another process is building it"):
             build(tmp_path / "out", corpus)
-        assert staging.runs.is_dir()  # the loser touches nothing of the winner's
+        assert staging.tokenized.is_dir()  # the loser touches nothing of the winner's
     build(tmp_path / "out", corpus)
 
 
@@ -218,7 +219,9 @@ def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     write_lines(folder / "corpus.jsonl", 60_000)
     build(folder / "store", folder / "corpus.jsonl", **LARGE)
-    build_store(folder / "again", [str(folder / "corpus.jsonl")], holdout_fraction=0.1)
+    build_store(
+        folder / "again", [str(folder / "corpus.jsonl")], BuildOptions(holdout_fraction=0.1)
+    )
     return folder
 
 
@@ -230,7 +233,7 @@ def test_workers_do_not_change_a_byte(large, tmp_path):
     build(tmp_path / "out", large / "corpus.jsonl", workers=2, progress=seen.append, **LARGE)
     assert tree(tmp_path / "out") == tree(large / "store")
     assert seen[-1].phase == "write"
-    info = TokenStore.open(tmp_path / "out").info
+    info = open_store(tmp_path / "out").info
     counted = [state for state in seen if state.phase == "tokenize"][-1]
     assert counted.tokens == sum(split.tokens for split in info.splits.values())
     assert counted.documents == 60_000
@@ -238,7 +241,7 @@ def test_workers_do_not_change_a_byte(large, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from tttscale.data import build_store
+from tttscale.data import BuildOptions, build_store
 out, corpus, phase, count = sys.argv[1:]
 seen = 0
 def progress(state):
@@ -246,8 +249,8 @@ def progress(state):
     seen += state.phase == phase
     if seen > int(count):
         os.kill(os.getpid(), signal.SIGKILL)
-build_store(out, [corpus], chunk_tokens=4096, shard_tokens=1 << 20, holdout_fraction=0.1,
-            progress=progress)
+options = BuildOptions(chunk_tokens=4096, shard_tokens=1 << 20, holdout_fraction=0.1)
+build_store(out, [corpus], options, progress=progress)
 """
 
 
@@ -260,7 +263,7 @@ def test_a_killed_build_is_gone_on_with(large, tmp_path, phase, count):
     assert not out.exists()
     for store in (tmp_path / "out.building").glob("store-*"):
         with pytest.raises(DataError, match=r"incomplete, its build was interrupted"):
-            TokenStore.open(store)
+            open_store(store)
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.building/runs").iterdir()}
     assert len([path for path in runs if path.suffix == ".npz"]) >= min(count, 1)
     states = []
@@ -273,7 +276,7 @@ def test_a_killed_build_is_gone_on_with(large, tmp_path, phase, count):
 
 def test_torn_shards_are_written_anew(large, tmp_path, monkeypatch):
     """As a machine that lost its power may leave them: there, but not what was written."""
-    monkeypatch.setattr("tttscale.data.build._Build.publish", lambda *_: 1 / 0)
+    monkeypatch.setattr("tttscale.data.builder.store_builder._Builder.publish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(tmp_path / "out", large / "corpus.jsonl", **LARGE)
     monkeypatch.undo()
@@ -293,12 +296,12 @@ def test_a_build_inside_its_source_does_not_read_itself(tmp_path, monkeypatch, s
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     monkeypatch.chdir(tmp_path)
-    publish = _Build.publish
-    monkeypatch.setattr("tttscale.data.build._Build.publish", lambda *_: 1 / 0)
+    publish = _Builder.publish
+    monkeypatch.setattr("tttscale.data.builder.store_builder._Builder.publish", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             build(Path("store"), Path(source), holdout_fraction=0)
-    monkeypatch.setattr("tttscale.data.build._Build.publish", publish)
+    monkeypatch.setattr("tttscale.data.builder.store_builder._Builder.publish", publish)
     resumed = build(Path("store"), Path(source), holdout_fraction=0)
     assert resumed.splits["train"].documents == 3
     shutil.rmtree("store")
@@ -313,12 +316,12 @@ def test_changed_sources_are_read_anew(large, tmp_path):
     assert any((tmp_path / "out.building/runs").glob("*.npz"))  # work that was done is kept
     corpus.write_bytes((large / "corpus.jsonl").read_bytes())
     build(tmp_path / "out", corpus, **LARGE)
-    stores = [TokenStore.open(path).info for path in (tmp_path / "out", large / "store")]
+    stores = [open_store(path).info for path in (tmp_path / "out", large / "store")]
     assert stores[0].files == stores[1].files
 
 
 def test_a_dead_worker_is_reported(large, tmp_path, monkeypatch):
-    monkeypatch.setattr("tttscale.data.build.tokenize_piece", die)
+    monkeypatch.setattr("tttscale.data.builder.store_builder.tokenize_task", die)
     with pytest.raises(DataError, match=r"a worker process died.*--workers 2"):
         build(tmp_path / "out", large / "corpus.jsonl", workers=2, **LARGE)
     assert not list(tmp_path.iterdir())
@@ -326,11 +329,11 @@ def test_a_dead_worker_is_reported(large, tmp_path, monkeypatch):
 
 FULL = """
 import resource, sys
-from tttscale.data import build_store
+from tttscale.data import BuildOptions, build_store
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
-    build_store(sys.argv[1], [sys.argv[2]], workers=int(sys.argv[4]), chunk_tokens=4096,
-                shard_tokens=1 << 20, holdout_fraction=0.1)
+    options = BuildOptions(chunk_tokens=4096, shard_tokens=1 << 20, holdout_fraction=0.1)
+    build_store(sys.argv[1], [sys.argv[2]], options, workers=int(sys.argv[4]))
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -407,7 +410,7 @@ def test_equal_documents_never_part(tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": text}) for text in texts))
     build(tmp_path / "out", corpus, holdout_fraction=0.3)
-    store = TokenStore.open(tmp_path / "out")
+    store = open_store(tmp_path / "out")
     train, held = (set(documents_of(store, name)) for name in ("train", "heldout"))
     assert train
     assert held
@@ -418,14 +421,14 @@ def test_a_store_keeps_its_tokenizer(tmp_path, corpus):
     definition = tokenizer_json()
     (tmp_path / "tokenizer.json").write_bytes(definition)
     info = build(tmp_path / "out", corpus, tokenizer=str(tmp_path / "tokenizer.json"), workers=2)
-    store = TokenStore.open(tmp_path / "out")
+    store = open_store(tmp_path / "out")
     codec = store.tokenizer()
     assert codec.digest == info.tokenizer.digest
     start, end = store.split("train").document_starts[:2].tolist()
     assert codec.decode(store.split("train").read(start, end)).startswith("document 0: größer")
     (tmp_path / "out/tokenizer.json").write_bytes(definition + b" ")
     with pytest.raises(DataError, match=r"tokenizer\.json has \d+ bytes"):
-        TokenStore.open(tmp_path / "out")
+        open_store(tmp_path / "out")
 
 
 def tokenizer_json() -> bytes:

@@ -17,8 +17,8 @@ from tokenizers import (
     trainers,
 )
 
-from tttscale.data import TokenStore, load_tokenizer, render_info
-from tttscale.data.tokenizer import JsonTokenizer
+from tttscale.data import load_tokenizer, open_store, render_info
+from tttscale.data.tokenizers.tokenizer import JsonTokenizer
 from tttscale.errors import DataError
 
 from .conftest import build
@@ -182,7 +182,7 @@ def test_a_build_says_what_is_lost_and_keeps_it_in_the_store(tmp_path, caplog):
     options = {"tokenizer": str(tmp_path), "holdout_fraction": 0}
     info = build(tmp_path / "out", texts, **options)
     counts = {"tokenless": 1, "uncovered_characters": 6, "uncovered_spaces": 1}
-    assert TokenStore.open(tmp_path / "out").info.build.counts == info.build.counts == counts
+    assert open_store(tmp_path / "out").info.build.counts == info.build.counts == counts
     assert info.splits["train"].documents == 2
     assert info.build.documents_read == 3
     assert "6 characters of text are lost: the tokenizer has no token" in caplog.text

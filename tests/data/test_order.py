@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tttscale.data import WindowOrder
-from tttscale.data.order import data_step, sequence_groups
+from tttscale.data.windows.order import data_step, sequence_groups
 
 COUNTS = st.integers(1, 200)
 SEEDS = st.integers(-(2**70), 2**70)

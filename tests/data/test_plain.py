@@ -14,10 +14,10 @@ from tests.data.test_blend import config_of
 from tests.hostile import BAD_JSON
 from tests.test_harmed_files import VALUES, places, replaced
 from tttscale.cli import app
-from tttscale.data import TokenStore, Windows, render_info
-from tttscale.data.components import open_tokens
-from tttscale.data.show import show_step
-from tttscale.data.verify import verify_store
+from tttscale.data import Windows, open_store, render_info
+from tttscale.data.inspect_step import inspect_step
+from tttscale.data.store.verify import verify_store
+from tttscale.data.windows.mixture import open_mixture
 from tttscale.errors import DataError
 
 TOKENS = np.random.default_rng(0).integers(1, 1000, 5000)
@@ -36,7 +36,7 @@ def arrays(tmp_path, request):
 
 
 def test_plain_arrays_are_read_by_windows(arrays):
-    store = TokenStore.open(arrays, vocab_size=1000)
+    store = open_store(arrays, vocab_size=1000)
     split = store.split("train")
     np.testing.assert_array_equal(split.read(100, 1700), TOKENS[100:1700])
     windows = Windows(split, 64, seed=0, mini_batch_tokens=16)
@@ -47,7 +47,7 @@ def test_plain_arrays_are_read_by_windows(arrays):
 
 
 def test_what_plain_arrays_cannot_do_is_said(arrays):
-    store = TokenStore.open(arrays, vocab_size=1000)
+    store = open_store(arrays, vocab_size=1000)
     with pytest.raises(
         DataError, match=r"plain has no split 'heldout', only train, val.*data\.heldout_split"
     ):
@@ -66,27 +66,27 @@ def plain_config(*stores, **data):
 
 def test_what_a_step_reads_of_plain_arrays(arrays):
     config = plain_config(arrays, documents="ignore")
-    tokens = open_tokens(config)
-    for sequence in show_step(config, tokens, 1, excerpt_tokens=0, most_documents=9).sequences:
+    tokens = open_mixture(config)
+    for sequence in inspect_step(config, tokens, 1, excerpt_tokens=0, most_documents=9).sequences:
         (document,) = sequence.documents
         assert document.document_tokens == 5000
         assert document.tokens == sequence.end - sequence.begin == config.data.sequence_length
     with pytest.raises(DataError, match=r"which tokenizer made them.*--tokens 0"):
-        show_step(config, tokens, 1, excerpt_tokens=1, most_documents=9)
+        inspect_step(config, tokens, 1, excerpt_tokens=1, most_documents=9)
 
 
 def test_plain_arrays_are_blended_with_each_other_only(arrays, tmp_path, corpus):
     shutil.copytree(arrays, tmp_path / "other")
     array = zarr.create_array(tmp_path / "other", name="test", shape=(9,), dtype="uint32")
     array[:] = 1
-    tokens = open_tokens(plain_config(arrays, tmp_path / "other", documents="ignore"))
+    tokens = open_mixture(plain_config(arrays, tmp_path / "other", documents="ignore"))
     assert [c.store.info.splits["train"].tokens for c in tokens.components] == [5000, 5000]
     assert len({c.store.fingerprint for c in tokens.components}) == 2
     build(tmp_path / "built", corpus, holdout_fraction=0.3)
     for pair in ([arrays, tmp_path / "built"], [tmp_path / "built", arrays]):
         config = plain_config(*pair, documents="ignore")
         with pytest.raises(DataError, match=r"plain: plain arrays do not name a tokenizer.*built"):
-            open_tokens(config.model_copy(update={"evaluate": no_evaluation(config)}))
+            open_mixture(config.model_copy(update={"evaluate": no_evaluation(config)}))
 
 
 def no_evaluation(config):
@@ -107,10 +107,10 @@ def test_plain_arrays_are_timed_too(arrays, tmp_path):
 
 def test_lost_chunks_and_foreign_ids_are_refused(arrays):
     with pytest.raises(DataError, match=r"holds id \d+ between .*outside \[0, 500\)"):
-        TokenStore.open(arrays, vocab_size=500).split("train").read(0, 5000)
+        open_store(arrays, vocab_size=500).split("train").read(0, 5000)
     chunk = next(p for p in arrays.rglob("3") if p.is_file())
     chunk.unlink()
-    split = TokenStore.open(arrays, vocab_size=1000).split("train")
+    split = open_store(arrays, vocab_size=1000).split("train")
     split.read(0, 512)
     with pytest.raises(DataError, match=r"3 is missing"):
         split.read(1500, 1600)
@@ -119,7 +119,7 @@ def test_lost_chunks_and_foreign_ids_are_refused(arrays):
 def test_other_arrays_are_refused(tmp_path):
     zarr.create_array(tmp_path / "a", name="train", shape=(3,), dtype="float32")
     with pytest.raises(DataError, match=r"train is float32 \[3\]; plain arrays"):
-        TokenStore.open(tmp_path / "a")
+        open_store(tmp_path / "a")
 
 
 def test_arrays_whose_metadata_was_harmed(arrays):
@@ -133,9 +133,9 @@ def test_arrays_whose_metadata_was_harmed(arrays):
     for _ in range(60):
         path.write_text(json.dumps(replaced(whole, random_.choice(paths), random_.choice(VALUES))))
         with suppress(DataError):
-            split = TokenStore.open(arrays, vocab_size=1000).split("train")
+            split = open_store(arrays, vocab_size=1000).split("train")
             assert split.read(0, min(10, split.num_tokens)).max(initial=0) < 1000
     for content in BAD_JSON.values():
         path.write_bytes(content)
         with pytest.raises(DataError, match=str(arrays)):
-            TokenStore.open(arrays, vocab_size=1000)
+            open_store(arrays, vocab_size=1000)

@@ -3,8 +3,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tttscale.cli import app
-from tttscale.data import TokenStore
-from tttscale.data.verify import verify_store
+from tttscale.data import open_store
+from tttscale.data.store.verify import verify_store
 from tttscale.errors import DataError
 
 from .object_server import serving
@@ -33,7 +33,7 @@ def url(request, server, store):
 
 
 def test_a_remote_store_reads_as_the_local_one(store, url):
-    local, remote = TokenStore.open(store), TokenStore.open(url)
+    local, remote = open_store(store), open_store(url)
     assert remote.info == local.info
     assert remote.tokenizer().digest == local.tokenizer().digest
     for name in ("train", "heldout"):
@@ -44,7 +44,7 @@ def test_a_remote_store_reads_as_the_local_one(store, url):
 
 
 def test_an_index_is_fetched_once_and_chunks_by_range(server, store, url):
-    split = TokenStore.open(url).split("train")
+    split = open_store(url).split("train")
     server.requests.clear()
     split.read(300, 310)
     split.read(310, 320)
@@ -61,16 +61,16 @@ def test_lost_cut_and_swapped_shards(store, url):
     (shards / "1").unlink()
     (shards / "2").write_bytes((shards / "3").read_bytes())
     with pytest.raises(DataError, match=r"train/tokens/c/1 is missing|c/2 has \d+ bytes"):
-        TokenStore.open(url).split("train").read(256, 300)
+        open_store(url).split("train").read(256, 300)
     if url.startswith("http:"):  # a listing would already have told
         with pytest.raises(DataError, match=r"train/tokens/c/2 is damaged at its end"):
-            TokenStore.open(url).split("train").read(512, 520)
+            open_store(url).split("train").read(512, 520)
     assert {d.file for d in verify_store(url).damages} == {"train/tokens/c/1", "train/tokens/c/2"}
 
 
 @pytest.mark.parametrize("behind", [63, 100])  # a chunk, several chunks
 def test_a_shard_lost_under_a_reader_is_never_read_as_zeros(store, url, behind):
-    split = TokenStore.open(url).split("train")
+    split = open_store(url).split("train")
     split.read(256, 266)  # the shard's index is known from here on
     (store / "train/tokens/c/1").unlink()
     with pytest.raises(DataError, match=r"train/tokens/c/1 is missing"):
@@ -79,15 +79,15 @@ def test_a_shard_lost_under_a_reader_is_never_read_as_zeros(store, url, behind):
 
 def test_what_is_not_there(server, url):
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-        TokenStore.open(url + "-not")
+        open_store(url + "-not")
     with pytest.raises(DataError, match=r"^nowhere://bucket/store: "):
-        TokenStore.open("nowhere://bucket/store")
+        open_store("nowhere://bucket/store")
 
 
 def test_credentials_that_may_not_list(store, monkeypatch):
     with serving(store.parent, may_list=False) as server:
         as_s3(server, monkeypatch)
-        for work in (TokenStore.open, verify_store):
+        for work in (open_store, verify_store):
             with pytest.raises(
                 DataError, match=r"^s3://bucket/store: listing its objects: .*listing"
             ):

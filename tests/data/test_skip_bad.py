@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tttscale.cli import app
-from tttscale.data import TokenStore, render_info
-from tttscale.data.manifest import manifest_digest
+from tttscale.data import open_store, render_info
+from tttscale.data.store.manifest import manifest_digest
 from tttscale.errors import DataError
 
 from .conftest import build
@@ -51,7 +51,9 @@ def test_left_out_counted_and_named_whoever_read_them(corpus, tmp_path, caplog):
     assert info.build.documents_read == 40_000
     assert sum(split.documents for split in info.splits.values()) == 40_000 - len(BAD)
     assert len(info.build.skipped_examples) == 5
-    assert info.build.skipped_examples[0].startswith(f"{corpus}:4322: bad JSON line: Expecting")
+    assert info.build.skipped_examples[0].startswith(
+        f"{corpus}:4322: bad JSON line: not JSON: expecting"
+    )
     assert "2 documents that are not JSON are left out" in caplog.text
     assert f"{corpus}:9322: bad JSON line: expected an object, found list" in caplog.text
     assert "2 documents that are without a string for text" in render_info(info)
@@ -89,7 +91,7 @@ def test_rows_of_parquet(tmp_path):
     with pytest.raises(DataError, match=r"a\.parquet row 1: 'text' is NoneType"):
         build(tmp_path / "out", path)
     info = build(tmp_path / "out", path, skip_bad=1, holdout_fraction=0)
-    assert documents_of(TokenStore.open(tmp_path / "out"), "train") == ["one", "four"]
+    assert documents_of(open_store(tmp_path / "out"), "train") == ["one", "four"]
     assert info.build.counts == {"empty": 1}
     assert info.build.skipped_examples == [f"source {path} row 1: 'text' is NoneType, not a string"]
 
@@ -99,7 +101,7 @@ def test_nested_columns_of_parquet(tmp_path):
     rows = [{"text": "one", "id": 1}, None, {"text": "three", "id": 3}]
     pq.write_table(pa.table({"content": rows}), path)
     info = build(tmp_path / "out", path, text_key="content.text", skip_bad=1, holdout_fraction=0)
-    assert documents_of(TokenStore.open(tmp_path / "out"), "train") == ["one", "three"]
+    assert documents_of(open_store(tmp_path / "out"), "train") == ["one", "three"]
     assert info.skipped_documents == 1
 
 
@@ -119,7 +121,7 @@ def test_damaged_parquet_is_one_error_or_the_right_rows(tmp_path):
         except DataError as error:
             refused.append(str(error))
         else:
-            assert documents_of(TokenStore.open(out), "train") == texts
+            assert documents_of(open_store(out), "train") == texts
     assert refused
     assert all("a.parquet" in message for message in refused)
 
@@ -162,7 +164,7 @@ def test_the_command(tmp_path):
     assert "2 documents, 1 skipped" in done.stdout
     shown = CliRunner().invoke(app, ["data", "info", str(tmp_path / "out")]).stdout
     assert "skipped     1 documents that are not JSON" in shown
-    assert "a.blob:2: bad JSON line: Expecting value" in shown
+    assert "a.blob:2: bad JSON line: not JSON: expecting value" in shown
 
 
 def test_stores_of_older_versions_say_nothing_of_their_build_and_are_read(tmp_path):
@@ -175,7 +177,7 @@ def test_stores_of_older_versions_say_nothing_of_their_build_and_are_read(tmp_pa
     fields = {k: v for k, v in group.attrs.asdict().items() if k not in ("build", "digest")}
     fields |= {"skipped_documents": 3}
     group.attrs.put(fields | {"digest": manifest_digest(fields)})
-    store = TokenStore.open(tmp_path / "out")
+    store = open_store(tmp_path / "out")
     assert documents_of(store, "train") == ["as ever"]
     assert store.info.build is None
     assert "skipped     3 documents that are not UTF-8" in render_info(store.info)

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from tttscale.data.formats import parquet_file
-from tttscale.data.sources import list_files
-from tttscale.data.storage import open_storage
+from tttscale.data.builder.parquet_rows import parquet_file
+from tttscale.data.builder.sources import list_files
+from tttscale.data.store.storage import open_storage
 from tttscale.errors import DataError
 from tttscale.packages import needed
 
@@ -142,6 +142,6 @@ def test_stores_are_no_sources(tree, caplog, name):
     (tree / "store" / name).touch()
     (tree / "store/train/c.py").touch()
     assert names(tree, tree) == ["a.py", "c.txt", "b/10.py", "b/2.py"]
-    assert f"Zarr stores are no text and are left out: {tree}/store. Name what" in caplog.text
-    with pytest.raises(DataError, match=rf"source {tree}/store: a Zarr store, which is no text"):
+    assert f"Zarr stores are not text and are left out: {tree}/store. Name what" in caplog.text
+    with pytest.raises(DataError, match=rf"source {tree}/store: a Zarr store, which is not text"):
         list_files([str(tree / "store")])

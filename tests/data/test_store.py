@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import zarr
 
-from tttscale.data import TokenStore
-from tttscale.data.manifest import manifest_digest
+from tttscale.data import open_store
+from tttscale.data.store.manifest import manifest_digest
 from tttscale.errors import DataError
 
 TOKENS = "train/tokens/c"
@@ -25,7 +25,7 @@ def edit_manifest(store, **changes):
 
 
 def test_any_range_reads_as_the_whole_does(store):
-    split = TokenStore.open(store).split("train")
+    split = open_store(store).split("train")
     whole = split.read(0, split.num_tokens)
     assert len(list((store / TOKENS).iterdir())) > 3  # several shards
     chooser = random.Random(0)
@@ -41,7 +41,7 @@ def test_a_store_that_may_not_be_read(store, monkeypatch, method):
 
     monkeypatch.setattr(method, refuse)
     with pytest.raises(DataError, match=rf"^{store}.*: Permission denied\. .*correct the path"):
-        TokenStore.open(store)
+        open_store(store)
 
 
 def test_a_folder_inside_that_may_not_be_read_is_no_missing_file(store, monkeypatch):
@@ -54,39 +54,39 @@ def test_a_folder_inside_that_may_not_be_read_is_no_missing_file(store, monkeypa
 
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(DataError, match=rf"^{store}/.*/tokens/c: Permission denied\."):
-        TokenStore.open(store)
+        open_store(store)
 
 
 @pytest.mark.parametrize("name", ["valid", "../train", ""])
 def test_unknown_split(store, name):
     with pytest.raises(DataError, match=rf"store has no split '{name}', only train, heldout\."):
-        TokenStore.open(store).split(name)
+        open_store(store).split(name)
 
 
 def test_what_is_not_a_store(tmp_path):
     nowhere = tmp_path / "nowhere"
     with pytest.raises(DataError, match=rf"^{nowhere}: no such folder\. Build it with"):
-        TokenStore.open(nowhere)
+        open_store(nowhere)
     nowhere.touch()
     with pytest.raises(DataError, match=rf"^{nowhere}: a file, not the folder of a store\. Build"):
-        TokenStore.open(nowhere)
+        open_store(nowhere)
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-        TokenStore.open(tmp_path)
+        open_store(tmp_path)
     for text in ("[1]", '{"zarr_format": 3, "node_type": "group", "attributes": [1]}'):
         (tmp_path / "zarr.json").write_text(text)
         with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-            TokenStore.open(tmp_path)
+            open_store(tmp_path)
     (tmp_path / "zarr.json").unlink()
     (tmp_path / "train").mkdir()
     (tmp_path / "train/zarr.json").write_text("[1]")
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-        TokenStore.open(tmp_path)
+        open_store(tmp_path)
     zarr.create_group(tmp_path / "foreign", attributes={"format": "other"})
     with pytest.raises(DataError, match=r"not a token store"):
-        TokenStore.open(tmp_path / "foreign")
+        open_store(tmp_path / "foreign")
     zarr.create_array(tmp_path / "array", shape=(3,), dtype="uint16")
     with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-        TokenStore.open(tmp_path / "array")
+        open_store(tmp_path / "array")
 
 
 @pytest.mark.parametrize(
@@ -118,22 +118,22 @@ def test_what_is_not_a_store(tmp_path):
 def test_manifests_that_lie(store, changes, message):
     edit_manifest(store, **changes)
     with pytest.raises(DataError, match=message):
-        TokenStore.open(store).split("train")
+        open_store(store).split("train")
 
 
 @pytest.mark.parametrize("key", ["something", "storage_transformers"])
 def test_a_group_that_zarr_cannot_read(store, key):
     path = store / "zarr.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: [{"must_understand": True}]}))
-    with pytest.raises(DataError, match=rf"{store}: zarr\.json is not what Zarr can read \("):
-        TokenStore.open(store)
+    with pytest.raises(DataError, match=rf"{store}: zarr\.json cannot be read by Zarr \("):
+        open_store(store)
 
 
 def test_metadata_that_lies(store):
     path = store / "train/tokens/zarr.json"
     path.write_text(path.read_text().replace('"uint16"', '"int16" '))
     with pytest.raises(DataError, match=r"train/tokens/zarr\.json was changed"):
-        TokenStore.open(store)
+        open_store(store)
 
 
 def lose(path):
@@ -153,12 +153,12 @@ def truncate(path):
 def test_lost_and_short_shards_are_refused_at_open(store, harm, key):
     harm(store / key)
     with pytest.raises(DataError, match=rf"{key} (is missing|has \d+ bytes)"):
-        TokenStore.open(store)
+        open_store(store)
 
 
 @pytest.mark.parametrize("harm", [lose, empty])
 def test_a_shard_lost_after_open_is_never_read_as_zeros(store, harm):
-    split = TokenStore.open(store).split("train")
+    split = open_store(store).split("train")
     harm(store / TOKENS / "1")
     split.read(0, 256)
     with pytest.raises(DataError, match=rf"{TOKENS}/1 "):
@@ -166,7 +166,7 @@ def test_a_shard_lost_after_open_is_never_read_as_zeros(store, harm):
 
 
 def test_no_flipped_bit_passes(store):
-    expected = TokenStore.open(store).split("train").read(0, 512)
+    expected = open_store(store).split("train").read(0, 512)
     shard = store / TOKENS / "1"
     good = shard.read_bytes()
     chooser = random.Random(0)
@@ -175,7 +175,7 @@ def test_no_flipped_bit_passes(store):
         bad[chooser.randrange(len(bad))] ^= 1 << chooser.randrange(8)
         shard.write_bytes(bad)
         try:
-            read = TokenStore.open(store).split("train").read(0, 512)
+            read = open_store(store).split("train").read(0, 512)
         except DataError as error:
             assert f"{TOKENS}/1 is damaged at " in str(error)  # noqa: PT017
         else:  # the flip hit a bit of a frame's header that means nothing
@@ -183,7 +183,7 @@ def test_no_flipped_bit_passes(store):
 
 
 def test_a_flip_is_located(store):
-    split = TokenStore.open(store).split("train")
+    split = open_store(store).split("train")
     shard = store / TOKENS / "1"
     data = bytearray(shard.read_bytes())
     offset, size = np.frombuffer(data[-4 * 16 - 4 : -4], "<u8").reshape(4, 2)[2].tolist()
@@ -198,11 +198,11 @@ def test_ids_beyond_the_vocabulary_are_refused(store):
     smaller = {"vocab_size": 100, "bos_id": None, "eos_id": None, "pad_id": None}
     edit_manifest(store, tokenizer=tokenizer | smaller)
     with pytest.raises(DataError, match=r"holds id 25\d .* has 100 ids"):
-        TokenStore.open(store).split("train").read(0, 10)
+        open_store(store).split("train").read(0, 10)
 
 
 def test_short_reads_decode_a_chunk_once(store, monkeypatch):
-    split = TokenStore.open(store).split("train")
+    split = open_store(store).split("train")
     whole = split.read(0, split.num_tokens)  # too long to be kept
     decoded = []
     decode = type(split)._decode

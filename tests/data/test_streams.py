@@ -8,8 +8,13 @@ import zlib
 import pytest
 from backports import zstd
 
-from tttscale.data.formats import Bad, Document, Span, read_all, read_span
-from tttscale.data.streams import CODECS, Stream
+from tttscale.data.builder.documents import (
+    BadDocument,
+    Document,
+    FileRange,
+)
+from tttscale.data.builder.read_documents import read_all, read_documents
+from tttscale.data.builder.streams import CODECS, Stream
 from tttscale.errors import DataError
 
 LINES = b"".join(b'{"text": "line %d of some words"}\n' % i for i in range(60))
@@ -107,26 +112,26 @@ def test_a_bomb_is_bounded(tmp_path, name, monkeypatch):
             file.write(codec.compress(bytes(1 << 20)))
         file.write(codec.flush())
     assert path.stat().st_size < 1 << 17
-    span = Span(str(path), 0, 1, 1)
+    span = FileRange(str(path), 0, 1, 1)
     (found,) = read_all(span, "text", 1 << 16)
-    assert isinstance(found, Bad)
+    assert isinstance(found, BadDocument)
     with pytest.raises(DataError, match=rf"{name}\.gz.* 65,536.*--longest-document"):
-        list(read_span(span, "text", 1 << 16))
+        list(read_documents(span, "text", 1 << 16))
 
 
 def test_lines_that_are_too_long_do_not_hide_the_others(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "one"}\n{"text": "' + b"x" * 5000 + b'"}\n{"text": "three"}\n')
     for begin in (0, 16, 40):
-        found = list(read_all(Span(str(path), begin, 6000, 1), "text", 100))
+        found = list(read_all(FileRange(str(path), begin, 6000, 1), "text", 100))
         documents = [one.data for one in found if isinstance(one, Document)]
         assert documents == [b"one", b"three"][begin > 0 :]
-        assert [one.at for one in found if isinstance(one, Bad)] == [16] * (begin < 40)
+        assert [one.at for one in found if isinstance(one, BadDocument)] == [16] * (begin < 40)
 
 
 def test_a_frame_without_a_checksum_is_remarked(tmp_path):
-    for options, remarks in ((None, ["unchecked"]), (CHECKED, [])):
+    for options, notices in ((None, ["unchecked"]), (CHECKED, [])):
         path = tmp_path / "a.jsonl.zst"
         path.write_bytes(zstd.compress(LINES, options=options))
-        found = list(read_all(Span(str(path), 0, 1, 1), "text"))
-        assert [one.what for one in found if not isinstance(one, Document | Bad)] == remarks
+        found = list(read_all(FileRange(str(path), 0, 1, 1), "text"))
+        assert [one.what for one in found if not isinstance(one, Document | BadDocument)] == notices

@@ -65,7 +65,7 @@ def test_a_tokenizer_that_may_not_be_read(json_file, monkeypatch):
     def refuse(path, limit_bytes):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("tttscale.data.tokenizer.read_bytes", refuse)
+    monkeypatch.setattr("tttscale.data.tokenizers.tokenizer.read_bytes", refuse)
     with pytest.raises(DataError, match=rf"--tokenizer {json_file}: Permission denied\. Give"):
         load_tokenizer(str(json_file))
 

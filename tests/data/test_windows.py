@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tttscale.data import ArraySplit, TokenStore, Windows
-from tttscale.data.documents import PaddedLayout, running_places, whole_places
+from tttscale.data import ArraySplit, Windows, open_store
+from tttscale.data.windows.padded_stream import PaddedStream, pack_continuing, pack_whole
 from tttscale.errors import DataError
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
@@ -51,7 +51,7 @@ def test_ignoring_windows_tile_the_stream(lengths, length):
     np.testing.assert_array_equal(np.concatenate([c.labels for c in chunks]), ids + 1)
     assert split.num_tokens - 1 - len(ids) < length
     assert all(chunk.starts == () and chunk.padded is None for chunk in chunks)
-    assert sorted(windows.sequence(i).window for i in range(windows.count)) == [
+    assert sorted(windows.sequence(i).number for i in range(windows.count)) == [
         *range(windows.count)
     ]
 
@@ -111,15 +111,15 @@ def test_whole_documents_lose_nothing_and_are_not_cut(lengths, length, block):
 @given(lengths=LENGTHS, length=st.integers(1, 50), block=st.integers(1, 12))
 def test_whole_documents_go_where_next_fit_puts_them(lengths, length, block):
     """The same rule, one document at a time."""
-    places, window, offset = [], 0, 0
+    positions, window, offset = [], 0, 0
     for tokens in lengths:
         if offset and offset + tokens > length:
             window, offset = window + 1, 0
-        places.append(window * length + offset)
+        positions.append(window * length + offset)
         crossed, offset = divmod(offset + tokens, length)
         window, offset = window + crossed, -(-offset // block) * block
-    found = whole_places(np.array(lengths), length, block)
-    np.testing.assert_array_equal(found, places)
+    found = pack_whole(np.array(lengths), length, block)
+    np.testing.assert_array_equal(found, positions)
 
 
 @settings(max_examples=100, deadline=None)
@@ -127,21 +127,21 @@ def test_whole_documents_go_where_next_fit_puts_them(lengths, length, block):
     lengths=LENGTHS,
     length=st.integers(1, 50),
     block=st.integers(1, 12),
-    place=st.sampled_from([running_places, whole_places]),
+    place=st.sampled_from([pack_continuing, pack_whole]),
     data=st.data(),
 )
 def test_what_a_layout_locates(lengths, length, block, place, data):
     split = numbered(lengths)
     padded = place(np.array(lengths), length, block)
-    layout = PaddedLayout(split.document_starts, split.num_tokens, padded)
+    layout = PaddedStream(split.document_starts, split.num_tokens, padded)
     assert (np.diff(padded) >= lengths[:-1]).all()
     position_of = np.arange(split.num_tokens) + np.repeat(padded - layout.raw[:-1], lengths)
     begin = data.draw(st.integers(0, layout.num_positions - 1))
     end = data.draw(st.integers(begin + 1, layout.num_positions + length))
     inside = np.flatnonzero((position_of >= begin) & (position_of < end))
-    first, places, is_last = layout.locate(begin, end)
-    np.testing.assert_array_equal(first + np.arange(len(places)), inside)
-    np.testing.assert_array_equal(places, position_of[inside] - begin)
+    first, positions, is_last = layout.locate(begin, end)
+    np.testing.assert_array_equal(first + np.arange(len(positions)), inside)
+    np.testing.assert_array_equal(positions, position_of[inside] - begin)
     np.testing.assert_array_equal(is_last, np.isin(inside + 1, np.cumsum(lengths)))
     starts = padded[(padded >= begin) & (padded < end)]
     np.testing.assert_array_equal(layout.starts_between(begin, end), starts - begin)
@@ -196,7 +196,7 @@ def test_a_chunk_reads_its_tokens_and_one_label():
 
 
 def test_document_modes_on_a_store(store):
-    split = TokenStore.open(store).split("train")
+    split = open_store(store).split("train")
     windows = Windows(split, 500, seed=1, mini_batch_tokens=16, documents="reset")
     tokens = [c.ids[~padding(c)] for c in (whole(windows, i) for i in range(windows.count))]
     read = np.concatenate(tokens)

@@ -9,9 +9,9 @@ import yaml
 
 from tests.train.small import small_config
 from tttscale.config import load_config
-from tttscale.data import ArraySplit, build_store
-from tttscale.data.components import open_tokens
-from tttscale.data.record import write_data_record
+from tttscale.data import ArraySplit, BuildOptions, build_store
+from tttscale.data.provenance import write_provenance
+from tttscale.data.windows.mixture import open_mixture
 from tttscale.errors import DataError
 from tttscale.evaluate.bigram import bigram_table, compare
 
@@ -34,14 +34,14 @@ def run(tmp_path):
     text.mkdir()
     for i in range(4):
         (text / f"{i}.txt").write_text("ab" * (200 + i))
-    build_store(tmp_path / "store", [str(text)], holdout_fraction=0.3)
+    build_store(tmp_path / "store", [str(text)], BuildOptions(holdout_fraction=0.3))
     tree = small_config().model_dump(mode="json")
     tree["data"] |= {"store": str(tmp_path / "store"), "sequence_length": 44}
     tree["model"] = {"vocab_size": 259, "mini_batch_size": 4}
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
-    write_data_record(folder, open_tokens(load_config(folder / "config.yaml")))
+    write_provenance(folder, open_mixture(load_config(folder / "config.yaml")))
     return folder
 
 
@@ -76,7 +76,7 @@ def test_another_store_in_the_place_of_the_run_s_own(run, tmp_path):
     expected = compare(run)
     (tmp_path / "store").rename(tmp_path / "moved")
     (tmp_path / "text" / "0.txt").write_text("other " * 300)
-    build_store(tmp_path / "store", [str(tmp_path / "text")], holdout_fraction=0.3)
+    build_store(tmp_path / "store", [str(tmp_path / "text")], BuildOptions(holdout_fraction=0.3))
     with pytest.raises(
         DataError, match=r"data\.json: the run trained on .*/store with fingerprint"
     ):

@@ -1,4 +1,4 @@
-"""The compiled kernels of the paper's shape, run on the CPU by tests/ptx: results, bits, and no races."""
+"""Compiled kernels of the paper's shape, run on the CPU by benchmarks/ptx: results, bits, no races."""
 
 import json
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu.errors import limit_of
+from benchmarks.static.configurations import DTYPES
 from tests.campaigns.compiled_kernels import every
 from tests.campaigns.emulated_kernels import faults
-from tttscale.bench.gpu_errors import limit_of
-from tttscale.bench.kernels import DTYPES
 
 LAUNCHES = {"linear": 6, "mlp": 6}
-REPORT = Path(__file__).parents[2] / "benchmarks/kernels_emulated.json"
+REPORT = Path(__file__).parents[2] / "benchmarks/data/kernels_emulated.json"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ REPORT = Path(__file__).parents[2] / "benchmarks/kernels_emulated.json"
 def test_compiled_scans_equal_the_reference(kind, dtype, capability, tokens):
     words = map(str, (kind, 64, 16, dtype, capability, tokens))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ptx", *words, *(["waits"] if kind == "linear" else [])],
+        [sys.executable, "-m", "benchmarks.ptx", *words, *(["waits"] if kind == "linear" else [])],
         env={**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

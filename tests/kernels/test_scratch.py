@@ -84,10 +84,10 @@ def allocated(kind, dtype, capability, awaited, ahead_bytes):
     """The same, counted in a forward and backward whose launches are left out; no host may wait in them."""
     import torch
 
+    from benchmarks.static.configurations import DTYPES
+    from benchmarks.static.recorder import recording
+    from benchmarks.static.scratch import counted
     from tests.kernels.problem import NothingWaits, Recorder
-    from tttscale.bench.compiled import recording
-    from tttscale.bench.kernels import DTYPES
-    from tttscale.bench.scratch import counted
     from tttscale.kernels import scan
     from tttscale.kernels.triton_scan import scan as triton_scan
     from tttscale.kernels.triton_scan.linear.segment import TritonLinearScan

@@ -5,6 +5,10 @@ import functools
 import pytest
 import torch
 
+from benchmarks.gpu.errors import limit_of
+from benchmarks.problems import errors, on, reference, results
+from benchmarks.problems import problem as random_problem
+from benchmarks.static.scratch import counted
 from tests.kernels.exactly import (
     LARGEST_ERROR,
     LARGEST_ERROR_OF_TOKEN_IDX,
@@ -16,10 +20,6 @@ from tests.kernels.exactly import (
 )
 from tests.kernels.problem import KINDS, Recorder, problem
 from tests.layers import small_layer
-from tttscale.bench.gpu_errors import limit_of
-from tttscale.bench.problems import errors, on, reference, results
-from tttscale.bench.problems import problem as random_problem
-from tttscale.bench.scratch import counted
 from tttscale.kernels.scan import ttt_scan
 from tttscale.kernels.triton_scan import scan as triton_scan
 from tttscale.kernels.triton_scan.launch_table import BLOCK_TOKENS

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tttscale.data import TokenStore
+from tttscale.data import open_store
 
 LAUNCH = Path(__file__).parents[2] / "launch"
+GPU = LAUNCH.parent / "benchmarks/gpu"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -23,6 +24,8 @@ class Checkout:
         self.bin.mkdir(parents=True)
         self.elsewhere.mkdir()
         shutil.copytree(LAUNCH, self.root / "launch")
+        scripts = shutil.ignore_patterns("*.py", "__pycache__")
+        shutil.copytree(GPU, self.root / "benchmarks/gpu", ignore=scripts)
         (self.elsewhere / "c.yaml").touch()
 
     def stub(self, name, *lines, folder=None):
@@ -134,7 +137,7 @@ def test_two_ranks_build_a_store_from_the_checkout(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 documents, 17 tokens of 13 bytes") == 1  # one rank speaks
-    assert TokenStore.open(tmp_path / "out").info.build.documents_read == 2
+    assert open_store(tmp_path / "out").info.build.documents_read == 2
 
 
 @pytest.mark.parametrize("script", ["mpirun.sh", "build_data.sh"])
@@ -149,12 +152,12 @@ def test_mpirun_without_a_python_says_so(checkout, script):
     assert "no python on the PATH: run bash launch/install.sh" in done.stderr
 
 
-@pytest.mark.parametrize("what", ["check", "tune"])
-def test_gpu_rounds_use_the_checkouts_python_unless_told_of_another(what, checkout):
+@pytest.mark.parametrize(("what", "seconds"), [("check", "540"), ("train_check", "300")])
+def test_gpu_rounds_use_the_checkouts_python_unless_told_of_another(what, seconds, checkout):
     own, other = checkout.stub("python3"), checkout.stub("other", folder=checkout.elsewhere)
     for python, told in ((own, {}), (other, {"PYTHON": str(other)})):
         checkout.call(f"gpu_{what}.sh", **told)
-        words = ["-m", f"tttscale.bench.gpu_{what}", f"benchmarks/gpu_{what}", "540"]
+        words = ["-m", f"benchmarks.gpu.{what}", f"benchmarks/gpu_{what}", seconds]
         assert checkout.noted == [str(checkout.root), str(python), *words]
 
 

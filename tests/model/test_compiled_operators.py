@@ -14,7 +14,7 @@ from tttscale.kernels.ops.pointwise import EAGER
 from tttscale.model import TTTConfig, TTTForCausalLM
 from tttscale.model.layers import Layer, compile_operators
 from tttscale.scan.keep_policy import ActivationPolicy
-from tttscale.train import setup
+from tttscale.train import build
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONVOLUTIONS = {"share_qk": True, "use_gate": True, "pre_conv": True}
@@ -45,11 +45,11 @@ def test_equals_what_is_not_compiled(backbone):
 def test_warm_up_compiles_all_that_a_step_needs_and_leaves_nothing_behind():
     config = small_config(compile=True)
     device = torch.device("cpu")
-    model = setup.build_model(config, device)
+    model = build.build_model(config, device)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     alone = SimpleNamespace(transport=None)
-    sweeps = setup.build_sweeps(config, model, alone, sequences=1, batch=1)
-    setup.warm_up(sweeps)
+    sweeps = build.build_sweeps(config, model, alone, sequences=1, batch=1)
+    build.warm_up(sweeps)
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -59,7 +59,7 @@ def test_warm_up_compiles_all_that_a_step_needs_and_leaves_nothing_behind():
     sweeps.backward()
     assert losses.sums.isfinite().all()
     # Chunks that keep their graph and those that do not run the same code.
-    others = setup.build_sweeps(
+    others = build.build_sweeps(
         config, model, alone, sequences=1, batch=1, keep=ActivationPolicy(layout.chunks)
     )
     again = others.forward([[small_windows(config).sequence(0)]])
@@ -72,7 +72,7 @@ def test_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     config = load_config("configs/quickstart.yaml", ["train.compile=true"])
     with pytest.raises(LaunchError, match=r"train\.compile = true.*no-such-compiler"):
-        setup.build_model(config, torch.device("cpu"))
+        build.build_model(config, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_without_a_compiler(monkeypatch):
 )
 def test_auto_is_for_gpus(asked, on_cpu, on_gpu):
     config = load_config("configs/quickstart.yaml", [f"train.compile={asked}"])
-    assert setup.wants_compile(config, torch.device("cpu")) is on_cpu
-    assert setup.wants_compile(config, torch.device("cuda")) is on_gpu
+    assert build.wants_compile(config, torch.device("cpu")) is on_cpu
+    assert build.wants_compile(config, torch.device("cuda")) is on_gpu

@@ -247,6 +247,15 @@ def test_weights_that_do_not_fit(folder):
     fails(folder, r"\(2 problems\): missing lm_head\.weight; missing model\.embed_tokens\.weight")
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("core", [False, True], ids=["causal", "core"])
+def test_weights_of_a_wrapper_name_its_prefix(folder, prefix, core):
+    path = folder / "model.safetensors"
+    names = {key.removeprefix("model.") if core else key: t for key, t in load_file(path).items()}
+    save_file({prefix + key: tensor for key, tensor in names.items()}, path)
+    fails(folder, rf"have names that begin with {prefix}, which .*model\.module of Dist")
+
+
 def test_files_have_the_mode_that_the_umask_gives(tmp_path):
     before = os.umask(0o027)
     try:

@@ -50,7 +50,7 @@ def test_missing_and_strange_values():
 def test_heldout_and_notes():
     stream = io.StringIO()
     console = Console(3, stream)
-    console.note("resumed [from] step 2")
+    console.log("resumed [from] step 2")
     console.step({"step": 3, **RECORD, "heldout_loss": 2.5})
     console.close()
     lines = stream.getvalue().splitlines()
@@ -61,7 +61,7 @@ def test_heldout_and_notes():
 def test_a_terminal_gets_a_bar_as_well():
     stream = Terminal()
     console = Console(3, stream)
-    console.note("a [bold]note[/bold]")
+    console.log("a [bold]note[/bold]")
     console.step({"step": 2, **RECORD})
     console.close()
     console.close()
@@ -87,9 +87,9 @@ def test_a_reader_that_goes_away_does_not_end_the_run():
         "from tttscale.observe import Console\n"
         "import sys\n"
         "console = Console(3)\n"
-        "console.note('first')\n"
+        "console.log('first')\n"
         "sys.stdin.readline()\n"
-        "for _ in range(3): console.note('nobody reads this')\n"
+        "for _ in range(3): console.log('nobody reads this')\n"
         "console.close()\n"
         "print('the end', file=sys.stderr)\n"
     )
@@ -106,7 +106,7 @@ def test_a_reader_that_goes_away_does_not_end_the_run():
     process.stdout = None
     _, said = process.communicate("go\n")
     assert process.returncode == 0
-    assert said.count("quiet for the rest of this run: Broken pipe; the run goes on") == 1
+    assert said.count("quiet for the rest of this run: Broken pipe; the run continues") == 1
     assert said.splitlines()[1:] == ["the end"]
 
 

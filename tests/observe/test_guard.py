@@ -15,7 +15,7 @@ from tests.train.test_recorder import POSITIONS, STEP, TOKENS
 from tests.train.test_run_folder import model, settings  # noqa: F401 (a fixture)
 from tttscale.observe import Console, read_metrics
 from tttscale.observe.guard import Guard, SteadyStream
-from tttscale.train.recorder import Recorder
+from tttscale.train.recorder import RunRecorder
 
 RECORD = {"step": 1, "loss": 2.0, "step_seconds": 1.0}
 
@@ -84,7 +84,7 @@ ERRORS = [
 def test_a_console_that_raises_anything_is_quiet_from_then_on(error, method, caplog):
     console = Console(3, Broken(error, method))
     for _ in range(2):
-        console.note("x")
+        console.log("x")
         console.step(RECORD)
     console.close()
     assert len(caplog.records) == 1
@@ -96,7 +96,7 @@ def test_a_console_that_raises_anything_is_quiet_from_then_on(error, method, cap
 def test_letters_that_the_console_lacks_are_written_as_codes(encoding):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(3, stream)
-    console.note("runs/запуск ✓ \udcff")
+    console.log("runs/запуск ✓ \udcff")
     console.step(RECORD)
     stream.seek(0)
     lines = stream.read().splitlines()
@@ -121,7 +121,7 @@ def test_strange_terminals(environ, monkeypatch, caplog):
     lead, follow = pty.openpty()
     with os.fdopen(follow, "w") as stream:
         console = Console(3, stream)
-        console.note("[red]not a style[/] [/wrong]")
+        console.log("[red]not a style[/] [/wrong]")
         console.step(RECORD)
         console.close()
     shown = b""
@@ -144,10 +144,10 @@ def test_a_reader_that_stands_still_holds_up_nothing(watched, monkeypatch):
             console.step({**RECORD, "step": step})
         assert time.monotonic() - began < 60
         read = b""
-        while not read.count(b"left out while nobody read") and len(read) < 1 << 22:
+        while not read.count(b"left out while they were not read") and len(read) < 1 << 22:
             read += os.read(reader, 65536)
-            console.note("read again")
-        assert b"lines left out while nobody read them" in read
+            console.log("read again")
+        assert b"lines left out while they were not read)" in read
         os.set_blocking(reader, False)
         console.close()
     os.close(reader)
@@ -176,7 +176,7 @@ def test_no_observer_ends_a_run(broken, tmp_path, model, monkeypatch):  # noqa: 
     config = config.model_copy(update={"logging": logging})
     monkeypatch.setattr(broken, fail)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    recorder = Recorder(config, TOKENS)
+    recorder = RunRecorder(config, TOKENS)
     recorder.step(STEP)
     recorder.finish(model, POSITIONS)
     recorder.close()
@@ -192,7 +192,7 @@ def test_a_steady_stream_says_once_that_nobody_reads(caplog):
     stream.flush()
     assert isinstance(stream.trouble, OSError)
     assert [r.getMessage() for r in caplog.records] == [
-        "stdout is not written any more: No space left on device; the command goes on"
+        "stdout is not written any more: No space left on device; the command continues"
     ]
 
 

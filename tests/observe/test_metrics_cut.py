@@ -1,4 +1,4 @@
-"""A run that goes on from an earlier step keeps the records of later ones, out of the way."""
+"""A run that resumes from an earlier step keeps the records of later ones, in another file."""
 
 import math
 

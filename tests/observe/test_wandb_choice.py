@@ -10,7 +10,7 @@ from tests.train.test_recorder import TOKENS
 from tests.train.test_run_folder import settings
 from tttscale.config import load_config
 from tttscale.observe.wandb_choice import choose_wandb
-from tttscale.train.recorder import Recorder
+from tttscale.train.recorder import RunRecorder
 
 CONFIG = "run: {name: r}\nmodel: {}\ndata: {store: s, sequence_length: 64}\ntrain: {steps: 1}\n"
 
@@ -40,7 +40,7 @@ def test_mode(mode, environ, expected, origin):
 def test_a_mode_that_wandb_does_not_have_is_said_and_ends_no_run():
     chosen = choose_wandb(None, None, "r", {"WANDB_MODE": "of-line"})
     assert chosen.mode == "offline"
-    assert "WANDB_MODE = 'of-line' is none of offline, " in chosen.said
+    assert "WANDB_MODE = 'of-line' is not one of offline, " in chosen.said
 
 
 def test_project_name_and_id():
@@ -83,7 +83,7 @@ def test_a_run_hands_on_what_the_environment_says(tmp_path, monkeypatch, capsys)
     config = config.model_copy(
         update={"logging": config.logging.model_copy(update={"wandb": silent})}
     )
-    recorder = Recorder(config, TOKENS)
+    recorder = RunRecorder(config, TOKENS)
     recorder.close()
     told = fake.started_with
     assert (told["mode"], told["project"], told["name"], told["id"]) == (

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tttscale.data import build_store
+from tttscale.data import BuildOptions, build_store
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def folder(tmp_path_factory):
     text.mkdir()
     for i in range(6):
         (text / f"{i}.txt").write_text(f"document {i}: " + "the quick brown fox. " * 60)
-    build_store(folder / "store", [str(text)], holdout_fraction=0.3)
+    build_store(folder / "store", [str(text)], BuildOptions(holdout_fraction=0.3))
     config = {
         "run": {"name": "alone", "dir": str(folder / "runs")},
         "model": {

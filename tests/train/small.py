@@ -6,7 +6,7 @@ import torch
 from tttscale.comm import mesh as meshes
 from tttscale.config.schema import Config
 from tttscale.data import ArraySplit, Windows
-from tttscale.train import setup
+from tttscale.train import build
 from tttscale.train.trainer import Trainer
 
 SEQUENCE_TOKENS = 44
@@ -44,13 +44,13 @@ def small_config(sequence=1, layout="striped", sequences_per_step=4, stage=1, **
 
 
 def small_trainer(ranks, config, resumed=None):
-    """A trainer on the CPU, its model and its sweeps; with `resumed`, one that goes on from a checkpoint."""
+    """A trainer on the CPU, its model and its sweeps; with `resumed`, one that resumes from a checkpoint."""
     mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
     weights = None if resumed is None else resumed.folder
-    model = setup.build_model(config, torch.device("cpu"), weights)
+    model = build.build_model(config, torch.device("cpu"), weights)
     share = config.train.sequences_per_step // mesh.replicas
-    sweeps = setup.build_sweeps(config, model, mesh, sequences=share, batch=1)
-    engine = setup.build_engine(config, model, mesh)
+    sweeps = build.build_sweeps(config, model, mesh, sequences=share, batch=1)
+    engine = build.build_engine(config, model, mesh)
     trainer = Trainer(config, mesh, model, sweeps, engine)
     if resumed is not None:
         resumed.restore(engine)

@@ -19,11 +19,11 @@ from tttscale.errors import CheckpointError
 from tttscale.scan.transport import SingleRank
 from tttscale.train.checkpoint import folder as folder_module
 from tttscale.train.checkpoint import manifest
-from tttscale.train.checkpoint.checkpoints import Checkpoints
 from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.checkpoint.manager import CheckpointManager
 from tttscale.train.checkpoint.manifest import Manifest, SavedFile, check_file, read_manifest
-from tttscale.train.checkpoint.moments import MomentReader, write_moments
-from tttscale.train.engine import Fragment
+from tttscale.train.checkpoint.optimizer_state import MomentReader, write_moments
+from tttscale.train.zero_fragments import Fragment
 
 NAMES = ("model.safetensors", "config.json", "optimizer-00000.safetensors")
 
@@ -33,7 +33,7 @@ class Crash(BaseException):
 
 
 def write(folder, step, keep=2):
-    """Save as `Checkpoints.save` does, with small files."""
+    """Save as `CheckpointManager.save` does, with small files."""
     folder.prepare(step)
     files = {}
     for name in NAMES:
@@ -118,8 +118,8 @@ def choose(folder, resume="auto"):
     config = small_config()
     asked = config.checkpoint.model_copy(update={"resume": resume})
     config = config.model_copy(update={"checkpoint": asked})
-    checkpoints = Checkpoints(config, Mesh(0, 1, 1, SingleRank()), folder.root.parent)
-    return checkpoints.choose(), checkpoints.remarks
+    checkpoints = CheckpointManager(config, Mesh(0, 1, 1, SingleRank()), folder.root.parent)
+    return checkpoints.find(), checkpoints.notices
 
 
 def flip(path):
@@ -187,7 +187,7 @@ def test_never_and_no_checkpoints(run, tmp_path):
 
 def sealed(path, **fields):
     """A manifest with other fields, and the digest that goes with them."""
-    from tttscale.data.manifest import manifest_digest
+    from tttscale.data.store.manifest import manifest_digest
 
     content = json.loads(path.read_text())
     content.pop("digest")
@@ -224,10 +224,10 @@ def test_only_checkpoints_are_ever_removed(run):
 
 def test_set_aside(run):
     write(run, 3, keep=3)
-    assert [path.name for path in run.set_aside(1)] == ["set-aside-3-1", "set-aside-2-1"]
+    assert [path.name for path in run.archive_after(1)] == ["set-aside-3-1", "set-aside-2-1"]
     assert run.steps() == [1]
     write(run, 2)
-    assert [path.name for path in run.set_aside(1)] == ["set-aside-2-2"]
+    assert [path.name for path in run.archive_after(1)] == ["set-aside-2-2"]
 
 
 def fragment(start, *values):

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint is the same as never having stopped; saving and choosing on all ranks."""
+"""Resuming from a checkpoint is the same as never having stopped; saving and finding on all ranks."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,24 +10,31 @@ from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
 from tests.train.test_recorder import largest_file
 from tttscale.comm import mesh as meshes
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError
-from tttscale.train.checkpoint import checkpoints as checkpoints_module
-from tttscale.train.checkpoint.checkpoints import Checkpoints
-from tttscale.train.checkpoint.moments import MomentReader
-from tttscale.train.engine import MOMENTS, Fragment
+from tttscale.train.checkpoint import disk_room
+from tttscale.train.checkpoint import manager as manager_module
+from tttscale.train.checkpoint.manager import CheckpointManager, TrainingState
+from tttscale.train.checkpoint.optimizer_state import MomentReader
+from tttscale.train.zero_fragments import MOMENTS, Fragment
 
-TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
+TOKENS = Mixture((), None, None)  # type: ignore[arg-type]
 STAGES = (0, 1, 2, 3)
-SAVED, LAST = 2, 4
+SAVED, LAST = 2, 3
+
+
+def light(sequence=1, sequences_per_step=1, **options):
+    """A configuration whose steps are as short as they get: one sequence for each replica."""
+    return small_config(sequence, sequences_per_step=sequences_per_step, **options)
 
 
 def checkpoints_of(config, trainer, folder):
-    return Checkpoints(config, trainer._mesh, Path(folder))
+    return CheckpointManager(config, trainer._mesh, Path(folder))
 
 
 def save(checkpoints, trainer, model, step):
-    return checkpoints.save(step, trainer.tokens, model, trainer._engine, TOKENS, "id")
+    state = TrainingState(step, trainer.tokens, model, trainer._engine, TOKENS, "id")
+    return checkpoints.save(state)
 
 
 def some_steps(trainer, config, first, last):
@@ -38,7 +45,7 @@ def some_steps(trainer, config, first, last):
 
 def chosen(ranks, config, folder):
     mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
-    return Checkpoints(config, mesh, Path(folder)).choose()
+    return CheckpointManager(config, mesh, Path(folder)).find()
 
 
 def write(ranks, config, folder):
@@ -53,7 +60,7 @@ def write(ranks, config, folder):
 
 
 def read(ranks, config, folder, copy=None):
-    """Go on from SAVED to LAST; records and weights. `copy`: save at once what was loaded there."""
+    """Resume after SAVED, train to LAST; records and weights. `copy`: save there at once what was loaded."""
     trainer, model, _ = small_trainer(ranks, config, chosen(ranks, config, folder))
     if copy is not None:
         save(checkpoints_of(config, trainer, copy), trainer, model, SAVED)
@@ -63,7 +70,7 @@ def read(ranks, config, folder, copy=None):
 
 def all_stages(ranks, folder, sequence, precision):
     for stage in STAGES:
-        config = small_config(sequence, stage=stage, precision=precision)
+        config = light(sequence, 2, stage=stage, precision=precision)
         where = f"{folder}/{stage}"
         _, expected, weights = write(ranks, config, where)
         found, same = read(ranks, config, where)
@@ -75,7 +82,7 @@ def all_stages(ranks, folder, sequence, precision):
     ("world", "sequence", "precision"),
     [(1, 1, "fp32"), (2, 2, "bf16"), (4, 2, "fp32"), (3, 3, "fp32")],
 )
-def test_going_on_is_bitwise_as_if_never_stopped(tmp_path, world, sequence, precision):
+def test_resuming_is_bitwise_as_if_never_stopped(tmp_path, world, sequence, precision):
     values(run_ranks(all_stages, world, str(tmp_path), sequence, precision))
 
 
@@ -93,23 +100,23 @@ def content(folder):
 
 
 def small_trainer_model():
-    from tttscale.train import setup
+    from tttscale.train import build
 
-    return setup.build_model(small_config(), torch.device("cpu"))
+    return build.build_model(small_config(), torch.device("cpu"))
 
 
-def test_another_number_of_ranks_and_another_stage_goes_on(tmp_path):
+def test_another_number_of_ranks_and_another_stage_resume(tmp_path):
     """Four ranks at stage 3 -> two at 1 -> one at 0 -> three at 2: the same numbers in each."""
     ways = [(4, 4, 3), (2, 1, 1), (1, 1, 0), (3, 3, 2)]
     folder = tmp_path / "0"
-    config = small_config(ways[0][1], stage=ways[0][2])
+    config = light(ways[0][1], 2, stage=ways[0][2])
     _, expected, weights = values(run_ranks(write, ways[0][0], config, str(folder)))[0]
     first = content(folder / "checkpoints" / f"step-{SAVED}")
     assert first[2] == 4
     assert all(values.isfinite().all() for values in first[0].values())
     assert any(values.abs().sum() > 0 for values in first[0].values())
     for i, (world, sequence, stage) in enumerate(ways[1:], start=1):
-        config, copy = small_config(sequence, stage=stage), tmp_path / str(i)
+        config, copy = light(sequence, 2, stage=stage), tmp_path / str(i)
         results = values(run_ranks(read, world, config, str(folder), str(copy)))
         found, same = results[0]
         assert found[0][0] == expected[0][0]  # a forward sweep over the same weights
@@ -126,7 +133,7 @@ def test_another_number_of_ranks_and_another_stage_goes_on(tmp_path):
 
 def nothing_but_padding(ranks, folder):
     """A checkpoint before AdamW's first step has no moments; its first step is the first one later, too."""
-    config = small_config()
+    config = light()
     trainer, model, _ = small_trainer(ranks, config)
     trainer._engine.skip()
     save(checkpoints_of(config, trainer, folder), trainer, model, 1)
@@ -144,40 +151,40 @@ def test_before_the_optimizers_first_step(tmp_path):
 
 
 def damage_of_one_rank(ranks, folder):
-    """Only rank 1 reads the damaged file; both pass the checkpoint over, for the older one."""
-    config = small_config(2)
+    """Only rank 1 reads the damaged file; both skip the checkpoint, for the older one."""
+    config = light(2)
     trainer, model, _ = small_trainer(ranks, config)
     checkpoints = checkpoints_of(config, trainer, folder)
+    some_steps(trainer, config, 1, 1)
     for step in (1, 2):
-        some_steps(trainer, config, step, step)
         save(checkpoints, trainer, model, step)
-    names = sorted(checkpoints.choose().manifest.files)
-    trainer._mesh.gather([0.0])  # nobody reads any more
+    names = sorted(checkpoints.find().manifest.files)
+    trainer._mesh.gather([0.0])  # all have read it
     if ranks.rank == 0:
         path = Path(folder) / "checkpoints" / "step-2" / names[1]
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     trainer._mesh.gather([0.0])
-    found = checkpoints.choose()
+    found = checkpoints.find()
     exact = config.model_copy(
         update={"checkpoint": config.checkpoint.model_copy(update={"resume": 2})}
     )
     with pytest.raises(CheckpointError, match=f"rank 1: .*{names[1]} is damaged") as error:
-        checkpoints_of(exact, trainer, folder).choose()
-    return [found.manifest.step, checkpoints.remarks, str(error.value)]
+        checkpoints_of(exact, trainer, folder).find()
+    return [found.manifest.step, checkpoints.notices, str(error.value)]
 
 
 def test_damage_that_one_rank_sees(tmp_path):
     first, second = values(run_ranks(damage_of_one_rank, 2, str(tmp_path)))
     assert first == second
     assert first[0] == 1
-    assert "step-2 is passed over: rank 1: " in first[1][0]
+    assert "step-2 is skipped: rank 1: " in first[1][0]
 
 
 def full_disk(ranks, folder):
-    """Rank 1 finds the disk full: the run goes on, until the third time in a row."""
-    config = small_config(2, steps=9)
+    """Rank 1 finds the disk full: the run continues, until the third time in a row."""
+    config = light(2, steps=9)
     every = config.checkpoint.model_copy(update={"every": 1})
     config = config.model_copy(update={"checkpoint": every})
     trainer, model, _ = small_trainer(ranks, config)
@@ -185,10 +192,8 @@ def full_disk(ranks, folder):
     some_steps(trainer, config, 1, 1)
     lines.append(save(checkpoints, trainer, model, 1))
     for step in (2, 3, 4):
-        some_steps(trainer, config, step, step)
         with largest_file(100 if ranks.rank == 1 and step > 2 else 1 << 30):
             lines.append(save(checkpoints, trainer, model, step))
-    some_steps(trainer, config, 5, 5)
     with (
         pytest.raises(CheckpointError, match=r"rank 0: .*third in a row") as error,
         largest_file(100),
@@ -196,7 +201,7 @@ def full_disk(ranks, folder):
         save(checkpoints, trainer, model, 5)
     trainer._mesh.gather([0.0])
     there = sorted(path.name for path in (Path(folder) / "checkpoints").iterdir())
-    return [lines, there, str(error.value), checkpoints.choose().manifest.step]
+    return [lines, there, str(error.value), checkpoints.find().manifest.step]
 
 
 def test_a_full_disk_of_one_rank(tmp_path):
@@ -213,12 +218,12 @@ def test_a_full_disk_of_one_rank(tmp_path):
 
 def other_hosts(ranks, folder):
     """Rank 1 stands for a host that does not see rank 0's folder."""
-    config = small_config(2)
+    config = light(2)
     every = config.checkpoint.model_copy(update={"every": 1})
     config = config.model_copy(update={"checkpoint": every})
     trainer, _, _ = small_trainer(ranks, config)
     checkpoints = checkpoints_of(config, trainer, f"{folder}/{ranks.rank}")
-    checkpoints_module._APPEARS_SECONDS = 1.0
+    manager_module._APPEARS_SECONDS = 1.0
     if ranks.rank == 1:  # rank 0's path, on a disk of its own
         checkpoints._folder.root = Path(folder) / "elsewhere"
     with pytest.raises(CheckpointError, match=r"rank 1: .*all hosts share"):
@@ -233,10 +238,10 @@ def order_on_disk(ranks, folder):
     """What a power cut may take: a name is only given to what is on disk already."""
     from tttscale.train.checkpoint import folder as folder_module
 
-    config, events = small_config(), []
+    config, events = light(), []
     trainer, model, _ = small_trainer(ranks, config)
     some_steps(trainer, config, 1, 1)
-    for module in (checkpoints_module, folder_module):
+    for module in (manager_module, folder_module):
         plain = module.sync
         module.sync = lambda path, plain=plain: (events.append(("sync", path)), plain(path))
     rename = Path.rename
@@ -259,13 +264,13 @@ def test_nothing_is_named_before_it_is_on_disk(tmp_path):
 def little_room(ranks, folder):
     from tttscale.train.checkpoint.folder import CheckpointFolder
 
-    config = small_config(2)
+    config = light(2)
     kept = config.checkpoint.model_copy(update={"every": 1, "keep": 2})
     trainer, _, _ = small_trainer(ranks, config)
     checkpoints = checkpoints_of(config.model_copy(update={"checkpoint": kept}), trainer, folder)
     checkpoints.check_folder()
     free = 3 * 12 * 1000 if ranks.rank == 0 else 0  # rank 0 is asked
-    checkpoints_module.shutil.disk_usage = lambda path: SimpleNamespace(free=free)
+    disk_room.shutil.disk_usage = lambda path: SimpleNamespace(free=free)
     checkpoints.check_room(1000, 0)
     with pytest.raises(
         CheckpointError, match=r"rank 0: checkpoint\.keep = 2: 3 more .* do not fit"
@@ -288,11 +293,10 @@ def test_keep(tmp_path):
 
 
 def five_saves(ranks, folder):
-    config = small_config()
+    config = light()
     trainer, model, _ = small_trainer(ranks, config)
     checkpoints = checkpoints_of(config, trainer, folder)
     for step in range(1, 6):
-        some_steps(trainer, config, step, step)
         save(checkpoints, trainer, model, step)
     there = sorted(path.name for path in (Path(folder) / "checkpoints").iterdir())
     assert there == ["step-3", "step-4", "step-5"]
@@ -303,7 +307,7 @@ def digests(ranks, folder):
     from tttscale.files import digest
     from tttscale.train.checkpoint import manifest
 
-    config, again = small_config(2), []
+    config, again = light(2), []
     trainer, model, _ = small_trainer(ranks, config)
     some_steps(trainer, config, 1, 1)
     manifest.digest = lambda path: (again.append(path.name), digest(path))[1]
@@ -311,7 +315,7 @@ def digests(ranks, folder):
     save(checkpoints, trainer, model, 1)
     assert not [name for name in again if name.endswith(".safetensors")]
     again.clear()
-    found = checkpoints.choose()
+    found = checkpoints.find()
     for name, file in found.manifest.files.items():
         path = found.folder / name
         assert (path.stat().st_size, digest(path)) == (file.bytes, file.blake2b), name
@@ -327,7 +331,7 @@ def test_digests_are_made_while_writing_and_compared_when_reading(tmp_path):
 
 def flipped_on_its_way(ranks, folder):
     """What reaches the disk is not what was meant: the digest is of the latter, so that it is found."""
-    config = small_config()
+    config = light()
     trainer, model, _ = small_trainer(ranks, config)
     some_steps(trainer, config, 1, 1)
     checkpoints = checkpoints_of(config, trainer, folder)
@@ -343,7 +347,7 @@ def flipped_on_its_way(ranks, folder):
     Path.replace = harmed
     save(checkpoints, trainer, model, 1)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
-        checkpoints.choose()
+        checkpoints.find()
 
 
 def test_a_digest_is_of_what_was_meant_to_be_written(tmp_path):

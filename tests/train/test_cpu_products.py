@@ -112,7 +112,7 @@ def test_a_damaged_file_is_measured_anew_and_replaced(text, tmp_path, monkeypatc
 
 @needs_onednn
 def test_without_a_place_to_keep_it_nothing_changes(tmp_path, monkeypatch):
-    """Else a run could have other digits than the one that it goes on from."""
+    """Else a run could have other digits than the one that it resumes from."""
     measured(monkeypatch, (2.0, 1.0), (2.0, 1.0))
     (tmp_path / "file").write_text("")
     assert "cannot keep" in choose(Job(), tmp_path / "file")

@@ -1,6 +1,5 @@
 """A token planted in every form: after a run it is nowhere, in no file and in nothing that was printed."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from tests.data.object_server import serving
 from tests.train.test_run import command
+from tests.warm import tttscale as warm
 
 TOKEN = "Zq7Planted+Token/X9"
 FORMS = re.compile(rb"Planted|WnE3UGxhbnRl|bWU6Wn")  # plain, and the beginnings of its base64
@@ -23,15 +23,10 @@ def server(folder):
 
 
 def tttscale(*words, **environ):
-    done = subprocess.run(
-        [sys.executable, "-m", "tttscale", *map(str, words)],
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environ},
-        timeout=240,
-    )
+    done = warm(*words, environ=environ)
     for said in (done.stdout, done.stderr):
-        assert not FORMS.search(said), said.decode()
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+        assert not FORMS.search(said.encode()), said
+    return done.returncode, done.stdout, done.stderr
 
 
 def train(folder, *words, **environ):
@@ -50,7 +45,7 @@ def assert_clean(folder):
 
 @pytest.mark.parametrize("form", ["password", "signature"])
 def test_a_run_that_reads_behind_a_password_keeps_none(folder, server, form):
-    """Trained, stopped, gone on with by the same command, looked at."""
+    """Trained, stopped, resumed by the same command, looked at."""
     host, secret = server.url.removeprefix("http://"), quote(TOKEN, safe="")
     url = {
         "password": f"http://me:{secret}@{host}/store",
@@ -61,7 +56,7 @@ def test_a_run_that_reads_behind_a_password_keeps_none(folder, server, form):
     for steps in (2, 4):
         code, said, trouble = train(folder, *words, f"train.steps={steps}", WANDB_API_KEY=TOKEN * 3)
         assert code == 0, trouble
-    assert "going on after step 2 from " in said
+    assert "resumes after step 2 from " in said
     run = folder / "runs" / form
     names = assert_clean(run)
     assert {"config.yaml", "data.json", "checkpoint.json", "metrics.jsonl"} <= names
@@ -78,7 +73,7 @@ def test_a_run_that_reads_behind_a_password_keeps_none(folder, server, form):
         "data", "show", run, "1"
     )  # the run's own configuration has no password
     assert code == 65
-    assert "those in a URL are never stored, so name it anew with them" in trouble
+    assert "those in a URL are never stored, so name it with them again" in trouble
 
 
 @pytest.mark.parametrize(
@@ -125,8 +120,7 @@ def test_errors_do_not_repeat_it(folder, server, url, code, monkeypatch):
 )
 def test_no_command_repeats_it(tmp_path, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    root = str(Path(__file__).parents[2])
-    code, _, _ = tttscale(*(word.format(TOKEN) for word in words), PYTHONPATH=root)
+    code, _, _ = tttscale(*(word.format(TOKEN) for word in words))
     assert code != 0
 
 

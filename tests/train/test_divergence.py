@@ -92,7 +92,7 @@ def test_weights_that_already_failed_are_not_mended_by_a_lower_rate(diverging):
 
 def test_where_none_is_old_enough_or_there_is_none_that_is_said(diverging):
     found = str(diverging(steps=(5,)).explained(failing(6, 4)))
-    assert "No checkpoint is old enough to go on from (there is step 5)" in found
+    assert "No checkpoint is old enough to resume from (there is step 5)" in found
     assert "checkpoint.resume" not in found
 
 
@@ -154,7 +154,7 @@ def no_checkpoint_of_nan(ranks, folder):
     with pytest.raises(NumericsError) as error:
         save(checkpoints, trainer, model, 2)
     errors.append(str(error.value))
-    return errors, checkpoints.choose().manifest.step
+    return errors, checkpoints.find().manifest.step
 
 
 def test_what_is_no_number_is_never_saved(tmp_path):

@@ -16,7 +16,7 @@ from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
 from tttscale.comm import mesh as meshes
 from tttscale.scan.ports import ChunkPort
-from tttscale.train import setup
+from tttscale.train import build
 
 LAYOUTS = ("striped", "contiguous")
 CASES = {1: [1], 2: [2, 1], 3: [3], 4: [4, 2], 6: [3], 8: [4]}  # world -> sequence ranks
@@ -50,11 +50,11 @@ class Recorded:
 def first_step(config, ranks):
     """fp64: per-sequence losses, carries, and the gradient summed over all ranks."""
     mesh = meshes.start(ranks, config.parallel.sequence, torch.device("cpu"))
-    model = setup.build_model(config, torch.device("cpu")).double()
+    model = build.build_model(config, torch.device("cpu")).double()
     share = config.train.sequences_per_step // mesh.replicas
-    sweeps = setup.build_sweeps(config, model, mesh, sequences=share, batch=1)
+    sweeps = build.build_sweeps(config, model, mesh, sequences=share, batch=1)
     if config.train.compile is True:
-        setup.warm_up(sweeps)
+        build.warm_up(sweeps)
     windows = small_windows(config)
     first = mesh.replica * share
     with Recorded(first) as recorded:

@@ -10,12 +10,12 @@ import torch
 
 from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import ConfigError
 from tttscale.observe.plots import plot_run
-from tttscale.train.recorder import Recorder, check_folder
+from tttscale.train.recorder import RunRecorder, check_folder
 
-TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
+TOKENS = Mixture((), None, None)  # type: ignore[arg-type]
 POSITIONS = {"edges": [0, 16, 32], "loss": [4.0, 3.0], "count": [16, 16]}
 STEP = {"step": 1, "loss": 2.0}
 
@@ -46,8 +46,8 @@ def largest_file(size):
 
 
 def test_a_run_that_ended_before_its_first_step_does_not_hold_its_name(config, model):
-    Recorder(config, TOKENS).close()
-    recorder = Recorder(config, TOKENS)
+    RunRecorder(config, TOKENS).close()
+    recorder = RunRecorder(config, TOKENS)
     recorder.step(STEP)
     recorder.close()
     with pytest.raises(ConfigError, match=r"run\.name = 'small': .* already holds a run"):
@@ -60,16 +60,16 @@ def test_a_run_that_ended_before_its_first_step_does_not_hold_its_name(config, m
 
 
 def test_two_processes_cannot_train_in_one_folder(config):
-    first = Recorder(config, TOKENS)
+    first = RunRecorder(config, TOKENS)
     with pytest.raises(ConfigError, match=r"another process is training in .*/runs/small\."):
-        Recorder(config, TOKENS)
+        RunRecorder(config, TOKENS)
     first.step(STEP)
     first.close()
     assert (first.folder / "metrics.jsonl").read_text().count("\n") == 1
 
 
 def test_a_full_disk_costs_the_weights_only_and_leaves_nothing_half_written(config, model):
-    recorder = Recorder(config, TOKENS)
+    recorder = RunRecorder(config, TOKENS)
     recorder.step(STEP)
     weights = sum(p.numel() for p in model.parameters()) * 4
     model.register_buffer("large", torch.zeros(1 << 20))
@@ -90,7 +90,7 @@ def test_a_plot_that_fails_does_not_keep_the_weights_back(config, model, monkeyp
         raise ZeroDivisionError
 
     monkeypatch.setattr("tttscale.train.recorder.plot_run", fail)
-    recorder = Recorder(config, TOKENS)
+    recorder = RunRecorder(config, TOKENS)
     recorder.step(STEP)
     recorder.finish(model, POSITIONS)
     recorder.close()
@@ -98,7 +98,7 @@ def test_a_plot_that_fails_does_not_keep_the_weights_back(config, model, monkeyp
 
 
 def test_a_plot_is_there_whole_or_not_at_all(config):
-    recorder = Recorder(config, TOKENS)
+    recorder = RunRecorder(config, TOKENS)
     recorder.step(STEP)
     recorder.close()
     (plot,) = plot_run(recorder.folder)
@@ -109,7 +109,7 @@ def test_a_plot_is_there_whole_or_not_at_all(config):
 
 
 def test_a_step_that_cannot_be_written_is_one_error(config):
-    recorder = Recorder(config, TOKENS)
+    recorder = RunRecorder(config, TOKENS)
     recorder.step(STEP)
     with largest_file((recorder.folder / "metrics.jsonl").stat().st_size + 5):
         with pytest.raises(ConfigError, match=r"run\.dir = .*File too large"):
@@ -125,7 +125,7 @@ def test_a_folder_that_may_not_be_used(config, monkeypatch, method):
 
     monkeypatch.setattr(Path, method, refuse)
     with pytest.raises(ConfigError, match=r"run\.dir = .*Permission denied.*run\.dir=\.\.\."):
-        Recorder(config, TOKENS)
+        RunRecorder(config, TOKENS)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "data.json", "metrics.jsonl"])
@@ -136,8 +136,8 @@ def test_a_planted_link_is_not_written_through(config, tmp_path, name):
     (folder / name).symlink_to(secret)
     if name == "metrics.jsonl":  # it is gone on with, and so is not replaced
         with pytest.raises(ConfigError, match=r"run\.(dir|name) = "):
-            Recorder(config, TOKENS)
+            RunRecorder(config, TOKENS)
     else:
-        Recorder(config, TOKENS).close()
+        RunRecorder(config, TOKENS).close()
         assert not (folder / name).is_symlink()
     assert secret.read_text() == "theirs"

@@ -12,7 +12,7 @@ import yaml
 
 from tests.train.test_run import command, run
 from tests.warm import Command, Fresh, tttscale
-from tttscale.data import build_store
+from tttscale.data import BuildOptions, build_store
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import read_metrics
 
@@ -73,13 +73,12 @@ def last_child(pid):
 
 
 def test_killed_and_started_again(folder, whole):
-    """Twice; the second time on another number of steps, so that records after the checkpoint are cut."""
-    for after in (4, 8):
-        code, _ = stop(folder, "killed", signal.SIGKILL, after)
-        assert code == -signal.SIGKILL
+    """After steps that no checkpoint has: their records are cut. Repeated kills are for the campaigns."""
+    code, _ = stop(folder, "killed", signal.SIGKILL, 5)
+    assert code == -signal.SIGKILL
     done = run(folder, "run.name=killed", *SAVES)
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stdout
+    assert "resumes after step" in done.stdout
     assert records(folder, "killed") == whole[0]
     assert weights(folder, "killed") == whole[1]
     assert there(folder, "killed") == ["step-12", "step-9"]
@@ -94,7 +93,7 @@ def test_told_to_save(folder, whole):
     assert f"step-{done}" in there(folder, "told")
     again = run(folder, "run.name=told", *SAVES)
     assert again.returncode == 0, again.stderr
-    assert f"going on after step {done} from " in again.stdout
+    assert f"resumes after step {done} from " in again.stdout
     assert records(folder, "told") == whole[0]
     assert weights(folder, "told") == whole[1]
 
@@ -116,7 +115,7 @@ LEFT = """
 import os, signal, time
 from pathlib import Path
 from tttscale.comm.mesh import Mesh
-from tttscale.train.recorder import Silent
+from tttscale.train.recorder import NullRecorder
 from tttscale.train.trainer import Trainer
 
 first, folder = os.environ["RANK"] == "0", Path({folder!r})
@@ -138,7 +137,7 @@ def leave(self):
 
 Trainer.step, Mesh.close = told, leave
 if not first:
-    Silent.close = slow
+    NullRecorder.close = slow
 """
 
 
@@ -151,14 +150,14 @@ def test_no_rank_ends_with_a_code_before_all_are_done(folder):
     assert (folder / "seen").read_text() == "True"
 
 
-def test_without_checkpoints_the_signal_is_passed_over(folder):
+def test_without_checkpoints_the_signal_is_ignored(folder):
     code, output = stop(folder, "deaf", signal.SIGUSR1, 4, "checkpoint.every=0")
     assert code == 0, output
     assert len(records(folder, "deaf")) == 12
 
 
 def test_a_finished_run(folder, whole):
-    """It is not trained again; more steps go on with it, from an older step if asked."""
+    """It is not trained again; with more steps it resumes, from an older step if asked."""
     shutil.copytree(folder / "runs" / "whole", folder / "runs" / "more")
     again = run(folder, "run.name=more", *SAVES)
     assert again.returncode == 64
@@ -181,7 +180,7 @@ def test_a_finished_run(folder, whole):
     rate = records(folder, "more")[9]["lr"]
     said = f"the learning rate of step 10 is {rate:.4g}; as configured before it would be {rates[9]:.4g}"
     assert said in back.stdout
-    assert "step is kept as " in back.stdout
+    assert "step was moved to " in back.stdout
     assert [r["step"] for r in records(folder, "more")] == list(range(1, 16))
     assert records(folder, "more")[:9] == whole[0][:9]
     assert there(folder, "more") == ["set-aside-12-1", "step-12", "step-15"]
@@ -217,7 +216,7 @@ def test_another_run(folder, whole, override, code, message):
         other.mkdir()
         (other / "a.txt").write_text("something else. " * 300)
         (other / "b.txt").write_text("and else. " * 300)
-        build_store(folder / "other-store", [str(other)], holdout_fraction=0.3)
+        build_store(folder / "other-store", [str(other)], BuildOptions(holdout_fraction=0.3))
     override = override.format(other=folder / "other-store")
     before = (folder / "runs" / "whole" / "metrics.jsonl").read_bytes()
     done = run(folder, "run.name=whole", *SAVES, "train.steps=13", override)
@@ -270,9 +269,9 @@ def patched(folder, lines, *overrides):
 
 
 NO_FINISH = [
-    "from tttscale.train.recorder import Recorder",
+    "from tttscale.train.recorder import RunRecorder",
     "import os",
-    "Recorder.finish = lambda *_: os._exit(9)",
+    "RunRecorder.finish = lambda *_: os._exit(9)",
 ]
 NO_SAVE = [
     "from tttscale.train.checkpoint.folder import CheckpointFolder as F",
@@ -299,7 +298,7 @@ def test_killed_before_the_first_checkpoint(folder, whole):
     stop(folder, "early", signal.SIGKILL, 3, rare)
     other = run(folder, "run.name=early", *SAVES, rare, "train.lr=2e-2")
     assert other.returncode == 64
-    assert "it has no checkpoint to go on from" in other.stderr
+    assert "it has no checkpoint to resume from" in other.stderr
     done = run(folder, "run.name=early", *SAVES, rare)
     assert done.returncode == 0, done.stderr
     assert records(folder, "early") == whole[0]
@@ -315,7 +314,7 @@ def test_a_last_checkpoint_that_cannot_be_written_does_not_keep_the_weights_back
 
 
 def test_a_start_that_fails_changes_nothing(folder, whole, monkeypatch):
-    """Asked to go back, and kept from its first step: nothing is set aside yet."""
+    """Asked to go back, and kept from its first step: nothing is moved yet."""
     shutil.copytree(folder / "runs" / "whole", folder / "runs" / "kept")
     monkeypatch.setenv("CXX", "no-such-compiler")
     words = ["checkpoint.resume=9", "train.compile=true", "train.steps=13"]
@@ -338,7 +337,7 @@ def test_what_was_read_already_cannot_be_left_out(folder, whole):
 
 
 @pytest.mark.parametrize("lost", ["manifests", "folder"])
-def test_lost_checkpoints_are_no_reason_to_begin_anew(folder, whole, lost):
+def test_lost_checkpoints_are_no_reason_to_start_again(folder, whole, lost):
     """Between its last checkpoint and its end: all of it would be trained again, over what is left."""
     path = folder / "runs" / f"lost-{lost}"
     shutil.copytree(folder / "runs" / "whole", path)
@@ -350,5 +349,5 @@ def test_lost_checkpoints_are_no_reason_to_begin_anew(folder, whole, lost):
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     done = run(folder, f"run.name=lost-{lost}", *SAVES)
     assert done.returncode == 66, done.stdout
-    assert "no checkpoint to go on from, but " in done.stderr
+    assert "no checkpoint to resume from, but " in done.stderr
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

@@ -13,17 +13,17 @@ from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
 from tests.train.test_checkpoint_folder import whole, write
 from tttscale.config import dump_config
-from tttscale.data.components import Tokens
+from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError, ConfigError, DataError
 from tttscale.observe import MetricsLog, read_metrics
 from tttscale.train import final
-from tttscale.train.checkpoint.checkpoints import Checkpoint
 from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.checkpoint.manifest import read_manifest
-from tttscale.train.recorder import Recorder
+from tttscale.train.recorder import RunRecorder
 from tttscale.train.run_folder import check_folder, note_saved, run_folder
 
-TOKENS = Tokens((), None, None)  # type: ignore[arg-type]
+TOKENS = Mixture((), None, None)  # type: ignore[arg-type]
 EVERY = 10
 
 
@@ -78,9 +78,9 @@ def test_a_run_whose_checkpoints_are_lost_is_not_started_over(tmp_path, loss, st
     folder, checkpoints = started(config, steps)
     LOSSES[loss](checkpoints)
     before = tree(folder)
-    for begin in (check_folder, lambda config: Recorder(config, TOKENS)):
+    for begin in (check_folder, lambda config: RunRecorder(config, TOKENS)):
         with pytest.raises(
-            CheckpointError, match=r"no checkpoint to go on from, but .*run\.name=\.\.\."
+            CheckpointError, match=r"no checkpoint to resume from, but .*run\.name=\.\.\."
         ):
             begin(config)
     assert tree(folder) == before
@@ -188,13 +188,13 @@ def test_what_comes_after_the_checkpoint_is_replaced_anyway(tmp_path, tail, caps
     content = metrics.read_bytes()
     metrics.write_bytes(content + tail)
     check_folder(config)
-    recorder = Recorder(config, TOKENS, resumed(checkpoints, 20, 20))
-    recorder.go_on_after(20)
+    recorder = RunRecorder(config, TOKENS, resumed(checkpoints, 20, 20))
+    recorder.truncate_after(20)
     recorder.step({"step": 21, "loss": 1.5})
     recorder.close()
     assert [r["step"] for r in read_metrics(metrics)] == list(range(1, 22))
     said = capsys.readouterr().out
-    assert "behind step 20 are kept in" in said
+    assert "after step 20 were moved to" in said
     assert ("last line was cut short" in said) == (b"\n" not in tail)
     aside = (folder / "metrics-replaced.jsonl").read_bytes()
     assert aside == b"".join(content.splitlines(True)[20:]) + (tail if b"\n" in tail else b"")
@@ -216,7 +216,7 @@ def test_metrics_of_another_run(tmp_path):
     with pytest.raises(
         DataError, match=r":20: expected 640 tokens after step 20, .* another run's"
     ):
-        Recorder(config, TOKENS, resumed(checkpoints, 20, 640))
+        RunRecorder(config, TOKENS, resumed(checkpoints, 20, 640))
     assert len(read_metrics(folder / "metrics.jsonl")) == 25
 
 
@@ -226,8 +226,8 @@ def test_metrics_that_were_moved_away_begin_anew_and_that_is_said(tmp_path, caps
     (folder / "metrics.jsonl").rename(folder / "old.jsonl")
     for _ in range(2):  # killed before its next step, and started once more
         check_folder(config)
-        recorder = Recorder(config, TOKENS, resumed(checkpoints, 20, 20))
-        recorder.go_on_after(20)
+        recorder = RunRecorder(config, TOKENS, resumed(checkpoints, 20, 20))
+        recorder.truncate_after(20)
         recorder.close()
         assert "metrics.jsonl has no records; " in capsys.readouterr().out
     with MetricsLog(folder / "metrics.jsonl") as log:
@@ -235,7 +235,7 @@ def test_metrics_that_were_moved_away_begin_anew_and_that_is_said(tmp_path, caps
             log.write({"step": step, "loss": math.nan, "tokens": step})
     write(checkpoints, 30, keep=9)
     check_folder(config)
-    Recorder(config, TOKENS, resumed(checkpoints, 30, 30)).close()
+    RunRecorder(config, TOKENS, resumed(checkpoints, 30, 30)).close()
     assert "has no records before step 21; " in capsys.readouterr().out
 
 
@@ -250,7 +250,7 @@ def test_metrics_that_are_no_file_are_not_written(tmp_path, kind):
         kind, metrics.mkdir
     )()
     with pytest.raises(ConfigError, match=r"run\.dir = .*metrics\.jsonl"):
-        Recorder(config, TOKENS, resumed(checkpoints, 20, 20))
+        RunRecorder(config, TOKENS, resumed(checkpoints, 20, 20))
     assert elsewhere.read_bytes() == before
 
 
@@ -289,8 +289,8 @@ def test_half_written_final_weights_are_replaced_by_the_same_command(tmp_path, m
         check_folder(config)
     HALF[half](folder)
     check_folder(config)
-    recorder = Recorder(config, TOKENS, resumed(checkpoints, 100, 100))
-    recorder.go_on_after(100)
+    recorder = RunRecorder(config, TOKENS, resumed(checkpoints, 100, 100))
+    recorder.truncate_after(100)
     recorder.finish(model, None)
     recorder.close()
     assert final.is_whole(folder)
@@ -371,6 +371,6 @@ def test_files_of_a_run_that_a_killed_process_left_half_written(tmp_path):
     folder, checkpoints = started(config, 20)
     (folder / "config.yaml.partial-4711").write_text("ru")
     (folder / "config.yaml.partial-mine").write_text("mine")
-    Recorder(config, TOKENS, resumed(checkpoints, 20, 20)).close()
+    RunRecorder(config, TOKENS, resumed(checkpoints, 20, 20)).close()
     assert not (folder / "config.yaml.partial-4711").exists()
     assert (folder / "config.yaml.partial-mine").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.train.small import small_config
 from tttscale.config.schema import ModelSection, TrainSection
-from tttscale.train.schedules import followed, inner_lr_scale, learning_rate, remarks_on
+from tttscale.train.schedules import inner_lr_scale, learning_rate, rate_changes, schedule_notices
 
 
 def test_cosine_with_warm_up():
@@ -71,7 +71,7 @@ def test_a_run_of_one_step_is_at_the_peak():
         for warmup in (0, 1):
             train = TrainSection(steps=1, lr=0.3, lr_schedule=schedule, warmup_steps=warmup)
             assert learning_rate(train, 1) == 0.3
-            assert remarks_on(train, ModelSection()) == []
+            assert schedule_notices(train, ModelSection()) == []
 
 
 def test_wsd_is_flat_until_its_decay_however_many_steps_there_are():
@@ -92,14 +92,16 @@ def test_wsd_is_flat_until_its_decay_however_many_steps_there_are():
 def test_a_warm_up_longer_than_the_run_is_cut_off_and_said():
     train = TrainSection(steps=20, lr=1.0, warmup_steps=100)
     assert [learning_rate(train, step) for step in (1, 20)] == pytest.approx([0.01, 0.2])
-    (remark,) = remarks_on(train, ModelSection())
+    (remark,) = schedule_notices(train, ModelSection())
     assert "train.warmup_steps = 100, of train.steps = 20" in remark
     assert "to 0.2 (train.lr = 1)" in remark
     model = ModelSection(preset="ttt-mlp-125m", inner_lr_warmup_steps=20)
-    _, remark = remarks_on(train, model)
+    _, remark = schedule_notices(train, model)
     assert "to 0.0955; held-out losses are taken at model.ttt_base_lr = 0.1" in remark
     assert (
-        remarks_on(TrainSection(steps=20, warmup_steps=20, lr_schedule="constant"), ModelSection())
+        schedule_notices(
+            TrainSection(steps=20, warmup_steps=20, lr_schedule="constant"), ModelSection()
+        )
         == []
     )
 
@@ -118,15 +120,15 @@ def test_what_follows_from_changed_keys_is_said_with_both_values():
     model = ModelSection()
     short = TrainSection(steps=4, lr=1e-2, lr_final=1e-3, warmup_steps=1)
     long = short.model_copy(update={"steps": 8})
-    (remark,) = followed(5, (short, model), (long, model))
+    (remark,) = rate_changes(5, (short, model), (long, model))
     assert (
         "the learning rate of step 5 is 0.004499; as configured before it would be 0.001" in remark
     )
     assert "train.lr_schedule=wsd" in remark
-    assert followed(5, (long, model), (long, model)) == []
+    assert rate_changes(5, (long, model), (long, model)) == []
     wsd = short.model_copy(update={"lr_schedule": "wsd"})
-    (remark,) = followed(5, (wsd, model), (wsd.model_copy(update={"steps": 80}), model))
+    (remark,) = rate_changes(5, (wsd, model), (wsd.model_copy(update={"steps": 80}), model))
     assert "is 0.01; as configured before it would be 0.001" in remark
     assert "checkpoint.resume=N" in remark
-    (remark,) = followed(3, (wsd, model), (wsd, ModelSection(ttt_base_lr=0.5)))
+    (remark,) = rate_changes(3, (wsd, model), (wsd, ModelSection(ttt_base_lr=0.5)))
     assert remark == "the inner learning rate of step 3 is 0.5; as configured before it would be 1"

@@ -7,11 +7,11 @@ import torch
 
 from tests.scan.helpers import tiny_model
 from tttscale.config import load_config
-from tttscale.data.components import open_tokens
-from tttscale.data.record import write_data_record
+from tttscale.data.provenance import write_provenance
+from tttscale.data.windows.mixture import open_mixture
 from tttscale.errors import CheckpointError
-from tttscale.train.checkpoint.same_run import remarks_on_start
-from tttscale.train.setup import build_model
+from tttscale.train.build import build_model
+from tttscale.train.checkpoint.compatibility import start_notices
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def config(folder, tmp_path):
 def weights(config, tmp_path):
     """What an earlier run left: final weights, and what it trained on beside them."""
     tiny_model(config.architecture(), torch.float32).save_pretrained(tmp_path / "run" / "final")
-    write_data_record(tmp_path / "run", open_tokens(config))
+    write_provenance(tmp_path / "run", open_mixture(config))
     return tmp_path / "run" / "final"
 
 
 def remarks(config):
-    return remarks_on_start(config, open_tokens(config))
+    return start_notices(config, open_mixture(config))
 
 
 def edit(path, change):
@@ -41,7 +41,7 @@ def edit(path, change):
 def test_nothing_to_say(config, weights):
     assert remarks(config) == []
     model = config.model.model_copy(update={"initial_weights": None})
-    assert remarks_on_start(config.model_copy(update={"model": model}), None) == []
+    assert start_notices(config.model_copy(update={"model": model}), None) == []
     (weights.parent / "data.json").unlink()
     assert remarks(config) == []
 

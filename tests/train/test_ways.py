@@ -55,7 +55,7 @@ def test_what_is_said_is_what_the_door_takes():
     lines = ways(shaped(8, 4, "fp32"), CPU, False, 2)
     assert lines == [
         "scan: torch on cpu (linear, head dim 8, mini-batches of 4, fp32); Triton's kernels are for GPUs",
-        "operators between products: as they stand (train.compile = auto, on a CPU)",
+        "operators between products: eager (train.compile = auto, on a CPU)",
         "messages: over gloo, as ranks compute on CPUs",
     ]
 
@@ -67,7 +67,7 @@ def test_operators_as_they_stand_on_a_gpu_are_said_to_be_slower(monkeypatch):
     lines = ways(config.model_copy(update={"train": off}), GPU, False, 8)
     assert lines[1].endswith("slower on a GPU (train.compile = false)")
     assert lines[2] == "messages: over NCCL"
-    assert "through torch.compile" in ways(config, GPU, True, 1)[1]
+    assert "compiled by torch.compile" in ways(config, GPU, True, 1)[1]
 
 
 def test_how_many_chunks_are_kept_is_said_where_it_was_found_out():

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tttscale.bench import report
-from tttscale.data import build_store, load_tokenizer
-from tttscale.data.formats import read_span
-from tttscale.data.pieces import cut
-from tttscale.data.runs import BATCH_BYTES
-from tttscale.data.sources import list_files
-from tttscale.data.tokenizer import Tokenizer
+from tttscale.data import BuildOptions, build_store, load_tokenizer
+from tttscale.data.builder.read_documents import read_documents
+from tttscale.data.builder.source_slices import cut_sources
+from tttscale.data.builder.sources import list_files
+from tttscale.data.builder.tokenized import BATCH_BYTES
+from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.errors import DataError
 
 
@@ -90,8 +90,9 @@ def _is_text(path: Path) -> bool:
 
 
 def _texts(files: Sequence[str], codec: Tokenizer) -> list[bytes]:
-    pieces = cut([Path(file) for file in files], ())
-    texts = [d.data for piece in pieces for span in piece.spans for d in read_span(span, "text")]
+    slices = cut_sources([Path(file) for file in files], ())
+    ranges = [file_range for one in slices for file_range in one.file_ranges]
+    texts = [d.data for file_range in ranges for d in read_documents(file_range, "text")]
     if not texts:
         raise DataError("SOURCES: no text in them. Name files that hold text, or change --suffix.")
     return texts
@@ -114,7 +115,7 @@ def _tokenize(codec: Tokenizer, texts: Sequence[bytes], parallel: bool) -> float
 def _build(files: Sequence[str], codec: Tokenizer, workers: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        build_store(Path(folder, "store"), files, tokenizer=codec, workers=workers)
+        build_store(Path(folder, "store"), files, BuildOptions(codec), workers=workers)
         return time.perf_counter() - began
 
 

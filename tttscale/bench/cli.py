@@ -74,89 +74,6 @@ def step(
     typer.echo(bench_step(out, sizes, counts, chunk_tokens, keep, steps))
 
 
-@app.command("products")
-def products(
-    out: Out = Path("benchmarks/products_cpu"),
-    widths: Annotated[str, typer.Option(help="quickstart, wide, or both.")] = "quickstart,wide",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the fastest counts.")] = 3,
-) -> None:
-    """A step's sweeps with torch's fp32 products and with oneDNN's, in turns on one CPU thread.
-
-    Example: `tttscale bench products --widths quickstart`
-    """
-    from tttscale.bench.products_cpu import WIDTHS, bench_products
-    from tttscale.kernels.ops import cpu_product
-
-    chosen = widths.split(",")
-    if unknown := [width for width in chosen if width not in WIDTHS]:
-        raise ConfigError(f"--widths {unknown[0]!r:.40}: expected some of {', '.join(WIDTHS)}")
-    if (missing := cpu_product.why_not()) is not None:
-        raise ConfigError(f"bench products compares with oneDNN's product, which {missing}")
-    typer.echo(bench_products(out, chosen, rounds))
-
-
-@app.command("around")
-def around(out: Out = Path("benchmarks/around_cpu")) -> None:
-    """RMSNorm, SwiGLU and cross-entropy: ours beside torch.compile and, on a GPU, liger-kernel.
-
-    Example: `tttscale bench around`
-    """
-    from tttscale.bench.around import bench_around
-
-    typer.echo(bench_around(out))
-
-
-@app.command("documents")
-def documents(
-    out: Out = Path("benchmarks/documents_cpu"),
-    tokens: Annotated[str, typer.Option(help="Tokens of the chunk.")] = "8Ki",
-) -> None:
-    """A chunk of packed documents: scanned side by side, and one after the other.
-
-    Example: `tttscale bench documents --tokens 8Ki`
-    """
-    from tttscale.bench.documents import bench_documents
-
-    typer.echo(bench_documents(out, parse_flag("--tokens", tokens)))
-
-
-@app.command("kernels")
-def kernels(
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_argument,
-            help="Report path without suffix; default: benchmarks/kernels_smN, and _paper without --all.",
-        ),
-    ] = None,
-    capability: Annotated[int, typer.Option(help="N: 90 (Hopper) or 80 (A100).")] = 90,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Every head dim, mini-batch and dtype that is shipped.")
-    ] = False,
-    fla: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_argument, help="Folder of an unpacked fla-core, to predict beside ours."
-        ),
-    ] = None,
-) -> None:
-    """Registers, spills and shared memory of the Triton kernels; no GPU needed.
-
-    Without --all: those of the paper's shape, head dim 64 and mini-batches of 16.
-
-    Example: `tttscale bench kernels --all`
-    """
-    from tttscale.bench.kernels import bench_kernels
-
-    if capability not in (80, 90):
-        raise ConfigError(f"--capability {capability}: expected 90 (Hopper) or 80 (A100)")
-    if fla is not None and not (fla / "fla").is_dir():
-        raise ConfigError(f"--fla {fla}: no folder fla in it; unpack the wheel of fla-core there")
-    # Two generations, or few kernels and all, are not one report: neither overwrites the other.
-    name = f"kernels_sm{capability}{'' if everything else '_paper'}"
-    typer.echo(bench_kernels(out or Path("benchmarks", name), capability, everything, fla))
-
-
 @app.command("build")
 def build(
     sources: Annotated[
@@ -204,3 +121,31 @@ def data(
     window, piece = parse_flag("--sequence", sequence), parse_flag("--chunk", chunk)
     counts = [parse_flag("--ranks", word) for word in ranks.split(",")]
     typer.echo(bench_data(out, store, split, window, piece, counts, repeats, peers))
+
+
+_MOVED = {
+    "kernels": "python -m benchmarks.static.kernels",
+    "around": "python -m benchmarks.ops.pointwise",
+    "documents": "python -m benchmarks.ops.documents",
+    "products": "python -m benchmarks.ops.products",
+}
+"""Command -> what does the same, in a checkout."""
+
+
+def _refuse(name: str, now: str) -> None:
+    """Add a command that only says where it is now."""
+
+    @app.command(
+        name,
+        hidden=True,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def moved() -> None:
+        raise ConfigError(
+            f"bench {name} is for developers and no longer installed; in a checkout: {now}"
+        )
+
+
+for _name, _now in _MOVED.items():
+    _refuse(_name, _now)

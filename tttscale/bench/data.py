@@ -15,7 +15,7 @@ from tttscale.bench import report
 from tttscale.bench.data_paced import paced
 from tttscale.bench.data_peers import TokenReader, memmap_reader, own_readers, peer_readers
 from tttscale.bench.data_tables import CONSUMED_TOKENS_PER_SECOND, note, tables
-from tttscale.data import Split, TokenStore, Windows
+from tttscale.data import Split, Store, Windows, open_store
 from tttscale.errors import ConfigError, DataError
 from tttscale.scan.layout import Layout
 
@@ -27,7 +27,7 @@ Ranges = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read: windows 0 .. `windows` of the split, other ones in every round."""
+    """The windows to read: 0 .. `windows` of the split, other ones in every round."""
 
     sequence_tokens: int
     chunk_tokens: int
@@ -38,7 +38,7 @@ class Plan:
     def of(
         cls, split: Split, sequence_tokens: int, chunk_tokens: int, ranks: Sequence[int]
     ) -> "Plan":
-        """As many windows as the split has, up to 32Mi tokens.
+        """Plan for as many windows as the split has, up to 32Mi tokens.
 
         Raises:
             ConfigError: There is not one, or the chunk is longer than it.
@@ -58,11 +58,11 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """All that is ever read is before this token."""
+        """No token from here on is ever read."""
         return self.windows * self.sequence_tokens
 
     def cases(self, round_: int) -> dict[str, Ranges]:
-        """By case, the ranges of tokens to read one after the other."""
+        """List for each case the ranges of tokens to read one after the other."""
         size, chunk = self.sequence_tokens, self.chunk_tokens
         chooser = np.random.default_rng(round_)
         anywhere = int(chooser.integers(self.tokens - size + 1))
@@ -108,7 +108,7 @@ def bench_data(
         ConfigError: The split is shorter than a window.
         DataError: The store cannot be read, or two readers gave different tokens.
     """
-    store = TokenStore.open(location)
+    store = open_store(location)
     split = store.split(split_name)
     plan = Plan.of(split, sequence_tokens, chunk_tokens, ranks)
     with tempfile.TemporaryDirectory(prefix="tttscale-bench-") as folder:
@@ -132,8 +132,8 @@ def bench_data(
     return "\n\n".join(text for _, text in sections)
 
 
-def _paced(store: TokenStore, plan: Plan, split_name: str, spin: bool) -> dict[str, Any]:
-    """On a split just opened: nothing decoded before may help."""
+def _paced(store: Store, plan: Plan, split_name: str, spin: bool) -> dict[str, Any]:
+    """Read from a split just opened, so that no decoded chunk helps."""
     windows = Windows(store.split(split_name), plan.sequence_tokens, 0, mini_batch_tokens=16)
     count = min(_PACED_WINDOWS, windows.count)
     return paced(windows, plan.chunk_tokens, CONSUMED_TOKENS_PER_SECOND, count, spin)

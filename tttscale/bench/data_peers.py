@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tttscale.data import Split, TokenStore, Windows
-from tttscale.data.storage import open_array
+from tttscale.data import Split, Store, Windows
+from tttscale.data.store.storage import open_array
 
 Read = Callable[[int, int], np.ndarray]
 MEMMAP = "numpy memmap, copied"
@@ -29,7 +29,7 @@ class TokenReader:
         name: As the report calls it.
         read: Tokens [begin, end) as an array of its own, never a view of a file.
         bytes_per_token: What they take on disk.
-        forget: Called before every timing, untimed: nothing read in an earlier one may help.
+        forget: Called before every timing, untimed: what an earlier one has read must not help.
     """
 
     name: str
@@ -38,7 +38,7 @@ class TokenReader:
     forget: Callable[[], None] = lambda: None
 
 
-def own_readers(store: TokenStore, split: Split, sequence_tokens: int) -> list[TokenReader]:
+def own_readers(store: Store, split: Split, sequence_tokens: int) -> list[TokenReader]:
     """Our two paths and zarr-python alone, all on the files of the store."""
     other = store.split(split.name)
     windows = Windows(other, sequence_tokens, _SEED, _MINI_BATCH_TOKENS)
@@ -58,8 +58,8 @@ def own_readers(store: TokenStore, split: Split, sequence_tokens: int) -> list[T
     prefix = f"{split.array_path}/"
     size = sum(n for key, n in sizes.items() if key.startswith(prefix)) / split.num_tokens
     return [
-        TokenReader(OURS[0], split.read, size, split.forget),
-        TokenReader(OURS[1], by_windows, size, other.forget),
+        TokenReader(OURS[0], split.read, size, split.drop_cache),
+        TokenReader(OURS[1], by_windows, size, other.drop_cache),
         TokenReader("zarr-python", lambda a, b: np.asarray(array[a:b]), size),
     ]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from tttscale.bench import report
 from tttscale.bench.data_peers import MEMMAP, OURS
-from tttscale.data import Split, TokenStore
+from tttscale.data import Split, Store
 
 CONSUMED_TOKENS_PER_SECOND = 400_000
-"""What a 1.3B run is taken to consume, all its ranks together."""
+"""Consumption that is assumed for a 1.3B run, all its ranks together."""
 _READS_PER_STEP = 2  # forward sweep, and recomputation in the backward one
 
 
@@ -34,9 +34,9 @@ def tables(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def note(
-    store: TokenStore, split: Split, chunk_tokens: int, tokens: int, repeats: int, peers: bool
+    store: Store, split: Split, chunk_tokens: int, tokens: int, repeats: int, peers: bool
 ) -> str:
-    """What the figures are, and what they are not."""
+    """Explain the figures."""
     rate = f"{CONSUMED_TOKENS_PER_SECOND:,}"
     text = (
         f"The first {tokens:,} of {split.num_tokens:,} tokens ({split.name}, tokenizer "
@@ -61,7 +61,7 @@ def note(
         "nothing to read, so it also holds what the reader takes of processor and lock."
     )
     if not peers:
-        return text + " Other trainers' formats were not asked for (`--peers`)."
+        return text + " Other trainers' formats were not measured (`--peers`)."
     return text + (
         " Peers read copies of the same tokens in their own formats, not compressed: MDS samples "
         "of one chunk each (a read at an odd place joins the samples it touches), Megatron's "
@@ -89,7 +89,7 @@ def _paced_row(result: dict[str, Any]) -> dict[str, str]:
         "consumer": f"simulated, {result['consumer']}",
         "tokens": f"{result['tokens']:,}",
         "s": f"{result['seconds']:.2f}",
-        "s, nothing read": f"{result['alone_seconds']:.2f}",
+        "s, without reading": f"{result['alone_seconds']:.2f}",
         "waits s": f"{result['wait_seconds']:.4f}",
         "of which the first": f"{result['first_wait_seconds']:.4f}",
         "data wait": f"{100 * result['wait_seconds'] / result['seconds']:.3f}%",

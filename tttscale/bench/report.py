@@ -19,9 +19,9 @@ PACKAGES = ("torch", "triton", "deepspeed", "numpy", "zarr")
 
 
 def circumstances() -> dict[str, Any]:
-    """Everything that a figure depends on besides the code."""
+    """Collect all that a figure depends on besides the code."""
     return {
-        "command": "tttscale " + shlex.join(_portable(scrubbed(word)) for word in sys.argv[1:]),
+        "command": shlex.join([*_program(), *(_portable(scrubbed(w)) for w in sys.argv[1:])]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "python": platform.python_version(),
@@ -31,7 +31,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Processor, cores and memory, without a host name."""
+    """Name processor, cores and memory, without a host name."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -58,9 +58,26 @@ def write(
     data: Any,
     command: str | None = None,
 ) -> None:
-    """Write OUT.md for people and OUT.json for programs; `command` if it was not `tttscale`."""
+    """Write OUT.md for people and OUT.json for programs.
+
+    Args:
+        out: report path without suffix; its folder is made.
+        title: of the page.
+        sections: heading and text of each, in order.
+        data: for OUT.json, beside the circumstances.
+        command: what made the report, if it is not this process's command.
+    """
     facts = circumstances()
     facts["command"] = command or facts["command"]
+    write_page(out, title, facts, sections)
+    text = json.dumps({"circumstances": facts, "data": data}, indent=1) + "\n"
+    write_text(beside(out, ".json"), text)
+
+
+def write_page(
+    out: Path, title: str, facts: dict[str, Any], sections: Sequence[tuple[str, str]]
+) -> None:
+    """Write OUT.md alone, for `circumstances` that were found now or read from OUT.json."""
     versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
     head = [
         f"# {title}",
@@ -73,22 +90,32 @@ def write(
     body = [line for name, text in sections for line in ("", f"## {name}", "", text)]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(beside(out, ".md"), "\n".join(head + body) + "\n")
-    text = json.dumps({"circumstances": facts, "data": data}, indent=1) + "\n"
-    write_text(beside(out, ".json"), text)
+
+
+def read(out: Path) -> tuple[dict[str, Any], Any]:
+    """Read OUT.json: the circumstances and the data."""
+    written = json.loads(beside(out, ".json").read_text(encoding="utf-8"))
+    return written["circumstances"], written["data"]
 
 
 def beside(out: Path, suffix: str) -> Path:
-    """The report path OUT with a suffix. `ttt-1.3b` has none yet, only a dot in its name."""
-    return out.with_name(out.name + suffix)
+    """Name a file of report OUT by its suffix. `ttt-1.3b` has none yet, only a dot in its name.
+
+    In the checkout's `benchmarks/` pages lie apart from what programs read, which is in `benchmarks/data/`.
+    """
+    folder = out.parent
+    if suffix != ".md" and folder.name == "benchmarks" and (folder / "data").is_dir():
+        folder = folder / "data"
+    return folder / (out.name + suffix)
 
 
 def emit(row: dict[str, Any]) -> None:
-    """What a worker prints: one row on a line of its own, at once, so that no later harm takes it back."""
+    """Print a worker's row on a line of its own, at once, so that it is kept whatever happens later."""
     print(json.dumps(row), flush=True)
 
 
 def row_of(line: str) -> dict[str, Any] | None:
-    """The row that a worker printed, or None for a line that is something else, such as a library's."""
+    """Parse a row that a worker printed; None for any other line, such as a library's."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -97,7 +124,7 @@ def row_of(line: str) -> dict[str, Any] | None:
 
 
 def run_rows(module: str, *arguments: str, env: dict[str, str] | None = None) -> list[Any]:
-    """Run `python -m module arguments` in a fresh process; the rows that it prints (`emit`)."""
+    """Run `python -m module arguments` in a fresh process and collect the rows that it prints (`emit`)."""
     (output,) = _outputs([start_worker(module, *arguments, env=env)])
     return [row for row in map(row_of, output.splitlines()) if row is not None]
 
@@ -134,8 +161,15 @@ def _outputs(workers: Sequence["subprocess.Popen[str]"]) -> list[str]:
     return outputs
 
 
+def _program() -> list[str]:
+    """The words that started this process: `tttscale`, or `python -m` and a module that is not installed."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec else ""
+    return ["python", "-m", name] if name.startswith(("benchmarks.", "tests.")) else ["tttscale"]
+
+
 def _portable(word: str) -> str:
-    """An absolute path by its name alone: where it lies on this machine helps nobody."""
+    """Shorten an absolute path to its name: where it lies on this machine is of no use to readers."""
     return Path(word).name if Path(word).is_absolute() else word
 
 
@@ -147,10 +181,10 @@ def _version(name: str) -> str:
 
 
 def _commit() -> str:
-    """COMMIT if it is set, else what git says, else the file COMMIT of a copy without git."""
+    """Name the code: COMMIT if it is set, else what git says, else the file COMMIT of a copy without git."""
     here = Path(__file__).parent
-    if asked := os.environ.get("COMMIT", "").strip():
-        return asked
+    if given := os.environ.get("COMMIT", "").strip():
+        return given
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

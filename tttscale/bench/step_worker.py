@@ -14,7 +14,8 @@ import torch
 from tttscale.cluster.ranks import discover
 from tttscale.config.schema import Config
 from tttscale.data import ArraySplit, Windows
-from tttscale.train import cpu_products, setup
+from tttscale.scan.carry_store import boundary_bytes
+from tttscale.train import build, cpu_products
 from tttscale.train.memory import peak_bytes, tune_allocator
 from tttscale.train.trainer import Trainer
 
@@ -53,12 +54,12 @@ def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
     torch.set_num_threads(1)
     tune_allocator()
     device = torch.device("cpu")
-    mesh = setup.connect(config, ranks, device)
+    mesh = build.connect(config, ranks, device)
     cpu_products.choose(mesh)
-    model = setup.build_model(config, device)
-    policy = setup.keep_policy(config, ranks, device)
-    sweeps = setup.build_sweeps(config, model, mesh, sequences=1, batch=1, keep=policy)
-    trainer = Trainer(config, mesh, model, sweeps, setup.build_engine(config, model, mesh))
+    model = build.build_model(config, device)
+    policy = build.keep_policy(config, ranks, device)
+    sweeps = build.build_sweeps(config, model, mesh, sequences=1, batch=1, keep=policy)
+    trainer = Trainer(config, mesh, model, sweeps, build.build_engine(config, model, mesh))
     text = np.random.default_rng(0).integers(0, 256, tokens + 1, dtype=np.uint16)
     windows = Windows(ArraySplit([text]), tokens, 0, 16)
     records = []
@@ -75,7 +76,7 @@ def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
         "bubble_fraction": last["bubble_fraction"],
         "kept_chunks": policy.chunks,
         "peak_bytes": peak_bytes(device),
-        "carry_bytes": sum(sweeps.carry.boundary_bytes(b) for b in range(layout.chunks - 1)),
+        "carry_bytes": sum(boundary_bytes(sweeps.carry, b) for b in range(layout.chunks - 1)),
     }
     mesh.close()
     print(json.dumps(result))

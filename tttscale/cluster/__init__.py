@@ -1,4 +1,4 @@
-"""The machines of a job: which rank this process is, under whichever launcher. No torch here."""
+"""The processes of a job: which rank this one is, under every launcher. No torch here."""
 
 from tttscale.cluster.ranks import Ranks, discover, discover_place
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a job in order, on every rank, without a traceback."""
+"""SIGINT and SIGTERM end a job cleanly, on every rank, without a traceback."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _REPEATS_SECONDS = 2.0
-"""A terminal and a launcher both pass on one Ctrl-C; what comes within this time is the same one."""
-_DEAF_SECONDS = 5.0
-"""So long the main thread may be in foreign code that no handler can interrupt, such as a rendezvous."""
+"""A terminal and a launcher may both deliver one Ctrl-C; signals within this time count as one."""
+_GRACE_SECONDS = 5.0
+"""How long the main thread may stay in foreign code that no handler can interrupt, such as a rendezvous."""
 
 
 class Interrupted(BaseException):
-    """The job was told to end. Not an Exception, so that nobody takes it for an error."""
+    """The job was told to end. Not an Exception, so that no handler of errors catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -27,9 +27,9 @@ class Interrupted(BaseException):
 class Interrupts:
     """While entered, the first signal raises Interrupted in the main thread.
 
-    Signals right after it are taken for the same one; a later one ends the process at once. The handlers
-    stay when a signal has come, so that nothing interrupts the way out. If the main thread does not come to
-    handle it, a thread ends the process.
+    Signals right after it count as the same one; a later one ends the process at once. The handlers stay
+    after a signal, so that cleaning up is not interrupted. If the main thread does not get to handle the
+    signal, another thread ends the process.
     """
 
     def __init__(self) -> None:
@@ -48,17 +48,17 @@ class Interrupts:
         return self
 
     def _watch(self) -> None:
-        """Python writes a signal's number to the wakeup socket at once, whatever the main thread does."""
+        """Start the other thread, to whose socket Python writes signals whatever the main thread does."""
         reader, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._end_if_deaf, args=(reader,), daemon=True).start()
+        threading.Thread(target=self._end_if_blocked, args=(reader,), daemon=True).start()
 
-    def _end_if_deaf(self, reader: socket.socket) -> None:
+    def _end_if_blocked(self, reader: socket.socket) -> None:
         with reader:
             while numbers := reader.recv(1):
                 if numbers[0] in self._before:
-                    time.sleep(_DEAF_SECONDS)
+                    time.sleep(_GRACE_SECONDS)
                     if self._first_at is None:
                         os._exit(128 + numbers[0])
 
@@ -80,14 +80,14 @@ class Interrupts:
 
 
 class SaveRequests:
-    """While entered, SIGUSR1 is a wish that the run be saved and ended, not the end of the process.
+    """While entered, SIGUSR1 requests that the run is saved and ended, and does not end the process.
 
-    Slurm sends it ahead of a job's time limit (`--signal=USR1@300`). One rank that hears it is enough.
+    Slurm sends it before a job's time limit (`--signal=USR1@300`). One rank that receives it is enough.
     """
 
     def __init__(self) -> None:
         self.heard = False
-        """Whether it has come."""
+        """Whether the signal was received."""
         self._before: Any = None
 
     def __enter__(self) -> "SaveRequests":

@@ -1,4 +1,4 @@
-"""Which rank is this process? One pure function of the environment, for every launcher."""
+"""The rank of this process, as one pure function of the environment, for every launcher."""
 
 import re
 import zlib
@@ -9,20 +9,20 @@ from tttscale.errors import LaunchError
 
 _DEFAULT_PORT = 29500
 _FIRST_PORT, _PORTS = 20000, 20000
-"""Where a job's own port lies."""
+"""The range of the ports that are derived from a job's name."""
 _JOBS = {
     "openmpi": ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "OMPI_MCA_orte_ess_jobid"),
     "pmi": ("PALS_APID", "PMIX_NAMESPACE"),
 }
-"""By source: names under which a launcher tells its ranks which job they are."""
+"""By source: variables in which a launcher names the job for its ranks."""
 _BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID")
-"""The same of batch systems, whose job may start several of ours."""
+"""Variables of batch systems, whose job may start several of ours."""
 _LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place in the job, and where rank 0 can be met."""
+    """This process's place in the job, and the address of rank 0."""
 
     rank: int
     world_size: int
@@ -33,9 +33,9 @@ class Ranks:
     master_addr: str
     """Host of rank 0."""
     master_port: int
-    """TCP port for the first meeting."""
+    """TCP port for the rendezvous."""
     source: str
-    """Who said so: environment (torchrun, deepspeed), openmpi, pmi, slurm or single."""
+    """Where this was read: environment (torchrun, deepspeed), openmpi, pmi, slurm or single."""
 
 
 def discover(environ: Mapping[str, str]) -> Ranks:
@@ -47,7 +47,7 @@ def discover(environ: Mapping[str, str]) -> Ranks:
         LaunchError: the variables contradict each other or are incomplete.
     """
     # mpirun under Slurm starts its daemons with srun: its ranks carry the daemon's SLURM_*
-    # variables as well, so Slurm is asked last.
+    # variables as well, so Slurm comes last.
     for source in (_environment, _openmpi, _pmi, _slurm):
         ranks = source(environ)
         if ranks is not None:
@@ -56,7 +56,7 @@ def discover(environ: Mapping[str, str]) -> Ranks:
 
 
 def discover_place(environ: Mapping[str, str]) -> Ranks:
-    """The same for work whose processes meet through MPI, or not at all: no MASTER_ADDR is needed.
+    """Read this process's rank for work whose processes need no MASTER_ADDR: they use MPI, or are alone.
 
     Raises:
         LaunchError: the variables contradict each other or are incomplete.
@@ -111,7 +111,7 @@ def _pmi(environ: Mapping[str, str]) -> Ranks | None:
 
 
 def _slurm(environ: Mapping[str, str]) -> Ranks | None:
-    """Only inside an srun step: the batch script itself is one process, whatever SLURM_NTASKS."""
+    """Slurm, only inside an srun step: the batch script itself is one process, whatever SLURM_NTASKS."""
     if not environ.get("SLURM_STEP_ID") or not environ.get("SLURM_PROCID"):
         return None
     world = _number(environ, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
@@ -146,10 +146,10 @@ def _ranks(
 
 
 def _job(environ: Mapping[str, str], source: str) -> str:
-    """What tells this job from all others, among what every rank of it is told alike.
+    """A name of this job that all of its ranks know and no other job has.
 
-    A batch system's job may start several of ours, one after the other or side by side. So the launcher's own
-    name of its job comes first where it has one.
+    A batch system's job may start several of ours, in sequence or at once. So the launcher's own name of its
+    job comes first, where it has one.
     """
     own = next((environ[name] for name in _JOBS.get(source, ()) if environ.get(name)), None)
     if own is not None:
@@ -160,7 +160,7 @@ def _job(environ: Mapping[str, str], source: str) -> str:
 
 
 def _port_of(job: str) -> int:
-    """Two jobs that share a host must not share a port."""
+    """Derive the port from the job: two jobs that share a host must not share a port."""
     if not job:
         return _DEFAULT_PORT
     number = int(job) if re.fullmatch(r"[0-9]{1,18}", job) else zlib.crc32(job.encode())

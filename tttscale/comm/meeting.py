@@ -18,9 +18,9 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.errors import LaunchError
 
 RESOLVE_SECONDS = 20.0
-"""So long a name may be unknown; that of a container that just starts is, for a moment."""
+"""How long a name may be unknown; a container's is, just after it starts."""
 ANSWER_SECONDS = 30.0
-"""So long somebody who listens at the port may take to answer as rank 0 does."""
+"""How long whatever listens at the port may take to answer as rank 0 does."""
 _RETRY_SECONDS = 0.2
 _SHOWN = 8
 

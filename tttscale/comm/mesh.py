@@ -32,11 +32,6 @@ class Mesh:
     """Carries between the sequence ranks of this replica."""
 
     @property
-    def sequence_rank(self) -> int:
-        """Place on the sequence axis."""
-        return self.rank % self.sequence_size
-
-    @property
     def replica(self) -> int:
         """Place on the data axis."""
         return self.rank // self.sequence_size

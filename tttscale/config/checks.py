@@ -1,4 +1,4 @@
-"""Checks that look at several keys at once."""
+"""Check that look at several keys at once."""
 
 from tttscale.config.schema import Config
 from tttscale.config.shares import SLOTS, slot_counts
@@ -8,7 +8,7 @@ from tttscale.model.registry import alignment, alignments, check_pattern
 
 
 def problems_of(config: Config) -> list[str]:
-    """What does not fit together, whatever the number of processes; one line per problem."""
+    """What does not fit together for any number of processes; one line per problem."""
     checks = (
         *(_one_source, _no_store_twice, _no_idle_store),
         *(_known_layers, _chunk_multiple, _enough_chunks, _whole_batches),
@@ -21,10 +21,10 @@ def check_world(config: Config, world_size: int) -> int:
     """Check that the configuration fits `world_size` processes.
 
     Returns:
-        The number of data-parallel replicas, world_size / parallel.sequence.
+        the number of data-parallel replicas, world_size / parallel.sequence.
 
     Raises:
-        ConfigError: the processes cannot be split as asked.
+        ConfigError: the processes cannot be split into replicas of parallel.sequence ranks.
     """
     ranks = config.parallel.sequence
     if world_size == 1 and ranks > 1:
@@ -67,7 +67,7 @@ def _one_source(config: Config) -> str | None:
 
 
 def _no_store_twice(config: Config) -> str | None:
-    stores = [Location.parse(part.store) for part in config.data.blend or ()]
+    stores = [Location.parse(component.store) for component in config.data.blend or ()]
     for i, store in enumerate(stores):
         first = next(j for j, other in enumerate(stores) if other.is_same(store))
         if first != i:
@@ -79,15 +79,15 @@ def _no_store_twice(config: Config) -> str | None:
 
 
 def _no_idle_store(config: Config) -> str | None:
-    parts = config.data.blend or ()
-    counts = slot_counts([part.weight for part in parts])
+    components = config.data.blend or ()
+    counts = slot_counts([component.weight for component in components])
     if all(counts):
         return None
     idle = counts.index(0)
-    total = sum(part.weight for part in parts)
+    total = sum(component.weight for component in components)
     return (
-        f"data.blend[{idle}].weight = {parts[idle].weight} of {total} in all is too small: "
-        f"{parts[idle].store} would get no sequence out of {SLOTS}. Set it to "
+        f"data.blend[{idle}].weight = {components[idle].weight} of {total} in all is too small: "
+        f"{components[idle].store} would get no sequence out of {SLOTS}. Set it to "
         f"{total / SLOTS:.3g} or more, or leave the store out"
     )
 
@@ -182,7 +182,7 @@ def _decay_of_wsd(config: Config) -> str | None:
     if train.decay_steps is None or train.lr_schedule == "wsd":
         return None
     return (
-        f"train.decay_steps = {train.decay_steps} is of train.lr_schedule=wsd, and the schedule is "
+        f"train.decay_steps = {train.decay_steps} is for train.lr_schedule=wsd, but the schedule is "
         f"{train.lr_schedule}; set train.lr_schedule=wsd, or leave train.decay_steps out"
     )
 

@@ -13,7 +13,7 @@ StepRange = tuple[int, int]
 """First and last step number."""
 
 
-class BlendPart(Section):
+class BlendComponent(Section):
     """One store of a blend."""
 
     store: StorePath
@@ -44,7 +44,7 @@ def _step_range(item: Any) -> StepRange:
         ) from None
     if not 1 <= first <= last:
         raise ValueError(
-            f"expected steps from 1 on, and ranges that end at or after their first step, "
+            f"expected steps of at least 1, and ranges that end at or after their first step, "
             f"found {shortened(item, 40)}"
         )
     return first, last
@@ -55,7 +55,7 @@ class DataSection(Section):
 
     store: StorePath | None = None
     """Path or URL of a token store; a path is relative to the working directory. This or blend."""
-    blend: Annotated[tuple[BlendPart, ...], Field(min_length=1)] | None = None
+    blend: Annotated[tuple[BlendComponent, ...], Field(min_length=1)] | None = None
     """Several stores and their weights: [{store: path, weight: 2}, ...]; this or store."""
     split: Text = "train"
     """The store's split to train on."""
@@ -64,20 +64,20 @@ class DataSection(Section):
     sequence_length: Positive
     """Tokens per training sequence."""
     documents: Literal["ignore", "reset", "whole"] = "ignore"
-    """At a document's start inside a sequence: carry the state on, or reset it; whole resets it and
-    cuts no document that fits into a sequence."""
+    """At a document's start inside a sequence: ignore keeps the state, reset resets it; whole resets it
+    and cuts no document that fits into a sequence."""
     damaged: Literal["refuse", "pad"] = "refuse"
-    """At damage in a store: stop, or read as padding what `data verify --quarantine` set apart."""
+    """At damage in a store: refuse stops, pad reads as padding what `data verify --quarantine` listed."""
     skip_steps: Annotated[tuple[int | str, ...], BeforeValidator(_normalised_steps)] = ()
-    """Steps whose data is left out, such as [1200-1210, 1300]; later data moves up."""
+    """Steps whose data is skipped, such as [1200-1210, 1300]; later data moves up."""
 
     @property
-    def parts(self) -> tuple[BlendPart, ...]:
-        """The stores with their weights, whichever way they are given."""
+    def components(self) -> tuple[BlendComponent, ...]:
+        """The stores with their weights, given by `store` or by `blend`."""
         if self.blend is not None:
             return self.blend
         assert self.store is not None
-        return (BlendPart(store=self.store),)
+        return (BlendComponent(store=self.store),)
 
     @property
     def skipped(self) -> tuple[StepRange, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def flat_keys(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """data.blend[0].weight and the like, and what they are in JSON."""
+    """Yield each key, such as data.blend[0].weight, with its value as JSON."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from flat_keys(inner, f"{key}.{name}".lstrip("."))

@@ -1,4 +1,4 @@
-"""`load_config`: YAML files, inheritance and overrides to one checked `Config`."""
+"""`load_config`: one checked `Config` from YAML files, their bases, and overrides."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +16,9 @@ from tttscale.location import LocationError, expand
 from tttscale.scrub import shortened
 from tttscale.versions import newer
 
+_FORMER = {("parallel", "transport"): ("auto", "torch")}
+"""Keys that had no effect, and their values in files of older versions: these are ignored."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a run's configuration.
@@ -32,6 +35,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for name in Config.model_fields:  # an absent or empty section still has required keys
         if layer.tree.get(name) is None:
             layer.tree[name] = {}
+    _drop_former_keys(layer)
     problems, config = list(layer.problems), None
     try:
         config = Config.model_validate(layer.tree)
@@ -40,8 +44,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if config is not None:
         problems += problems_of(config)
     if problems or config is None:
-        raise ConfigError(_of_the_future(layer) + _report(str(path), problems))
+        raise ConfigError(_newer_files(layer) + _report(str(path), problems))
     return config
+
+
+def _drop_former_keys(layer: Layer) -> None:
+    for (section, key), values in _FORMER.items():
+        found = layer.tree[section]
+        if isinstance(found, dict) and found.get(key) in values:
+            del found[key]
 
 
 def dump_config(config: Config) -> str:
@@ -76,10 +87,10 @@ def _read_with_base(path: Path, children: tuple[Path, ...]) -> Layer:
     return merged
 
 
-def _of_the_future(layer: Layer) -> str:
-    """Why there are problems with a file that a newer tttscale wrote."""
+def _newer_files(layer: Layer) -> str:
+    """Introduce problems with files that a newer tttscale wrote."""
     lines = (newer(name, version) for name, version in layer.newer.items())
-    return "".join(f"{line}, or take out what this one does not know:\n" for line in lines)
+    return "".join(f"{line}, or remove the keys that this one does not know:\n" for line in lines)
 
 
 def _report(name: str, problems: list[str]) -> str:

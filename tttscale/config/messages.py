@@ -1,4 +1,4 @@
-"""Pydantic's errors in the words of the person who wrote the configuration."""
+"""Pydantic's errors as messages about keys of a configuration file."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
@@ -11,16 +11,20 @@ from tttscale.config.source import KeyPath
 from tttscale.scrub import shortened
 
 _SIMILAR = 0.65
+_HINTS: dict[KeyPath, str] = {
+    ("parallel", "transport"): "carries are sent by torch.distributed; leave this key out",
+}
+"""Next steps for keys that are no longer, or not yet, in the schema."""
 
 
 def explain(error: ValidationError, places: dict[KeyPath, str]) -> list[str]:
-    """One line per problem: where it was written, the key, what was found, what is expected."""
+    """Write one line per problem: the file and line, the key, what was found, what is expected."""
     lines = (_line(dict(detail), places) for detail in error.errors(include_url=False))
     return list(dict.fromkeys(lines))
 
 
 def nearest_key(key: KeyPath, valid: Iterable[KeyPath]) -> KeyPath | None:
-    """The valid key most like `key`: by its last part, or by the whole of it."""
+    """The valid key that is most like `key`, in its last word or as a whole."""
     score, best = max((_likeness(key, candidate), candidate) for candidate in valid)
     return best if score >= _SIMILAR else None
 
@@ -45,19 +49,19 @@ def _line(detail: dict[str, Any], places: dict[KeyPath, str]) -> str:
 
 
 def _known_part(location: KeyPath) -> KeyPath:
-    # Pydantic adds names of union members behind the key.
+    # Pydantic adds names of union members after the key.
     keys = known_keys()
     fitting = (n for n in range(len(location), 0, -1) if _names(location[:n]) in keys)
     return location[: next(fitting, 0)]
 
 
 def _names(location: KeyPath) -> KeyPath:
-    """Without the indices of lists."""
+    """Remove the indices of lists."""
     return tuple(part for part in location if not part.isdigit())
 
 
 def _written(location: KeyPath) -> str:
-    """Such as data.blend[0].weight."""
+    """Write a key as in data.blend[0].weight."""
     return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in location)[1:]
 
 
@@ -65,6 +69,8 @@ def _unknown(location: KeyPath) -> str:
     keys = known_keys()
     section, last = location[:-1], location[-1]
     name, inside = ".".join(filter(None, (_written(section), last))), _names(section)
+    if hint := _HINTS.get((*inside, last)):
+        return f"{name} is not a known key: {hint}"
     nearest = nearest_key((*inside, last), keys)
     if nearest is not None:
         return f"{name} is not a known key; did you mean {'.'.join(nearest)}?"
@@ -75,7 +81,7 @@ def _unknown(location: KeyPath) -> str:
 def _expectation(detail: dict[str, Any]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return "expected a section, that is keys below it"
+        return "expected a section: keys below it"
     if detail["type"] in ("tuple_type", "list_type"):
         return "expected a list"
     if detail["type"] == "too_short":

@@ -14,7 +14,7 @@ UNITS = {
 }
 _NUMBER = re.compile(r"([+-]?[\d_]*(?:\.[\d_]*)?(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
 _LONGEST = 64
-"""Characters of a number."""
+"""Most characters of a number."""
 _WHOLE = "expected a whole number such as 8192, 8k or 64Ki"
 _REAL = "expected a finite number such as 0.1, 3e-4 or 1_000"
 _LARGEST = 2**63
@@ -67,7 +67,7 @@ def parse_flag(flag: str, word: str) -> int:
     """A positive number from the command line, such as 64Ki.
 
     Raises:
-        ConfigError: it is none; the message names the flag.
+        ConfigError: it is not one; the message names the flag.
     """
     try:
         number = parse_int(word)
@@ -88,10 +88,10 @@ Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1
 
 
 def count_or(*words: str) -> BeforeValidator:
-    """A whole number of at least 0, or one of these words."""
+    """Accept a whole number of at least 0, or one of these words."""
 
     def check(value: Any) -> Any:
-        """The value as a number, or as one of the words."""
+        """Return the value as a number, or as one of the words."""
         try:
             if value in words or parse_int(value) >= 0:
                 return value if value in words else parse_int(value)

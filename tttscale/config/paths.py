@@ -1,4 +1,4 @@
-"""The types of keys that name a place, and arguments of the command line that do."""
+"""Types of keys, and parsers of command-line arguments, that are paths or URLs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from tttscale.location import Location, LocationError, expand
 
 
 def _store(value: Any, as_text: ValidatorFunctionWrapHandler) -> Location:
-    """A Location stays what it is: its text alone would have lost its credentials."""
+    """Parse a text; keep a Location, since its text alone has no credentials."""
     return value if isinstance(value, Location) else Location.parse(as_text(value))
 
 
@@ -25,16 +25,16 @@ def path_argument(text: str | Path) -> Path:
     """A path from the command line, for typer's `parser`.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not one.
     """
     return Path(words_argument(str(text)))
 
 
 def words_argument(text: str) -> str:
-    """The same for what is no path alone: a glob, a tokenizer's name.
+    """A path, a glob or a tokenizer's name from the command line.
 
     Raises:
-        ConfigError: it names no place on this machine.
+        ConfigError: it cannot be one on this machine.
     """
     try:
         return expand(text)
@@ -46,7 +46,7 @@ def store_argument(text: str) -> Location:
     """A store from the command line.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not one.
     """
     try:
         return Location.parse(text)

@@ -27,15 +27,15 @@ class RunSection(Section):
     """What the run is called and where its files go."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
-    """The run's folder is dir/name. Up to 64 of A-Z a-z 0-9 . _ - and no dot in front."""
+    """The run's folder is dir/name. Up to 64 of A-Z a-z 0-9 . _ - and no leading dot."""
     dir: FolderPath = "runs"
     """Folder that holds all runs, relative to the working directory."""
     seed: Count = 0
-    """Seed of the initial weights, of the order of windows, and of which store of a blend comes next."""
+    """Seed of the initial weights, of the order of windows, and of the stores of a blend."""
 
 
 class ParallelSection(Section):
-    """How a sequence is split over ranks."""
+    """How a sequence is split over ranks: sequence parallel (context parallel)."""
 
     sequence: Positive = 1
     """Ranks that share one sequence; replicas = world size / sequence."""
@@ -43,12 +43,10 @@ class ParallelSection(Section):
     """Tokens per chunk, a multiple of model.mini_batch_size (and of what layers of model.pattern ask for)."""
     layout: Literal["striped", "contiguous"] = "striped"
     """Chunk c belongs to rank c mod sequence, or to rank c // (chunks / sequence)."""
-    transport: Literal["auto", "torch"] = "auto"
-    """What hands a carry to the neighbour: torch.distributed, gloo on CPUs and NCCL on GPUs."""
     keep_chunks: Annotated[int | Literal["auto"], count_or("auto")] = "auto"
     """Chunks whose activations are kept for the backward sweep instead of recomputed."""
     batch: Positive = 1
-    """Sequences that go through one sweep side by side."""
+    """Sequences of one sweep, computed together."""
     threads: Positive | None = None
     """CPU threads of torch per rank; null = cores / ranks on this host."""
 
@@ -73,8 +71,8 @@ class TrainSection(Section):
     """Peak learning rate."""
     lr_schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """After the warm-up: a cosine down to lr_final over all steps that are left; lr throughout, but for a
-    straight decay to lr_final over the last decay_steps (warmup-stable-decay: more steps leave what was done
-    before the decay as it is); or lr throughout."""
+    straight decay to lr_final over the last decay_steps (warmup-stable-decay: with more steps, those before
+    the decay stay the same); or lr throughout."""
     lr_final: NonNegative = 1e-5
     """Learning rate at the last step of a cosine or of a decay."""
     warmup_steps: Count = 0
@@ -92,7 +90,7 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto = cuda where there is one."""
     compile: Literal["auto"] | bool = "auto"
-    """What lies between matrix products through torch.compile (needs a C++ compiler); auto = on a GPU."""
+    """Compile the pointwise operations with torch.compile (needs a C++ compiler); auto = on a GPU."""
 
 
 class EvaluateSection(Section):
@@ -105,14 +103,14 @@ class EvaluateSection(Section):
 
 
 class CheckpointSection(Section):
-    """Saving and resuming: the same command goes on with a run that has checkpoints."""
+    """Saving and resuming: the same command resumes a run that has checkpoints."""
 
     every: Count = 0
     """Steps between checkpoints, with one more after the last step; 0 = none."""
     keep: Positive = 3
     """Newest checkpoints kept."""
     resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
-    """Go on from the newest checkpoint that is whole, if there is one; never; or from this step."""
+    """Resume from the newest complete checkpoint, if there is one; never; or from this step."""
 
 
 class WandbSection(Section):
@@ -122,11 +120,11 @@ class WandbSection(Section):
     """offline writes files only; online needs a network; disabled writes nothing. null = as WANDB_MODE
     and WANDB_DISABLED say, or else offline."""
     project: Annotated[Text, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None = None
-    """The project there; null = as WANDB_PROJECT says, or else tttscale."""
+    """The project in Weights & Biases; null = as WANDB_PROJECT says, or else tttscale."""
 
 
 class LoggingSection(Section):
-    """What is written down while training."""
+    """What is logged while training."""
 
     every: Positive = 1
     """Steps between console lines."""
@@ -144,7 +142,7 @@ class Config(Section):
     data: DataSection
     """What the run trains on."""
     parallel: ParallelSection = ParallelSection()
-    """How a sequence is split over ranks."""
+    """How a sequence is split over ranks: sequence parallel (context parallel)."""
     zero: ZeroSection = ZeroSection()
     """DeepSpeed ZeRO."""
     train: TrainSection
@@ -154,10 +152,10 @@ class Config(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     """Saving and resuming."""
     logging: LoggingSection = LoggingSection()
-    """What is written down while training."""
+    """What is logged while training."""
 
     def architecture(self) -> TTTConfig:
-        """The official fields of `model`: the preset's, then those written beside it."""
+        """The official fields of `model`: the preset's, replaced by those written beside it."""
         return TTTConfig(**{name: getattr(self.model, name) for name in TTTConfig.model_fields})
 
     @property
@@ -167,7 +165,7 @@ class Config(Section):
 
 
 def known_keys(section: type[BaseModel] = Config, prefix: tuple[str, ...] = ()) -> set[tuple]:
-    """Paths of all keys and sections, such as ("train", "lr"); of lists, without the index."""
+    """Paths of all keys and sections, such as ("train", "lr"); those in lists have no index."""
     keys: set[tuple] = set()
     for name, field in section.model_fields.items():
         keys.add((*prefix, name))

@@ -11,7 +11,7 @@ def slot_counts(weights: Sequence[float]) -> list[int]:
     """Slots of each weight out of `SLOTS`, by largest remainder; a tiny weight may get none.
 
     Args:
-        weights: Positive, in any scale.
+        weights: positive, in any scale.
     """
     exact = [Fraction(weight) for weight in weights]  # no rounding, so equal on all machines
     shares = [weight * SLOTS / sum(exact) for weight in exact]

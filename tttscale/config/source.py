@@ -30,7 +30,7 @@ for _tag, _pattern, _first in (
     ("null", r"(?:~|null|Null|NULL|)", [*"~nN", ""]),
     ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
     ("int", r"[-+]?\d[\d_]*", _DIGITS),
-    # Each character in one way only: what is no number is known for one in linear time.
+    # Each character matches in one way only, so that text that is not a number fails in linear time.
     ("float", r"[-+]?(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)?", _DIGITS),
 ):
     for _class in (Loader, Dumper):
@@ -45,7 +45,7 @@ _TAGS = {f"tag:yaml.org,2002:{name}" for name in _KINDS}
 _YAML_BYTES, _DEEPEST, _MOST_NODES, _MOST_DIGITS = 1 << 18, 32, 50_000, 20
 """Far more than any configuration has; PyYAML takes about a second for as much."""
 WRITTEN_BY = "# written by tttscale "
-"""How a configuration that we wrote begins; then comes the version."""
+"""How a configuration that we wrote begins; the version follows."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Layer:
     places: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     newer: dict[str, str] = field(default_factory=dict)
-    """Files that a newer tttscale wrote, and which."""
+    """Files that a newer tttscale wrote, with its version."""
 
     def update(self, later: "Layer") -> None:
         """Lay `later` over this one: sections merge, everything else is replaced."""
@@ -86,7 +86,7 @@ def read_file(path: Path) -> Layer:
 
 
 def read_text(text: str, name: str) -> Layer:
-    """Read YAML text; `name` stands for it in messages.
+    """Read YAML text; messages call it `name`.
 
     Raises:
         ConfigError: not YAML, or not a mapping.
@@ -105,7 +105,9 @@ def read_override(text: str) -> Layer:
     """Read `train.lr=3e-4`; the value is parsed as YAML."""
     key, equals, value_text = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
-    if is_secret_name(key):  # such as logging.wandb.api_key, which is none, but many will try it
+    if is_secret_name(
+        key
+    ):  # such as logging.wandb.api_key, which does not exist, but many will try it
         remember(value_text.strip().strip("'\""))
     place = f"override {text!r}"
     if not equals or not all(path):
@@ -132,14 +134,14 @@ def _parse(text: str, name: str, layer: Layer) -> Any:
 
 
 class _Builder:
-    """Plain values out of nodes; an alias stands for a node again and again, so these are counted."""
+    """Builds plain values from nodes, and counts these, since aliases can repeat a node many times."""
 
     def __init__(self, loader: Loader, name: str, layer: Layer) -> None:
         self._loader, self._name, self._layer = loader, name, layer
         self._nodes = 0
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
-        """The value of a node; where its keys were written goes into the layer."""
+        """Build the value of a node, and note in the layer where its keys were written."""
         self._nodes += 1
         if self._nodes > _MOST_NODES:
             raise ValueError(
@@ -148,7 +150,7 @@ class _Builder:
         if len(path) > _DEEPEST:
             raise ValueError(f"it is nested too deeply, more than {_DEEPEST} levels")
         if node.tag not in _TAGS:
-            raise ValueError(f"it has a value of the kind {node.tag!r:.60}; write it plainly")
+            raise ValueError(f"it has a value with the tag {node.tag!r:.60}; remove the tag")
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, str(i))) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -162,7 +164,7 @@ class _Builder:
             key = str(key_node.value)
             if not isinstance(key_node, yaml.ScalarNode) or not key.isprintable():
                 raise ValueError(
-                    f"line {key_node.start_mark.line + 1} has a key that is no plain text"
+                    f"line {key_node.start_mark.line + 1} has a key that is not plain text"
                 )
             here = (*path, key)
             if key in result:
@@ -188,7 +190,7 @@ def _merge(into: dict[str, Any], later: dict[str, Any]) -> None:
             into[key] = value
         elif isinstance(value, dict):
             _merge(section, value)
-        elif value is not None:  # `parallel:` with nothing below it changes nothing
+        elif value is not None:  # `parallel:` without a value changes nothing
             into[key] = value
 
 

@@ -1,32 +1,37 @@
 """Token stores on Zarr: build them, read them, and cut them into windows. No torch here."""
 
-from tttscale.data.blend import Blend
-from tttscale.data.build import build_store
-from tttscale.data.documents import ArraySplit, TokenSplit
-from tttscale.data.manifest import SplitInfo, StoreInfo, TokenizerInfo, render_info
-from tttscale.data.order import WindowOrder
+from tttscale.data.builder.options import BuildOptions
+from tttscale.data.builder.store_builder import build_store
 from tttscale.data.progress import Progress
-from tttscale.data.store import Split, TokenStore
-from tttscale.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
-from tttscale.data.windows import ChunkTokens, Sequence, Windows
+from tttscale.data.store.array_split import ArraySplit
+from tttscale.data.store.describe import render_info
+from tttscale.data.store.manifest import SplitInfo, StoreInfo, TokenizerInfo
+from tttscale.data.store.open import open_store
+from tttscale.data.store.protocols import Split, Store, TokenSplit
+from tttscale.data.tokenizers.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from tttscale.data.windows.blend import Blend
+from tttscale.data.windows.order import WindowOrder
+from tttscale.data.windows.window import TokenChunk, Window, Windows
 
 __all__ = [
     "ArraySplit",
     "Blend",
+    "BuildOptions",
     "ByteTokenizer",
-    "ChunkTokens",
     "Progress",
-    "Sequence",
     "Split",
     "SplitInfo",
+    "Store",
     "StoreInfo",
+    "TokenChunk",
     "TokenSplit",
-    "TokenStore",
     "Tokenizer",
     "TokenizerInfo",
+    "Window",
     "WindowOrder",
     "Windows",
     "build_store",
     "load_tokenizer",
+    "open_store",
     "render_info",
 ]

@@ -1,4 +1,4 @@
-"""`tttscale data ...`: token stores from texts, and looks into them."""
+"""`tttscale data ...`: build token stores from texts, verify and inspect them."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tttscale.cluster import Ranks, discover_place
 from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.data.progress import shown_progress
-from tttscale.data.special import Role
+from tttscale.data.tokenizers.special_tokens import Role
 from tttscale.errors import DataError
 from tttscale.files import write_text
 from tttscale.observe.guard import print_result
@@ -37,7 +37,8 @@ Format = Annotated[
     typer.Option(help="text, jsonl or parquet, for all files; or .ENDING=KIND. May be repeated."),
 ]
 SkipBad = Annotated[
-    int, typer.Option(min=0, help="Leave out up to so many bad documents (null text, no JSON).")
+    int,
+    typer.Option(min=0, help="Leave out at most so many bad documents (null text, invalid JSON)."),
 ]
 Longest = Annotated[
     str, typer.Option(help="Bytes that a line, a row or a compressed document may have.")
@@ -50,7 +51,7 @@ Excluded = Annotated[
 ]
 Named = Annotated[
     str | None,
-    typer.Option(help="The tokenizer's token for it, or none; default: what its folder says."),
+    typer.Option(help="The tokenizer's token for it, or none; default: as its folder says."),
 ]
 
 
@@ -82,46 +83,43 @@ def data_build(
     eos: Named = None,
     pad: Named = None,
 ) -> None:
-    """Turn texts into a token store; the same command goes on after an interruption.
+    """Turn texts into a token store; the same command resumes after an interruption.
 
     Example: `tttscale data build stores/code src/ --suffix .py --heldout 0.02`
 
     On several hosts: from a checkout `N=4 bash launch/build_data.sh ...`; where the command is on
     every host's PATH `mpirun -n 4 --map-by node --bind-to none tttscale data build ...`
     """
-    from tttscale.data import build_store
+    from tttscale.data import BuildOptions, build_store
 
-    asked: dict[Role, str | None] = {"bos": bos, "eos": eos, "pad": pad}
+    named: dict[Role, str | None] = {"bos": bos, "eos": eos, "pad": pad}
     began = time.perf_counter()
     ranks = discover_place(os.environ)
+    options = BuildOptions(
+        tokenizer=tokenizer,
+        special={role: token for role, token in named.items() if token is not None},
+        holdout_fraction=heldout,
+        text_key=text_key,
+        suffixes=suffix or None,
+        exclude=exclude or (),
+        skip_undecodable=skip_undecodable,
+        skip_bad=skip_bad,
+        formats=format or (),
+        longest_bytes=parse_flag("--longest-document", longest_document),
+    )
+    own = workers or _share_of_cores(ranks)
     with shown_progress(ranks.rank == 0) as progress:
-        info = build_store(
-            out,
-            sources,
-            tokenizer=tokenizer,
-            special={role: token for role, token in asked.items() if token is not None},
-            holdout_fraction=heldout,
-            text_key=text_key,
-            suffixes=suffix or None,
-            exclude=exclude or (),
-            skip_undecodable=skip_undecodable,
-            skip_bad=skip_bad,
-            formats=format or (),
-            longest_bytes=parse_flag("--longest-document", longest_document),
-            workers=workers or _share_of_cores(ranks),
-            ranks=ranks,
-            progress=progress,
-        )
+        info = build_store(out, sources, options, workers=own, ranks=ranks, progress=progress)
     if ranks.rank == 0:
         seconds = time.perf_counter() - began
         splits = info.splits.values()
         tokens, size = (sum(getattr(s, k) for s in splits) for k in ("tokens", "text_bytes"))
         skipped = f", {info.skipped_documents:,} skipped" if info.skipped_documents else ""
         alone = heldout and not info.splits["heldout"].documents
-        nothing = "; nothing is held out, one document does not part" if alone else ""
+        single = "; no document is held out, a single one is not split" if alone else ""
         typer.echo(
             f"{out}: {sum(s.documents for s in splits):,} documents{skipped}, {tokens:,} tokens of "
-            f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s){nothing}"
+            f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s){single}"
         )
         found = (info.build.special if info.build else {}).items()
         if tokenizer != "bytes":
@@ -144,7 +142,7 @@ def data_tokenizer(
 
     Example: `tttscale data tokenizer stores/code.json src/ --suffix .py --vocab 32k`
     """
-    from tttscale.data.training import train_tokenizer
+    from tttscale.data.builder.train_tokenizer import train_tokenizer
 
     found = train_tokenizer(
         out,
@@ -162,13 +160,13 @@ def data_tokenizer(
 
 @app.command("info")
 def data_info(store: Store) -> None:
-    """Say what a token store holds.
+    """Print what a token store holds.
 
     Example: `tttscale data info stores/code`
     """
-    from tttscale.data import TokenStore, render_info
+    from tttscale.data import open_store, render_info
 
-    opened = TokenStore.open(store, damaged="pad")
+    opened = open_store(store, damaged="pad")
     print_result(render_info(opened.info))
     if opened.quarantine:
         typer.echo(opened.quarantine.render())
@@ -182,7 +180,7 @@ def data_verify(
         Path | None,
         typer.Option(parser=path_argument, help="Write the findings to this JSON file, too."),
     ] = None,
-    set_apart: Annotated[
+    mark: Annotated[
         bool,
         typer.Option(
             "--quarantine",
@@ -190,13 +188,13 @@ def data_verify(
         ),
     ] = False,
 ) -> None:
-    """Read every byte of a store and say what is damaged where.
+    """Read every byte of a store and report what is damaged where.
 
     Example: `tttscale data verify stores/code --workers 8`
     """
-    from tttscale.data.verify import advice, folder_to_mark, quarantine, verify_store
+    from tttscale.data.store.verify import advice, folder_to_mark, quarantine, verify_store
 
-    if set_apart:
+    if mark:
         folder_to_mark(store)  # not after hours of reading
     ranks = discover_place(os.environ)
     own = workers or _share_of_cores(ranks)
@@ -212,7 +210,7 @@ def data_verify(
             raise DataError(
                 f"--report {report}: {error.strerror}. Name a file there is room for."
             ) from error
-    if set_apart:
+    if mark:
         ranges = quarantine(store, found).ranges
         tokens = sum(r.end - r.begin for r in ranges)
         typer.echo(f"quarantined: {tokens:,} tokens in {len(ranges)} ranges")
@@ -246,11 +244,11 @@ def data_show(
 
     Example: `tttscale data show runs/quickstart 12 --tokens 64`
     """
-    from tttscale.data.show import open_run, show_step
-    from tttscale.data.shown import render_step
+    from tttscale.data.inspect_report import render_step
+    from tttscale.data.inspect_step import inspect_step, open_run
 
     config, opened = open_run(run, overrides or [])
-    shown = show_step(config, opened, step, excerpt_tokens=tokens, most_documents=documents)
+    shown = inspect_step(config, opened, step, excerpt_tokens=tokens, most_documents=documents)
     print_result(json.dumps(shown.as_json(), indent=2) if as_json else render_step(shown))
 
 

@@ -1,4 +1,4 @@
-"""How far a build or a verification is: a bar on a terminal, a line now and then in a log."""
+"""The progress of a build or a verification: a bar on a terminal, a line every 30 seconds in a log."""
 
 import sys
 import time
@@ -15,36 +15,33 @@ VERBS = {"tokenize": "tokenizing", "write": "writing shards", "verify": "verifyi
 
 @dataclass(frozen=True)
 class Progress:
-    """How far this host is.
-
-    Attributes:
-        phase: "tokenize", "write" or "verify".
-        done: What is done: bytes of the sources behind finished pieces; shards; files.
-        total: All that is this host's.
-        documents: Documents read by this run of the command.
-        text_bytes: Their text.
-        tokens: Their tokens.
-    """
+    """The progress of this host."""
 
     phase: str
+    """"tokenize", "write" or "verify"."""
     done: int
+    """What is done: bytes of sources of finished slices; shards; files."""
     total: int
+    """This host's share of all."""
     documents: int = 0
+    """Documents read since the command started."""
     text_bytes: int = 0
+    """Bytes of their text."""
     tokens: int = 0
+    """Their tokens."""
 
 
 @contextmanager
 def shown_progress(shown: bool = True) -> Iterator[Callable[[Progress], None]]:
-    """Gives what `build_store` and `verify_store` call now and then.
+    """Yield the function that `build_store` and `verify_store` report to.
 
     Args:
-        shown: Whether this rank shows anything.
+        shown: whether this rank shows anything.
     """
     if not shown:
         yield lambda state: None
         return
-    guard = Guard("progress is not shown", "and says at its end what it did")
+    guard = Guard("progress is not shown", "and reports its result at the end")
     with ExitStack() as stack:
         show: Callable[[Progress], None] | None = None
         with guard():

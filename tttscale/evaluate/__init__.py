@@ -1,1 +1,1 @@
-"""Measures of a trained model, and what to hold them against."""
+"""Measures of a trained model, and what to compare them with."""

@@ -1,4 +1,4 @@
-"""A bigram model of the training text: the bar that a language model has to clear first."""
+"""A bigram model of the training text: the first baseline that a language model has to beat."""
 
 import math
 from collections.abc import Sequence
@@ -8,32 +8,33 @@ from pathlib import Path
 import numpy as np
 
 from tttscale.data import TokenSplit
-from tttscale.data.show import open_run
-from tttscale.data.windows import WindowSource
+from tttscale.data.inspect_step import open_run
+from tttscale.data.windows.window import WindowSource
 from tttscale.errors import DataError
 from tttscale.observe import read_metrics
 
 LARGEST_VOCABULARY = 4096
 _READ_TOKENS = 1 << 22
 _SMOOTHING = 0.1
-"""Pseudo-counts of each successor, so that an unseen pair has a probability."""
+"""Pseudo-count of each successor, so that an unseen pair has a probability."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run's held-out loss beside the bigram's, on the same tokens."""
+    """A run's held-out loss and the bigram's, on the same tokens."""
 
     run_bits: float
     """Bits per token of the run's last evaluation."""
     bigram_bits: float
     crossed_at_step: int | None
-    """First evaluated step at which the run was better."""
+    """First evaluated step at which the run was better; None if it never was."""
     tokens_per_byte: float
     """Held-out tokens per byte of text; about 1 for the byte tokenizer."""
     tokens: int
+    """Tokens of the comparison."""
 
     def render(self) -> str:
-        """For a person."""
+        """Format the comparison for the console."""
         run, bigram = (bits * self.tokens_per_byte for bits in (self.run_bits, self.bigram_bits))
         if self.crossed_at_step is None:
             verdict = "the run has not come below the bigram yet; train longer"
@@ -53,13 +54,13 @@ def compare(run: Path, overrides: Sequence[str] = ()) -> Comparison:
     """Compare a finished run with a bigram model of its own training split.
 
     Args:
-        run: Its folder.
-        overrides: Of its configuration, such as data.store=PATH for a store that moved.
+        run: the run's folder.
+        overrides: KEY=VALUE for its configuration, such as data.store=PATH for a store that moved.
 
     Raises:
         ConfigError: an override is wrong.
-        DataError: no such run, no held-out losses in it, a vocabulary too large for a table, or the
-            stores open now are not those it trained on.
+        DataError: no such run, no held-out losses in it, a vocabulary too large for a table, or stores that
+            differ from those it trained on.
     """
     if not (run / "config.yaml").is_file():
         raise DataError(
@@ -74,7 +75,7 @@ def compare(run: Path, overrides: Sequence[str] = ()) -> Comparison:
         )
     if config.data.blend is not None:
         raise DataError(
-            f"{run} trained on data.blend, a blend of {len(config.data.parts)} stores, but a bigram "
+            f"{run} trained on data.blend, a blend of {len(config.data.components)} stores, but a bigram "
             "table is of one store's text. Give a run with data.store."
         )
     (component,) = tokens.components
@@ -94,7 +95,7 @@ def compare(run: Path, overrides: Sequence[str] = ()) -> Comparison:
 
 
 def bigram_table(split: TokenSplit, vocabulary: int) -> np.ndarray:
-    """Log probabilities [V, V] of the next token given one token, add-0.1 smoothed.
+    """Return log probabilities of the next token given one token: fp64 [V, V], add-0.1 smoothed.
 
     Raises:
         DataError: more than 4096 token ids.
@@ -116,7 +117,7 @@ def bigram_table(split: TokenSplit, vocabulary: int) -> np.ndarray:
 def _heldout_loss(
     windows: WindowSource, sequences: int, log_probabilities: np.ndarray
 ) -> tuple[float, int]:
-    """Mean nats on the windows that the run was evaluated on, and how many tokens that are."""
+    """Return mean nats per token on the windows that the run was evaluated on, and their tokens."""
     total, count = 0.0, 0
     for i in range(sequences):
         chunk = windows.window(i).chunk(0, windows.sequence_tokens)

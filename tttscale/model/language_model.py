@@ -90,7 +90,7 @@ class Block(nn.Module):
         y = self.seq_modeling_block(h, chunk, ports)
         if self.mlp is None or self.ffn_norm is None:
             return x + y
-        # Of the stream only what a block adds to it is kept for the backward, in the compute dtype.
+        # For the backward only what a block adds to the stream is kept, in the compute dtype.
         x, h = self.ffn_norm(x, y, parts)
         return x + self.mlp(h)
 

@@ -20,7 +20,7 @@ class Carried(NamedTuple):
     """What one part of a carry holds after some tokens of a sequence."""
 
     shapes: Shapes
-    """Of its tensors; the first dim of each is the batch B."""
+    """One for each tensor; the first dim is the batch B."""
     dtype: torch.dtype | None = None
     """None: fp32, or fp64 in a model in fp64, as states should be."""
 

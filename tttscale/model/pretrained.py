@@ -32,7 +32,7 @@ TIED = "lm_head.weight"
 _OURS = {"architectures": ["TTTForCausalLM"], "model_type": "ttt", "torch_dtype": "float32"}
 _CONFIG_BYTES = 4 << 20
 _INV_FREQ, _TOKEN_INDEX = "rotary_emb.inv_freq", "seq_modeling_block.token_idx"
-"""Tables that the official class makes anew from its configuration; older files hold them."""
+"""Tables that the official class computes from its configuration; older files hold them."""
 _TABLE_TOLERANCE = 2.0**-7
 """Tables are rounded to bf16 with a model in bf16."""
 _PROBLEMS = 5
@@ -73,7 +73,7 @@ def from_pretrained(model_type: Any, directory: str | Path) -> Any:
 
 
 def read_config(directory: Path) -> TTTConfig:
-    """The model's shape from config.json; fields of other libraries are passed over.
+    """The model's shape from config.json; fields of other libraries are ignored.
 
     Raises:
         CheckpointError: no such file, not JSON, of another model, or values out of range.
@@ -225,6 +225,12 @@ def _check_keys(
         for k in wanted.keys() & there
         if weights.shape(k) != wanted[k].shape
     ]
+    if problems and (prefix := weights.wrapper_prefix()):
+        raise CheckpointError(
+            f"{weights.name}: all its tensors have names that begin with {shown(prefix)}, which belongs to a "
+            "wrapper and not to the model. Save the model inside: model._orig_mod of torch.compile, "
+            "model.module of DistributedDataParallel or DeepSpeed; or rename the tensors"
+        )
     if problems:
         listed = "; ".join(sorted(problems)[:_PROBLEMS])
         raise CheckpointError(

@@ -68,12 +68,12 @@ class Weights:
         return key in self._keys
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Of a tensor."""
+        """The shape of a tensor."""
         return self._files[self._keys[key]].shapes[self._keys[key]]
 
     @property
     def elements(self) -> int:
-        """Of all tensors."""
+        """Numbers in all tensors."""
         sizes = (file.sizes[key] // FLOATS[file.dtypes[key]] for key, file in self._files.items())
         return sum(sizes)
 
@@ -87,6 +87,15 @@ class Weights:
         values = file.read(own).float()
         check_finite(file.path, own, values, _ADVICE)
         return values
+
+    def wrapper_prefix(self) -> str:
+        """Return what a wrapper has put before all names, such as `_orig_mod.`; "" without a wrapper."""
+        name = EMBEDDING.removeprefix(PREFIX)
+        for key in self._files:
+            if key.endswith(f".{name}"):
+                prefix = key.removesuffix(name).removesuffix(PREFIX)
+                return prefix if all(other.startswith(prefix) for other in self._files) else ""
+        return ""
 
     def drop(self, key: str) -> None:
         """Forget a tensor that is no parameter."""

@@ -27,7 +27,7 @@ class Column(NamedTuple):
 
 
 def human(value: float, base: int = 1000) -> str:
-    """Three digits and a unit: 12.3k, or 1.50Gi with base 1024."""
+    """Format three digits and a unit: 12.3k, or 1.50Gi with base 1024."""
     if not math.isfinite(value):
         return str(value)
     units = ["", "k", "M", "G", "T", "P"] if base == 1000 else ["", "Ki", "Mi", "Gi", "Ti", "Pi"]
@@ -42,7 +42,7 @@ def human(value: float, base: int = 1000) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: 45s, 3m20s, 5h03m, 2d04h."""
+    """Format a length of time in its two largest units: 45s, 3m20s, 5h03m, 2d04h."""
     if not math.isfinite(seconds):
         return _MISSING
     whole = round(seconds)
@@ -79,8 +79,8 @@ _COLUMNS = (
 class Console:
     """Prints a run's progress: aligned lines with units, a header now and then, the time left.
 
-    When nobody reads it any more (`| head`), it says so once and is quiet from then on. While a reader is
-    only slow, lines are left out and counted.
+    When its output is closed (`| head`), it says so once and is quiet from then on. While a reader is only
+    slow, lines are left out and counted.
     """
 
     def __init__(self, total_steps: int, stream: TextIO | None = None) -> None:
@@ -106,13 +106,13 @@ class Console:
             if self._bar and self._left_out == 0:
                 self._bar.advance_to(int(record["step"]), self._time_left(record))
 
-    def note(self, text: str) -> None:
-        """Print a remark between the step lines."""
+    def log(self, text: str) -> None:
+        """Print a line between the step lines."""
         with self._guarded():
             self._write(scrubbed(text))
 
     def close(self) -> None:
-        """Take the progress bar away; closing twice is fine."""
+        """Remove the progress bar; closing twice is fine."""
         with self._guarded():
             if self._bar and self._is_writable():
                 self._bar.stop()
@@ -148,7 +148,7 @@ class Console:
             self._left_out += 1
             return
         if self._left_out:
-            text = f"({self._left_out} lines left out while nobody read them)\n{text}"
+            text = f"({self._left_out} lines left out while they were not read)\n{text}"
             self._left_out = 0
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
@@ -158,7 +158,7 @@ class Console:
             print(text, file=self._stream, flush=True)
 
     def _is_writable(self) -> bool:
-        """Whether a line can be written without waiting, to a pipe or terminal that may be full."""
+        """Return whether a line can be written without waiting, to a pipe or terminal that may be full."""
         try:
             descriptor = self._stream.fileno()
         except (OSError, ValueError, AttributeError):
@@ -171,7 +171,7 @@ class Console:
         with self._guard():
             yield
         if was_on and not self._guard.is_on:
-            with suppress(Exception, SystemExit):  # it has put itself before stdout and stderr
+            with suppress(Exception, SystemExit):  # the bar has replaced stdout and stderr
                 if self._bar:
                     self._bar.stop()
             self._bar = None
@@ -185,7 +185,7 @@ class _Bar:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        # No thread redraws it: that one would wait for a terminal that stands still, and the run for it.
+        # No thread redraws it: the thread would wait for a stopped terminal, and the run for the thread.
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("ETA {task.fields[eta]}"))
         self._terminal: TextIO = stream
         with suppress(OSError, ValueError):  # in memory
@@ -200,11 +200,11 @@ class _Bar:
         self._progress.update(self._task, completed=step, eta=eta, refresh=True)
 
     def print(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
         if isinstance(self._terminal, Terminal):
             self._terminal.close()

@@ -1,4 +1,4 @@
-"""The look of the plots: one figure style, a right axis in bits, a top axis in tokens."""
+"""The style of the plots: one figure style, a right axis in bits, a top axis in tokens."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_axes(path: Path) -> Iterator[tuple["Axes", Path]]:
-    """An empty plot; when the block ends it is saved to `path` as PNG, whole or not at all."""
+    """Give an empty plot; when the block ends it is saved to `path` as PNG, whole or not at all."""
     with needed("matplotlib", "a plot", "Run `pip install matplotlib`.", TTTScaleError):
         import matplotlib as mpl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,7 +68,7 @@ def _scaling(factor: float) -> tuple[_Map, _Map]:
 
 
 def binary(value: float) -> str:
-    """64Ki, 1Mi."""
+    """Format a size, such as 64Ki or 1Mi."""
     for unit, size in (("Mi", 2**20), ("Ki", 2**10)):
         if value >= size:
             return f"{value / size:g}{unit}"
@@ -76,7 +76,7 @@ def binary(value: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """8.39M, 41k: three digits at most."""
+    """Format a number in at most three digits, such as 8.39M or 41k."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""An observer may fail, the run may not: all that watches a run works inside one of these."""
+"""Guards: an observer (console, wandb, plots) may fail without ending the run."""
 
 import logging
 import os
@@ -15,34 +15,36 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Stands between a run and one observer: the first failure is said once, then the observer is off.
+    """Stands between a run and one observer: its first failure is said once, then the observer is off.
 
-    Not for metrics.jsonl, which is the truth. Ctrl-C passes.
-
-    Args:
-        observer: What fails, as people call it.
-        instead: What there is without it.
+    Not for metrics.jsonl, which a run cannot do without. Ctrl-C passes.
     """
 
     def __init__(self, observer: str, instead: str) -> None:
+        """Switch the observer on.
+
+        Args:
+            observer: what fails, as the message begins.
+            instead: what remains, as the message ends.
+        """
         self._observer, self._instead = observer, instead
         self.is_on = True
-        """Whether it has not failed yet."""
+        """Whether the observer has not failed yet."""
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Whatever happens inside, the run goes on."""
+        """Catch whatever fails inside."""
         try:
             yield
         except (Exception, SystemExit) as error:
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """Say what is lost; nothing more is said later."""
+        """Say what is lost, once, and switch the observer off."""
         if self.is_on:
             self.is_on = False
             warn(
-                f"{self._observer} for the rest of this run: {_what(error)}; the run goes on, "
+                f"{self._observer} for the rest of this run: {_what(error)}; the run continues, "
                 f"{self._instead}"
             )
 
@@ -51,18 +53,18 @@ _left_behind = False
 
 
 def leave_behind() -> None:
-    """An observer still hangs: the process must end without waiting for it."""
+    """Note that an observer still hangs: the process must end without waiting for it."""
     global _left_behind
     _left_behind = True
 
 
 def is_left_behind() -> bool:
-    """Whether an ordinary exit could hang."""
+    """Return whether an ordinary exit could hang."""
     return _left_behind
 
 
 def warn(text: str) -> None:
-    """One line for people, on stderr, if anybody can read it there."""
+    """Print one line on stderr, if that is possible."""
     with suppress(Exception):
         _log.warning("%s", scrubbed(text))
 
@@ -75,30 +77,30 @@ def _what(error: BaseException) -> str:
 
 
 class SteadyStream:
-    """stdout or stderr for a command whose work counts, whoever reads what it says.
+    """stdout or stderr of a command that must finish its work even if its output is not read.
 
-    A letter that the terminal lacks is written as its code. Once nobody reads any more, or the disk behind it
-    is full, that is said and the stream leads nowhere. As for the rest it is the stream it was.
+    A character that the terminal lacks is written as its code. When the reader has closed its end or the disk
+    is full, that is said once and the stream is connected to the null device. All else is the stream's own.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name, self._is_read = stream, name, True
         self.trouble: OSError | ValueError | None = None
-        """Why nothing is written any more."""
+        """Why writing has stopped; None while it works."""
         with suppress(Exception):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
     def write(self, text: str) -> int:
-        """Write it, or not."""
+        """Write the text, or drop it once writing has failed."""
         return self._try("write", text) or len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """The same for several."""
+        """Write several texts."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Pass on what was written."""
+        """Flush the stream."""
         self._try("flush")
 
     def _try(self, method: str, *arguments: Any) -> Any:
@@ -110,7 +112,7 @@ class SteadyStream:
             self._is_read, self.trouble = False, error
             lead_nowhere(self._stream)
             if self._name != "stderr":
-                warn(f"{self._name} is not written any more: {_what(error)}; the command goes on")
+                warn(f"{self._name} is not written any more: {_what(error)}; the command continues")
         return None
 
     def __getattr__(self, name: str) -> Any:
@@ -118,10 +120,10 @@ class SteadyStream:
 
 
 def print_result(text: str) -> None:
-    """What a command was asked for; it has failed if that cannot be written, but not if nobody reads on.
+    """Print the result of a command. The command fails if it cannot be written, not if the reader stops.
 
     Raises:
-        DataError: it cannot.
+        DataError: it cannot be written.
     """
     print(text, flush=True)
     trouble = getattr(sys.stdout, "trouble", None)
@@ -130,12 +132,12 @@ def print_result(text: str) -> None:
 
 
 def steady_streams() -> None:
-    """Let nothing that is printed end the process; stdin, stdout and stderr that were closed lead nowhere."""
+    """Let no print end the process; stdin, stdout and stderr that were closed become the null device."""
     for descriptor in (
         0,
         1,
         2,
-    ):  # or the next file that is opened would take the number, and the output
+    ):  # or the next file to be opened would get the number, and the output
         try:
             os.fstat(descriptor)
         except OSError:
@@ -149,6 +151,6 @@ def steady_streams() -> None:
 
 
 def lead_nowhere(stream: TextIO) -> None:
-    """What is still in the stream's buffer would fail once more when the process ends."""
+    """Connect a stream to the null device: its buffer would fail once more when the process ends."""
     with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())

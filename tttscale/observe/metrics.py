@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per step, the truth that everything else is drawn from.
+"""`metrics.jsonl`: one JSON object per step, which all else is drawn from.
 
 Keys: step (from 1), loss (nats per token), grad_norm, lr, tokens (with a loss, since the start of the
 run; padding has none), tokens_per_second, step_seconds, data_seconds, bubble_fraction, exposed_comm_seconds,
@@ -8,16 +8,16 @@ between_seconds, peak_memory_bytes (so far, of the rank that has taken most) and
 All ranks begin a step together, and `step_seconds` later the last of them has ended it: tokens_per_second is
 over this interval, and what follows lies inside it, on every rank and in every step:
 
-- data_seconds: waiting for tokens, of the rank that waited longest;
+- data_seconds: the wait for tokens, of the rank that waited longest;
 - bubble_fraction: the share of the step in which ranks were idle: they waited for carries, for their
   gradients, for the last rank to end its backward sweep or for the last one to end the step; a mean over the
   ranks;
-- exposed_comm_seconds: exchanging carries and their gradients, with the wait for a rank that has not come so
-  far; summing the parameters' gradients over the ranks; gathering the new parameters (ZeRO 1 to 3); a mean
+- exposed_comm_seconds: exchanging carries and their gradients, with the wait for a rank that is behind;
+  summing the parameters' gradients over the ranks; gathering the new parameters (ZeRO 1 to 3); a mean
   over the ranks. Only what holds up a rank counts, not what travels while it computes.
 
-between_seconds lies before the step: what all ranks did, or waited for, since the last one (records, plots,
-held-out losses, checkpoints). In the first step it is 0.
+between_seconds is the time before the step: what all ranks did, or waited for, since the last one (records,
+plots, held-out losses, checkpoints). In the first step it is 0.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ from tttscale.reading import parse_json, reason
 from tttscale.scrub import shortened
 
 _LONGEST_BYTES = 1 << 20
-"""A longer line is no record."""
+"""A longer line is not a record."""
 
 _METRICS_BYTES = 4 << 30
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -59,12 +59,12 @@ class Seen(NamedTuple):
 
 
 def look_through(path: Path, step: int | None = None) -> Seen:
-    """Read the records up to `step` (None: all) and be sure that one run wrote them, each step once.
+    """Read the records up to `step` (None: all) and check that one run wrote them, each step once.
 
-    What comes later is not looked at. Memory is bounded, whatever is in the file.
+    Later lines are not read. Memory is bounded, whatever is in the file.
 
     Raises:
-        DataError: it is no file of ours, or a line is not the record that belongs there.
+        DataError: it is not a file of ours, or a line is not the record that belongs there.
         OSError: it cannot be read.
     """
     seen = Seen(0, 0, 0, 0, {})
@@ -92,23 +92,20 @@ def look_through(path: Path, step: int | None = None) -> Seen:
 
 
 class MetricsLog:
-    """Appends records to a file, one line each; a line is on its way to the disk at once.
-
-    Attributes:
-        was_cut: Whether a crash had left its last line unfinished; it is gone.
-    """
+    """Appends records to a file, one line each; each line is given to the system at once."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open it for this process alone, as far as the file system knows locks.
+        """Open the file for this process alone, as far as the file system knows locks.
 
         Raises:
             BlockingIOError: another process writes it.
-            OSError: it cannot be written, or is a link or no file.
+            OSError: it cannot be written, or is a link or not a file.
         """
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = _open_alone(self.path)
         self.was_cut = _end_last_line(self._file.fileno())
+        """Whether a crash had left the last line unfinished; it was removed."""
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; floats keep full precision, NaN and infinities become strings."""
@@ -117,13 +114,13 @@ class MetricsLog:
         self._file.flush()
 
     def cut_after(self, step: int) -> int:
-        """Move what comes after the record of `step` to `NAME-replaced.jsonl`: the run goes on from there.
+        """Move what comes after the record of `step` to `NAME-replaced.jsonl`; the run resumes from there.
 
         Returns:
             How many lines were moved.
         """
         end, moved = 0, 0
-        with suppress(DataError):  # a line that is too long is not what is kept
+        with suppress(DataError):  # a line that is too long is moved, too
             for _, line_end, line in _lines(self.path):
                 record = _record(line)
                 if (_step_of(record) or 0) > step:
@@ -147,7 +144,7 @@ class MetricsLog:
         os.fsync(self._file.fileno())
 
     def fileno(self) -> int:
-        """The open file, as the system knows it."""
+        """Return the descriptor of the open file."""
         return self._file.fileno()
 
     def close(self) -> None:
@@ -187,11 +184,11 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Number, end in bytes and text of each line that was written to its end; blank ones are left out.
+    """Yield number, end in bytes and text of each complete line that is not blank.
 
     Raises:
         DataError: a line is longer than any record.
-        OSError: it cannot be read, or is no file.
+        OSError: it cannot be read, or is not a file.
     """
     end = 0
     with open_ordinary(path) as file:
@@ -211,7 +208,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _record(line: bytes, is_ours: bool = False) -> dict[str, Any] | None:
-    """None for what is no JSON object; `write` puts NaN and infinities in quotes, as JSON has none."""
+    """Parse a line; None if it is not a JSON object. NaN and infinities are in quotes, as JSON has none."""
     try:
         record = parse_json(line, non_finite=not is_ours)
     except ValueError:
@@ -240,7 +237,7 @@ def _excerpt(line: bytes) -> str:
 def _misplaced(path: Path, number: int, expected: str, found: str) -> str:
     return (
         f"{path}:{number}: expected {expected}, found {found}. Put the file back as the run wrote it, or "
-        "move it away: the run then goes on from its checkpoint with a new one. An earlier checkpoint "
+        "move it away: the run then resumes from its checkpoint with a new one. An earlier checkpoint "
         "(checkpoint.resume=N) needs only the lines before it."
     )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LARGEST = 1e30
-"""What is larger is no number that a run writes, and may be none that can be drawn."""
+"""A run writes no larger number, and matplotlib may not be able to draw one."""
 _POSITION_KEYS = "edges", "loss", "count"
 _POSITIONS_BYTES = 16 << 20
 _POSITIONS_ADVICE = "Put back the file that the run wrote, or remove it to do without its plot"
@@ -48,7 +48,7 @@ def plot_loss(metrics: str | Path, out: str | Path | None = None) -> Path:
     """Draw training and held-out loss by step and tokens, to loss_by_step.png beside `metrics`.
 
     Raises:
-        DataError: no record has a step and a finite loss, or a step is no number.
+        DataError: no record has a step and a finite loss, or a step is not a number.
     """
     records = _by_step(Path(metrics))
     ordered = [records[step] for step in sorted(records)]
@@ -115,7 +115,7 @@ def plot_positions(positions: str | Path, out: str | Path | None = None) -> Path
 def _named_axes(
     source: str | Path, out: str | Path | None, name: str
 ) -> Iterator[tuple["Axes", Path]]:
-    """Axes for `out`, or else for `name` beside `source`, under the name of the run."""
+    """Give axes for `out`, or else for `name` beside `source`, titled with the name of the run."""
     source = Path(source)
     with new_axes(Path(out or source.with_name(name))) as (axes, path):
         axes.set_title(source.resolve().parent.name, loc="left", parse_math=False)
@@ -123,14 +123,14 @@ def _named_axes(
 
 
 def _by_step(path: Path) -> dict[float, dict[str, Any]]:
-    """The records that have a step; of a repeated one the last."""
+    """Return the records that have a step; the last one of a repeated step."""
     records: dict[float, dict[str, Any]] = {}
     for record in read_metrics(path):
         step = record.get("step", 0)
         number = isinstance(step, int | float) and not isinstance(step, bool)
         if not number or not abs(step) < _LARGEST:  # also of NaN
             raise DataError(
-                f"{path}: a record's step is {step!r:.60}, not a number. Mend or remove that line."
+                f"{path}: a record's step is {step!r:.60}, not a number. Repair or remove that line."
             )
         if "step" in record:
             records[step] = record
@@ -151,7 +151,7 @@ def _draw_training(axes: "Axes", points: list[tuple[float, float]]) -> None:
 
 
 def _smooth(values: Sequence[float], window: int) -> list[float]:
-    """Centred mean over `window` neighbours on each side; evenly fewer towards the ends."""
+    """Return centred means over `window` neighbours on each side; evenly fewer towards the ends."""
     reach = [min(window, n, len(values) - 1 - n) for n in range(len(values))]
     return [sum(values[n - r : n + r + 1]) / (2 * r + 1) for n, r in enumerate(reach)]
 
@@ -165,7 +165,7 @@ def read_positions(path: Path) -> tuple[list[float], list[float], list[float]]:
     """Read n+1 edges, n losses (NaN where there is none) and n counts.
 
     Raises:
-        DataError: they are none, or a newer tttscale wrote them.
+        DataError: the file holds something else, or a newer tttscale wrote it.
     """
     content = read_json(
         path,

@@ -1,4 +1,4 @@
-"""Does a person watch? Bars that redraw themselves are for people, who may also stop the terminal."""
+"""Terminals: whether a person watches, and writing to one that may be stopped (Ctrl-S)."""
 
 import io
 import os
@@ -7,11 +7,11 @@ import time
 from typing import TextIO
 
 PATIENCE_SECONDS = 1.0
-"""So long a reader may hold up the run, once; while nobody reads after that, lines are left out."""
+"""The longest that a slow reader may hold up the run, once; after that, lines are left out until it reads."""
 
 
 def is_watched(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal; under Open MPI it only looks like one.
+    """Return whether `stream` is a terminal with a reader; under Open MPI it only looks like one.
 
     mpirun gives its processes a pseudo-terminal even if its own output goes to a file.
     """
@@ -19,19 +19,19 @@ def is_watched(stream: TextIO) -> bool:
 
 
 def takes_more(descriptor: int, patience_seconds: float) -> bool:
-    """Whether a pipe, terminal or file takes a line, now or soon."""
+    """Return whether a pipe, terminal or file takes a line within `patience_seconds`."""
     watch = select.poll()
     watch.register(descriptor, select.POLLOUT)
     return bool(watch.poll(1000 * patience_seconds))
 
 
 class Terminal(io.TextIOBase):
-    """The terminal behind a stream, opened anew so that nobody waits for it: after Ctrl-S, or a lost line.
+    """The terminal of a stream, opened again without blocking: after Ctrl-S or a lost line nothing waits.
 
     What it does not take in time is left out.
 
     Raises:
-        OSError: there is none, or it cannot be opened.
+        OSError: the stream is not a terminal, or it cannot be opened.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -41,19 +41,19 @@ class Terminal(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The stream's own."""
+        """The stream's encoding."""
         return self._encoding
 
     def fileno(self) -> int:
-        """As the system knows it."""
+        """Return the descriptor."""
         return self._descriptor
 
     def isatty(self) -> bool:
-        """It is one."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """As much of it as is taken in time."""
+        """Write as much as the terminal takes in time; claim all of it."""
         data = text.encode(self._encoding, "backslashreplace")
         until = time.monotonic() + PATIENCE_SECONDS
         while data:
@@ -65,7 +65,7 @@ class Terminal(io.TextIOBase):
         return len(text)
 
     def close(self) -> None:
-        """Closing twice is fine."""
+        """Close the terminal; closing twice is fine."""
         if not self.closed:
             super().close()
             os.close(self._descriptor)

@@ -1,4 +1,4 @@
-"""What wandb is told: the configuration first, then the environment, as wandb's users know it."""
+"""Settings of wandb: the configuration comes first, then wandb's own environment variables."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,27 +15,27 @@ _FALSE = ("", "0", "false", "no", "off")
 
 
 class WandbChoice(NamedTuple):
-    """What the run uses. WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS and the like wandb reads by itself."""
+    """The settings of a run. wandb itself reads WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS and the like."""
 
     mode: str
     """offline, online or disabled."""
     project: str
     name: str
     run_id: str | None
-    """None lets the run choose."""
+    """None: the run chooses one."""
     said: str
-    """All of it in one line, and where it comes from."""
+    """All settings in one line, with where each comes from."""
 
 
 def choose_wandb(
     mode: str | None, project: str | None, run_name: str, environ: Mapping[str, str]
 ) -> WandbChoice:
-    """Settle what `logging.wandb` leaves open.
+    """Choose the settings that `logging.wandb` leaves open.
 
     Args:
         mode: `logging.wandb.mode`; None: the environment decides.
-        project: `logging.wandb.project`; the same.
-        run_name: what the run is called where WANDB_NAME does not say otherwise.
+        project: `logging.wandb.project`; None: the environment decides.
+        run_name: the run's name, unless WANDB_NAME gives another.
         environ: the environment.
     """
     mode, mode_from = (mode, "logging.wandb.mode") if mode else _mode_of(environ)
@@ -62,5 +62,8 @@ def _mode_of(environ: Mapping[str, str]) -> tuple[str, str]:
     if not asked:
         return _DEFAULT_MODE, "default"
     if asked.lower() not in _MODES:
-        return _DEFAULT_MODE, f"default; WANDB_MODE = {asked!r:.40} is none of {', '.join(_MODES)}"
+        return (
+            _DEFAULT_MODE,
+            f"default; WANDB_MODE = {asked!r:.40} is not one of {', '.join(_MODES)}",
+        )
     return _MODES[asked.lower()], "WANDB_MODE"

@@ -1,4 +1,4 @@
-"""Weights & Biases, kept at arm's length: it can neither fail a run nor hold up a step."""
+"""Weights & Biases, in a thread of its own: it can neither fail a run nor delay a step."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _PENDING = 1024
 
 
 class WandbSink:
-    """Hands records to wandb from a thread of its own.
+    """Gives records to wandb from a thread of its own.
 
     Whatever goes wrong there (import, init, log, finish) becomes one warning, and the sink is off.
     If wandb falls far behind, records are dropped: metrics.jsonl has them all.
@@ -39,8 +39,8 @@ class WandbSink:
             project: the project's name.
             run_dir: the run's folder.
             name: the run's name.
-            run_id: under which wandb knows the run, also when it goes on later; None lets wandb choose.
-            finish_seconds: longest time that `finish` waits.
+            run_id: the id by which wandb knows the run, also when it resumes; None: wandb chooses.
+            finish_seconds: the longest that `finish` waits.
         """
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_PENDING)
         self._finish_seconds = finish_seconds
@@ -68,13 +68,11 @@ class WandbSink:
         return self._thread is not None and self._thread.is_alive()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Hand over one step's record (it has a `step`); returns at once."""
+        """Queue one step's record (it has a `step`) and return at once."""
         if not self.active:
             return
-        with (
-            self._guard(),
-            contextlib.suppress(queue.Full),
-        ):  # _PENDING behind; the file has them all
+        # A full queue drops the record; metrics.jsonl has it.
+        with self._guard(), contextlib.suppress(queue.Full):
             self._queue.put_nowait(dict(record))
 
     def finish(self) -> None:
@@ -99,7 +97,7 @@ class WandbSink:
             while (record := self._queue.get()) is not None:
                 run.log(record, step=int(record["step"]))
             run.finish()
-        except BaseException as error:  # wandb raises all sorts; none of them is the run's business
+        except BaseException as error:  # wandb raises many kinds; none may reach the run
             self._guard.fail(error)
 
 

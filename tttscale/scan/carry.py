@@ -1,6 +1,5 @@
 """The carry: what a later chunk needs of the past, as every layer declares it."""
 
-import math
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -66,16 +65,6 @@ class CarryLayout:
                 name: part._replace(dtype=part.dtype or self._wide) for name, part in parts.items()
             }
         return self._known[where]
-
-    def boundary_bytes(self, boundary: int) -> int:
-        """Bytes that all layers hand over a boundary, for one of the sequences' places."""
-        parts = [p for layer in range(len(self.parts)) for p in self.at(layer, boundary).values()]
-        return sum(
-            math.prod(shape) * part.dtype.itemsize
-            for part in parts
-            if part.dtype is not None
-            for shape in part.shapes
-        )
 
     def of(self, key: CarryKey) -> Carried:
         """Shapes and dtype of one part, and so of its gradient."""

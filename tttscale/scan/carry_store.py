@@ -48,6 +48,12 @@ def _room(size: int) -> int:
     return -(-size // ALIGN_BYTES) * ALIGN_BYTES
 
 
+def boundary_bytes(layout: CarryLayout, boundary: int) -> int:
+    """Bytes that all layers hand over a boundary."""
+    layers = (layout.at(layer, boundary) for layer in range(len(layout.parts)))
+    return sum(carried_bytes(carried) for parts in layers for carried in parts.values())
+
+
 class CarryStore:
     """Incoming carries of own chunks, in one block of memory that is allocated once.
 

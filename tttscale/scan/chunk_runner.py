@@ -26,7 +26,7 @@ class RecordedChunk:
     out: Tensor
     """Its output, or the sum of the chunk's losses after the last layer."""
     ports: list[LayerPorts]
-    """Of its layers, for the backward."""
+    """Those of its layers, which the backward uses."""
 
 
 @dataclass(frozen=True)

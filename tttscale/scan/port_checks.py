@@ -10,7 +10,7 @@ from tttscale.scan.carry import CarryLayout
 
 
 class PortChecks:
-    """Of one layer in one run of a chunk."""
+    """Checks one layer in one run of a chunk."""
 
     def __init__(self, layout: CarryLayout, layer: int, chunk: int) -> None:
         """Nothing is used yet.

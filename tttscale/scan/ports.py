@@ -66,10 +66,6 @@ class ChunkPorts:
         layout = self.router.schedule.layout
         return layout.neighbour(self.task.sequence, self.task.chunk, offset)
 
-    def key(self, phase: Phase, boundary: int, layer: int, part: str) -> CarryKey:
-        """Name a part of this chunk's sequence."""
-        return CarryKey(phase, self.task.sequence, boundary, layer, part)
-
 
 class LayerPorts:
     """The ports of one layer in one run of a chunk."""
@@ -151,7 +147,8 @@ class ChunkPort:
         chunk.router.send(self._key(Phase.BACKWARD, boundary), target, grad)
 
     def _key(self, phase: Phase, boundary: int) -> CarryKey:
-        return self.ports.chunk.key(phase, boundary, self.ports.layer, self.part)
+        sequence = self.ports.chunk.task.sequence
+        return CarryKey(phase, sequence, boundary, self.ports.layer, self.part)
 
     def _elsewhere(self, offset: int) -> bool:
         owner = self.ports.chunk.owner(offset)

@@ -95,7 +95,7 @@ class Sweeps:
     def backward(self) -> Losses:
         """Add the gradient of the summed losses to the parameters' `.grad`.
 
-        Of the sum and not of the mean: a factor that is no power of two would be rounded to the compute
+        The sum's and not the mean's: a factor that is no power of two would be rounded to the compute
         dtype, and with it all gradients below the head.
 
         Returns:

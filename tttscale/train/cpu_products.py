@@ -1,9 +1,9 @@
-"""How a CPU run takes its fp32 products: measured once for a machine, kept in a file, agreed by all ranks.
+"""How a CPU run computes its fp32 products: measured once for a machine, kept in a file, agreed by all ranks.
 
 The first verdict of a machine stands, so that all later runs have the same digits. It is kept for this
 processor and torch in `$XDG_CACHE_HOME/tttscale` (default `~/.cache/tttscale`); the number of threads, and so
-of ranks, does not enter. Where it cannot be kept, torch's own products are taken. A run that resumes takes
-those that it had (`KEY` in its checkpoint). `TTTSCALE_CPU_PRODUCTS` decides in place of all this.
+of ranks, does not enter. Where it cannot be kept, torch's own way is taken. A run that resumes takes
+the way that it had (`KEY` in its checkpoint). `TTTSCALE_CPU_PRODUCTS` decides in place of all this.
 """
 
 import hashlib
@@ -24,30 +24,30 @@ from tttscale.reading import read_json
 
 VARIABLE = "TTTSCALE_CPU_PRODUCTS"
 KEY = "fp32 products on CPUs"
-"""Under which a checkpoint says among its versions what its run took."""
+"""The name under which a checkpoint keeps the way of its run, among its versions."""
 _CHOICES = ("auto", *cpu_product.WAYS)
 _SHAPES = ((1024, 128, 512), (512, 768, 768))
-"""Tokens, and the two dims of a weight, of the products that are timed."""
+"""Products that are timed: tokens and the two dims of a weight."""
 _GAIN = 1.1
-"""By how much oneDNN must be faster, so that noise decides nothing."""
+"""The factor by which oneDNN must be faster, so that noise does not decide."""
 _ROUNDS = 5
 _LARGEST_BYTES = 1 << 16
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def choose(mesh: Mesh, folder: Path | None = None, before: str | None = None) -> str:
-    """Settle it for all ranks; every rank calls this. Rank 0 decides; oneDNN is taken if all ranks can.
+    """Choose for all ranks; every rank calls this. Rank 0 decides; oneDNN needs all ranks to have it.
 
     Args:
         mesh: all ranks.
         folder: where verdicts are kept; None: this user's cache.
-        before: what the run took until it was stopped, if it resumes and that is known.
+        before: the way of the run until it was stopped, if it resumes and that is known.
 
     Returns:
-        What was chosen and why, to be noted.
+        The choice and its reason, for the console.
 
     Raises:
-        LaunchError: the variable has an unknown value, or asks for what a rank has not.
+        LaunchError: the variable has an unknown value, or asks for a way that a rank does not have.
     """
     asked = os.environ.get(VARIABLE) or "auto"
     if asked not in _CHOICES:
@@ -76,13 +76,13 @@ def choose(mesh: Mesh, folder: Path | None = None, before: str | None = None) ->
 
 
 def as_version(model: nn.Module) -> dict[str, str]:
-    """What a checkpoint keeps of it, for `choose`; nothing for a model on a GPU."""
+    """Return the entry of a checkpoint's versions; empty for a model on a GPU."""
     is_on_cpu = next(model.parameters()).device.type == "cpu"
     return {KEY: cpu_product.used()} if is_on_cpu else {}
 
 
 def _verdict(folder: Path) -> tuple[str, str]:
-    """The machine's way and where it is from."""
+    """Return this machine's way and the reason."""
     key = _key()
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"cpu_products-{name}.json"
@@ -92,17 +92,17 @@ def _verdict(folder: Path) -> tuple[str, str]:
         gain = torch_seconds / onednn_seconds
         way = "onednn" if gain >= _GAIN else "torch"
         _keep(path, {**key, "way": way, "gain": round(gain, 3)})
-        kept = _read(path)  # of two runs that measure at once, the first one's verdict is both's
+        kept = _read(path)  # of two runs that measure at once, both take the first one's
     if kept is None:
         return "torch", f"{folder} cannot keep a measurement; {VARIABLE}=onednn asks for oneDNN's"
     return kept[0], f"{kept[1]:.1f}x torch's speed when this machine was measured"
 
 
 def measure() -> tuple[float, float]:
-    """Seconds of the products of a step, forward and backward, by torch and by oneDNN."""
+    """Time the products of a step, forward and backward; return seconds by torch and by oneDNN."""
     work, threads = [_work(*shape) for shape in _SHAPES], torch.get_num_threads()
     before, best = cpu_product.used(), dict.fromkeys(cpu_product.WAYS, float("inf"))
-    torch.set_num_threads(1)  # one verdict for a machine, however its ranks share it
+    torch.set_num_threads(1)  # one verdict for a machine, however many ranks share it
     try:
         for _ in range(_ROUNDS):
             for way in cpu_product.WAYS:
@@ -133,7 +133,7 @@ def _work(tokens: int, inner: int, outer: int) -> Callable[[], None]:
 
 
 def _key() -> dict[str, str]:
-    """What the verdict is for."""
+    """Return what the verdict depends on: processor and torch."""
     wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
     lines = _CPUINFO.read_text().split("\n\n")[0].splitlines() if _CPUINFO.exists() else []
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -152,7 +152,7 @@ def _folder() -> Path:
 
 
 def _read(path: Path) -> tuple[str, float] | None:
-    """Way and gain; None if there is no such file, or it is not one of ours."""
+    """Read way and gain; None if there is no such file, or it is not one of ours."""
     if path.is_symlink():
         return None
     try:
@@ -164,7 +164,7 @@ def _read(path: Path) -> tuple[str, float] | None:
 
 
 def _keep(path: Path, verdict: dict[str, str | float]) -> None:
-    """Write it whole, unless another run was first; a damaged one is replaced, a link is not followed."""
+    """Write the file unless another run was first; a damaged one is replaced, a link is not followed."""
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

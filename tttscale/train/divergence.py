@@ -1,7 +1,7 @@
-"""A run that has broken down: what to do about it, by its cause, and an end to starting it in vain.
+"""A run that has diverged: advice by its cause, and a refusal to start it again in vain.
 
-Resuming is exact, so the same command breaks down at the same step again. What was seen is kept in the run's
-folder (`diverged.json`, one small record); a launcher that starts the command over and over is told so.
+Resuming is exact, so the same command diverges at the same step again. The failure is noted in the run's
+folder (`diverged.json`, one small record), for a launcher that starts the command over and over.
 """
 
 import json
@@ -13,36 +13,36 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config, flat_keys
-from tttscale.data.order import data_step
+from tttscale.data.windows.order import data_step
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.files import digest_of, replaced
 from tttscale.reading import read_json
-from tttscale.train.checkpoint.checkpoints import Checkpoint
 from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.checkpoint.manager import Checkpoint
 
 _NAME = "diverged.json"
 _LARGEST_BYTES = 4096
 _TIMES = 2
-"""So often the same step may fail before the same command is not started again."""
-_OTHER = ("run.name", "run.dir", "logging.", "checkpoint.", "parallel.threads")
-"""Keys that no number of a step depends on."""
+"""Failures of the same step after which the same command is not started again."""
+_WITHOUT_EFFECT = ("run.name", "run.dir", "logging.", "checkpoint.", "parallel.threads")
+"""Keys that change no number of a step."""
 
 Short = Annotated[str, Field(max_length=500)]
 
 
 class Breakdown(BaseModel):
-    """What `diverged.json` says."""
+    """The content of `diverged.json`."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     step: int
-    """Which failed."""
+    """The step that failed."""
     times: int
-    """In a row, with the same configuration."""
+    """Failures in a row, with the same configuration."""
     config: Short
-    """A digest of it."""
+    """A digest of the configuration."""
     origin: Short
-    """From which weights the last attempt had begun: a digest; empty for a beginning."""
+    """A digest of the checkpoint that the last attempt resumed from; empty without one."""
     what: Short
     """The first words of the error."""
 
@@ -57,7 +57,7 @@ class Divergence:
         self._path = run_folder / _NAME
         self._saved = CheckpointFolder(run_folder / "checkpoints")
         keys = flat_keys(config.model_dump(mode="json"))
-        kept = sorted((key, value) for key, value in keys if not key.startswith(_OTHER))
+        kept = sorted((key, value) for key, value in keys if not key.startswith(_WITHOUT_EFFECT))
         self._digest = digest_of(json.dumps(kept).encode())
         self._origin, self._resumed_step = "", None
         if resumed is not None:
@@ -66,7 +66,7 @@ class Divergence:
         self._before = self._read() if mesh.rank == 0 else None
 
     def refuse(self) -> None:
-        """Do not start what has failed twice, in the same way, from the same weights.
+        """Refuse to start what has failed twice in the same way, from the same weights.
 
         Raises:
             NumericsError: on all ranks.
@@ -80,28 +80,28 @@ class Divergence:
         ):
             text = (
                 f"this command has failed {before.times} times at the same step ({before.what}) and "
-                f"would again: it is not started. {self._advice(before.step, before.step - 2)} To try it all "
-                f"the same, remove {self._path}."
+                f"would again: it is not started. {self._advice(before.step, before.step - 2)} To try it "
+                f"nevertheless, remove {self._path}."
             )
         if text := self._mesh.gather_texts(text)[0]:
             raise NumericsError(text)
 
     def passed(self, step: int) -> None:
-        """A step went well; if it had failed before, that is forgotten."""
+        """Note that a step succeeded: an earlier failure of it no longer counts."""
         if self._before is not None and step >= self._before.step:
             self._before = None
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
     def explained(self, error: NumericsError) -> NumericsError:
-        """The error with what to do, which is kept in mind for the next start."""
+        """Return the error with advice, and note it for the next start."""
         text = ""
         if self._mesh.rank == 0:
             text = f"{error}{self._note(error)} {self._advice(error.step, error.sound)}"
         return NumericsError(self._mesh.gather_texts(text)[0], error.step, error.sound)
 
     def _note(self, error: NumericsError) -> str:
-        """Write down that a step failed; what to say if it had before."""
+        """Write down that a step failed; return a sentence if it had failed before."""
         before, times = self._before, 1
         if before is not None and (before.step, before.config) == (error.step, self._digest):
             times = before.times + 1
@@ -119,10 +119,10 @@ class Divergence:
         return f" This step has now failed {times} times in the same way, and will again."
 
     def _advice(self, step: int, sound: int) -> str:
-        """What to change.
+        """Say what to change.
 
         Args:
-            step: which failed.
+            step: the step that failed.
             sound: the last step after which the weights still gave a finite loss.
         """
         model, train = self._config.model, self._config.train
@@ -144,7 +144,7 @@ class Divergence:
         if self._resumed_step is not None and sound < self._resumed_step == step - 1:
             change = (
                 f"The weights of step {self._resumed_step}, from which this run resumed, give no finite "
-                f"loss, and no learning rate mends that (if only this step's data are at fault, add {data} "
+                f"loss, and no learning rate repairs that (if only this step's data are at fault, add {data} "
                 "to data.skip_steps)."
             )
         with suppress(OSError):
@@ -152,18 +152,20 @@ class Divergence:
             earlier = [n for n in saved if n <= sound]
             if earlier:
                 return (
-                    f"{change} And go on from a step before it went wrong, for example: "
+                    f"{change} And resume from a step before it went wrong, for example: "
                     f"checkpoint.resume={earlier[0]} train.lr={train.lr / 2:.3g}"
                 )
             if saved:
                 return (
-                    f"{change} No checkpoint is old enough to go on from (there is step "
+                    f"{change} No checkpoint is old enough to resume from (there is step "
                     f"{', '.join(map(str, sorted(saved)))}): start again under another run.name."
                 )
-        return f"{change} There is no checkpoint to go on from: start again under another run.name."
+        return (
+            f"{change} There is no checkpoint to resume from: start again under another run.name."
+        )
 
     def _read(self) -> Breakdown | None:
-        """What was noted; None if nothing was, or it is no longer legible."""
+        """Return what was noted; None without a note, or if it cannot be read."""
         if self._path.is_symlink() or not self._path.exists():
             return None
         try:

@@ -1,4 +1,4 @@
-"""`final/` of a run: the weights that it was for, whole or not at all."""
+"""`final/` of a run: its last weights, there as a whole or not at all."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +14,7 @@ _FILES = ("model.safetensors", "config.json")
 
 
 def write_final(run_folder: Path, model: Any) -> Path:
-    """Write the weights beside, put them on disk, and only then let them be `final`.
+    """Write the weights to a folder beside, put them on disk, and only then rename it to `final`.
 
     Raises:
         OSError: the file system refused; `final` is as it was, and nothing half-written is left.
@@ -30,14 +30,14 @@ def write_final(run_folder: Path, model: Any) -> Path:
         with suppress(OSError):
             _clear(partial)
         raise
-    set_final_aside(run_folder)
+    archive_final(run_folder)
     partial.rename(final)
     sync(run_folder)
     return final
 
 
-def set_final_aside(run_folder: Path) -> Path | None:
-    """Rename what is called `final`, whatever it is; what it is called now, None if there is none.
+def archive_final(run_folder: Path) -> Path | None:
+    """Rename `final`, whatever it is; return its new path, or None if there is no `final`.
 
     Raises:
         OSError: the file system refused.
@@ -49,20 +49,20 @@ def set_final_aside(run_folder: Path) -> Path | None:
 
 
 def is_whole(run_folder: Path) -> bool:
-    """Whether final weights are there to their last byte, with their configuration, and can be read."""
+    """Return whether the final weights are complete, have their configuration, and can be read."""
     weights, config = (run_folder / NAME / name for name in _FILES)
     if not (weights.is_file() and config.is_file()):
         return False
     try:
         with open_tensors(weights):  # its header says how long the file is
             pass
-        return isinstance(read_json(config, error=CheckpointError, advice="Set it aside"), dict)
+        return isinstance(read_json(config, error=CheckpointError, advice="Move it away"), dict)
     except CheckpointError:
         return False
 
 
 def _clear(partial: Path) -> None:
-    """What an attempt that was killed has left; if there is more than our files, it is set aside."""
+    """Remove what a killed attempt has left; rename it if there are other files than ours."""
     if partial.is_dir() and not partial.is_symlink():
         for name in _FILES:
             for path in (partial / name, *partial.glob(f"{name}.partial-*")):

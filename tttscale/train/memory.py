@@ -1,6 +1,6 @@
-"""A host's memory: what is left of it, and the C allocator's habits.
+"""A host's memory: what is free, this process's peak, and the C allocator's settings.
 
-Those decide how much of a CPU step is spent in page faults.
+The settings decide how much of a CPU step is spent in page faults.
 """
 
 import ctypes
@@ -21,12 +21,12 @@ _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def available_bytes(cgroup: Path = _CGROUP, cgroups: Path = _CGROUPS) -> int:
-    """Free memory of the host, or what is left of the limit that Slurm or a container has set (cgroup v2)."""
+    """Return the free memory of the host, or less if Slurm or a container has set a limit (cgroup v2)."""
     return min([psutil.virtual_memory().available, *_left_bytes(cgroup, cgroups)])
 
 
 def _left_bytes(cgroup: Path, cgroups: Path) -> Iterator[int]:
-    """Of every limit on the way from this process's control group to the root."""
+    """Yield what is left of each limit, from this process's control group up to the root."""
     try:
         own = re.search(r"^0::/(.*)$", cgroup.read_text(), re.MULTILINE)
     except OSError:
@@ -41,16 +41,16 @@ def _left_bytes(cgroup: Path, cgroups: Path) -> Iterator[int]:
         except OSError:
             continue  # the root has no limit
         if limit != "max":
-            # Files read not lately go as soon as room is needed.
+            # The cache of files that were not read lately is freed as soon as room is needed.
             yield max(0, int(limit) - int(used) + int(cached.group(1) if cached else 0))
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory that this process has taken where it computes: the GPU's, or the resident set."""
+    """Return this process's largest memory so far where it computes: on the GPU, or its resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        # Not getrusage's: that begins with what the process had before it became this program.
+        # Not getrusage's: that includes the process before it executed this program.
         found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
     except OSError:
         found = None
@@ -60,13 +60,13 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def tune_allocator() -> bool:
-    """Let glibc keep freed memory instead of giving every large tensor back to the kernel.
+    """Let glibc keep freed memory instead of returning every large tensor to the kernel.
 
     By default a tensor above 32 MiB is mapped and unmapped each time, and its pages are faulted in and
-    zeroed anew.
+    zeroed again.
 
     Returns:
-        Whether there was a glibc to tell.
+        Whether there is a glibc that takes the settings.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -3,70 +3,117 @@
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from tttscale import __version__
 from tttscale.config import Config, dump_config
-from tttscale.data.components import Tokens
-from tttscale.data.record import RECORD_NAME, write_data_record
-from tttscale.errors import ConfigError, DataError
+from tttscale.data.provenance import write_provenance
+from tttscale.data.windows.mixture import Mixture
 from tttscale.files import write_text
-from tttscale.observe import Console, MetricsLog, WandbSink
+from tttscale.observe import Console, WandbSink
 from tttscale.observe.guard import Guard
-from tttscale.observe.metrics import look_through
 from tttscale.observe.plots import plot_run
 from tttscale.observe.wandb_choice import choose_wandb
 from tttscale.train import final
-from tttscale.train.checkpoint.checkpoints import Checkpoint
-from tttscale.train.run_folder import METRICS, check_folder, disk, note_saved, run_folder
+from tttscale.train.checkpoint.manager import Checkpoint
+from tttscale.train.run_folder import (
+    METRICS,
+    check_folder,
+    check_metrics,
+    claim,
+    clear_partial_files,
+    disk,
+    note_saved,
+    run_folder,
+)
 
-_WHOLE_FILES = ("config.yaml", RECORD_NAME, "positions.json", "saved.json")
-"""Written beside and then renamed."""
 
+class Recorder(Protocol):
+    """Takes down what a run does; every rank has one and calls it alike."""
 
-class Silent:
-    """The recorder of all other ranks."""
-
-    wandb_id: str | None = None
-    """Under which wandb knows the run."""
+    @property
+    def wandb_id(self) -> str | None:
+        """The id by which wandb knows the run; None on ranks that do not know it."""
+        ...
 
     def step(self, record: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Write one step's record to every sink."""
+        ...
 
-    def note(self, text: str) -> None:
-        """Nothing."""
+    def log(self, text: str) -> None:
+        """Print a line on the console."""
+        ...
 
-    def go_on_after(self, step: int) -> None:
-        """Nothing."""
+    def truncate_after(self, step: int) -> None:
+        """Move what is recorded of later steps out of the way, since they are trained again."""
+        ...
 
     def sync(self) -> None:
-        """Nothing."""
+        """Put the metrics on disk, before a checkpoint that continues them."""
+        ...
 
     def saved(self, step: int) -> None:
-        """Nothing."""
+        """Note that there is a checkpoint, apart from the checkpoint."""
+        ...
 
     def finish(self, model: Any, positions: dict[str, Any] | None) -> None:
-        """Nothing."""
+        """Write the loss by position, the final weights and the plots."""
+        ...
 
     def close(self) -> None:
-        """Nothing."""
+        """Flush and close all sinks."""
+        ...
 
 
-class Recorder(Silent):
+class NullRecorder:
+    """The recorder of all ranks but the first: it records nothing."""
+
+    wandb_id: str | None = None
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def log(self, text: str) -> None:
+        """Do nothing."""
+
+    def truncate_after(self, step: int) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def saved(self, step: int) -> None:
+        """Do nothing."""
+
+    def finish(self, model: Any, positions: dict[str, Any] | None) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class RunRecorder:
     """Writes RUNDIR/NAME: config.yaml, data.json, metrics.jsonl, plots, positions.json, final/.
 
-    Console, wandb and plots only look on: whatever befalls them, the run goes on.
+    Console, wandb and plots only observe: if one of them fails, the run continues.
     """
 
-    def __init__(self, config: Config, tokens: Tokens, resumed: Checkpoint | None = None) -> None:
-        """Create the run's folder, or go on in it.
+    def __init__(
+        self,
+        config: Config,
+        tokens: Mixture,
+        resumed: Checkpoint | None = None,
+        notices: Sequence[str] = (),
+    ) -> None:
+        """Create the run's folder, or resume in it.
 
         Args:
             config: the run's.
             tokens: the stores, for data.json.
-            resumed: what the run goes on from.
+            resumed: the checkpoint that the run resumes from.
+            notices: lines for the console about the start so far.
 
         Raises:
             ConfigError: a run of this name exists, or run.dir cannot be written to.
@@ -75,21 +122,19 @@ class Recorder(Silent):
         """
         self.folder = run_folder(config)
         self._config = config
-        self._remarks: list[str] = []
+        notices = list(notices)
         if resumed is None:
             check_folder(config)
         else:
-            self._check_metrics(resumed)
+            notices += check_metrics(config, resumed)
         with disk(config):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._metrics = self._claim()
-            self._clear_partial_files()
+            self._metrics = claim(config)
+            clear_partial_files(self.folder)
             write_text(self.folder / "config.yaml", dump_config(config))
-            write_data_record(self.folder, tokens)
+            write_provenance(self.folder, tokens)
         if self._metrics.was_cut:
-            self._remarks.append(
-                f"{self.folder / METRICS}: its last line was cut short; it is left out"
-            )
+            notices.append(f"{self.folder / METRICS}: its last line was cut short; it is left out")
         self._every = config.logging.every
         self._steps = config.train.steps
         self._console = Console(config.train.steps)
@@ -97,7 +142,7 @@ class Recorder(Silent):
         wandb = config.logging.wandb
         chosen = choose_wandb(wandb.mode, wandb.project, config.run.name, os.environ)
         before = resumed.manifest.wandb_id if resumed is not None else None
-        self.wandb_id = chosen.run_id or before or secrets.token_hex(4)
+        self.wandb_id: str | None = chosen.run_id or before or secrets.token_hex(4)
         self._wandb = WandbSink(
             config.model_dump(mode="json"),
             chosen.mode,
@@ -106,11 +151,11 @@ class Recorder(Silent):
             chosen.name,
             self.wandb_id,
         )
-        for remark in [*self._remarks, chosen.said]:
-            self.note(remark)
+        for notice in [*notices, chosen.said]:
+            self.log(notice)
 
     def step(self, record: Mapping[str, Any]) -> None:
-        """One step's record to every sink; metrics.jsonl first, it is the truth.
+        """Write one step's record to every sink; metrics.jsonl first, all else is drawn from it.
 
         Raises:
             ConfigError: run.dir cannot be written to.
@@ -121,22 +166,22 @@ class Recorder(Silent):
             self._console.step(record)
         self._wandb.log(record)
 
-    def note(self, text: str) -> None:
-        """A line on the console."""
-        self._console.note(text)
+    def log(self, text: str) -> None:
+        """Print a line on the console."""
+        self._console.log(text)
 
-    def go_on_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Take later steps out of metrics.jsonl, and final weights out of `final` if steps are left.
 
         Raises:
             ConfigError: run.dir cannot be written to.
         """
         with disk(self._config):
-            if step < self._steps and (kept := final.set_final_aside(self.folder)):
-                self.note(f"the final weights so far are kept as {kept}")
+            if step < self._steps and (moved := final.archive_final(self.folder)):
+                self.log(f"the final weights so far were moved to {moved}")
             if lines := self._metrics.cut_after(step):
-                aside = self.folder / "metrics-replaced.jsonl"
-                self.note(f"{lines} lines of {METRICS} behind step {step} are kept in {aside}")
+                moved = self.folder / "metrics-replaced.jsonl"
+                self.log(f"{lines} lines of {METRICS} after step {step} were moved to {moved}")
 
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint that continues them.
@@ -148,12 +193,12 @@ class Recorder(Silent):
             self._metrics.sync()
 
     def saved(self, step: int) -> None:
-        """Remember that there is a checkpoint, apart from the checkpoint."""
+        """Note that there is a checkpoint, apart from the checkpoint."""
         with suppress(OSError):  # metrics.jsonl says nearly the same
             note_saved(self.folder, step)
 
     def finish(self, model: Any, positions: dict[str, Any] | None) -> None:
-        """Loss by position, final weights, plots.
+        """Write the loss by position, the final weights and the plots.
 
         Raises:
             ConfigError: run.dir cannot be written to.
@@ -165,11 +210,11 @@ class Recorder(Silent):
                     marks = {"format_version": 1, "tttscale_version": __version__}
                     write_text(self.folder / "positions.json", json.dumps(marks | positions) + "\n")
                 path = final.write_final(self.folder, model)
-            self.note(f"final weights: {path}")
+            self.log(f"final weights: {path}")
         finally:
             with self._plots():
                 for plot in plot_run(self.folder):
-                    self.note(f"plot: {plot}")
+                    self.log(f"plot: {plot}")
 
     def close(self) -> None:
         """Flush and close all sinks.
@@ -181,41 +226,3 @@ class Recorder(Silent):
         self._console.close()
         with disk(self._config):
             self._metrics.close()
-
-    def _claim(self) -> MetricsLog:
-        """Keep others out of the folder."""
-        try:
-            return MetricsLog(self.folder / METRICS)
-        except BlockingIOError:
-            raise ConfigError(
-                f"run.name = {self._config.run.name!r}: another process is training in {self.folder}. "
-                "Choose another name (run.name=...), or end that process."
-            ) from None
-
-    def _clear_partial_files(self) -> None:
-        """What a process of this run that was killed has left; the folder is claimed."""
-        for name in _WHOLE_FILES:
-            for path in self.folder.glob(f"{name}.partial-[0-9]*"):
-                path.unlink(missing_ok=True)
-
-    def _check_metrics(self, resumed: Checkpoint) -> None:
-        """They must be those that led to the checkpoint."""
-        path, saved = self.folder / METRICS, resumed.manifest
-        with disk(self._config):
-            there = path.is_symlink() or path.exists()
-            seen = look_through(path, saved.step) if there else None
-        if seen is None or seen.first != 1:
-            before = "" if seen is None or not seen.first else f" before step {seen.first}"
-            self._remarks.append(
-                f"{path} has no records{before}; those of this run were moved away"
-            )
-        if (
-            seen is not None
-            and seen.last
-            and seen.record.get("tokens", saved.tokens) != saved.tokens
-        ):
-            raise DataError(
-                f"{path}:{seen.line}: expected {saved.tokens} tokens after step {saved.step}, as "
-                f"{resumed.folder} says, found {seen.record['tokens']}: these are another run's metrics. Put "
-                "the file back as the run wrote it, or move it away: the run then goes on with a new one."
-            )

@@ -1,6 +1,6 @@
-"""The folder of a run, RUNDIR/NAME: whether a command may begin in it, go on in it, or neither.
+"""The folder of a run, RUNDIR/NAME: whether a command may start in it, resume in it, or neither.
 
-What `metrics.jsonl` proves is never started over.
+A run whose steps `metrics.jsonl` has is never started over.
 """
 
 import json
@@ -9,31 +9,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tttscale.config import Config, load_config
-from tttscale.errors import CheckpointError, ConfigError
+from tttscale.data.provenance import PROVENANCE_FILE
+from tttscale.errors import CheckpointError, ConfigError, DataError
 from tttscale.files import write_text
-from tttscale.observe.metrics import look_through
+from tttscale.observe.metrics import MetricsLog, look_through
 from tttscale.train import final
 from tttscale.train.checkpoint.folder import CheckpointFolder
+from tttscale.train.checkpoint.manager import Checkpoint
 
 METRICS, SAVED = "metrics.jsonl", "saved.json"
+_REPLACED = ("config.yaml", PROVENANCE_FILE, "positions.json", SAVED)
+"""Files that are written under another name first and then renamed."""
 
 
 def run_folder(config: Config) -> Path:
-    """RUNDIR/NAME."""
+    """Return RUNDIR/NAME."""
     return Path(config.run.dir) / config.run.name
 
 
 def check_folder(config: Config) -> None:
-    """Refuse to write over another run; one that ended before its first step is none.
+    """Refuse to write over another run; one that ended before its first step does not count.
 
-    A run with checkpoints is gone on with, unless `checkpoint.resume` is "never" or it is finished; one that
-    ended before its first checkpoint starts again, by the same command. The metrics are looked at here,
-    before anything that takes time.
+    A run with checkpoints is resumed, unless `checkpoint.resume` is "never" or it is finished; one that
+    ended before its first checkpoint starts again, by the same command. The metrics are checked here, before
+    anything that takes time.
 
     Raises:
-        ConfigError: the run's folder already holds steps or weights, or cannot be looked at.
+        ConfigError: the run's folder already holds steps or weights, or cannot be read.
         CheckpointError: it had checkpoints, which are lost.
-        DataError: its metrics are not what one run wrote.
+        DataError: its metrics are not those of one run.
     """
     folder, resume = run_folder(config), config.checkpoint.resume
     with disk(config):
@@ -42,7 +46,7 @@ def check_folder(config: Config) -> None:
         metrics = folder / METRICS
         taken = metrics.is_symlink() or (metrics.exists() and metrics.stat().st_size > 0)
         if resume != "never" and steps:
-            _check_goes_on(config, steps, finished)
+            _check_unfinished(config, steps, finished)
             asked = steps[0] if resume == "auto" else resume
             if taken and asked in steps:
                 look_through(metrics, int(asked))
@@ -55,8 +59,62 @@ def check_folder(config: Config) -> None:
             _refuse_if_lost(config, checkpoints, look_through(metrics).last if taken else 0)
 
 
+def check_metrics(config: Config, resumed: Checkpoint) -> list[str]:
+    """Check that the metrics are those that led to the checkpoint.
+
+    Returns:
+        Notices of records that are missing.
+
+    Raises:
+        ConfigError: they cannot be read.
+        DataError: they are another run's.
+    """
+    path, saved = run_folder(config) / METRICS, resumed.manifest
+    with disk(config):
+        there = path.is_symlink() or path.exists()
+        seen = look_through(path, saved.step) if there else None
+    if seen is not None and seen.last and seen.record.get("tokens", saved.tokens) != saved.tokens:
+        raise DataError(
+            f"{path}:{seen.line}: expected {saved.tokens} tokens after step {saved.step}, as "
+            f"{resumed.folder} says, found {seen.record['tokens']}: these are another run's metrics. Put "
+            "the file back as the run wrote it, or move it away: the run then starts a new one."
+        )
+    if seen is not None and seen.first == 1:
+        return []
+    before = "" if seen is None or not seen.first else f" before step {seen.first}"
+    return [f"{path} has no records{before}; those of this run were moved away"]
+
+
+def claim(config: Config) -> MetricsLog:
+    """Open the metrics for this process alone, which keeps other processes out of the folder.
+
+    Raises:
+        ConfigError: another process trains in it.
+        OSError: the file cannot be written.
+    """
+    folder = run_folder(config)
+    try:
+        return MetricsLog(folder / METRICS)
+    except BlockingIOError:
+        raise ConfigError(
+            f"run.name = {config.run.name!r}: another process is training in {folder}. "
+            "Choose another name (run.name=...), or end that process."
+        ) from None
+
+
+def clear_partial_files(folder: Path) -> None:
+    """Remove what a killed process of this run has left; the folder is claimed.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    for name in _REPLACED:
+        for path in folder.glob(f"{name}.partial-[0-9]*"):
+            path.unlink(missing_ok=True)
+
+
 def note_saved(folder: Path, step: int) -> None:
-    """Remember beside the checkpoints that there was one, should they get lost.
+    """Note beside the checkpoints that there was one, in case they are lost.
 
     Raises:
         OSError: the file system refused.
@@ -64,25 +122,28 @@ def note_saved(folder: Path, step: int) -> None:
     write_text(folder / SAVED, json.dumps({"step": step}) + "\n")
 
 
-def _check_goes_on(config: Config, steps: list[int], finished: bool) -> None:
+def _check_unfinished(config: Config, steps: list[int], finished: bool) -> None:
     folder, asked = run_folder(config), config.train.steps
     if config.checkpoint.resume != "auto":
         return
     if finished and steps[0] == asked:
         raise ConfigError(
             f"run.name = {config.run.name!r}: {folder} holds a run that is finished after train.steps = "
-            f"{asked}. Raise train.steps to go on with it, or choose another name (run.name=...)."
+            f"{asked}. Raise train.steps to resume it, or choose another name (run.name=...)."
         )
     if steps[0] > asked:
         raise ConfigError(
             f"train.steps = {asked}: {folder} holds a run of {steps[0]} steps already. "
-            "Raise train.steps to go on with it, name a step with checkpoint.resume=N, or choose another "
+            "Raise train.steps to resume it, name a step with checkpoint.resume=N, or choose another "
             "name (run.name=...)."
         )
 
 
 def _refuse_if_lost(config: Config, checkpoints: CheckpointFolder, done: int) -> None:
-    """A run that was killed in its first save has `done` = `checkpoint.every` and starts again."""
+    """Refuse to start over a run that had checkpoints.
+
+    A run that was killed in its first save has `done` = `checkpoint.every` and starts again.
+    """
     folder, every = run_folder(config), config.checkpoint.every
     if headless := checkpoints.headless():
         why = f"{checkpoints.path(headless[-1])} has no checkpoint.json"
@@ -96,34 +157,34 @@ def _refuse_if_lost(config: Config, checkpoints: CheckpointFolder, done: int) ->
     else:
         return
     raise CheckpointError(
-        f"run.name = {config.run.name!r}: {checkpoints.root} has no checkpoint to go on from, but {why}. Put "
-        "the checkpoints back, or mount what they lie on. To train from the first step, choose another name "
+        f"run.name = {config.run.name!r}: {checkpoints.root} has no checkpoint to resume from, but {why}. "
+        "Put the checkpoints back, or mount their disk. To train from the first step, choose another name "
         f"(run.name=...), or move {folder} away. Nothing was changed."
     )
 
 
 def _starts_again(config: Config) -> bool:
-    """Whether the folder is that of the same command, ended before its first checkpoint."""
+    """Return whether the folder is of the same command, ended before its first checkpoint."""
     if config.checkpoint.every == 0 or config.checkpoint.resume != "auto":
         return False
     try:
         before = load_config(run_folder(config) / "config.yaml")
     except ConfigError:
         return False
-    # Folders may be named in another way, and logs be of another kind.
+    # Names of folders and kinds of logs may differ.
     same = {"run": config.run, "logging": config.logging}
     return before.run.seed == config.run.seed and before.model_copy(update=same) == config
 
 
 def _how_to_resume(resume: int | str, has_checkpoints: bool) -> str:
     if has_checkpoints:
-        return f", or go on with it (checkpoint.resume=auto; it is {resume})"
-    return "; it has no checkpoint to go on from"
+        return f", or resume it (checkpoint.resume=auto; it is {resume})"
+    return "; it has no checkpoint to resume from"
 
 
 @contextmanager
 def disk(config: Config) -> Iterator[None]:
-    """Errors of the file system, said once and with the key that decides.
+    """Turn errors of the file system into one that names the key.
 
     Raises:
         ConfigError: the file system refused.

@@ -1,4 +1,4 @@
-"""Learning rates of a step: the outer one, and the warm-up of the inner one."""
+"""Learning rates of a step: the outer one and the warm-up of the inner one."""
 
 import math
 
@@ -6,7 +6,7 @@ from tttscale.config.schema import ModelSection, TrainSection
 
 
 def learning_rate(train: TrainSection, step: int) -> float:
-    """Outer learning rate of step 1, 2, ..., train.steps.
+    """Return the outer learning rate of step 1, 2, ..., train.steps.
 
     It climbs linearly from lr / warmup_steps to lr (paper, appendix C, but the first update is not wasted
     on a rate of 0), and falls as lr_schedule says, so that the last step is at lr_final. The step at which
@@ -30,9 +30,10 @@ def learning_rate(train: TrainSection, step: int) -> float:
 
 
 def inner_lr_scale(model: ModelSection, step: int) -> float:
-    """Multiplier of ttt_base_lr at step 1, 2, ...: from inner_lr_warmup_init up to ttt_base_lr.
+    """Return the multiplier of ttt_base_lr at step 1, 2, ...: from inner_lr_warmup_init to ttt_base_lr.
 
-    As the JAX training code warms up TTT-MLP's 0.1 from 0.01; 1 without a warm-up, and exactly 1 after it.
+    The JAX training code warms up TTT-MLP's 0.1 from 0.01 like this. 1 without a warm-up, and exactly 1
+    after it.
     """
     if step > model.inner_lr_warmup_steps:
         return 1.0
@@ -41,34 +42,34 @@ def inner_lr_scale(model: ModelSection, step: int) -> float:
     return (start + progress * (base - start)) / base
 
 
-def remarks_on(train: TrainSection, model: ModelSection) -> list[str]:
-    """What of a schedule will not come about within train.steps."""
-    remarks, steps = [], train.steps
+def schedule_notices(train: TrainSection, model: ModelSection) -> list[str]:
+    """Say which part of a schedule lies beyond train.steps."""
+    notices, steps = [], train.steps
     warmup, inner = train.warmup_steps, model.inner_lr_warmup_steps
     if steps < warmup or (1 < warmup == steps and train.lr_schedule != "constant"):
-        remarks.append(
+        notices.append(
             f"train.warmup_steps = {warmup:,}, of train.steps = {steps:,}: the learning rate only climbs, to "
             f"{learning_rate(train, steps):.4g} (train.lr = {train.lr:.4g})"
         )
     if steps <= inner:
         reached = inner_lr_scale(model, steps) * model.ttt_base_lr
-        remarks.append(
+        notices.append(
             f"model.inner_lr_warmup_steps = {inner:,}, of train.steps = {steps:,}: the inner learning rate "
             f"only climbs, to {reached:.4g}; held-out losses are taken at model.ttt_base_lr = "
             f"{model.ttt_base_lr:.4g}"
         )
-    return remarks
+    return notices
 
 
-def followed(
+def rate_changes(
     step: int, then: tuple[TrainSection, ModelSection], now: tuple[TrainSection, ModelSection]
 ) -> list[str]:
-    """Remarks on the rates of a step that another configuration has changed.
+    """Say which rates of a step differ from those of an earlier configuration.
 
     Args:
         step: the next one.
         then: what the run has trained with so far.
-        now: what it goes on with.
+        now: what it resumes with.
     """
     rates = [
         {
@@ -77,24 +78,24 @@ def followed(
         }
         for train, model in (then, now)
     ]
-    remarks = []
+    notices = []
     for name, before in rates[0].items():
         after = rates[1][name]
         if after != before:
-            remarks.append(
+            notices.append(
                 f"the {name} of step {step:,} is {after:.4g}; as configured before it would be {before:.4g}"
                 f"{_how_to_extend(then[0], now[0]) * (name == 'learning rate' and after > before)}"
             )
-    return remarks
+    return notices
 
 
 def _how_to_extend(then: TrainSection, now: TrainSection) -> str:
-    """What to do about a rate that rises again because there are more steps."""
+    """Say what to do about a rate that rises again because there are more steps."""
     if then.steps == now.steps or now.lr_schedule == "constant":
         return ""
     if now.lr_schedule == "wsd":
         return (
-            ". It has decayed already; a step before the decay is a better one to go on from "
+            ". It has decayed already; a step before the decay is a better one to resume from "
             "(checkpoint.resume=N)"
         )
     return ". A run that may be extended does not rise again with train.lr_schedule=wsd"

@@ -1,4 +1,4 @@
-"""One optimizer step, one evaluation: the loop's two verbs."""
+"""One optimizer step and one evaluation, as the loop calls them."""
 
 import math
 import time
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
-from tttscale.data.order import data_step, sequence_groups
-from tttscale.data.windows import WindowSource
+from tttscale.data.windows.order import data_step, sequence_groups
+from tttscale.data.windows.window import WindowSource
 from tttscale.errors import NumericsError
 from tttscale.model import TTTForCausalLM
 from tttscale.scan.losses import Losses
@@ -24,12 +24,12 @@ from tttscale.train.schedules import inner_lr_scale, learning_rate
 
 @dataclass
 class Evaluation:
-    """A held-out loss, and how it falls along the context."""
+    """A held-out loss, in all and by position in the context."""
 
     loss: float
     """Mean over unmasked tokens, nats."""
     positions: dict[str, Any]
-    """edges, loss, count by position bucket."""
+    """Edges, losses and token counts of the position buckets."""
 
 
 class Trainer:
@@ -42,7 +42,7 @@ class Trainer:
         self._model, self._sweeps, self._engine = model, sweeps, engine
         self._skipped = config.data.skipped
         self.tokens = 0
-        """With a loss, in all steps so far."""
+        """Tokens with a loss in all steps so far."""
         self._ended_at: float | None = None
         self._groups_seconds = 0.0
 
@@ -50,8 +50,8 @@ class Trainer:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
 
         Raises:
-            NumericsError: the loss or its gradient is not finite, and the parameters are untouched; or the
-                update has made them no finite numbers. On all ranks.
+            NumericsError: the loss or its gradient is not finite, and the parameters are unchanged; or the
+                update has made parameters that are not finite. On all ranks.
             PeerError: another rank died.
         """
         began, between_seconds = self._begin()
@@ -60,7 +60,7 @@ class Trainer:
         self._model.set_inner_lr_scale(inner_lr_scale(self._config.model, step))
         self._sweeps.forward(self._groups(step, windows))
         losses = self._sweeps.backward()
-        everything, idle_seconds = self._of_replicas(losses.flat())
+        everything, idle_seconds = self._gather_replicas(losses.flat())
         loss, tokens = self._mean_loss(losses, everything, step)
         if step < self._config.train.steps:
             self._sweeps.prepare(self._groups(step + 1, windows))
@@ -73,7 +73,7 @@ class Trainer:
             carries_seconds + self._engine.comm_seconds,
             self._groups_seconds + self._sweeps.data_seconds,
         ]
-        # A GPU's clock is another than the host's, so a part may come out longer than the whole.
+        # GPU and host have different clocks, so a part may appear longer than the whole.
         parts = [min(part, seconds) for part in parts]
         peak_bytes = float(memory.peak_bytes(self._sweeps.device))
         rows = self._mesh.gather([seconds, *parts, peak_bytes, largest_weight])
@@ -93,11 +93,11 @@ class Trainer:
     def _begin(self) -> tuple[float, float]:
         """Begin a step on all ranks at once.
 
-        What one of them did since the last one (rank 0 writes records and draws plots) is then no part of
-        how long the others wait in this one.
+        The others' wait for what one rank did between steps (rank 0 writes records and draws plots) is then
+        no part of the step.
 
         Returns:
-            The time now, and how long ago the last step ended; 0 for the first.
+            The time now, and the seconds since the last step ended; 0 for the first.
         """
         self._mesh.gather([0.0])
         began = time.perf_counter()
@@ -105,7 +105,7 @@ class Trainer:
         return began, 0.0 if self._ended_at is None else began - self._ended_at
 
     def evaluate(self, windows: WindowSource, sweeps: Sweeps | None, sequences: int) -> Evaluation:
-        """Held-out loss of the first windows in text order; every replica takes its share."""
+        """Return the held-out loss of the first windows in text order; every replica takes its share."""
         mine = range(self._mesh.replica, sequences, self._mesh.replicas)
         edges, flat = Losses.empty(1, 1, 1, windows.sequence_tokens).edges, None
         if sweeps is not None:
@@ -122,7 +122,7 @@ class Trainer:
         return Evaluation(float(sums.sum() / counts.sum()), positions)  # NaN without a token
 
     def _groups(self, step: int, windows: WindowSource) -> list[list[TokenSequence]]:
-        """This replica's sequences of a step, `parallel.batch` side by side."""
+        """Return this replica's sequences of a step, `parallel.batch` side by side."""
         began = time.perf_counter()
         groups = sequence_groups(
             data_step(step, self._skipped),
@@ -138,20 +138,24 @@ class Trainer:
         return found
 
     def _largest_weight(self) -> float:
-        """The largest absolute value; not finite if any of them is not."""
+        """Return the largest absolute value; not finite if any weight is not."""
         return float(torch.nn.utils.get_total_norm(self._model.parameters(), math.inf))
 
     def _check_weights(self, largest: Tensor, step: int, lr: float, grad_norm: float) -> None:
         if not largest.isfinite().all():
             raise NumericsError(
-                f"step {step}: its update has made weights that are no finite numbers, with a learning rate "
+                f"step {step}: its update has made weights that are not finite, with a learning rate "
                 f"of {lr:.4g} and a gradient norm of {grad_norm:.4g}. They are not saved.",
                 step,
                 sound=step - 1,
             )
 
-    def _of_replicas(self, own: Tensor) -> tuple[Tensor, float]:
-        """A row for each replica, summed over its ranks; and how long the slowest rank was waited for."""
+    def _gather_replicas(self, own: Tensor) -> tuple[Tensor, float]:
+        """Sum a tensor over the ranks of each replica.
+
+        Returns:
+            One row for each replica, and the seconds of waiting for the slowest rank.
+        """
         rows = torch.zeros(self._mesh.replicas, len(own), dtype=torch.float64)
         rows[self._mesh.replica] = own
         began = time.perf_counter()
@@ -159,7 +163,7 @@ class Trainer:
         return rows, time.perf_counter() - began if self._mesh.world_size > 1 else 0.0
 
     def _update(self, tokens: float, step: int) -> float:
-        """Let the optimizer step; the gradient's norm. Nothing but padding teaches nothing: no step then."""
+        """Update the parameters, or skip that if the step held only padding; return the gradient's norm."""
         if tokens == 0:
             self._engine.skip()
             return 0.0
@@ -169,11 +173,11 @@ class Trainer:
             raise _before_update(step, str(error)) from None
 
     def _mean_loss(self, losses: Losses, everything: Tensor, step: int) -> tuple[float, float]:
-        """The step's loss, summed in one order whatever the ranks: by sequence, then by chunk.
+        """Return the step's loss, summed in the same order for any number of ranks: by sequence, by chunk.
 
         Args:
-            losses: to read a replica's row with.
-            everything: what `_of_replicas` returned.
+            losses: an object to read a replica's row with.
+            everything: what `_gather_replicas` returned.
             step: for the message of an error.
 
         Returns:
@@ -185,8 +189,8 @@ class Trainer:
             self._check(losses, step, replica)
             sums.append(losses.sequence_sums.flatten())
             counts.append(losses.counts.sum())
-        self.sequence_losses, tokens = torch.cat(sums), float(sum(counts))
-        return _in_order(self.sequence_losses) / tokens if tokens else math.nan, tokens
+        tokens = float(sum(counts))
+        return _sum_in_order(torch.cat(sums)) / tokens if tokens else math.nan, tokens
 
     def _check(self, losses: Losses, step: int, replica: int) -> None:
         bad = (~losses.sums.isfinite()).nonzero()
@@ -197,12 +201,12 @@ class Trainer:
 
 
 def _before_update(step: int, what: str) -> NumericsError:
-    """The weights that gave this are those after the step before; only the ones before that gave a loss."""
+    """Return the error for weights of the step before; the last weights with a finite loss are older."""
     message = f"step {step}: {what}. Parameters are as before this step."
     return NumericsError(message, step, sound=step - 2)
 
 
-def _in_order(values: Tensor) -> float:
+def _sum_in_order(values: Tensor) -> float:
     total = 0.0
     for value in values.tolist():
         total += value
@@ -211,14 +215,14 @@ def _in_order(values: Tensor) -> float:
 
 
 def _figures(rows: Tensor, tokens: float) -> dict[str, Any]:
-    """How a step went, over all ranks.
+    """Combine the ranks' times into a step's figures; `observe.metrics` says what each means.
 
-    All ranks begin it together, and it ends with the last of them: what the others wait for that one is idle,
-    too. So every part lies in the interval that it is compared with.
+    All ranks begin a step together, and it ends with the last of them: the others' wait for it is idle, too.
+    So every part lies in the interval that it is compared with.
 
     Args:
-        rows: by rank: the seconds until it was done; of these idle, communicating, without tokens; bytes.
-        tokens: with a loss, of all ranks.
+        rows: by rank: seconds until it was done; of these idle, communicating, without tokens; peak bytes.
+        tokens: tokens with a loss, of all ranks.
     """
     seconds, idle, exposed, data, peak = rows.unbind(1)[:5]
     step_seconds = float(seconds.max())

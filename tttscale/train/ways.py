@@ -1,4 +1,4 @@
-"""Which of several ways a run takes, said at its start: a slower one is not taken in silence."""
+"""How a run computes, said at its start: a slower way is never taken silently."""
 
 import torch
 
@@ -9,12 +9,12 @@ from tttscale.scan.keep_policy import ActivationPolicy
 
 
 def ways(config: Config, device: torch.device, compiles: bool, world_size: int) -> list[str]:
-    """How a run computes and what carries its messages, each with its reason.
+    """Say how a run computes and what carries its messages, each with its reason.
 
     Args:
         config: the run's.
         device: where it computes.
-        compiles: whether operators go through torch.compile.
+        compiles: whether operators are compiled by torch.compile.
         world_size: ranks of the job.
     """
     lines = [_scan(config, device), _operators(config, device, compiles)]
@@ -43,19 +43,19 @@ def _scan(config: Config, device: torch.device) -> str:
 def _operators(config: Config, device: torch.device, compiles: bool) -> str:
     asked = str(config.train.compile).lower()
     if compiles:
-        return f"operators between products: through torch.compile (train.compile = {asked})"
+        return f"operators between products: compiled by torch.compile (train.compile = {asked})"
     if device.type == "cpu":
-        return f"operators between products: as they stand (train.compile = {asked}, on a CPU)"
-    return f"operators between products: as they stand, which is slower on a GPU (train.compile = {asked})"
+        return f"operators between products: eager (train.compile = {asked}, on a CPU)"
+    return f"operators between products: eager, which is slower on a GPU (train.compile = {asked})"
 
 
 def kept(config: Config, keep: ActivationPolicy, own_chunks: int) -> str | None:
-    """What "auto" came to for `parallel.keep_chunks`; None where there was nothing to find out.
+    """Say what "auto" has become for `parallel.keep_chunks`; None if a number is configured.
 
     Args:
         config: the run's.
         keep: after a step.
-        own_chunks: of this rank in a step.
+        own_chunks: chunks of this rank in a step.
     """
     if config.parallel.keep_chunks != "auto" or keep.chunk_bytes is None:
         return None

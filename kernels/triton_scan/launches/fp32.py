@@ -3,7 +3,7 @@
 Products and sums are not fused except in TTT-Linear's chains: on the plain units a thread may have one
 product of a row's sum. Fused with the first addition it would be exact in that thread and rounded in the
 others, which hold the same sum and store it to the same place: which of them came last would decide the last
-bit (tests/ptx finds it).
+bit (benchmarks/ptx finds it).
 """
 
 from tttscale.kernels.learners import SERIAL_PHASES

@@ -1,7 +1,7 @@
 """Launches for bf16 tokens on GPUs of compute capability 9.0 (H100, H200); newer ones take them too.
 
 Chosen by what the compiler makes of them (benchmarks/kernels_sm90.md), not yet timed on a GPU:
-launch/gpu_tune.sh does that.
+benchmarks/gpu/run.sh tune does that.
 """
 
 from tttscale.kernels.learners import SERIAL_PHASES

@@ -1,4 +1,4 @@
-"""The folder `checkpoints/` of a run: how a checkpoint appears, whole or not at all, and how it goes."""
+"""The folder `checkpoints/` of a run: a checkpoint appears, and is removed, as a whole or not at all."""
 
 import re
 import tempfile
@@ -13,24 +13,24 @@ _LEFT = re.compile(r"step-[1-9][0-9]{0,17}\.(partial|removed)")
 _OURS = re.compile(
     rf"({FILE_PATTERN.strip('^$')}|{re.escape(MANIFEST)})(\.tmp-save|\.partial-[0-9]+)?"
 )
-"""The files that a checkpoint is made of, and what they are called while they are written."""
+"""Names of a checkpoint's files, also while they are written."""
 
 
 class CheckpointFolder:
     """Checkpoints of one run. Only one process writes here, though many write into `partial`.
 
-    Nothing is removed but the files that we write, in a checkpoint that says of itself which step it is,
-    or in what an attempt of ours has left. All else that is in the way is set aside under another name.
+    Only files that we write are ever removed: in a checkpoint whose manifest names its step, or in what one
+    of our attempts has left. All else that is in the way is renamed to `set-aside-*`.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints, the newest first; whether they are damaged is not looked at.
+        """Return the steps of all checkpoints, the newest first, without looking for damage.
 
         Raises:
-            OSError: the folder cannot be looked at.
+            OSError: the folder cannot be read.
         """
         if not self.root.is_dir():
             return []
@@ -38,15 +38,15 @@ class CheckpointFolder:
         return sorted((step for step in found if step is not None), reverse=True)
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of `step` is, or will be."""
+        """Return where the checkpoint of `step` is, or will be."""
         return self.root / f"step-{step}"
 
     def partial(self, step: int) -> Path:
-        """Where it is written."""
+        """Return where the checkpoint of `step` is written."""
         return self.root / f"step-{step}.partial"
 
     def probe(self) -> None:
-        """Make the folder, and a file in it for a moment.
+        """Make the folder, and a file in it for a moment, to see whether that is possible.
 
         Raises:
             OSError: the file system refused.
@@ -56,7 +56,7 @@ class CheckpointFolder:
             file.write(b"some")
 
     def prepare(self, step: int) -> None:
-        """Make an empty `partial(step)`, and clear what a process that was killed has left.
+        """Make an empty `partial(step)`, and clear what a killed process has left.
 
         Raises:
             OSError: the file system refused.
@@ -65,14 +65,14 @@ class CheckpointFolder:
         for path in self.root.iterdir():
             if _LEFT.fullmatch(path.name):
                 _clear(path)
-        self._set_aside(self.partial(step))  # if somebody else's files were in it
+        self._archive(self.partial(step))  # if other files than ours were in it
         self.partial(step).mkdir()
 
     def commit(self, manifest: Manifest) -> None:
-        """Let `partial` become the checkpoint; its files are on disk already.
+        """Rename `partial` to the checkpoint; its files are on disk already.
 
         Raises:
-            OSError: the file system refused; a checkpoint is whole or it is none.
+            OSError: the file system refused; there is a whole checkpoint or none.
         """
         partial, path = self.partial(manifest.step), self.path(manifest.step)
         for name, file in manifest.files.items():
@@ -82,12 +82,12 @@ class CheckpointFolder:
         with replaced(partial / MANIFEST) as file:
             file.write(manifest.render().encode())
         sync(partial)
-        self._set_aside(path)  # a damaged one, or the run would have gone on from it
+        self._archive(path)  # a damaged one, or the run would have resumed from it
         partial.rename(path)
         sync(self.root)
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` that are known to be this run's.
+        """Remove all but the newest `keep` of those that are known to be this run's.
 
         Raises:
             OSError: the file system refused.
@@ -95,18 +95,18 @@ class CheckpointFolder:
         known = [step for step in self.steps() if self._is_known(step)]
         for step in known[keep:]:
             path = self.path(step)
-            if path.is_symlink():  # what it leads to is somebody's archive
+            if path.is_symlink():  # what it leads to may be an archive
                 path.unlink()
                 continue
-            # Under this name it is no checkpoint any more, however far the rest gets.
+            # Under this name it is no checkpoint, even if we are killed while its files go.
             going = path.with_name(f"{path.name}.removed")
-            self._set_aside(going)
+            self._archive(going)
             path.rename(going)
-            if not _clear(going):  # somebody keeps files of their own in it
+            if not _clear(going):  # there are other files than ours in it
                 going.rename(path)
 
     def discard(self, step: int) -> None:
-        """Remove what was written towards a checkpoint that will not be.
+        """Remove what an attempt that failed has written.
 
         Raises:
             OSError: the file system refused.
@@ -114,10 +114,10 @@ class CheckpointFolder:
         _clear(self.partial(step))
 
     def headless(self) -> list[int]:
-        """Steps whose folder is there without its `checkpoint.json`, ascending: checkpoints once.
+        """Return steps whose folder has lost its `checkpoint.json`, ascending.
 
         Raises:
-            OSError: the folder cannot be looked at.
+            OSError: the folder cannot be read.
         """
         if not self.root.is_dir():
             return []
@@ -126,18 +126,18 @@ class CheckpointFolder:
             int(path.name.removeprefix("step-")) for path in named if self._step_of(path) is None
         )
 
-    def set_aside(self, after: int) -> list[Path]:
-        """Rename all checkpoints later than `after`: they are kept, and never gone on from.
+    def archive_after(self, step: int) -> list[Path]:
+        """Rename all checkpoints later than `step`, so that they are kept and never resumed from.
 
         Returns:
-            What they are called now.
+            Their new paths.
 
         Raises:
             OSError: the file system refused.
         """
-        return [self._set_aside(self.path(step)) for step in self.steps() if step > after]
+        return [self._archive(self.path(later)) for later in self.steps() if later > step]
 
-    def _set_aside(self, path: Path) -> Path:
+    def _archive(self, path: Path) -> Path:
         if path.exists() or path.is_symlink():
             return path.rename(free_name(self.root / path.name.replace("step-", "set-aside-")))
         return path
@@ -154,9 +154,12 @@ class CheckpointFolder:
 
 
 def _clear(folder: Path) -> bool:
-    """Remove what we have written into a folder, and the folder; whether it is gone.
+    """Remove the files that we have written into a folder, then the folder if it is empty.
 
-    A link is nothing that we have made, nor is anything under another name.
+    Links and other names are not ours and stay.
+
+    Returns:
+        Whether the folder is gone.
     """
     if folder.is_symlink() or not folder.is_dir():
         return False

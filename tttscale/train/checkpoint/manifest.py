@@ -1,13 +1,13 @@
-"""`checkpoint.json`: what a checkpoint is made of. It is written last, and nothing without it counts.
+"""`checkpoint.json`: what a checkpoint consists of. It is written last; a folder without it is no checkpoint.
 
 A checkpoint is a folder `step-N` with
 
     model.safetensors, config.json     the weights after step N; a model folder like any other
-    optimizer-RRRRR.safetensors        AdamW's moments that rank R kept (`moments`)
+    optimizer-RRRRR.safetensors        AdamW's moments that rank R kept (`optimizer_state`)
     config.yaml, data.json             the run's configuration and stores then
     checkpoint.json                    sizes and digests of all of these, and the counters
 
-Nothing in it depends on how many ranks wrote it, but for the number of files.
+Only the number of files depends on how many ranks wrote it.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tttscale import __version__
-from tttscale.data.manifest import Record, manifest_digest
+from tttscale.data.store.manifest import Record, manifest_digest
 from tttscale.errors import CheckpointError
 from tttscale.files import digest
 from tttscale.reading import JSON_BYTES, parse_json, read_bytes
@@ -29,11 +29,11 @@ MANIFEST, RUN_CONFIG = "checkpoint.json", "config.yaml"
 FILE_PATTERN = (
     r"^(model\.safetensors|config\.json|config\.yaml|data\.json|optimizer-[0-9]{5}\.safetensors)$"
 )
-"""Keys become paths, so nothing but these names is let in."""
+"""Keys become paths, so only these names are accepted."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint is not what was written; an older one may be."""
+    """A checkpoint is not what was written; an older one may be whole."""
 
 
 class SavedFile(Record):
@@ -45,12 +45,12 @@ class SavedFile(Record):
 
     @classmethod
     def of(cls, path: Path) -> "SavedFile":
-        """What is at `path` now."""
+        """Describe the file that is at `path` now."""
         return cls(bytes=path.stat().st_size, blake2b=digest(path))
 
 
 class Manifest(Record):
-    """What `checkpoint.json` says."""
+    """The content of `checkpoint.json`."""
 
     format: Literal["tttscale-checkpoint"] = "tttscale-checkpoint"
     format_version: Literal[1] = 1
@@ -59,11 +59,11 @@ class Manifest(Record):
     tokens: int = Field(ge=0)
     """Tokens with a loss so far."""
     updates: int = Field(ge=0)
-    """Of the optimizer: fewer than `step` where a step held nothing but padding."""
+    """Updates of the optimizer: fewer than `step` where a step held only padding."""
     wandb_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")] | None
-    """Under which wandb knows the run; a part of paths."""
+    """The id by which wandb knows the run; a part of paths."""
     versions: dict[str, str]
-    """Of what computed it."""
+    """Versions of Python and of the packages that computed it."""
     files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], SavedFile]
     """All files but this one."""
 
@@ -75,21 +75,21 @@ class Manifest(Record):
 
     @property
     def total_bytes(self) -> int:
-        """Size on disk."""
+        """Size of all files on disk."""
         return sum(file.bytes for file in self.files.values())
 
     def render(self) -> str:
-        """The text of checkpoint.json: all fields, and a digest of them."""
+        """Return the text of checkpoint.json: all fields, and a digest of them."""
         fields = self.model_dump()
         return json.dumps(fields | {"digest": manifest_digest(fields)}, indent=1) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What the checkpoint in `folder` says of itself.
+    """Read the manifest of the checkpoint in `folder`.
 
     Raises:
         DamagedError: it is missing, or not what was written.
-        CheckpointError: a newer tttscale wrote it, or it says what no checkpoint can.
+        CheckpointError: a newer tttscale wrote it, or no checkpoint can have its values.
         OSError: it cannot be read now.
     """
     path, earlier = folder / MANIFEST, "an earlier one with checkpoint.resume=N"
@@ -106,7 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         Manifest.refuse_newer(fields, path, CheckpointError, wrote)
     except CheckpointError as error:  # or one bit of the number was flipped
-        raise CheckpointError(f"{error}, or go on from {earlier}") from None
+        raise CheckpointError(f"{error}, or resume from {earlier}") from None
     found = fields.pop("digest", None)
     if found != manifest_digest(fields):
         if is_newer(wrote):
@@ -135,13 +135,13 @@ def check_file(path: Path, expected: SavedFile) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     packages = {name: _version(name) for name in ("torch", "deepspeed")}
     return {"python": platform.python_version(), "tttscale": __version__, **packages}
 
 
 def _version(name: str) -> str:
-    """A package that is imported from a folder, as this one may be, is installed nowhere."""
+    """Return a package's version; one that is imported from a folder is not installed and has none."""
     try:
         return version(name)
     except PackageNotFoundError:

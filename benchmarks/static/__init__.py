@@ -1,0 +1,1 @@
+"""What the compiled Triton kernels need and do, read from their code: no GPU is needed."""

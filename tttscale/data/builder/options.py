@@ -1,0 +1,68 @@
+"""What decides the content of a store beside its sources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tttscale.data.builder.documents import LONGEST_BYTES
+from tttscale.data.tokenizers.special_tokens import Role
+from tttscale.data.tokenizers.tokenizer import Tokenizer
+from tttscale.errors import DataError
+
+SHARD_TOKENS = 1 << 24
+CHUNK_TOKENS = 1 << 16
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What decides the content of a store beside its sources.
+
+    Raises:
+        DataError: a value is out of its range.
+    """
+
+    tokenizer: str | Tokenizer = "bytes"
+    """"bytes", the path of a `tokenizer.json`, or a tokenizer."""
+    special: Mapping[Role, str] = field(default_factory=dict)
+    """Names for bos, eos and pad, or "none"; else the files beside the tokenizer say it."""
+    holdout_fraction: float = 0.01
+    """Share of the documents that go to the split `heldout`, in [0, 1)."""
+    seed: int = 0
+    """Which documents these are."""
+    text_key: str = "text"
+    """Key of the text in a JSON line, or its column in Parquet; a nested one with dots."""
+    suffixes: Sequence[str] | None = None
+    """Endings of the file names to take from folders; None takes all."""
+    exclude: Sequence[str] = ()
+    """Names of folders and files to leave out, wherever they are."""
+    skip_undecodable: bool = False
+    """Leave out documents that are not UTF-8 instead of refusing them. The byte tokenizer takes
+    them as they are."""
+    skip_bad: int = 0
+    """The most other bad documents to leave out: lines that are not JSON, texts that are null, and
+    the like."""
+    formats: Sequence[str] = ()
+    """How files are read where their endings do not say it, or say it wrongly: "text", "jsonl" or
+    "parquet" for all, or ".ENDING=KIND"."""
+    longest_bytes: int = LONGEST_BYTES
+    """Most bytes of one line of JSON, one row, or one compressed document."""
+    shard_tokens: int = SHARD_TOKENS
+    """Tokens per file, a multiple of `chunk_tokens`."""
+    chunk_tokens: int = CHUNK_TOKENS
+    """Tokens per compressed Zarr chunk, the unit of reading."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.holdout_fraction < 1:
+            raise DataError(
+                f"--heldout {self.holdout_fraction}: give a number from 0 up to, not including, 1."
+            )
+        shard, chunk = self.shard_tokens, self.chunk_tokens
+        if chunk < 1 or shard < 1 or shard % chunk:
+            raise DataError(
+                f"shard_tokens {shard}: not a positive multiple of chunk_tokens "
+                f"{chunk}. Leave both out for {SHARD_TOKENS} and {CHUNK_TOKENS}."
+            )
+        if self.skip_bad < 0 or self.longest_bytes < 1:
+            raise DataError(
+                f"--skip-bad {self.skip_bad}, --longest-document {self.longest_bytes}: give 0 or "
+                "more, and 1 or more."
+            )

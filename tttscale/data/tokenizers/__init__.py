@@ -1,0 +1,1 @@
+"""Tokenizers, the tokens between documents, and what of a text its ids do not say."""

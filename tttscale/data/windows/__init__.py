@@ -1,0 +1,1 @@
+"""From the splits of token stores to the windows that training steps read."""

@@ -1,0 +1,278 @@
+"""A training run of one rank: building its parts, announcing it, running it.
+
+All ranks take the same steps in the same order. What several of them do together (marked "all ranks" below)
+succeeds on all of them or fails on all of them, so that none waits for another that has given up.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tttscale.cluster.interrupts import SaveRequests
+from tttscale.cluster.ranks import Ranks
+from tttscale.cluster.torchelastic import tell_torchrun
+from tttscale.comm.mesh import Mesh
+from tttscale.config import Config
+from tttscale.data.windows.mixture import Mixture, open_mixture
+from tttscale.errors import NumericsError
+from tttscale.scan.sweep import Sweeps
+from tttscale.train import build
+from tttscale.train.checkpoint.compatibility import check_compatible, start_notices
+from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, TrainingState
+from tttscale.train.description import describe
+from tttscale.train.divergence import Divergence
+from tttscale.train.engine import Engine
+from tttscale.train.recorder import NullRecorder, Recorder, RunRecorder
+from tttscale.train.run_folder import check_folder, run_folder
+from tttscale.train.schedules import schedule_notices
+from tttscale.train.trainer import Evaluation, Trainer
+from tttscale.train.ways import kept
+
+SAVED_ON_REQUEST = 75
+"""Exit code after SIGUSR1: the same command, started again, resumes."""
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a training run consists of."""
+
+    config: Config
+    mesh: Mesh
+    tokens: Mixture
+    recorder: Recorder
+    checkpoints: CheckpointManager
+    divergence: Divergence
+    resumed: Checkpoint | None
+    """The checkpoint that the run resumes from."""
+    sweeps: Sweeps
+    """Training sweeps over the model."""
+    evaluation_sweeps: Sweeps | None
+    """Sweeps over this replica's held-out windows; None if it has none."""
+    engine: Engine
+    trainer: Trainer
+    notices: tuple[str, ...]
+    """Lines for the console about how the parts were built."""
+
+    @property
+    def done(self) -> int:
+        """Steps done before this start."""
+        return 0 if self.resumed is None else self.resumed.manifest.step
+
+
+class TrainingRun:
+    """A run that is built; it is announced, then run once."""
+
+    def __init__(self, parts: RunParts) -> None:
+        self.parts = parts
+
+    @classmethod
+    def build(cls, config: Config, ranks: Ranks) -> "TrainingRun":
+        """Build the parts of a run; steps and checkpoints of an earlier start stay as they are.
+
+        Raises:
+            TTTScaleError: of any kind; what a single rank can find out comes first.
+        """
+        # 1. Each rank alone: the run's folder, the stores, the device.
+        if ranks.rank == 0:
+            check_folder(config)
+        tokens = open_mixture(config)
+        device = build.choose_device(config, ranks)
+        build.prepare_host(config, ranks, device)
+        # 2. All ranks: meet, and compare configurations and stores.
+        _print_waiting(ranks)
+        mesh = build.connect(config, ranks, device)
+        build.check_same_stores(mesh, tokens)
+        # 3. All ranks: find the checkpoint to resume from, and whether it fits.
+        checkpoints = CheckpointManager(config, mesh, run_folder(config))
+        resumed = checkpoints.find()
+        if resumed is not None:
+            found = check_compatible(resumed, config, tokens)
+        else:
+            found = start_notices(config, tokens)
+        divergence = Divergence(config, mesh, run_folder(config), resumed)
+        divergence.refuse()
+        # 4. Rank 0: take the run's folder, and say what was found.
+        found = checkpoints.notices + found + schedule_notices(config.train, config.model)
+        recorder: Recorder = NullRecorder()
+        if ranks.rank == 0:
+            recorder = RunRecorder(config, tokens, resumed, found)
+        with _closed_on_error(recorder):
+            # 5. All ranks: the checkpoints' folder, and how products are computed.
+            checkpoints.check_folder()
+            notices = build.choose_products(mesh, device, resumed)
+            # 6. The model, its sweeps, and (all ranks) the optimizer.
+            model = build.build_model(config, device, resumed.folder if resumed else None)
+            keep = build.keep_policy(config, ranks, device)
+            sweeps = build.training_sweeps(config, model, mesh, keep)
+            evaluation_sweeps = build.evaluation_sweeps(config, model, mesh, tokens)
+            engine = build.build_engine(config, model, mesh)
+            trainer = Trainer(config, mesh, model, sweeps, engine)
+            if resumed is not None:
+                resumed.restore(engine)
+                trainer.tokens = resumed.manifest.tokens
+            parts = RunParts(
+                config=config,
+                mesh=mesh,
+                tokens=tokens,
+                recorder=recorder,
+                checkpoints=checkpoints,
+                divergence=divergence,
+                resumed=resumed,
+                sweeps=sweeps,
+                evaluation_sweeps=evaluation_sweeps,
+                engine=engine,
+                trainer=trainer,
+                notices=notices,
+            )
+            # 7. All ranks: room on the disk for the checkpoints to come.
+            checkpoints.check_room(sum(p.numel() for p in model.parameters()), parts.done)
+        return cls(parts)
+
+    def announce(self) -> None:
+        """Say on the console what will run, and how."""
+        parts = self.parts
+        with _closed_on_error(parts.recorder):
+            lines = describe(parts.config, parts.mesh, parts.sweeps, parts.tokens)
+            for line in [*parts.notices, *lines]:
+                parts.recorder.log(line)
+
+    def run(self, requests: SaveRequests) -> int:
+        """Run all steps that are left, with held-out losses and checkpoints; write the final weights.
+
+        Returns:
+            The exit code: 0, or SAVED_ON_REQUEST.
+
+        Raises:
+            TTTScaleError: of any kind; a NumericsError comes with advice.
+        """
+        parts = self.parts
+        try:
+            self._warm_up()
+            self._archive_later_steps()
+            code = self._steps(requests)
+        except NumericsError as error:
+            raise parts.divergence.explained(error) from None
+        finally:
+            parts.recorder.close()
+        if code:
+            parts.mesh.gather([0.0])  # a launcher ends all ranks once one has ended with a code
+        parts.mesh.close()
+        return code
+
+    def _warm_up(self) -> None:
+        """Compile before the first step, so that all ranks compile for the same lengths."""
+        sweeps, evaluation = self.parts.sweeps, self.parts.evaluation_sweeps
+        if not build.wants_compile(self.parts.config, sweeps.device):
+            return
+        self.parts.recorder.log(
+            "train.compile: compiling; the first time this takes a minute or two"
+        )
+        build.warm_up(sweeps)
+        if evaluation is not None and evaluation.batch != sweeps.batch:
+            build.warm_up(evaluation)
+
+    def _archive_later_steps(self) -> None:
+        """Move away what an earlier start has left of the steps to come.
+
+        Not before everything else has succeeded: a start that fails changes nothing.
+        """
+        parts = self.parts
+        if parts.resumed is not None:
+            for notice in parts.checkpoints.archive_later(parts.resumed):
+                parts.recorder.log(notice)
+        parts.recorder.truncate_after(parts.done)
+
+    def _steps(self, requests: SaveRequests) -> int:
+        parts, evaluation = self.parts, None
+        steps = parts.config.train.steps
+        for step in range(parts.done + 1, steps + 1):
+            record = parts.trainer.step(step, parts.tokens.train)
+            evaluation = self._evaluate() if self._evaluates(step) else None
+            if evaluation is not None:
+                record["heldout_loss"] = evaluation.loss
+            parts.recorder.step(record)
+            parts.divergence.passed(step)
+            if step == parts.done + 1:
+                self._announce_kept_chunks()
+            asked = step < steps and self._is_asked_to_save(requests)
+            saved = (asked or parts.checkpoints.due(step)) and self._save(step)
+            if asked and saved:  # if the disk refused: again after the next step
+                self._announce_saved_end()
+                return SAVED_ON_REQUEST
+        if evaluation is None and self._evaluates(steps):  # it ended between its last step and here
+            evaluation = self._evaluate()
+        positions = None if evaluation is None else evaluation.positions
+        parts.recorder.finish(parts.sweeps.model, positions)
+        return 0
+
+    def _announce_kept_chunks(self) -> None:
+        """Say how many chunks keep their activations; the first step has measured one."""
+        sweeps = self.parts.sweeps
+        own_chunks = len(sweeps.schedule.layout.own(sweeps.transport.rank))
+        if line := kept(self.parts.config, sweeps.keep, own_chunks):
+            self.parts.recorder.log(line)
+
+    def _announce_saved_end(self) -> None:
+        auto = self.parts.config.checkpoint.resume == "auto"
+        how = "" if auto else " with checkpoint.resume=auto"
+        text = f"SIGUSR1: saved and ended; the same command{how} resumes from here"
+        self.parts.recorder.log(text)
+        tell_torchrun(text)
+
+    def _evaluates(self, step: int) -> bool:
+        every = self.parts.config.evaluate.every
+        due = step == self.parts.config.train.steps or (every > 0 and step % every == 0)
+        return due and self.parts.tokens.heldout is not None
+
+    def _evaluate(self) -> Evaluation:
+        parts = self.parts
+        assert parts.tokens.heldout is not None
+        evaluation = parts.trainer.evaluate(
+            parts.tokens.heldout, parts.evaluation_sweeps, parts.config.evaluate.sequences
+        )
+        # The training loss is finite, so whether to go on is for a person to judge.
+        if not math.isfinite(evaluation.loss):
+            parts.recorder.log("WARNING: the held-out loss is not finite; the run continues")
+        return evaluation
+
+    def _is_asked_to_save(self, requests: SaveRequests) -> bool:
+        """Return whether any rank was asked to save and end; a run without checkpoints ignores that."""
+        if self.parts.config.checkpoint.every == 0:
+            return False
+        return bool(self.parts.mesh.gather([float(requests.heard)]).any())
+
+    def _save(self, step: int) -> bool:
+        parts = self.parts
+        parts.recorder.sync()
+        saved = parts.checkpoints.save(
+            TrainingState(
+                step=step,
+                tokens=parts.trainer.tokens,
+                model=parts.sweeps.model,
+                engine=parts.engine,
+                stores=parts.tokens,
+                wandb_id=parts.recorder.wandb_id,
+            )
+        )
+        if saved.done:
+            parts.recorder.saved(step)
+        parts.recorder.log(saved.line)
+        return saved.done
+
+
+def _print_waiting(ranks: Ranks) -> None:
+    if ranks.rank == 0 and ranks.world_size > 1:
+        where = f"{ranks.master_addr}:{ranks.master_port}"
+        print(f"waiting for all {ranks.world_size} ranks at {where}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _closed_on_error(recorder: Recorder) -> Iterator[None]:
+    """Close the recorder if the block fails; otherwise it stays open for the run."""
+    try:
+        yield
+    except BaseException:
+        recorder.close()
+        raise
