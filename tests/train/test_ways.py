@@ -74,11 +74,11 @@ def test_how_many_chunks_are_kept_is_said_where_it_was_found_out():
     config = small_config()
     policy = ActivationPolicy("auto", lambda: 0)
     assert kept(config, policy, 6) is None  # nothing is known before the first step
-    policy.measured(3 << 20)
+    policy.measured(range(2), 3 << 20, 2)
     assert "auto: 1 of 6 chunks" in kept(config, policy, 6)
     assert "3.00MiB each" in kept(config, policy, 6)
     assert "5 are computed twice" in kept(config, policy, 6)
     policy = ActivationPolicy("auto", lambda: 1 << 40)
-    policy.measured(3 << 20)
+    policy.measured(range(2), 3 << 20, 2)
     assert "auto: 6 of 6 chunks" in kept(config, policy, 6)
     assert kept(config, ActivationPolicy(2), 6) is None
