@@ -282,7 +282,7 @@ def test_a_rank_with_another_store_is_named(stores):
         check_same_stores(OneRankDiffers(difference=1), tokens)  # type: ignore[arg-type]
     mine = tokens.components[1].store.fingerprint[:12]
     assert f"data.blend[1].store = {stores[1]}: the store of rank 2 " in str(caught.value)
-    assert f"than rank 0 ({mine}...)" in str(caught.value)
+    assert f"differs from rank 0's ({mine}...)" in str(caught.value)
 
 
 FROZEN = [(2, 0), (0, 0), (1, 0), (0, 1), (2, 1), (0, 2), (1, 1), (0, 3)]

@@ -181,9 +181,9 @@ def test_nothing_but_the_chain_stands_between_neighbours(kind, monkeypatch):
     """What runs before the state is ready, and between asking for its gradient and having it."""
     launched, run = [], Segment.run
 
-    def recorded(self, kernel, name, *arguments):
+    def recorded(self, kernel, name, grid, **tensors):
         launched.append(name)
-        run(self, kernel, name, *arguments)
+        run(self, kernel, name, grid, **tensors)
 
     class Marks(Recorder):
         def send_state(self, state):

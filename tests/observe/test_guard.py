@@ -27,8 +27,8 @@ def test_the_first_failure_is_said_once_with_what_is_lost(caplog):
             raise ZeroDivisionError("GET http://me:secret@host/x")
     (record,) = caplog.records
     assert record.getMessage() == (
-        "plots are left out for the rest of this run: ZeroDivisionError: GET http://***@host/x; the run goes "
-        "on, and the rest is there"
+        "plots are left out for the rest of this run: ZeroDivisionError: GET http://***@host/x; the run "
+        "continues, and the rest is there"
     )
 
 

@@ -21,6 +21,7 @@ _OWN = {
     "ttt-linear": "tttscale.model.ttt_layer:TTTLinear",
     "ttt-mlp": "tttscale.model.ttt_layer:TTTMLP",
 }
+_BASE = "tttscale.model.sequence_layer:Mixer"
 _registered: "dict[str, type[Mixer]]" = {}
 AnyMixer = TypeVar("AnyMixer", bound="type[Mixer]")
 
@@ -85,15 +86,19 @@ def mixer_class(name: str, *, may_import: bool = True) -> "type[Mixer]":
     if name not in _OWN and not may_import and module_name not in sys.modules:
         raise ValueError(f"is a layer of someone's own; import {module_name} first if you trust it")
     try:
-        found: Any = importlib.import_module(module_name)
-        for attribute in class_name.split("."):
-            found = getattr(found, attribute)
+        found = _at(module_name, class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot be imported: {error}") from None
-    from tttscale.model.sequence_layer import Mixer  # needs torch, as whatever was imported does
-
-    if not (isinstance(found, type) and issubclass(found, Mixer)):
+    # Only now, since it needs torch, as whatever was imported does.
+    if not (isinstance(found, type) and issubclass(found, _at(*_BASE.split(":")))):
         raise ValueError("is no subclass of tttscale.model.Mixer")
+    return found
+
+
+def _at(module_name: str, class_name: str) -> Any:
+    found = importlib.import_module(module_name)
+    for attribute in class_name.split("."):
+        found = getattr(found, attribute)
     return found
 
 
