@@ -82,3 +82,14 @@ def test_how_many_chunks_are_kept_is_said_where_it_was_found_out():
     policy.measured(range(2), 3 << 20, 2)
     assert "auto: 6 of 6 chunks" in kept(config, policy, 6)
     assert kept(config, ActivationPolicy(2), 6) is None
+
+
+def test_every_kind_of_layer_has_its_line():
+    config = shaped(64, 16)
+    model = config.model.model_copy(
+        update={"pattern": ("ttt-mlp", "tests.mixers.gated_delta:GatedDelta", "ttt-mlp")}
+    )
+    lines = ways(config.model_copy(update={"model": model}), torch.device("cpu"), False, 1)
+    assert lines[0].startswith("scan: torch on cpu (mlp, head dim 64")
+    assert lines[1] == "tests.mixers.gated_delta:GatedDelta: as it is written, in torch"
+    assert lines[2].startswith("operators between products")
