@@ -60,7 +60,7 @@ def test_version(run):
 
 VERBS = ["train", "plot", "baseline"]
 DATA_VERBS = ["build", "info", "show", "tokenizer", "verify"]
-BENCH_VERBS = ["build", "data", "kernels", "scan", "step"]
+BENCH_VERBS = ["build", "data", "scan", "step"]
 
 
 @pytest.mark.parametrize(
