@@ -1,13 +1,16 @@
 """The carry: what a later chunk needs of the past, as every layer declares it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
 
 from tttscale.errors import MixerError
 from tttscale.model.ports import Carried
+from tttscale.model.registry import fault
 from tttscale.scan.schedule import CarryKey
+
+Ask = Callable[[int, int], dict[str, Carried]]
 
 
 class CarryLayer(Protocol):
@@ -45,7 +48,7 @@ class CarryLayout:
         """What a layer hands over a boundary.
 
         Raises:
-            MixerError: it declares other parts here than over the first boundary.
+            MixerError: it declares other parts here than over the first boundary, or none in this form.
         """
         found = self._ask(layer, boundary)
         if tuple(found) != self.parts[layer]:
@@ -60,12 +63,36 @@ class CarryLayout:
         where = layer, boundary
         if where not in self._known:
             tokens = (boundary + 1) * self._chunk_tokens
-            parts = self._layers[layer].carry(self._batch, tokens)
+            parts = self._declared(layer, self._layers[layer].carry, tokens)
             self._known[where] = {
                 name: part._replace(dtype=part.dtype or self._wide) for name, part in parts.items()
             }
         return self._known[where]
 
+    def _declared(self, layer: int, carry: Ask, tokens: int) -> dict[str, Carried]:
+        """Ask, and check what comes: everything after this relies on its form."""
+        where = f"layer {layer} ({self.names[layer]}): carry({self._batch}, {tokens})"
+        try:
+            parts = carry(self._batch, tokens)
+        except Exception as error:  # code of someone's own may raise anything
+            raise MixerError(f"{where} failed: {fault(error)}") from error
+        for name, part in parts.items():
+            if not (isinstance(part, Carried) and _is_well_formed(part)):
+                raise MixerError(
+                    f"{where} declares {name!r} as {part!r}; expected Carried(shapes, dtype), such as "
+                    f"Carried((({self._batch}, 8, 64),)): a tuple of shapes, a torch.dtype or None"
+                )
+        return parts
+
     def of(self, key: CarryKey) -> Carried:
         """Shapes and dtype of one part, and so of its gradient."""
         return self.at(key.layer, key.boundary)[key.part]
+
+
+def _is_well_formed(part: Carried) -> bool:
+    return (
+        isinstance(part.shapes, tuple)
+        and all(isinstance(shape, tuple) for shape in part.shapes)
+        and all(type(n) is int and n >= 0 for shape in part.shapes for n in shape)
+        and (part.dtype is None or isinstance(part.dtype, torch.dtype))
+    )
