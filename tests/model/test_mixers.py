@@ -26,6 +26,7 @@ from tttscale.model import (
     recv_state,
     send_state,
 )
+from tttscale.model.pretrained import load_weights
 from tttscale.model.registry import alignment, check_pattern
 from tttscale.model.ttt_layer import TTTMLP, TTTLinear
 
@@ -384,6 +385,35 @@ def test_a_mixed_model_is_saved_and_loaded(tmp_path):
     again = TTTForCausalLM.from_pretrained(tmp_path)
     assert again.config == model.config
     assert all(torch.equal(again.state_dict()[n], w) for n, w in model.state_dict().items())
+
+
+def test_options_without_a_pattern_are_saved_too(tmp_path):
+    model = TTTForCausalLM(tiny_config(options={"ttt-linear": {"base_lr": 0.25}}))
+    model.save_pretrained(tmp_path)
+    again = TTTForCausalLM.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert again.carry_layers[0].seq_modeling_block.base_lr == 0.25
+    with pytest.raises(
+        CheckpointError, match=r'options = {"ttt-linear": .*set model.options={"ttt-'
+    ):
+        load_weights(TTTForCausalLM(tiny_config()), tmp_path)
+
+
+def test_weights_of_unknown_layers_are_compared_and_not_imported(tmp_path):
+    """What their config.json says is all that is needed to say what to set."""
+    TTTForCausalLM(tiny_config()).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pattern": ["this:Foo"]}))
+    with pytest.raises(CheckpointError, match=r'set model.pattern=\["this:Foo"\]'):
+        load_weights(TTTForCausalLM(tiny_config()), tmp_path)
+
+
+def test_a_pattern_does_not_hide_that_a_folder_claims_too_many_layers(tmp_path):
+    TTTForCausalLM(tiny_config(pattern=("ttt-linear",))).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 10**9}))
+    with pytest.raises(CheckpointError, match="parameters or more"):
+        TTTForCausalLM.from_pretrained(tmp_path)
 
 
 def test_official_files_do_not_know_of_patterns(tmp_path):
