@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cluster.test_ranks import MPIRUN, PALS, SRUN, TORCHRUN
+from tests.cluster.test_ranks import DEEPSPEED, MPIRUN, PALS, SRUN, TORCHRUN
 from tttscale.cluster import discover
 from tttscale.cluster.job_secret import job_secret
 from tttscale.errors import LaunchError
@@ -40,7 +40,7 @@ def test_launchers_names_of_a_job_tell_jobs_apart():
 def test_all_ranks_of_a_job_have_one():
     assert secret({**SRUN, "SLURM_PROCID": "0", "SLURM_NODEID": "0"}) == secret(SRUN)
     # pdsh takes no variable of Slurm to the other hosts of a deepspeed job.
-    plain = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
+    plain = {**DEEPSPEED, "RANK": "1"}
     assert secret(plain) == secret({**plain, "RANK": "0", "SLURM_JOB_ID": "1234"})
 
 

@@ -144,7 +144,7 @@ def test_all_there():
 def two_stores(monkeypatch):
     """Rank 0 and rank 1 as threads of this process, each with an environment of its own."""
 
-    def start(port, secrets):
+    def start(port, secrets, gate=None):
         given = [
             {"TTTSCALE_JOB_SECRET": secret} if secret else {"PMIX_NAMESPACE": "prte-7@1"}
             for secret in secrets
@@ -152,6 +152,8 @@ def two_stores(monkeypatch):
         monkeypatch.setattr(meeting, "job_secret", lambda _, r: job_secret(given[r.rank], r))
 
         def one(rank):
+            if rank == 1 and gate is not None:
+                gate.wait(30)
             try:
                 ranks = Ranks(rank, 2, rank, 2, "127.0.0.1", port, "openmpi")
                 return meeting.meet(ranks, timedelta(seconds=4))
@@ -182,26 +184,22 @@ def test_a_secret_that_the_launcher_did_not_hand_on(quick, two_stores):
 
 def test_a_job_with_a_secret_meets_among_strangers_that_only_connect(quick, two_stores):
     port = free_port()
-    done, strangers = threading.Event(), []
+    knocked, strangers = threading.Event(), []
 
     def knock():
-        while not done.is_set():
+        while len(strangers) < 4:
             with suppress(OSError):
                 stranger = socket.create_connection(("127.0.0.1", port), 1)
                 stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" if len(strangers) % 2 else b"")
                 strangers.append(stranger)
             time.sleep(0.02)
+        knocked.set()
 
-    thread = threading.Thread(target=knock)
-    thread.start()
-    try:
-        found = two_stores(port, ["correct horse battery"] * 2)
-    finally:
-        done.set()
-        thread.join()
-    assert len(strangers) > 3
+    threading.Thread(target=knock, daemon=True).start()
+    found = two_stores(port, ["correct horse battery"] * 2, knocked)
     for stranger in strangers:
         stranger.close()
+    assert len(strangers) == 4
     assert [type(store).__name__ for store in found] == ["PrefixStore"] * 2
 
 
