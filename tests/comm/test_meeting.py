@@ -219,9 +219,11 @@ def test_the_store_of_another_program(quick):
 def test_who_waits_says_so_and_continues(quick, monkeypatch, capsys):
     monkeypatch.setattr(first_store, "NOTICE_SECONDS", 0.5)
     port = free_port()
-    met(1, port)
-    met(0, port)
-    first, second = capsys.readouterr().err.splitlines()
+    met(1, port, seconds=5)
+    met(0, port, seconds=5)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2, lines
+    first, second = lines
     assert first.startswith(f"rank 1 on {socket.gethostname()} (interface lo, 127.0.0.1) reaches")
     assert "MASTER_PORT" in first
     assert "1 of 2 ranks have not come" in second

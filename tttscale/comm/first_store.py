@@ -13,7 +13,7 @@ import threading
 import time
 from datetime import timedelta
 
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm.interfaces import ALL, LOOPBACK, Route, listening_address, own_addresses
@@ -27,6 +27,7 @@ ANSWER_SECONDS = 30.0
 NOTICE_SECONDS = 40.0
 """After this time a rank says what it waits for; it continues to wait."""
 _RETRY_SECONDS = 0.2
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.01, 0.5
 
 
 def open_store(ranks: Ranks, deadline: float) -> tuple[TCPStore, Route]:
@@ -50,6 +51,26 @@ def open_store(ranks: Ranks, deadline: float) -> tuple[TCPStore, Route]:
 def is_launchers() -> bool:
     """Return whether torchrun's agent listens already: then it is the one that knows the port."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def appeared(store: Store, keys: list[str], until: float) -> bool:
+    """Look again and again whether a store has all these keys; its own `wait` prints when it times out.
+
+    Args:
+        store: as the ranks share it.
+        keys: of it.
+        until: by `time.monotonic`.
+
+    Returns:
+        Whether they came in time.
+    """
+    pause = _FIRST_LOOK_SECONDS
+    while not store.check(keys):
+        if time.monotonic() > until:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, _LOOK_SECONDS)
+    return True
 
 
 def this_rank(ranks: Ranks) -> str:
@@ -152,9 +173,7 @@ def _looked_up(ranks: Ranks) -> list[str]:
 
 def _call(ranks: Ranks, deadline: float) -> tuple[TCPStore, Route]:
     """Wait until rank 0 listens; torch would print a traceback at every attempt."""
-    host = LOOPBACK if ranks.one_host and not is_launchers() else ranks.master_addr
-    if host != LOOPBACK:
-        _resolve(ranks)
+    host = LOOPBACK if ranks.one_host and not is_launchers() else _resolved(ranks)
     try:
         route = _connect(ranks, host, deadline)
     except OSError as error:
@@ -205,13 +224,16 @@ def _leaving_by(ranks: Ranks) -> str:
     return ""
 
 
-def _resolve(ranks: Ranks) -> None:
+def _resolved(ranks: Ranks) -> str:
+    """MASTER_ADDR once it is known; the loopback address if this host has, but does not know, that name."""
     until = time.monotonic() + RESOLVE_SECONDS
     while True:
         try:
             socket.getaddrinfo(ranks.master_addr, ranks.master_port, type=socket.SOCK_STREAM)
-            return
+            return ranks.master_addr
         except (OSError, UnicodeError) as error:
+            if ranks.master_addr == socket.gethostname():
+                return LOOPBACK
             if time.monotonic() > until:
                 raise LaunchError(
                     f"MASTER_ADDR={ranks.master_addr}: {this_rank(ranks)} knows no host of this name "
@@ -250,7 +272,7 @@ def _joined(ranks: Ranks, route: Route) -> TCPStore:
     return found
 
 
-def not_rank_0(ranks: Ranks, error: Exception) -> str:
+def not_rank_0(ranks: Ranks, error: Exception | str) -> str:
     """Say that another program listens where rank 0 should."""
     return (
         f"{this_rank(ranks)} reaches something at {place_of(ranks)} that is not rank 0 of a job "

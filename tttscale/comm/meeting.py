@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
@@ -16,6 +16,7 @@ from tttscale.cluster.job_secret import VARIABLE, JobSecret, job_secret
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm import first_store
 from tttscale.comm.first_store import (
+    appeared,
     first_line,
     is_launchers,
     not_rank_0,
@@ -122,9 +123,11 @@ class _Door:
         if is_launchers():  # its store is there before rank 0 is
             seconds = max(seconds, deadline - time.monotonic())
         try:
-            self._plain.wait([self._shown], timedelta(seconds=seconds))
+            shows = appeared(self._plain, [self._shown], time.monotonic() + seconds)
         except RuntimeError as error:
             raise LaunchError(not_rank_0(self._ranks, error)) from None
+        if not shows:
+            raise LaunchError(not_rank_0(self._ranks, "it does not greet as one does"))
         shown = self._plain.get(self._shown).decode(errors="replace")
         nonce, proof, variable = (*shown.split(" "), "", "", "")[:3]
         if self._secret.knows(f"rank 0 {nonce}", proof):
@@ -163,11 +166,12 @@ def _await_all(ranks: Ranks, store: Store, deadline: float, door: _Door) -> None
     store.set(keys[ranks.rank], "")
     began = time.monotonic()
     left = max(1.0, deadline - began)
+    # Rank 0 looks for all keys, the others for the one that it sets then.
+    watched = list(keys.values()) if ranks.rank == 0 else ["all"]
     stops = [left] if left <= first_store.NOTICE_SECONDS else [first_store.NOTICE_SECONDS, left]
     for stop in stops:
-        waited = time.monotonic() - began
-        with suppress(RuntimeError):
-            store.wait(list(keys.values()), timedelta(seconds=max(stop - waited, 0.1)))
+        if appeared(store, watched, began + stop):
+            store.set("all", "")
             return
         missing = [rank for rank, key in keys.items() if not store.check([key])]
         if not missing:
