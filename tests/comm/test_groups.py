@@ -1,6 +1,7 @@
 """The groups of links: what NCCL is asked for, which no CPU can run, and who waits for whom."""
 
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -132,3 +133,12 @@ def test_a_mesh_of_gpus_warns_before_it_starts_nccl(monkeypatch, capsys):
         with pytest.raises(InterruptedError):
             meshes.start(ranks, 2, torch.device(device))
         assert capsys.readouterr().err.count("WARNING: CUDA_DEVICE_MAX_CONNECTIONS=1") == said
+
+
+def test_nccls_options_have_these_names():
+    """A CPU build of torch has no ProcessGroupNCCL, but says what it looks like."""
+    stub = Path(torch.__file__).parent / "_C" / "_distributed_c10d.pyi"
+    text = stub.read_text()
+    nccl = text[text.index("class ProcessGroupNCCL") :]
+    for name in ("min_ctas: int", "max_ctas: int", "is_high_priority_stream: bool", "config: Proc"):
+        assert name in nccl

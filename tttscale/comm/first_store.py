@@ -204,8 +204,8 @@ def _connect(ranks: Ranks, host: str, deadline: float) -> Route:
 def _nobody(ranks: Ranks, error: OSError) -> str:
     return (
         f"{this_rank(ranks)}{_leaving_by(ranks)} reaches nobody at {place_of(ranks)}: {first_line(error)}. "
-        "Is rank 0 started there, MASTER_ADDR an address of its host that this host reaches, and "
-        "MASTER_PORT the same on all ranks and open between the hosts?"
+        "Is rank 0 started there, MASTER_ADDR the same address of its host on all hosts, and MASTER_PORT the "
+        "same on all ranks and open between the hosts?"
     )
 
 

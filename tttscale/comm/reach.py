@@ -7,6 +7,7 @@ host connects to the others, and all ranks end with the same line.
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from datetime import timedelta
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from tttscale.cluster.ranks import Ranks
+from tttscale.comm.first_store import appeared
 from tttscale.comm.interfaces import (
     GLOO,
     NCCL,
@@ -31,6 +33,7 @@ REACH_SECONDS = 10.0
 """How long one host may take to answer another."""
 VERDICT_SECONDS = 45.0
 """How long a rank may take to say what it found; all of them have met."""
+_READ_SECONDS = 10.0
 _MOST_HOSTS = 64
 """A host connects to so many others, the next ones in rank order: to all in a job of up to 65 hosts."""
 _THREADS = 16
@@ -119,8 +122,13 @@ def _agree(ranks: Ranks, store: Store, step: str, problem: str) -> None:
         return next(filter(None, rows), "")
 
     found = _together(ranks, store, step, problem, first)
-    if found:
-        raise LaunchError(found)
+    if not found:
+        return
+    store.set(f"{step}/read/{ranks.rank}", "")
+    if ranks.rank == 0:  # the store ends with it
+        readers = [f"{step}/read/{rank}" for rank in range(ranks.world_size)]
+        appeared(store, readers, time.monotonic() + _READ_SECONDS)
+    raise LaunchError(found)
 
 
 def _together(
