@@ -28,6 +28,7 @@ from tttscale.comm.interfaces import (
     use_interface,
 )
 from tttscale.errors import LaunchError
+from tttscale.reading import parse_json
 
 REACH_SECONDS = 10.0
 """How long one host may take to answer another."""
@@ -92,7 +93,7 @@ def _own_address(ranks: Ranks, store: Store, route: Route) -> str:
     """This host's address for the others; empty if all ranks are on one host."""
 
     def first(rows: list[str]) -> str:
-        return master_address([Route(**json.loads(row)) for row in rows])
+        return master_address([Route(**parse_json(row.encode())) for row in rows])
 
     master = _together(ranks, store, "route", json.dumps(asdict(route)), first)
     return route.own if route.is_remote else master
@@ -103,12 +104,13 @@ def _one_of_each_host(ranks: Ranks, store: Store, stand: _Stand) -> list[_Stand]
 
     def firsts(rows: list[str]) -> str:
         stands: dict[str, dict[str, object]] = {}
-        for row in map(json.loads, rows):
+        for text in rows:
+            row = parse_json(text.encode())
             stands.setdefault(row["address"], row)
         return json.dumps(list(stands.values()))
 
     found = _together(ranks, store, "host", json.dumps(asdict(stand)), firsts)
-    return [_Stand(**row) for row in json.loads(found)]
+    return [_Stand(**row) for row in parse_json(found.encode())]
 
 
 def _agree(ranks: Ranks, store: Store, step: str, problem: str) -> None:
