@@ -121,7 +121,9 @@ def test_slurm_tasks_on_this_host(per_node, node, expected):
         "SLURM_TASKS_PER_NODE": "",
         "SLURM_NODEID": str(node),
     }
-    assert discover(environ).local_world_size == expected
+    found = discover(environ)
+    assert found.local_world_size == expected
+    assert not found.one_host  # 19 without a word from Slurm, too
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,14 @@ def test_a_network_that_does_not_join_the_hosts(tmp_path):
     )
 
 
+def test_the_loopback_interface_joins_no_hosts(tmp_path):
+    """Its address is the same on both."""
+    wrong = [{"GLOO_SOCKET_IFNAME": "lo"}] * 2
+    with two_hosts(tmp_path, (KNOWN, KNOWN), ONE) as holders:
+        found = run_ranks(on_hosts, 3, holders, wrong, timeout_seconds=120)
+    one_line(found, "interface lo, 127.0.0.1) does not reach host", "GLOO_SOCKET_IFNAME")
+
+
 def test_an_interface_that_only_one_host_has(tmp_path):
     wrong = [{}, {"GLOO_SOCKET_IFNAME": "ib0"}]
     with two_hosts(tmp_path, (KNOWN, KNOWN), ONE) as holders:

@@ -126,7 +126,7 @@ def _listen(ranks: Ranks) -> TCPStore:
 
 def _is_loopbacks_name(name: str) -> bool:
     """Whether ranks of other hosts cannot be meant, whatever a hosts file says of this host's own name."""
-    return name in ("localhost", LOOPBACK, "::1")
+    return name in ("localhost", LOOPBACK)
 
 
 def _listener(address: str, port: int) -> socket.socket:

@@ -119,7 +119,7 @@ class _Door:
         return f" A process with another {VARIABLE}, or of another job, was turned away: {who}."
 
     def _check(self, deadline: float) -> None:
-        seconds = first_store.ANSWER_SECONDS
+        seconds = 1.5 * first_store.ANSWER_SECONDS
         if is_launchers():  # its store is there before rank 0 is
             seconds = max(seconds, deadline - time.monotonic())
         try:

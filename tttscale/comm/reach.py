@@ -46,6 +46,8 @@ class _Stand:
 
     rank: int
     host: str
+    home: str
+    """The host's address on the way to rank 0, which tells hosts apart."""
     interface: str
     address: str
     port: int
@@ -79,7 +81,8 @@ def settle_interfaces(ranks: Ranks, store: Store, route: Route) -> None:
         problem = f"rank {ranks.rank}: {error}"
     try:
         port = listener.getsockname()[1] if listener else 0
-        stand = _Stand(ranks.rank, socket.gethostname(), interface.name, interface.address, port)
+        host = socket.gethostname()
+        stand = _Stand(ranks.rank, host, own, interface.name, interface.address, port)
         _agree(ranks, store, "stand", problem)
         hosts = _one_of_each_host(ranks, store, stand)
         _agree(ranks, store, "reach", _not_reached(stand, hosts))
@@ -100,13 +103,13 @@ def _own_address(ranks: Ranks, store: Store, route: Route) -> str:
 
 
 def _one_of_each_host(ranks: Ranks, store: Store, stand: _Stand) -> list[_Stand]:
-    """The first rank of each address, in rank order."""
+    """The first rank of each host, in rank order."""
 
     def firsts(rows: list[str]) -> str:
         stands: dict[str, dict[str, object]] = {}
         for text in rows:
             row = parse_json(text.encode())
-            stands.setdefault(row["address"], row)
+            stands.setdefault(row["home"], row)
         return json.dumps(list(stands.values()))
 
     found = _together(ranks, store, "host", json.dumps(asdict(stand)), firsts)
@@ -155,9 +158,7 @@ def _not_reached(own: _Stand, hosts: list[_Stand]) -> str:
 
     def problem_with(other: _Stand) -> str:
         try:
-            with socket.create_connection(
-                (other.address, other.port), REACH_SECONDS, source_address=(own.address, 0)
-            ):
+            with socket.create_connection((other.address, other.port), REACH_SECONDS):
                 return ""
         except OSError as error:
             return (
