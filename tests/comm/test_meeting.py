@@ -218,15 +218,16 @@ def test_the_store_of_another_program(quick):
 
 def test_who_waits_says_so_and_continues(quick, monkeypatch, capsys):
     monkeypatch.setattr(first_store, "NOTICE_SECONDS", 0.5)
-    port = free_port()
-    met(1, port, seconds=5)
-    met(0, port, seconds=5)
-    lines = capsys.readouterr().err.splitlines()
+    with ThreadPoolExecutor(2) as pool:  # one at a port each: neither finds the other
+        list(pool.map(lambda rank: met(rank, free_port(), seconds=5), (0, 1)))
+    lines = sorted(capsys.readouterr().err.splitlines())
     assert len(lines) == 2, lines
-    first, second = lines
-    assert first.startswith(f"rank 1 on {socket.gethostname()} (interface lo, 127.0.0.1) reaches")
-    assert "MASTER_PORT" in first
-    assert "1 of 2 ranks have not come" in second
+    host = socket.gethostname()
+    assert lines[0].startswith(f"rank 0 on {host} waits: 1 of 2 ranks have not come to 127.0.0.1:")
+    assert lines[1].startswith(f"rank 1 on {host} (interface lo")
+    assert ", 127.0.0.1) reaches nobody at 127.0.0.1:" in lines[1]
+    assert "MASTER_PORT" in lines[1]
+    assert lines[1].endswith("Still waiting.")
 
 
 def listening(port):
