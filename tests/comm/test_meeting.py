@@ -76,13 +76,17 @@ def taken():
 
         def answer():
             while not done.is_set():
-                other, _ = s.accept()
-                with other:
-                    other.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                with suppress(OSError):  # nobody came, or who came has left
+                    other, _ = s.accept()
+                    with other:
+                        other.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        threading.Thread(target=answer, daemon=True).start()
+        s.settimeout(0.2)
+        thread = threading.Thread(target=answer)
+        thread.start()
         yield s.getsockname()[1]
         done.set()
+        thread.join()
 
 
 def test_a_port_that_is_taken(quick, taken):
