@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm.agreement import check_agreement, texts_of_all_ranks
+from tttscale.comm.first_store import say
+from tttscale.comm.groups import prepare_nccl
 from tttscale.comm.meeting import connecting, meet
 from tttscale.comm.neighbours import NeighbourTransport, lost
 from tttscale.scan.transport import SingleRank, Transport
@@ -121,6 +123,10 @@ def start(
         else:
             os.environ.setdefault("MASTER_ADDR", ranks.master_addr)
             os.environ.setdefault("MASTER_PORT", str(ranks.master_port))
+            if device.type == "cuda" and sequence_size > 1:
+                warning = prepare_nccl(os.environ)
+                if warning:
+                    say(ranks, warning)
             store = meet(ranks, TIMEOUT)
             with connecting(ranks):
                 dist.init_process_group(
