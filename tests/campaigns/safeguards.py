@@ -429,9 +429,9 @@ SAFEGUARDS = (
     # ---- ranks ---------------------------------------------------------------------------------
     Safeguard(
         "a message says what it is, and is checked",
-        "tttscale/comm/neighbours.py",
-        "        if found != wanted:",
-        "        if False:",
+        "tttscale/comm/messages.py",
+        "    if found != wanted:",
+        "    if False:",
         (_NEIGHBOURS + "test_a_message_that_was_not_expected_is_named",),
     ),
     Safeguard(

@@ -14,7 +14,8 @@ from torch import Tensor
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm.agreement import check_agreement, texts_of_all_ranks
 from tttscale.comm.meeting import connecting, meet
-from tttscale.comm.neighbours import NeighbourTransport, lost
+from tttscale.comm.messages import lost
+from tttscale.comm.neighbours import NeighbourTransport
 from tttscale.scan.transport import SingleRank, Transport
 
 TIMEOUT = timedelta(minutes=30)
