@@ -67,8 +67,8 @@ def join_mpi(ranks: Ranks) -> Any:
     world = mpi.COMM_WORLD
     if world.size != ranks.world_size:
         raise LaunchError(
-            f"{_ASKED}: the job has {ranks.world_size} ranks, but {library} finds {world.size}. Start it with "
-            "this library's own mpirun, or name the library of the mpirun that you use in MPI4PY_LIBMPI: "
+            f"{_ASKED}: the job has {ranks.world_size} ranks, but {library} finds {world.size}. Start it "
+            "with the mpirun of this library, or name the library of your mpirun in MPI4PY_LIBMPI: "
             f"{_START} {_OTHERWISE}."
         )
     if world.rank != ranks.rank:
