@@ -144,7 +144,7 @@ def start(
                     timeout=TIMEOUT,
                 )
         check_agreement({**(agreed or {}), "the device": device.type})
-    if transport == "mpi":
+    if transport == "mpi" and sequence_size > 1:
         return _over_mpi(ranks, sequence_size)
     neighbours: Transport = SingleRank()
     if sequence_size > 1:
@@ -162,9 +162,6 @@ def start(
 def _over_mpi(ranks: Ranks, sequence_size: int) -> Mesh:
     """The mesh of ranks that have met, with carries over MPI."""
     world = mpi_world.join_mpi(ranks)
-    if sequence_size == 1:
-        single = SingleRank()
-        return Mesh(ranks.rank, ranks.world_size, 1, single, mpi_world.leave_mpi)
     first = ranks.rank // sequence_size * sequence_size
     peers = ((ranks.rank - first + step) % sequence_size + first for step in (-1, 1))
     farewells = Farewells(peers)
