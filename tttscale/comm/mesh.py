@@ -161,13 +161,16 @@ def start(
 
 def _over_mpi(ranks: Ranks, sequence_size: int) -> Mesh:
     """The mesh of ranks that have met, with carries over MPI."""
-    world = mpi_world.join_mpi(ranks)
     first = ranks.rank // sequence_size * sequence_size
     peers = ((ranks.rank - first + step) % sequence_size + first for step in (-1, 1))
     farewells = Farewells(peers)
-    carries = MPITransport.connect(
-        world, sequence_size, farewells=farewells, timeout_seconds=TIMEOUT.total_seconds()
-    )
+    with connecting(ranks):
+        carries = MPITransport.connect(
+            mpi_world.join_mpi(ranks),
+            sequence_size,
+            farewells=farewells,
+            timeout_seconds=TIMEOUT.total_seconds(),
+        )
 
     def leave_transport() -> None:
         farewells.leave()

@@ -2,7 +2,7 @@
 
 Every link has a communicator of its own for each direction, as it has a process group over torch.distributed
 (`tttscale.comm.neighbours`). MPI moves a message of some size only while somebody is inside one of its calls.
-So a thread looks after what is under way a few thousand times a second, and sleeps in between: a call that
+So a thread looks after what is under way about a thousand times a second, and sleeps in between: a call that
 blocks would keep a core busy that computes. A rank that waits for a message looks after all of them itself.
 """
 
@@ -31,13 +31,12 @@ from tttscale.model.ports import Carried, Part
 from tttscale.scan.carry_store import ALIGN_BYTES, views
 from tttscale.scan.schedule import CarryKey, Phase
 
-BACKGROUND_SECONDS = 0.0005
-"""Between two looks of the thread, while the rank computes."""
-_YIELD_SECONDS = 0.0001
-"""A rank that waits for so long has only offered its core to others until then; from there on it sleeps."""
-_LONGEST_SLEEP_SECONDS = 0.001
 _SLEEP_SHARE = 1 / 8
-"""A rank that waits sleeps this share of the time since something arrived."""
+"""Between two looks passes this share of the time since a message began or ended, within the bounds below."""
+_COMPUTING_SECONDS = (0.00025, 0.002)
+"""Shortest and longest sleep of the thread. A look takes some 20 us of a core that computes."""
+_WAITING_SECONDS = (0.00002, 0.00025)
+"""Of a rank that waits; it does not sleep for less than the shortest, but offers its core to others."""
 
 
 @dataclass
@@ -227,40 +226,47 @@ class _Progress:
         self._channels = channels
         self._one_at_a_time = threading.Lock()  # MPI allows one thread to look at a request
         self._work, self._stopped = threading.Event(), False
+        self._moved = time.perf_counter()
         self._thread = threading.Thread(target=self._run, name="mpi-progress", daemon=True)
         self._thread.start()
 
     def add(self, channel: _Channel, transfer: _Transfer) -> None:
         """Look after a message that was started."""
         channel.under_way.append(transfer)
+        self._moved = time.perf_counter()
         self._work.set()
 
     def until(self, transfer: _Transfer) -> Iterator[float]:
         """Move all messages until one has ended; yields the seconds waited, between looks."""
-        began = moved = time.perf_counter()
+        began, (shortest, longest) = time.perf_counter(), _WAITING_SECONDS
         while not transfer.done:
             if self._look():
-                moved = time.perf_counter()
                 continue
             now = time.perf_counter()
             yield now - began
-            if now - moved < _YIELD_SECONDS:
+            pause = (now - max(began, self._moved)) * _SLEEP_SHARE
+            if pause < shortest:
                 os.sched_yield()
             else:
-                time.sleep(min(_LONGEST_SLEEP_SECONDS, (now - moved) * _SLEEP_SHARE))
+                time.sleep(min(pause, longest))
 
     def _look(self) -> bool:
         with self._one_at_a_time:
-            return sum(channel.progress() for channel in self._channels) > 0
+            ended = sum(channel.progress() for channel in self._channels)
+        if ended:
+            self._moved = time.perf_counter()
+        return ended > 0
 
     def _run(self) -> None:
+        shortest, longest = _COMPUTING_SECONDS
         while not self._stopped:
             self._work.wait()
             self._look()
             self._work.clear()
             if any(channel.under_way for channel in self._channels):
                 self._work.set()  # as does whoever adds one meanwhile
-            time.sleep(BACKGROUND_SECONDS)
+            pause = (time.perf_counter() - self._moved) * _SLEEP_SHARE
+            time.sleep(min(max(pause, shortest), longest))
 
     def stop(self) -> None:
         """End the thread."""
