@@ -43,7 +43,7 @@ def key(boundary, phase=Phase.FORWARD):
 
 
 def arrived_without_a_call(transport):
-    """Rank 0 sends large messages to rank 1; both sleep. How many ended, of those that each started."""
+    """Rank 0 sends large messages to rank 1; both sleep. How many have ended."""
     if transport.rank == 0:
         for boundary in range(MESSAGES):
             transport.isend(key(boundary), 1, (torch.full((1 << 20,), float(boundary)),))
@@ -54,7 +54,7 @@ def arrived_without_a_call(transport):
     until = time.monotonic() + 20
     while not all(one.done for one in started) and time.monotonic() < until:
         time.sleep(0.05)  # no call of MPI by this thread
-    ended = sum(one.done for one in started)
+    ended = MESSAGES - sum(not one.done for one in started)
     if transport.rank == 0:
         transport.flush()
     else:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -225,8 +226,7 @@ class _Progress:
     def __init__(self, channels: Sequence[_Channel]) -> None:
         self._channels = channels
         self._one_at_a_time = threading.Lock()  # MPI allows one thread to look at a request
-        self._work, self._stopped = threading.Event(), False
-        self._moved = time.perf_counter()
+        self._stopped, self._moved = False, time.perf_counter()
         self._thread = threading.Thread(target=self._run, name="mpi-progress", daemon=True)
         self._thread.start()
 
@@ -234,7 +234,6 @@ class _Progress:
         """Look after a message that was started."""
         channel.under_way.append(transfer)
         self._moved = time.perf_counter()
-        self._work.set()
 
     def until(self, transfer: _Transfer) -> Iterator[float]:
         """Move all messages until one has ended; yields the seconds waited, between looks."""
@@ -253,6 +252,10 @@ class _Progress:
     def _look(self) -> bool:
         with self._one_at_a_time:
             ended = sum(channel.progress() for channel in self._channels)
+            if not any(channel.under_way for channel in self._channels):
+                # MPI may hold back what it has called sent: a call that moves it, and asks for nothing.
+                with suppress(RuntimeError):  # whoever waits hears of it
+                    self._channels[0].communicator.Iprobe()
         if ended:
             self._moved = time.perf_counter()
         return ended > 0
@@ -260,16 +263,11 @@ class _Progress:
     def _run(self) -> None:
         shortest, longest = _COMPUTING_SECONDS
         while not self._stopped:
-            self._work.wait()
             self._look()
-            self._work.clear()
-            if any(channel.under_way for channel in self._channels):
-                self._work.set()  # as does whoever adds one meanwhile
             pause = (time.perf_counter() - self._moved) * _SLEEP_SHARE
             time.sleep(min(max(pause, shortest), longest))
 
     def stop(self) -> None:
         """End the thread."""
         self._stopped = True
-        self._work.set()
         self._thread.join()
