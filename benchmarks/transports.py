@@ -97,15 +97,15 @@ def hidden(transport: Transport | None, size_kib: int, products: int) -> tuple[f
 
 def make_step(transport: Transport) -> Callable[[], tuple[float, float, float]]:
     """A step of a small model over two ranks: its seconds, what messages held up, and its own losses' sum."""
-    config = TTTConfig(
-        vocab_size=256,
-        hidden_size=512,
-        intermediate_size=1024,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        mini_batch_size=16,
-    )
-    model = TTTForCausalLM(config, seed=0)
+    sizes = {
+        "vocab_size": 256,
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "mini_batch_size": 16,
+    }
+    model = TTTForCausalLM(TTTConfig.model_validate(sizes), seed=0)
     sweeps = Sweeps(model, Layout("striped", 2048, 256, 2, 1), transport, keep=ActivationPolicy(1))
     text = np.random.default_rng(0).integers(0, 256, 2049, dtype=np.uint16)
     groups = [[Windows(ArraySplit([text]), 2048, 0, 16).window(0)]]
@@ -162,7 +162,15 @@ def work(rounds: int) -> None:
 def start(options: list[str], rounds: int) -> dict[str, Any]:
     """Both ranks; what rank 0 has found."""
     mpirun = Path(sys.executable).parent / "mpirun"
-    words = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "2", *options, sys.executable]
+    words: list[str | Path] = [
+        mpirun,
+        "--allow-run-as-root",
+        "--oversubscribe",
+        "-n",
+        "2",
+        *options,
+        sys.executable,
+    ]
     words += ["-m", "benchmarks.transports", "--work", "--rounds", str(rounds)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
