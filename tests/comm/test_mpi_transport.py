@@ -136,6 +136,20 @@ def test_without_mpi4py_it_is_one_line_with_the_remedy(name, variables):
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture
+def fake_mpi(variables, tmp_path):
+    """Makes a package mpi4py that nothing else sees."""
+    with variables.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] == "mpi4py"]:
+            patch.delitem(sys.modules, name)
+        (tmp_path / "mpi4py").mkdir()
+        (tmp_path / "mpi4py/__init__.py").write_text("def rc(**words): pass")
+        patch.syspath_prepend(tmp_path)
+        yield (tmp_path / "mpi4py/MPI.py").write_text
+        for name in [name for name in sys.modules if name.split(".")[0] == "mpi4py"]:
+            del sys.modules[name]
+
+
 FAKE = """
 THREAD_MULTIPLE = 3
 def Is_initialized(): return True
@@ -154,16 +168,18 @@ def Get_library_version(): return "Small MPI 1.0, of tests"
         (FAKE, "Small MPI 1.0 grants level 1 of 3"),
     ],
 )
-def test_a_library_that_does_not_do_is_one_line(module, said, variables, tmp_path):
-    (tmp_path / "mpi4py").mkdir()
-    (tmp_path / "mpi4py/__init__.py").write_text("def rc(**words): pass")
-    (tmp_path / "mpi4py/MPI.py").write_text(module)
-    for name in [name for name in sys.modules if name.split(".")[0] == "mpi4py"]:
-        variables.delitem(sys.modules, name)
-    variables.syspath_prepend(tmp_path)
+def test_a_library_that_does_not_do_is_one_line(module, said, fake_mpi):
+    fake_mpi(module)
     with pytest.raises(LaunchError) as caught:
         join_mpi(ALONE)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    for name in [name for name in sys.modules if name.split(".")[0] == "mpi4py"]:
-        variables.delitem(sys.modules, name)
+
+
+def test_mpich_in_a_job_of_open_mpi_is_refused_before_it_ends_the_process(fake_mpi, variables):
+    variables.setenv("OMPI_COMM_WORLD_RANK", "0")
+    fake_mpi(FAKE.replace("Small MPI 1.0, of tests", "MPICH Version:      5.0.2\\nof tests"))
+    with pytest.raises(
+        LaunchError, match="Open MPI has started .* loads MPICH Version: 5.0.2. Start"
+    ):
+        check_mpi_job(ALONE, CPU)

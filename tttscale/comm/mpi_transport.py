@@ -90,6 +90,7 @@ class MPITransport:
         size: int,
         channels: dict[tuple[int, int, Phase], _Channel],
         unit: Any,
+        truncated: int,
         lost: Callable[[int], Exception | None],
         timeout_seconds: float,
     ) -> None:
@@ -100,11 +101,13 @@ class MPITransport:
             size: of the sequence axis.
             channels: by (source, target, phase), for the links that this rank has.
             unit: MPI's datatype of ALIGN_BYTES bytes; counts of it fit into 31 bits up to 32 GiB.
+            truncated: MPI's error class of a message that is longer than its buffer.
             lost: what is known of the end of a sequence rank; None while it lives.
             timeout_seconds: for one message.
         """
         self.rank, self.size = rank, size
         self._channels, self._unit, self._lost = channels, unit, lost
+        self._truncated = truncated
         self._progress = _Progress(list(channels.values()))
         self._timeout_seconds = timeout_seconds
         self._sends: deque[_Transfer] = deque()
@@ -140,7 +143,7 @@ class MPITransport:
         def lost(peer: int) -> Exception | None:
             return farewells.lost(first + peer) if farewells else None
 
-        return cls(rank, size, channels, unit, lost, timeout_seconds)
+        return cls(rank, size, channels, unit, MPI.ERR_TRUNCATE, lost, timeout_seconds)
 
     def irecv(self, key: CarryKey, source: int, carried: Carried) -> "_MPIHandle":
         """Start a receive into a buffer of its own."""
@@ -195,7 +198,7 @@ class MPITransport:
 
     def _settle(self, transfer: _Transfer) -> None:
         key, peer, error = transfer.key, transfer.peer, transfer.error
-        if error is not None and "MPI_ERR_TRUNCATE" in str(error):
+        if error is not None and getattr(error, "error_class", None) == self._truncated:
             raise PeerError(
                 f"sequence rank {self.rank} expected {key} from rank {peer} ({len(transfer.buffer)} bytes) "
                 "and received a longer message; the ranks run different configurations or versions"

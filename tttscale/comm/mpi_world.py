@@ -19,6 +19,10 @@ _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 """Where Open MPI, MPICH and its relatives, and Slurm say which rank of MPI this process is."""
 
 
+_NOT_OF_OPEN_MPI = ("MPICH", "Intel")
+"""How other libraries' versions begin."""
+
+
 def check_mpi_job(ranks: Ranks, device: torch.device) -> None:
     """Find out what a process can know alone, before it waits for the others.
 
@@ -43,7 +47,12 @@ def check_mpi_job(ranks: Ranks, device: torch.device) -> None:
         )
     if os.environ[name] != str(ranks.rank):
         raise LaunchError(_other_rank(ranks, f"{name}={os.environ[name]}"))
-    _import_mpi()
+    library = _library(_import_mpi())
+    if name == "OMPI_COMM_WORLD_RANK" and library.startswith(_NOT_OF_OPEN_MPI):
+        # It would end the process from within.
+        raise LaunchError(
+            _other_library(f"Open MPI has started the job, but mpi4py loads {library}")
+        )
 
 
 def join_mpi(ranks: Ranks) -> Any:
@@ -58,7 +67,7 @@ def join_mpi(ranks: Ranks) -> Any:
     mpi = _import_mpi()
     if not mpi.Is_initialized():
         mpi.Init_thread(mpi.THREAD_MULTIPLE)
-    library = mpi.Get_library_version().split(",")[0].split("\n")[0].strip()
+    library = _library(mpi)
     if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
         raise LaunchError(
             f"{_ASKED} needs an MPI that threads may call (MPI_THREAD_MULTIPLE), and {library} grants level "
@@ -66,11 +75,8 @@ def join_mpi(ranks: Ranks) -> Any:
         )
     world = mpi.COMM_WORLD
     if world.size != ranks.world_size:
-        raise LaunchError(
-            f"{_ASKED}: the job has {ranks.world_size} ranks, but {library} finds {world.size}. Start it "
-            "with the mpirun of this library, or name the library of your mpirun in MPI4PY_LIBMPI: "
-            f"{_START} {_OTHERWISE}."
-        )
+        found = f"the job has {ranks.world_size} ranks, but {library} finds {world.size}"
+        raise LaunchError(_other_library(found))
     if world.rank != ranks.rank:
         raise LaunchError(_other_rank(ranks, f"{library}: rank {world.rank}"))
     return world
@@ -95,6 +101,19 @@ def _import_mpi() -> Any:
         mpi4py.rc(initialize=False, finalize=False)  # `join_mpi` and `leave_mpi` do
         from mpi4py import MPI
     return MPI
+
+
+def _library(mpi: Any) -> str:
+    """Name and version, such as "Open MPI v5.0.11"."""
+    first_line = mpi.Get_library_version().split("\n")[0]
+    return " ".join(first_line.split(",")[0].split())
+
+
+def _other_library(found: str) -> str:
+    return (
+        f"{_ASKED}: {found}. Start the job with the mpirun of this library, or name the library of your "
+        f"mpirun in MPI4PY_LIBMPI: {_START} {_OTHERWISE}."
+    )
 
 
 def _other_rank(ranks: Ranks, found: str) -> str:
