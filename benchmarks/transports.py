@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -178,75 +178,86 @@ def start(options: list[str], rounds: int) -> dict[str, Any]:
 
 def render(found: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """The page's sections."""
-    one_way_rows, hidden_rows, step_rows = [], [], []
+    tables: list[list[dict[str, str]]] = [[], [], []]
     for way, data in found.items():
-        for size in SIZES_KIB:
-            times = {
-                name: [t for s, n, ts in data["one_way"] if (s, n) == (size, name) for t in ts]
-                for name in ("gloo", "mpi")
-            }
-            middle = {name: statistics.median(ts) * 1e3 for name, ts in times.items()}
-            least = {name: min(ts) * 1e3 for name, ts in times.items()}
-            one_way_rows.append(
-                {
-                    "MPI over": way,
-                    "KiB": size,
-                    "gloo, ms": f"{middle['gloo']:.2f} ({least['gloo']:.2f})",
-                    "MPI, ms": f"{middle['mpi']:.2f} ({least['mpi']:.2f})",
-                    "gloo / MPI": f"{middle['gloo'] / middle['mpi']:.1f}x "
-                    f"({least['gloo'] / least['mpi']:.1f}x)",
-                }
-            )
-        for size in HIDDEN_KIB:
-            rows = {
-                name: [row[2:] for row in data["hidden"] if row[:2] == [size, name]]
-                for name in ("none", "gloo", "mpi")
-            }
-            whole = {n: statistics.median(r[0] for r in rs) * 1e3 for n, rs in rows.items()}
-            exposed = {n: statistics.median(r[1] for r in rs) * 1e3 for n, rs in rows.items()}
-            hidden_rows.append(
-                {
-                    "MPI over": way,
-                    "KiB": f"{MESSAGES} x {size} each way",
-                    "compute alone, ms": f"{whole['none']:.1f}",
-                    "with gloo": f"{whole['gloo']:.1f}, exposed {exposed['gloo']:.1f}",
-                    "with MPI": f"{whole['mpi']:.1f}, exposed {exposed['mpi']:.1f}",
-                    "whole, gloo / MPI": f"{whole['gloo'] / whole['mpi']:.2f}x",
-                }
-            )
-        rows = {n: [r[1:] for r in data["step"] if r[0] == n] for n in ("gloo", "mpi")}
-        whole = {n: statistics.median(r[0] for r in rs) for n, rs in rows.items()}
-        exposed = {n: statistics.median(r[1] for r in rs) for n, rs in rows.items()}
-        same = len({r[2] for rs in rows.values() for r in rs}) == 1
-        step_rows.append(
-            {
-                "MPI over": way,
-                "gloo": f"{whole['gloo']:.2f} s, exposed {exposed['gloo']:.2f} s",
-                "MPI": f"{whole['mpi']:.2f} s, exposed {exposed['mpi']:.2f} s",
-                "step, gloo / MPI": f"{whole['gloo'] / whole['mpi']:.2f}x",
-                "exposed, gloo / MPI": f"{exposed['gloo'] / exposed['mpi']:.2f}x",
-                "losses": "same bits" if same else "DIFFERENT",
-            }
-        )
+        for rows, table in zip((_one_way_rows, _hidden_rows, _step_rows), tables, strict=True):
+            table += [{"MPI over": way, **row} for row in rows(data)]
+    titles = ("One way", "Under compute", "A step")
+    texts = (_ONE_WAY, _HIDDEN, _STEP)
     return [
-        ("One way", _ONE_WAY + report.table(one_way_rows)),
-        ("Under compute", _HIDDEN + report.table(hidden_rows)),
-        ("A step", _STEP + report.table(step_rows)),
+        (title, text + report.table(table))
+        for title, text, table in zip(titles, texts, tables, strict=True)
     ]
+
+
+def _one_way_rows(data: dict[str, Any]) -> Iterator[dict[str, str]]:
+    for size in SIZES_KIB:
+        gloo, mpi = (
+            [seconds for row in data["one_way"] if row[:2] == [size, name] for seconds in row[2]]
+            for name in ("gloo", "mpi")
+        )
+        yield {
+            "KiB": str(size),
+            "gloo, ms": _milliseconds(gloo),
+            "MPI, ms": _milliseconds(mpi),
+            "gloo / MPI": _ratio(gloo, mpi),
+        }
+
+
+def _hidden_rows(data: dict[str, Any]) -> Iterator[dict[str, str]]:
+    for size in HIDDEN_KIB:
+        rows = {
+            name: [row[2:] for row in data["hidden"] if row[:2] == [size, name]]
+            for name in ("none", "gloo", "mpi")
+        }
+        whole, exposed = ({n: [r[i] for r in rs] for n, rs in rows.items()} for i in range(2))
+        yield {
+            "KiB": f"{MESSAGES} x {size} each way",
+            "no message, ms": _milliseconds(whole["none"]),
+            "gloo": _milliseconds(whole["gloo"]),
+            "exposed": _milliseconds(exposed["gloo"]),
+            "MPI": _milliseconds(whole["mpi"]),
+            "exposed ": _milliseconds(exposed["mpi"]),
+            "exposed, gloo / MPI": _ratio(exposed["gloo"], exposed["mpi"]),
+        }
+
+
+def _step_rows(data: dict[str, Any]) -> Iterator[dict[str, str]]:
+    gloo, mpi = ([row[1:] for row in data["step"] if row[0] == n] for n in ("gloo", "mpi"))
+    whole, exposed, losses = ([[row[i] for row in rows] for rows in (gloo, mpi)] for i in range(3))
+    yield {
+        "gloo, ms": _milliseconds(whole[0]),
+        "exposed": _milliseconds(exposed[0]),
+        "MPI, ms": _milliseconds(whole[1]),
+        "exposed ": _milliseconds(exposed[1]),
+        "step, gloo / MPI": _ratio(*whole),
+        "exposed, gloo / MPI": _ratio(*exposed),
+        "losses": "same bits" if len({*losses[0], *losses[1]}) == 1 else "DIFFERENT",
+    }
+
+
+def _milliseconds(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds) * 1e3:.2f} ({min(seconds) * 1e3:.2f})"
+
+
+def _ratio(gloo: list[float], mpi: list[float]) -> str:
+    middle = statistics.median(gloo) / statistics.median(mpi)
+    return f"{middle:.1f}x ({min(gloo) / min(mpi):.1f}x)"
 
 
 _ONE_WAY = (
     "From the start of a send to the end of the wait for it, with the copy into the message; the receiver "
-    "waits already and no rank computes. Medians, and in brackets the fastest. Above 1x: MPI is faster.\n\n"
+    "waits already and no rank computes. Here and below: medians, in brackets the fastest; above 1x MPI is "
+    "faster.\n\n"
 )
 _HIDDEN = (
-    "Both ranks send and receive, then compute matrix products on one thread each, then wait. Medians of "
-    "both ranks' means. *Exposed*: time in calls of the transport.\n\n"
+    "Both ranks send and receive, then compute matrix products on one thread each, then wait; means of both. "
+    "*Exposed*: time in calls of the transport.\n\n"
 )
 _STEP = (
     "Forward and backward of a model of width 512 (2 layers, 4 heads: a state of 258 KiB a layer, and its "
     "gradient), 2,048 tokens in 8 striped chunks. Exposed time holds what ranks wait for each other's "
-    "compute, which is the same for both.\n\n"
+    "compute: the least that was seen tells the transports apart best.\n\n"
 )
 
 

@@ -180,6 +180,6 @@ def test_mpich_in_a_job_of_open_mpi_is_refused_before_it_ends_the_process(fake_m
     variables.setenv("OMPI_COMM_WORLD_RANK", "0")
     fake_mpi(FAKE.replace("Small MPI 1.0, of tests", "MPICH Version:      5.0.2\\nof tests"))
     with pytest.raises(
-        LaunchError, match="Open MPI has started .* loads MPICH Version: 5.0.2. Start"
+        LaunchError, match=r"Open MPI has started .* loads MPICH Version: 5.0.2. Start"
     ):
         check_mpi_job(ALONE, CPU)
