@@ -214,10 +214,10 @@ def _hidden_rows(data: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield {
             "KiB": f"{MESSAGES} x {size} each way",
             "no message, ms": _milliseconds(whole["none"]),
-            "gloo": _milliseconds(whole["gloo"]),
-            "exposed": _milliseconds(exposed["gloo"]),
-            "MPI": _milliseconds(whole["mpi"]),
-            "exposed ": _milliseconds(exposed["mpi"]),
+            "gloo, ms": _milliseconds(whole["gloo"]),
+            "gloo exposed, ms": _milliseconds(exposed["gloo"]),
+            "MPI, ms": _milliseconds(whole["mpi"]),
+            "MPI exposed, ms": _milliseconds(exposed["mpi"]),
             "exposed, gloo / MPI": _ratio(exposed["gloo"], exposed["mpi"]),
         }
 
@@ -227,9 +227,9 @@ def _step_rows(data: dict[str, Any]) -> Iterator[dict[str, str]]:
     whole, exposed, losses = ([[row[i] for row in rows] for rows in (gloo, mpi)] for i in range(3))
     yield {
         "gloo, ms": _milliseconds(whole[0]),
-        "exposed": _milliseconds(exposed[0]),
+        "gloo exposed, ms": _milliseconds(exposed[0]),
         "MPI, ms": _milliseconds(whole[1]),
-        "exposed ": _milliseconds(exposed[1]),
+        "MPI exposed, ms": _milliseconds(exposed[1]),
         "step, gloo / MPI": _ratio(*whole),
         "exposed, gloo / MPI": _ratio(*exposed),
         "losses": "same bits" if len({*losses[0], *losses[1]}) == 1 else "DIFFERENT",
