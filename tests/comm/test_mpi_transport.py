@@ -47,6 +47,7 @@ def job(tmp_path_factory):
 
 def gloo_sums(ranks):
     transport = meshes.start(ranks, ranks.world_size, CPU).transport
+    assert "mpi4py" not in sys.modules  # nothing has asked for it
     return {name: array for case in CASES for name, array in own_sums(transport, case).items()}
 
 
