@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Under Open MPI or MPICH:  N=8 bash launch/mpirun.sh CONFIG [key=value ...]
-# MPI only starts the processes; carries travel over torch.distributed. CONFIG, the paths in it and host files are
+# MPI starts the processes; parallel.transport=mpi sends carries over it, too. CONFIG, the paths in it and host files are
 # relative to the folder that this is called from. More options for mpirun go into MPIRUN_ARGS. On several hosts,
 # where checkout and folder must have the same paths, the ranks have to know the first host and, as Open MPI hands
 # on no variable that is not named, OMP_NUM_THREADS:
