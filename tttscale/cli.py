@@ -20,6 +20,7 @@ from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
+from tttscale.launch.cli import app as launch_app
 from tttscale.observe.guard import is_left_behind, print_result, steady_streams
 from tttscale.scrub import scrubbed
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(launch_app, name="launch")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -60,12 +60,16 @@ def test_version(run):
 
 VERBS = ["train", "plot", "baseline"]
 DATA_VERBS = ["build", "info", "show", "tokenizer", "verify"]
+LAUNCH_VERBS = ["slurm"]
 BENCH_VERBS = ["build", "data", "kernels", "scan", "step"]
 
 
 @pytest.mark.parametrize(
     "verb",
-    [[v] for v in VERBS] + [["data", v] for v in DATA_VERBS] + [["bench", v] for v in BENCH_VERBS],
+    [[v] for v in VERBS]
+    + [["data", v] for v in DATA_VERBS]
+    + [["bench", v] for v in BENCH_VERBS]
+    + [["launch", v] for v in LAUNCH_VERBS],
     ids=" ".join,
 )
 def test_every_verb_has_help_with_an_example(run, verb):
