@@ -16,6 +16,10 @@ count="${SLURM_NTASKS:-2}"
 if [[ -n "${HOSTFILE:-}" ]]; then
   hosts_of "$HOSTFILE" 1
   count="$slot_count"
+  # Ranks fill the hosts in this order, so that rank 0 is on the first one.
+  first="${hosts%%:*}"
+  if [[ "$first" == localhost ]]; then first="$HOSTNAME"; fi
+  if ((host_count > 1)); then export MASTER_ADDR="${MASTER_ADDR:-$first}"; fi
   place=(-hosts "$hosts")
   if "$openmpi"; then place=(--host "$hosts"); fi
 fi

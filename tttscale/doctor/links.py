@@ -1,17 +1,12 @@
 """Latency and bandwidth of the links between neighbours, over the transport that carries would take."""
 
-import math
-import statistics
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
 from tttscale.comm.mesh import Mesh
-from tttscale.doctor.findings import Finding, warning
+from tttscale.doctor.link import Link
 from tttscale.model.ports import Carried, Part
-from tttscale.observe import human
 from tttscale.scan.carry_store import carried_bytes
 from tttscale.scan.schedule import CarryKey, Phase
 from tttscale.scan.transport import Transport
@@ -21,21 +16,6 @@ DEFAULT = Carried(((1 << 19,),), torch.float32)
 """2 MiB, where no configuration says what a carry is."""
 _SMALL_ROUNDS, _MOST_ROUNDS = 10, 8
 _ENOUGH_SECONDS = 1.0
-SLOW_SECONDS, SLOW_BYTES_PER_SECOND = 5e-3, 1e8
-_OUTLIER = 4
-
-
-class Link(NamedTuple):
-    """One direction between two neighbours."""
-
-    source: int
-    """World rank."""
-    target: int
-    bytes: int
-    """Of the larger message."""
-    latency_seconds: float
-    """One way, of a message of one number."""
-    bytes_per_second: float
 
 
 def measure(mesh: Mesh, carried: Carried, device: torch.device) -> Link | None:
@@ -68,41 +48,6 @@ def measure(mesh: Mesh, carried: Carried, device: torch.device) -> Link | None:
             _Probe(transport, (own - 1) % size, (own - 1) % size, device).follow(carried)
     transport.flush()
     return found
-
-
-def slow_links(links: list[Link], hosts: list[str]) -> Iterator[Finding]:
-    """Links that are slow, or much slower than the others of their kind.
-
-    Args:
-        links: of all ranks.
-        hosts: by rank.
-    """
-    for inside in (True, False):
-        kind = [link for link in links if (hosts[link.source] == hosts[link.target]) == inside]
-        usual = statistics.median(link.bytes_per_second for link in kind) if kind else math.nan
-        for link in kind:
-            outlier = len(kind) > 2 and link.bytes_per_second * _OUTLIER < usual
-            slow = (
-                link.latency_seconds > SLOW_SECONDS or link.bytes_per_second < SLOW_BYTES_PER_SECOND
-            )
-            if outlier or slow:
-                others = f"; the others of its kind {human(usual)}B/s" * outlier
-                yield warning(
-                    f"rank {link.source} -> {link.target} ({hosts[link.source]} -> {hosts[link.target]}): "
-                    f"{describe(link)}{others}",
-                    "Are cores shared by more ranks or programs than there are cores?"
-                    if inside
-                    else "Is this the fast network? GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME) names "
-                    "another interface",
-                )
-
-
-def describe(link: Link) -> str:
-    """Write what was measured."""
-    return (
-        f"{1e3 * link.latency_seconds:.3g} ms, {human(link.bytes_per_second)}B/s "
-        f"at {human(link.bytes, 1024)}B"
-    )
 
 
 def _turn(edge: int, size: int) -> int:

@@ -110,7 +110,7 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
     from tttscale.comm.clock import clock_offsets
     from tttscale.comm.collective import on_all_ranks
     from tttscale.comm.mesh import start
-    from tttscale.doctor import job, links
+    from tttscale.doctor import job, link, links
 
     device = _device(config, ranks)
     sequence, doubt = _sequence(config, ranks)
@@ -125,8 +125,8 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
     deadline.stage = "the exchange of what each rank found"
     rows = cast(list[dict[str, Any]], on_all_ranks(mesh, lambda: facts, LaunchError))
     deadline.stage = "the links between neighbours"
-    link = links.measure(mesh, _carried(config), device)
-    measured = on_all_ranks(mesh, lambda: link, LaunchError)
+    found = links.measure(mesh, _carried(config), device)
+    measured = on_all_ranks(mesh, lambda: found, LaunchError)
     deadline.stage = "the clocks"
     offsets = clock_offsets(mesh)
     mesh.gather([0.0])  # none leaves while another still measures
@@ -134,7 +134,7 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
     if ranks.rank:
         return
     report.places = [job.Place(*row["place"]) for row in rows]
-    report.links = [links.Link(*found) for found in measured if found is not None]
+    report.links = [link.Link(*found) for found in measured if found is not None]
     report.clock_offsets_seconds = offsets
     hosts = [place.host for place in report.places]
     report.findings = [
@@ -149,7 +149,7 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
             *([doubt] if doubt is not None else []),
             *job.differences([row["versions"] for row in rows]),
             *job.clocks(offsets, hosts),
-            *links.slow_links(report.links, hosts),
+            *link.slow_links(report.links, hosts),
         )
     ]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tttscale.doctor.findings import Finding, Level
 from tttscale.doctor.job import Place, table
-from tttscale.doctor.links import Link, describe
+from tttscale.doctor.link import Link, describe
 from tttscale.scrub import scrubbed
 
 _WIDTH = max(map(len, Level))
