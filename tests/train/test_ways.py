@@ -74,11 +74,22 @@ def test_how_many_chunks_are_kept_is_said_where_it_was_found_out():
     config = small_config()
     policy = ActivationPolicy("auto", lambda: 0)
     assert kept(config, policy, 6) is None  # nothing is known before the first step
-    policy.measured(3 << 20)
+    policy.measured(range(2), 3 << 20, 2)
     assert "auto: 1 of 6 chunks" in kept(config, policy, 6)
     assert "3.00MiB each" in kept(config, policy, 6)
     assert "5 are computed twice" in kept(config, policy, 6)
     policy = ActivationPolicy("auto", lambda: 1 << 40)
-    policy.measured(3 << 20)
+    policy.measured(range(2), 3 << 20, 2)
     assert "auto: 6 of 6 chunks" in kept(config, policy, 6)
     assert kept(config, ActivationPolicy(2), 6) is None
+
+
+def test_every_kind_of_layer_has_its_line():
+    config = shaped(64, 16)
+    model = config.model.model_copy(
+        update={"pattern": ("ttt-mlp", "tests.mixers.gated_delta:GatedDelta", "ttt-mlp")}
+    )
+    lines = ways(config.model_copy(update={"model": model}), torch.device("cpu"), False, 1)
+    assert lines[0].startswith("scan: torch on cpu (mlp, head dim 64")
+    assert lines[1] == "tests.mixers.gated_delta:GatedDelta: as it is written, in torch"
+    assert lines[2].startswith("operators between products")

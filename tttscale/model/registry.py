@@ -49,8 +49,17 @@ def mixer(name: str) -> Callable[[AnyMixer], AnyMixer]:
 
 def names_of(config: TTTConfig) -> list[str]:
     """The name of each layer's mixer, first to last."""
-    pattern = config.pattern or (f"ttt-{config.ttt_layer_type}",)
+    pattern = _pattern(config)
     return [pattern[i % len(pattern)] for i in range(config.num_hidden_layers)]
+
+
+def kinds_of(config: TTTConfig) -> list[str]:
+    """The names that a model's layers have, each once; as short as the pattern, however many layers."""
+    return list(dict.fromkeys(_pattern(config)[: config.num_hidden_layers]))
+
+
+def _pattern(config: TTTConfig) -> tuple[str, ...]:
+    return config.pattern or (f"ttt-{config.ttt_layer_type}",)
 
 
 def name_of(cls: "type[Mixer]") -> str:
@@ -134,21 +143,21 @@ def check_pattern(config: TTTConfig, *, may_import: bool = True) -> None:
         except ValueError as error:
             raise ValueError(f"model.pattern[{i}] = {name!r} {error}") from None
         options_of(config, name, cls)
-    if unused := config.options.keys() - set(names_of(config)):
+    if unused := config.options.keys() - set(kinds_of(config)):
         raise ValueError(
             f"model.options.{min(unused)} is for a layer that model.pattern does not name; "
             "leave it out, or name the layer there"
         )
     if not config.pattern and config.options:
-        check_pattern(config.model_copy(update={"pattern": tuple(names_of(config)[:1])}))
+        check_pattern(config.model_copy(update={"pattern": tuple(kinds_of(config))}))
 
 
 def alignments(config: TTTConfig) -> dict[str, int]:
     """Multiples of tokens at which chunks and documents may begin, for each kind of layer."""
     if not config.pattern:
-        return {names_of(config)[0]: config.mini_batch_size}
+        return {kinds_of(config)[0]: config.mini_batch_size}
     found = {}
-    for name in dict.fromkeys(names_of(config)):
+    for name in kinds_of(config):
         cls = mixer_class(name)
         found[name] = cls.alignment(config, options_of(config, name, cls))
     return found

@@ -1,9 +1,13 @@
 """How a run computes, said at its start: a slower way is never taken silently."""
 
+from collections.abc import Iterator
+
 import torch
 
 from tttscale.config import Config
+from tttscale.kernels.learners import LEARNERS
 from tttscale.kernels.scan import choose_backend
+from tttscale.model.registry import kinds_of
 from tttscale.observe import human
 from tttscale.scan.keep_policy import ActivationPolicy
 
@@ -17,20 +21,29 @@ def ways(config: Config, device: torch.device, compiles: bool, world_size: int) 
         compiles: whether operators are compiled by torch.compile.
         world_size: ranks of the job.
     """
-    lines = [_scan(config, device), _operators(config, device, compiles)]
+    lines = [*_layers(config, device), _operators(config, device, compiles)]
     if world_size > 1:
         library = "gloo, as ranks compute on CPUs" if device.type == "cpu" else "NCCL"
         lines.append(f"messages: over {library}")
     return lines
 
 
-def _scan(config: Config, device: torch.device) -> str:
+def _layers(config: Config, device: torch.device) -> Iterator[str]:
+    for name in kinds_of(config.architecture()):
+        kind = name.removeprefix("ttt-")
+        if kind in LEARNERS:
+            yield _scan(config, device, kind)
+        else:
+            yield f"{name}: as it is written, in torch"
+
+
+def _scan(config: Config, device: torch.device, kind: str) -> str:
     shape = config.architecture()
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    kind, dim = shape.ttt_layer_type, shape.head_dim
+    dim = shape.head_dim
     taken = choose_backend("auto", kind, device, dim, shape.mini_batch_size, dtype)
     what = (
-        f"{shape.ttt_layer_type}, head dim {shape.head_dim}, mini-batches of {shape.mini_batch_size}, "
+        f"{kind}, head dim {shape.head_dim}, mini-batches of {shape.mini_batch_size}, "
         f"{config.train.precision}"
     )
     if taken.missing is None:
