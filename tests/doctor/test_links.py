@@ -16,6 +16,7 @@ def look(ranks):
     link, offsets = measure(mesh, CARRIED, torch.device("cpu")), clock_offsets(mesh)
     mesh.gather([0.0])
     mesh.close()
+    assert link is not None
     return tuple(link), offsets
 
 

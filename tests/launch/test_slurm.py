@@ -166,6 +166,13 @@ def test_what_does_not_fit_is_refused_before_the_queue(run, here, words, says):
     assert not (here / "asked").exists()
 
 
+def test_a_store_that_is_here_and_does_not_fit_is_refused(run, here):
+    (here / "stores/text").mkdir(parents=True)
+    code, out, err = run("c.yaml", "--nodes", "2", "--dry-run")
+    assert (code, out) == (65, "")
+    assert "data.store = stores/text" in err
+
+
 def test_a_run_of_this_name_is_refused(run, here):
     (here / "runs/quick").mkdir(parents=True)
     (here / "runs/quick/metrics.jsonl").write_text('{"step": 1}\n{"step": 20}\n')

@@ -8,6 +8,7 @@ from tttscale.cluster.slurm import SlurmJob, render, submit
 from tttscale.config import Config, check_world, load_config
 from tttscale.errors import ConfigError, DataError
 from tttscale.files import write_text
+from tttscale.location import Location
 from tttscale.scrub import scrubbed
 from tttscale.train.run_folder import check_folder, run_folder
 
@@ -54,6 +55,7 @@ def prepare(
     Raises:
         ConfigError: the configuration does not load or fit the job; the run's folder has another run.
         CheckpointError: the run's checkpoints are lost.
+        DataError: the stores are on this host, and do not fit the run.
     """
     _refuse_credentials([str(path), *overrides])
     config = load_config(path, overrides)
@@ -134,13 +136,20 @@ def _check_devices(config: Config, ranks: int, gpus: int) -> None:
 
 
 def _notices(config: Config) -> list[str]:
-    """What need not be wrong: the nodes may have what this host lacks."""
+    """What need not be wrong: the nodes may have what this host lacks.
+
+    Raises:
+        DataError: the stores are here, and do not fit the run.
+    """
     from tttscale.data.windows.mixture import open_mixture
 
-    notices = []
+    notices, stores = [], [component.store for component in config.data.components]
+    here = all(not Location(store).is_remote and Path(store).exists() for store in stores)
     try:
         open_mixture(config)
     except DataError as error:
+        if here:
+            raise
         notices.append(f"from this host the data cannot be read, the nodes must have it: {error}")
     if config.checkpoint.every == 0:
         notices.append(
