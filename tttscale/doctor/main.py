@@ -15,6 +15,7 @@ from tttscale.doctor.deadline import Deadline
 from tttscale.doctor.findings import Check, Finding, Level, problem, run_check
 from tttscale.doctor.report import Report
 from tttscale.errors import ConfigError, LaunchError, PeerError, TTTScaleError
+from tttscale.packages import one_line
 from tttscale.scrub import scrubbed
 
 _HEAD_DIM, _MINI_BATCH = 64, 16
@@ -98,12 +99,16 @@ def _together(config: Config | None, ranks: Ranks, report: Report, deadline: Dea
     """Meet the other ranks and look at the job; what fails is a finding."""
     try:
         _look_at_job(config, ranks, report, deadline)
-    except (TTTScaleError, ImportError) as error:
+    except Exception as error:  # a library that is broken here raises what it likes
+        said = str(error) if isinstance(error, TTTScaleError) else one_line(error)
         if ranks.rank:
-            print(scrubbed(f"[rank {ranks.rank}] {error}"), file=sys.stderr, flush=True)
+            print(scrubbed(f"[rank {ranks.rank}] {said}"), file=sys.stderr, flush=True)
+            # Not with a code, for which a launcher would end rank 0 before it has shown its report.
+            if (mesh := sys.modules.get("tttscale.comm.mesh")) is not None:
+                mesh.leave(0)
         where = {LaunchError: "meet", PeerError: "stay together"}.get(type(error), "be compared")
         remedy = f"The ranks could not {where}; the message says what to change"
-        report.findings.append(("", problem(str(error), remedy)))
+        report.findings.append(("", problem(said, remedy)))
 
 
 def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: Deadline) -> None:
@@ -112,27 +117,25 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
     from tttscale.comm.mesh import start
     from tttscale.doctor import job, link, links
 
-    device = _device(config, ranks)
+    device, carried = _device(config, ranks), _carried(config)
     sequence, doubt = _sequence(config, ranks)
     deadline.stage = "the meeting of all ranks"
-    mesh = start(ranks, sequence, device)
-    own = [[f.level, f.what, f.remedy] for _, f in report.findings]
+    agreed = {"parallel.sequence": str(sequence), "the shapes of a carry": str(carried.shapes)}
+    mesh = start(ranks, sequence, device, agreed)
     facts: dict[str, Any] = {
         "place": job.place(ranks, str(device)),
         "versions": software.versions(),
-        "findings": own,
+        "findings": [[f.level, f.what, f.remedy] for _, f in report.findings],
     }
     deadline.stage = "the exchange of what each rank found"
     rows = cast(list[dict[str, Any]], on_all_ranks(mesh, lambda: facts, LaunchError))
     deadline.stage = "the links between neighbours"
-    found = links.measure(mesh, _carried(config), device)
-    measured = on_all_ranks(mesh, lambda: found, LaunchError)
+    own = links.measure(mesh, carried, device)
+    measured = on_all_ranks(mesh, lambda: own, LaunchError)
     deadline.stage = "the clocks"
     offsets = clock_offsets(mesh)
     mesh.gather([0.0])  # none leaves while another still measures
     mesh.close()
-    if ranks.rank:
-        return
     report.places = [job.Place(*row["place"]) for row in rows]
     report.links = [link.Link(*found) for found in measured if found is not None]
     report.clock_offsets_seconds = offsets
@@ -142,16 +145,15 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
         for host, row in zip(hosts, rows, strict=True)
         for level, what, remedy in row["findings"]
     ]
-    report.findings += [
-        ("", found)
-        for found in (
+    if ranks.rank == 0:
+        of_job = (
             *job.launch(ranks, report.places),
             *([doubt] if doubt is not None else []),
             *job.differences([row["versions"] for row in rows]),
             *job.clocks(offsets, hosts),
             *link.slow_links(report.links, hosts),
         )
-    ]
+        report.findings += [("", found) for found in of_job]
 
 
 def _sequence(config: Config | None, ranks: Ranks) -> tuple[int, Finding | None]:
