@@ -13,7 +13,7 @@ from tttscale.data import open_store
 LAUNCH = Path(__file__).parents[2] / "launch"
 GPU = LAUNCH.parent / "benchmarks/gpu"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-TOOLS = ("bash", "sh", "cat", "dirname", "env", "readlink", "seq", "touch")
+TOOLS = ("bash", "sh", "cat", "dirname", "env", "readlink", "rm", "seq", "touch")
 """What the scripts need of the system, which may have an MPI of its own."""
 
 
@@ -305,7 +305,11 @@ def test_slurm_starts_the_python_of_the_folder_of_submission(checkout):
     checkout.stub("scontrol", "seq -f node%.0f 0 30000")  # more than a pipe holds
     noted = 'pwd; echo "$0"; printf "%s\\n" "$@"; echo "from $MASTER_ADDR"'
     checkout.stub("srun", f"{{ {noted}; }} > {checkout.log}")
-    job = {"SLURM_JOB_NODELIST": "node[0-30000]", "PATH": f"{checkout.bin}:{checkout.tools}"}
+    job = {
+        "SLURM_JOB_NODELIST": "node[0-30000]",
+        "SLURM_JOB_ID": "7",
+        "PATH": f"{checkout.bin}:{checkout.tools}",
+    }
     checkout.call("slurm.sbatch", "c.yaml", SLURM_SUBMIT_DIR=str(checkout.root), **job)
     words = [".venv/bin/python", "-m", "tttscale", "train", "c.yaml"]
     assert checkout.noted[0] == str(checkout.root)

@@ -1,14 +1,14 @@
 """`tttscale launch slurm`: the file that it writes, what it refuses, and what sbatch is asked."""
 
 import re
-import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tttscale import cli
-from tttscale.cluster.slurm import SlurmJob, limit_seconds, render
+from tttscale.cluster.slurm import SAVED_IS_NO_FAILURE, SlurmJob, limit_seconds, render
 from tttscale.errors import ConfigError
 
 RUN = """\
@@ -19,7 +19,6 @@ parallel: {sequence: 4}
 train: {steps: 10}
 checkpoint: {every: 5}
 """
-JOB = {"nodes": 2, "ranks_per_node": 4, "command": ("python", "-m", "tttscale", "train", "c.yaml")}
 
 
 @pytest.fixture
@@ -86,20 +85,27 @@ def test_the_file_says_what_was_asked(run, here):
     assert not (here / "runs").exists()
 
 
-def test_the_file_runs_on_every_rank_what_was_asked(run, here):
+STUBS = {
+    "scontrol": "printf 'node7\\nnode8\\n'",
+    "srun": 'shift; "$@"',  # one rank
+    "rank": "exit $CODE",
+}
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+def test_the_file_runs_on_every_rank_what_was_asked(requeue, here):
     """By bash itself, with stubs of Slurm's commands; a job that has saved is queued again."""
     override = "data.store=it's $(touch planted)/`x`"
-    _, text, _ = run("c.yaml", override, "--nodes", "2", "--dry-run")
-    (here / "job").write_text(text)
-    subprocess.run(["/bin/bash", "-n", "job"], check=True)
-    for name, last in (("scontrol", "printf 'node7\\nnode8\\n'"), ("srun", "exit $CODE")):
+    command = (str(here / "bin/rank"), "train", override)
+    job = SlurmJob("quick", 2, 1, command, folder=here, logs=here / "logs", requeue=requeue)
+    (here / "logs").mkdir()
+    (here / "job").write_text(render(job))
+    for name, last in STUBS.items():
         lines = ["#!/bin/sh", f'echo "{name} $MASTER_ADDR" "$@" >> {here}/log', last]
         (here / "bin" / name).write_text("\n".join(lines))
         (here / "bin" / name).chmod(0o755)
-    words = [sys.executable, "-m", "tttscale", "train", "c.yaml", override]
-    shown = "scontrol  show hostnames node[7-8]"
-    started = "srun node7 --kill-on-bad-exit=1 " + " ".join(words)
-    for code, queued in ((0, []), (75, ["scontrol node7 requeue 9"]), (71, [])):
+    again = ["scontrol node7 requeue 9"] * requeue
+    for code, queued in ((0, []), (75, again), (71, [])):
         (here / "log").write_text("")
         environment = {"PATH": f"{here}/bin:/usr/bin:/bin", "CODE": str(code)}
         environment |= {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "9"}
@@ -107,8 +113,33 @@ def test_the_file_runs_on_every_rank_what_was_asked(run, here):
             ["/bin/bash", str(here / "job")], cwd="/", env=environment, check=False
         )
         assert done.returncode == code
-        assert (here / "log").read_text().splitlines() == [shown, started, *queued]
+        hosts, started, rank, *after = (here / "log").read_text().splitlines()
+        assert hosts == "scontrol  show hostnames node[7-8]"
+        assert started.startswith("srun node7 --kill-on-bad-exit=1 bash -c ")
+        assert rank == f"rank node7 train {override}"
+        assert after == queued
+        assert list((here / "logs").iterdir()) == []
     assert not (here / "planted").exists()
+
+
+def test_a_signal_for_a_rank_does_not_end_its_shell(here):
+    """Slurm sends it to all processes of a rank; the rank itself saves, and the job has not failed."""
+    shell = SAVED_IS_NO_FAILURE.split("'")[1]
+    rank = "import os, signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\n"
+    rank += "os.killpg(0, signal.SIGUSR1); signal.pause()"
+    done = subprocess.run(
+        ["/bin/bash", "-c", shell, str(here / "saved"), sys.executable, "-c", rank],
+        env={"PATH": "/usr/bin:/bin"},
+        start_new_session=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert (here / "saved").exists()
+
+
+def test_the_script_by_hand_does_the_same():
+    text = (Path(__file__).parents[2] / "launch/slurm.sbatch").read_text()
+    assert SAVED_IS_NO_FAILURE in text
 
 
 def test_a_job_is_submitted(run, here):
@@ -121,6 +152,9 @@ def test_a_job_is_submitted(run, here):
     assert f"{here}/runs/quick/slurm/4711.log" in out
     asked = directives(file.read_text())
     assert "gpus-per-node" not in asked
+    shown = [sys.executable, "-m", "tttscale", "train", "c.yaml"]
+    assert file.read_text().count(" ".join(shown) + "\n") == 1
+    subprocess.run(["/bin/bash", "-n", file], check=True)
     assert (asked["ntasks-per-node"], asked["cpus-per-task"]) == ("2", "1")
 
 
@@ -193,9 +227,3 @@ def test_times_of_slurm(time, seconds):
 def test_what_is_no_time_of_slurm(time):
     with pytest.raises(ConfigError):
         limit_seconds(time)
-
-
-def test_a_job_that_is_not_to_start_again(tmp_path):
-    text = render(SlurmJob("quick", **JOB, folder=tmp_path, logs=tmp_path, requeue=False))
-    assert "no-requeue" in directives(text)
-    assert text.splitlines()[-1] == "srun --kill-on-bad-exit=1 " + shlex.join(JOB["command"])

@@ -20,6 +20,11 @@ _TIMES = (
     r"(?P<d>\d{1,9})-(?P<h>\d{1,2})(:(?P<m>\d\d)(:(?P<s>\d\d))?)?",
 )
 _UNIT_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+SAVED_IS_NO_FAILURE = """\
+# A rank that has saved when it was told to ends with 75. That must not end the others, which still save.
+each='trap "" USR1; trap : TERM INT; "$@" || { code=$?; [[ $code == 75 ]] || exit $code; touch "$0"; }'
+"""
+"""As in launch/slurm.sbatch. Slurm signals the shell of a rank, too, which has to outlive it."""
 _OURS = {
     *(
         "job-name",
@@ -190,24 +195,23 @@ def _directives(job: SlurmJob) -> list[str]:
 
 
 def _body(job: SlurmJob) -> list[str]:
-    srun = "srun --kill-on-bad-exit=1 " + shlex.join(job.command)
-    lines = [
+    queue_again = 'scontrol requeue "$SLURM_JOB_ID" || ' if job.requeue else ""
+    return [
         "set -euo pipefail",
         f"cd {shlex.quote(str(job.folder))}",
         'hosts="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"',
         "# MASTER_PORT is left to tttscale, which derives it from the job: two jobs may share a host.",
         "export MASTER_ADDR=\"${hosts%%$'\\n'*}\"",
         'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
-    ]
-    if not job.requeue:
-        return [*lines, srun]
-    return [
-        *lines,
-        "code=0",
-        f"{srun} || code=$?",
-        "# 75: told to save before the time limit (--signal above), the run has saved and is not finished.",
-        'if ((code == 75)); then scontrol requeue "$SLURM_JOB_ID"; fi',
-        'exit "$code"',
+        f'saved="{job.logs}/$SLURM_JOB_ID.saved"',
+        'rm -f "$saved"',
+        *SAVED_IS_NO_FAILURE.splitlines(),
+        f'srun --kill-on-bad-exit=1 bash -c "$each" "$saved" {shlex.join(job.command)}',
+        'if [[ -e "$saved" ]]; then',
+        '  rm -f "$saved"',
+        f'  {queue_again}echo "saved before the time limit; submitted again, this file resumes"',
+        "  exit 75",
+        "fi",
     ]
 
 
