@@ -9,6 +9,8 @@ from tttscale.doctor.findings import Finding, warning
 from tttscale.observe import human
 
 SLOW_SECONDS, SLOW_BYTES_PER_SECOND = 5e-3, 1e8
+LARGE_BYTES = 1 << 20
+"""From this size on a rate says more than a latency."""
 _OUTLIER = 4
 
 
@@ -23,6 +25,7 @@ class Link(NamedTuple):
     latency_seconds: float
     """One way, of a message of one number."""
     bytes_per_second: float
+    """At this size, so of a small message mostly its latency."""
 
 
 def slow_links(links: list[Link], hosts: list[str]) -> Iterator[Finding]:
@@ -37,8 +40,9 @@ def slow_links(links: list[Link], hosts: list[str]) -> Iterator[Finding]:
         usual = statistics.median(link.bytes_per_second for link in kind) if kind else math.nan
         for link in kind:
             outlier = len(kind) > 2 and link.bytes_per_second * _OUTLIER < usual
-            slow = (
-                link.latency_seconds > SLOW_SECONDS or link.bytes_per_second < SLOW_BYTES_PER_SECOND
+            large = link.bytes >= LARGE_BYTES
+            slow = link.latency_seconds > SLOW_SECONDS or (
+                large and link.bytes_per_second < SLOW_BYTES_PER_SECOND
             )
             if outlier or slow:
                 others = f"; the others of its kind {human(usual)}B/s" * outlier

@@ -40,10 +40,8 @@ def measure(mesh: Mesh, carried: Carried, device: torch.device) -> Link | None:
         if _turn(own, size) == turn:
             probe = _Probe(transport, (own + 1) % size, own, device)
             latency, seconds = probe.lead(carried)
-            first = mesh.rank - own
-            amount = carried_bytes(carried)
-            rate = amount / max(seconds - latency, 1e-9)
-            found = Link(mesh.rank, first + (own + 1) % size, amount, latency, rate)
+            target, amount = mesh.rank - own + (own + 1) % size, carried_bytes(carried)
+            found = Link(mesh.rank, target, amount, latency, amount / seconds)
         elif _turn((own - 1) % size, size) == turn:
             _Probe(transport, (own - 1) % size, (own - 1) % size, device).follow(carried)
     transport.flush()
@@ -75,7 +73,8 @@ class _Probe:
         rounds = min(_MOST_ROUNDS, int(_ENOUGH_SECONDS / max(first, 1e-9)))
         self._round(self._filled(SMALL, float(rounds)))
         trips = [self._round(large) for _ in range(rounds)] or [first]
-        return latency, min(trips) - latency  # the way back is a message of one number
+        # The way back is a message of one number; on a busy host it may take longer than both did.
+        return latency, max(min(trips) - latency, latency)
 
     def follow(self, carried: Carried) -> None:
         """Answer what `lead` sends."""
