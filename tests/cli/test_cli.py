@@ -61,7 +61,7 @@ def test_version(run):
 VERBS = ["train", "plot", "baseline", "doctor"]
 DATA_VERBS = ["build", "info", "show", "tokenizer", "verify"]
 LAUNCH_VERBS = ["slurm"]
-BENCH_VERBS = ["build", "data", "kernels", "scan", "step"]
+BENCH_VERBS = ["build", "data", "scan", "step"]
 
 
 @pytest.mark.parametrize(
