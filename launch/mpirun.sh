@@ -1,19 +1,28 @@
 #!/usr/bin/env bash
-# Under Open MPI or MPICH:  N=8 bash launch/mpirun.sh CONFIG [key=value ...]
-# MPI starts the processes; parallel.transport=mpi sends carries over it, too. CONFIG, the paths in it and host files are
-# relative to the folder that this is called from. More options for mpirun go into MPIRUN_ARGS. On several hosts,
-# where checkout and folder must have the same paths, the ranks have to know the first host and, as Open MPI hands
-# on no variable that is not named, OMP_NUM_THREADS:
-#   Open MPI: N=16 MPIRUN_ARGS="--hostfile hosts -x MASTER_ADDR=$(hostname) -x OMP_NUM_THREADS" bash launch/mpirun.sh CONFIG ...
-#   MPICH:    N=16 MPIRUN_ARGS="-f hosts -genv MASTER_ADDR $(hostname)" bash launch/mpirun.sh CONFIG ...
+# Under Open MPI or MPICH:  N=8 bash launch/mpirun.sh CONFIG [key=value ...] [-- options of mpirun]
+# Several hosts: HOSTFILE=hosts bash launch/mpirun.sh CONFIG ...   (lines of "host slots=8"; N: their sum, or fewer)
+# In a Slurm allocation (sbatch, salloc) mpirun takes hosts and their number from Slurm.
+# MPI starts the processes; parallel.transport=mpi sends carries over it, too. Options may also stand in MPIRUN_ARGS, cut at
+# spaces. The first mpirun on the PATH is taken, the one in .venv last; MPIRUN names another. Variables such as
+# MASTER_ADDR, OMP_NUM_THREADS, NCCL_*, WANDB_* and PYTHON* are handed on to the other hosts, where checkout and folder
+# must have the same paths. CONFIG, the paths in it and HOSTFILE are relative to the folder that this is called from.
+# VERB=doctor looks at the job instead of training.
 set -euo pipefail
-root="$(cd "$(dirname "$0")/.." && pwd)"
-# The checkout's own environment, where there is one.
-if [[ -d "$root/.venv/bin" ]]; then export PATH="$root/.venv/bin:$PATH"; fi
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# By its whole path: the PATH of other hosts is another one.
-python="$(command -v python)" || {
-  echo "no python on the PATH: run bash launch/install.sh, or activate the environment that holds tttscale" >&2
-  exit 1
-}
-exec mpirun -n "${N:-2}" ${MPIRUN_ARGS:-} "$python" -m tttscale train "$@"
+source "$(dirname "$0")/head.sh"
+split "${MPIRUN_ARGS:-}" "$@"
+choose_mpirun
+place=()
+count="${SLURM_NTASKS:-2}"
+if [[ -n "${HOSTFILE:-}" ]]; then
+  hosts_of "$HOSTFILE" 1
+  count="$slot_count"
+  # Ranks fill the hosts in this order, so that rank 0 is on the first one.
+  first="${hosts%%:*}"
+  if [[ "$first" == localhost ]]; then first="$HOSTNAME"; fi
+  if ((host_count > 1)); then export MASTER_ADDR="${MASTER_ADDR:-$first}"; fi
+  place=(-hosts "$hosts")
+  if "$openmpi"; then place=(--host "$hosts"); fi
+fi
+hand_on
+exec "$mpirun" -n "${N:-$count}" ${handed[@]+"${handed[@]}"} ${place[@]+"${place[@]}"} ${options[@]+"${options[@]}"} \
+  "$python" -m tttscale "${VERB:-train}" ${words[@]+"${words[@]}"}

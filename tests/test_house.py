@@ -13,7 +13,7 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "bench", "check_mixer"},
+    {"train", "evaluate", "bench", "check_mixer", "launch", "doctor"},
     {"comm"},
     {"scan"},
     {"model", "data", "config"},
@@ -28,6 +28,8 @@ SIDEWAYS = {
     ("data", "config"),
     ("evaluate", "train"),
     ("bench", "train"),
+    ("launch", "train"),
+    ("doctor", "train"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
 NAMES_ONLY = {("model", "check_mixer")}

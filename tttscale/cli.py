@@ -20,6 +20,7 @@ from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError
+from tttscale.launch.cli import app as launch_app
 from tttscale.observe.guard import is_left_behind, print_result, steady_streams
 from tttscale.scrub import scrubbed
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(launch_app, name="launch")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -166,6 +168,51 @@ def baseline(
     from tttscale.evaluate.bigram import compare
 
     print_result(compare(run_dir, overrides or []).render())
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Argument(parser=path_argument, help="The run's YAML file; default: no run's."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.device=cpu.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="After which it ends with what it has found.")
+    ] = 58,
+) -> None:
+    """Look for what is wrong with this machine or, under a launcher, with the job.
+
+    Every line is ok, a warning or a problem with its remedy. Under torchrun, deepspeed, mpirun or srun it
+    shows where the ranks are and whether their versions agree, and measures the links between neighbours.
+
+    Exit codes: 0 no problem; 1 a problem; 64 the configuration or an option is wrong.
+
+    Example: `tttscale doctor`, or of a job: `VERB=doctor N=2 bash launch/torchrun.sh`
+    """
+    from tttscale.config import load_config
+    from tttscale.doctor.main import examine
+
+    resolved = load_config(config, overrides or []) if config is not None else None
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    trouble = None
+    try:
+        ranks = discover(os.environ)
+    except LaunchError as error:
+        ranks, trouble = discover({}), str(error)
+    code = examine(
+        resolved,
+        ranks,
+        lambda report: print_result(report.json() if as_json else report.text()),
+        seconds,
+        trouble,
+    )
+    if code:
+        tell_torchrun("the doctor found a problem; see its report")
+    raise typer.Exit(code)
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:

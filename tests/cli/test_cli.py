@@ -58,14 +58,18 @@ def test_version(run):
     assert run("--version") == (0, f"tttscale {__version__}\n", "")
 
 
-VERBS = ["train", "plot", "baseline"]
+VERBS = ["train", "plot", "baseline", "doctor"]
 DATA_VERBS = ["build", "info", "show", "tokenizer", "verify"]
+LAUNCH_VERBS = ["slurm"]
 BENCH_VERBS = ["build", "data", "scan", "step"]
 
 
 @pytest.mark.parametrize(
     "verb",
-    [[v] for v in VERBS] + [["data", v] for v in DATA_VERBS] + [["bench", v] for v in BENCH_VERBS],
+    [[v] for v in VERBS]
+    + [["data", v] for v in DATA_VERBS]
+    + [["bench", v] for v in BENCH_VERBS]
+    + [["launch", v] for v in LAUNCH_VERBS],
     ids=" ".join,
 )
 def test_every_verb_has_help_with_an_example(run, verb):

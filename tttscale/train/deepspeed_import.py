@@ -16,7 +16,21 @@ from tttscale.packages import needed
 
 
 def import_deepspeed(device_type: str = "cpu") -> Any:
-    """Import DeepSpeed for the run's device, without its banner and without compiling anything.
+    """Import DeepSpeed for the run's device and its process group, which must be there.
+
+    Args:
+        device_type: "cpu" or "cuda", where the run computes.
+
+    Raises:
+        LaunchError: it is not installed, or cannot be loaded.
+    """
+    deepspeed = load_deepspeed(device_type)
+    deepspeed.init_distributed(dist_init_required=False, verbose=False)
+    return deepspeed
+
+
+def load_deepspeed(device_type: str = "cpu") -> Any:
+    """Import DeepSpeed without its banner and without compiling anything.
 
     Args:
         device_type: "cpu" or "cuda", where the run computes.
@@ -41,7 +55,6 @@ def import_deepspeed(device_type: str = "cpu") -> Any:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     # On a CPU it would compile a shared-memory all-reduce at first use; gloo does here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_init_required=False, verbose=False)
     return deepspeed
 
 

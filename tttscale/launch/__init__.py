@@ -1,0 +1,1 @@
+"""Jobs for batch systems: the verbs `tttscale launch ...`."""
