@@ -309,3 +309,13 @@ def test_other_values_of_it_are_refused_with_the_next_step(write, value):
     said = refused(write(), f"parallel.transport={value}")
     hint = "is not a known key: carries are sent by torch.distributed; leave this key out"
     assert said == f"override 'parallel.transport={value}': parallel.transport {hint}"
+
+
+def test_an_override_of_a_layer_whose_own_name_has_dots(write):
+    name = "tests.mixers.gated_delta:GatedDelta"
+    overrides = (f"model.pattern=[{name}]", f"model.options.{name}.decay_bias=0.5")
+    assert load_config(write(), overrides).model.options == {name: {"decay_bias": 0.5}}
+    key = f"model.options.{name}.decay"
+    assert f"{key} is no option of this layer; its options: decay_bias" in refused(
+        write(), overrides[0], f"{key}=1"
+    )

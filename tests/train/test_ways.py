@@ -48,6 +48,18 @@ def test_the_scan_of_a_gpu_is_said_with_its_reason(monkeypatch, dim, size, capab
     assert (taken.name == "torch") == ("slower" in line)
 
 
+def test_every_kind_of_layer_is_said():
+    config = shaped(8, 4, "fp32")
+    pattern = "ttt-linear", "ttt-mlp", "tests.mixers.gated_delta:GatedDelta"
+    update = {"model": config.model.model_copy(update={"pattern": pattern, "num_hidden_layers": 6})}
+    lines = ways(config.model_copy(update=update), CPU, False, 1)
+    assert [line.split(", head")[0] for line in lines[:2]] == [
+        "scan: torch on cpu (linear",
+        "scan: torch on cpu (mlp",
+    ]
+    assert lines[2] == "layers with code of their own: tests.mixers.gated_delta:GatedDelta"
+
+
 def test_what_is_said_is_what_the_door_takes():
     """On this machine: the door's class for real tensors, and the line."""
     q = torch.zeros(1, 2, 4, 8)
@@ -82,14 +94,3 @@ def test_how_many_chunks_are_kept_is_said_where_it_was_found_out():
     policy.measured(range(2), 3 << 20, 2)
     assert "auto: 6 of 6 chunks" in kept(config, policy, 6)
     assert kept(config, ActivationPolicy(2), 6) is None
-
-
-def test_every_kind_of_layer_has_its_line():
-    config = shaped(64, 16)
-    model = config.model.model_copy(
-        update={"pattern": ("ttt-mlp", "tests.mixers.gated_delta:GatedDelta", "ttt-mlp")}
-    )
-    lines = ways(config.model_copy(update={"model": model}), torch.device("cpu"), False, 1)
-    assert lines[0].startswith("scan: torch on cpu (mlp, head dim 64")
-    assert lines[1] == "tests.mixers.gated_delta:GatedDelta: as it is written, in torch"
-    assert lines[2].startswith("operators between products")
