@@ -1,6 +1,7 @@
 """Single checks, with what they would find injected."""
 
 import importlib.metadata
+import socket
 import subprocess
 from collections import namedtuple
 from types import SimpleNamespace
@@ -189,3 +190,20 @@ def test_gpus(monkeypatch):
     monkeypatch.setattr(gpus.shutil, "which", lambda name: name)
     assert levels(gpus.gpus(ranks(2), "auto", {})) == ["warning"]
     assert levels(gpus.gpus(ranks(2), "cuda", {})) == ["problem"]
+
+
+def test_the_address_is_that_of_the_interface_in_use(monkeypatch):
+    """The own name of rank 0's host may stand for 127.0.1.1, though the job uses a network."""
+
+    found = {
+        "lo": [SimpleNamespace(family=socket.AF_INET, address="127.0.0.1")],
+        "eth0": [
+            SimpleNamespace(family=socket.AF_INET6, address="fe80::1%eth0"),
+            SimpleNamespace(family=socket.AF_INET, address="10.0.0.7"),
+        ],
+    }
+    monkeypatch.setattr(job.psutil, "net_if_addrs", lambda: found)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    assert job.place(ranks(2), "cpu")[4:] == ("127.0.0.1", "lo")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    assert job.place(ranks(2), "cpu")[4:] == ("10.0.0.7", "eth0")
