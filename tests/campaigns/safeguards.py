@@ -395,7 +395,7 @@ SAFEGUARDS = (
     Safeguard(
         "weights of a model that computes something else are refused",
         "tttscale/model/pretrained.py",
-        "        if not same:",
+        "        if there != here and not (name == \"pattern\" and _same_layers(theirs, ours)):",
         "        if False:",
         (_WEIGHTS + "test_weights_of_a_model_that_computes_something_else",),
     ),
