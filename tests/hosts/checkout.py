@@ -41,9 +41,8 @@ def make_checkout(folder: Path, open_mpi: bool = True) -> Path:
     return folder
 
 
-def make_mpich(folder: Path) -> Path:
-    """A venv with MPICH, whose programs have the names of Open MPI's; return its folder of programs."""
-    venv.create(folder, with_pip=True)
-    pip = [str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+def add_mpich(checkout: Path) -> Path:
+    """Install MPICH into a checkout's .venv; its programs have the names of Open MPI's."""
+    pip = [str(checkout / ".venv/bin/python"), "-m", "pip", "--disable-pip-version-check", "-qq"]
     subprocess.run([*pip, "install", MPICH], check=True)
-    return folder / "bin"
+    return checkout

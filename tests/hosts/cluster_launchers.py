@@ -64,29 +64,28 @@ def test_open_mpi(site, pair, case):
 def test_mpich(site, mpich, pair, case):
     hostfile(site.work / "hosts.mpich", "hosta:2", "hostb:2")
     line = shell(
-        *("bash", mpich / "launch/mpirun.sh", "tiny.yaml", f"run.name={case.run}"),
+        *("bash", f"../{mpich.name}/launch/mpirun.sh", "tiny.yaml", f"run.name={case.run}"),
         N=4,
         MPIRUN_ARGS="-f hosts.mpich -genv MASTER_ADDR hosta",
     )
-    case.say(launcher="MPICH", hosts="2 x 2", command=line.replace(str(site.root), ".."))
-    path = f"PATH={site.root}/mpich/bin:$PATH"
-    case.check(start(pair["hosta"], f"{path} {line}", site.work).wait())
+    case.say(launcher="MPICH", hosts="2 x 2", command=line)
+    case.check(start(pair["hosta"], line, site.work).wait())
 
 
 @pytest.mark.parametrize("kind", ["Open MPI", "MPICH"])
 def test_a_store_built_over_hosts(kind, site, mpich, pair, case):
     hostfile(site.work / "hosts", "hosta", "hostb")
-    checkout, path, arguments = {
-        "Open MPI": (site.checkout, "", "--allow-run-as-root --hostfile hosts"),
-        "MPICH": (mpich, f"PATH={site.root}/mpich/bin:$PATH ", "-f hosts"),
+    checkout, arguments = {
+        "Open MPI": (site.checkout, "--allow-run-as-root --hostfile hosts"),
+        "MPICH": (mpich, "-f hosts"),
     }[kind]
     out = f"store-{case.run}"
     line = shell(
-        *("bash", checkout / "launch/build_data.sh", out, "texts", "--workers", 2),
+        *("bash", f"../{checkout.name}/launch/build_data.sh", out, "texts", "--workers", 2),
         N=2,
         MPIRUN_ARGS=arguments,
     )
-    case.say(launcher=kind, hosts="2 x 1", command=line.replace(str(site.root), ".."))
-    start(pair["hosta"], path + line, site.work).wait().passed()
+    case.say(launcher=f"{kind}, a store", hosts="2 x 1", command=line)
+    start(pair["hosta"], line, site.work).wait().passed()
     assert run.same_bytes(site.work / "store", site.work / out)
     case.say(result="every byte of the store is as one process writes it")

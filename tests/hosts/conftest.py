@@ -55,9 +55,9 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def mpich(site: Site) -> Path:
-    """A checkout whose .venv has no mpirun; MPICH lies in `mpich/bin` beside it."""
-    checkouts.make_mpich(site.root / "mpich")
-    return checkouts.make_checkout(site.root / "checkout-mpich", open_mpi=False)
+    """A checkout with MPICH in its .venv."""
+    checkout = checkouts.make_checkout(site.root / "checkout-mpich", open_mpi=False)
+    return checkouts.add_mpich(checkout)
 
 
 @pytest.fixture(scope="module")
