@@ -78,9 +78,7 @@ def case(
 class Case:
     """One row of the report: what was run, and that its losses are those of one process."""
 
-    def __init__(
-        self, site: Site, note: Callable[[str, object], None], name: str
-    ) -> None:
+    def __init__(self, site: Site, note: Callable[[str, object], None], name: str) -> None:
         self._site, self._note = site, note
         self.run = "".join(c if c.isalnum() else "-" for c in name).strip("-")
         """The name of its run."""
@@ -98,5 +96,7 @@ class Case:
         expected, found = (run.losses(self._site.work, n) for n in ("one", name or self.run))
         assert len(found) == run.STEPS
         assert found[0].hex() == expected[0].hex()
-        assert found[1] == pytest.approx(expected[1], rel=1e-5)  # gradients are summed in another order
+        assert found[1] == pytest.approx(
+            expected[1], rel=1e-5
+        )  # gradients are summed in another order
         self.say(result=f"loss of step 1 is that of one process to the last bit, {found[0]!r}")

@@ -1,6 +1,6 @@
 """Hosts as namespaces of this machine, with names, addresses and networks of their own.
 
-The file system is shared, as on a cluster; /run and /dev/shm are not. The machine's own network stays as it is: the
+The file system is shared, as on a cluster; /run, /dev/shm and System V shared memory are not. The machine's own network stays as it is: the
 switches are bridges in a namespace of their own. A host ends with its first process, and with it all that runs
 there; all hosts end with the process that made them.
 """
@@ -11,15 +11,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
 READY_SECONDS = 30.0
-HOST_NAMESPACES = ("-n", "-u", "-m", "-p")
-Names = Mapping[str, str]
-"""Addresses by name, as /etc/hosts lists them; a name of 127.0.1.1 may repeat one of a network."""
+HOST_NAMESPACES = ("-n", "-u", "-i", "-m", "-p")
 
 
 def poll(
@@ -100,7 +98,11 @@ class Host(Space):
         self._names.touch()
         self.do(
             f"hostname {name}; mount --bind {self._names} /etc/hosts; ip link set lo up; "
-            "mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /dev/shm; mkdir -p /run/sshd"
+            "mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /dev/shm; mkdir -p /run/sshd; "
+            "mount -t sysfs sysfs /sys; "
+            # UCX, below MPICH, takes processes of one boot for neighbours that share memory.
+            "cat /proc/sys/kernel/random/uuid > /run/boot; "
+            "mount --bind /run/boot /proc/sys/kernel/random/boot_id"
         )
 
     def address(self, network: int = 0) -> str:
@@ -154,6 +156,10 @@ class Lab(AbstractContextManager["Lab"]):
         host.do(
             f"ip addr add {host.address(network)}/24 dev eth{network}; ip link set eth{network} up"
         )
+
+    def unplug(self, host: Host, network: int) -> None:
+        """Pull a cable: frames are lost, and no interface of the host goes down."""
+        self.switch.do(f"ip link set v{network}-{host.number} nomaster")
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]

@@ -91,7 +91,8 @@ def slurm() -> Iterator[Slurm]:
         key.chmod(0o400)
         for host in lab.hosts.values():
             files = " ".join(
-                f"--{kind}-file={folder}/munge-{host.name}.{kind}" for kind in ("log", "pid", "seed")
+                f"--{kind}-file={folder}/munge-{host.name}.{kind}"
+                for kind in ("log", "pid", "seed")
             )
             host.do(f"mkdir -p /run/munge; munged --force --key-file={key} {files}")
         cluster = Slurm(lab, conf)
