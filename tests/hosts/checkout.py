@@ -1,4 +1,4 @@
-"""Checkouts of this source, each with a .venv of its own that takes its packages from the one of the tests."""
+"""Checkouts of this source, each with a .venv of its own over the packages of the tests' environment."""
 
 import shutil
 import site

@@ -1,4 +1,4 @@
-"""Places that differ from host to host: ports, jobs that share a host, folders that are not shared, checkouts."""
+"""Ports that are taken, jobs that share a host, folders that are not shared, checkouts at other paths."""
 
 from tests.hosts import checkout as checkouts
 from tests.hosts.jobs import start, wait_all

@@ -71,8 +71,8 @@ def pair() -> Iterator[Lab]:
 @pytest.fixture
 def case(
     site: Site, record_property: Callable[[str, object], None], request: pytest.FixtureRequest
-) -> Iterator["Case"]:
-    yield Case(site, record_property, request.node.name)
+) -> "Case":
+    return Case(site, record_property, request.node.name)
 
 
 class Case:

@@ -1,8 +1,8 @@
 """Hosts as namespaces of this machine, with names, addresses and networks of their own.
 
-The file system is shared, as on a cluster; /run, /dev/shm and System V shared memory are not. The machine's own network stays as it is: the
-switches are bridges in a namespace of their own. A host ends with its first process, and with it all that runs
-there; all hosts end with the process that made them.
+The file system is shared, as on a cluster; /run, /dev/shm and System V shared memory are not. The
+machine's own network stays as it is: the switches are bridges in a namespace of their own. With a host's
+first process ends all that runs there; all hosts end with the process that made them.
 """
 
 import os

@@ -43,7 +43,7 @@ def write_sources(folder: Path) -> Path:
 
 
 def prepare(folder: Path, checkout: Path) -> None:
-    """Make in `folder` texts, their store built by one process, and tiny.yaml; run tiny.yaml in one process."""
+    """Make in `folder` texts, a store and tiny.yaml, and run it as `one`: all by one process."""
     write_sources(folder / "texts")
     here(checkout, folder, "data", "build", "store", "texts", "--workers", "1")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))

@@ -1,5 +1,6 @@
 """A Slurm of a controller and two nodes, on the hosts of a lab."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ SlurmctldPidFile={folder}/ctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/ctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-NodeName=node[1-2] CPUs=4 Boards=1 SocketsPerBoard=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=2000 State=UNKNOWN
+NodeName=node[1-2] CPUs=4 CoresPerSocket=4 RealMemory=2000 State=UNKNOWN
 PartitionName=main Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP
 """
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
@@ -87,7 +88,7 @@ def slurm() -> Iterator[Slurm]:
         conf = folder / "slurm.conf"
         conf.write_text(CONF.format(folder=folder))
         key = folder / "munge.key"
-        key.write_bytes(Path("/dev/urandom").open("rb").read(1024))
+        key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
         for host in lab.hosts.values():
             files = " ".join(
