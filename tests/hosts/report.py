@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 
-from tttscale.bench import report
+from tttscale.bench import report as written
 
 COLUMNS = ("launcher", "hosts", "command", "result")
-LINKS = "link"
+LINK = "link"
+LEGEND = (
+    "One rank a host. Medians of the steps after the first; exposed time holds the wait for a rank that is "
+    "behind. Carries: counted from the layers' own declaration; sent: at both hosts' interfaces, with the "
+    "gradients of the parameters, and all headers.\n\n"
+)
 
 
 class Collector:
@@ -31,13 +36,14 @@ class Collector:
     def pytest_sessionfinish(self) -> None:
         """Write the report that --out asks for."""
         if self._out is not None and self._rows:
-            links = [row for row in self._rows if LINKS in row]
-            launched = [_launched(row) for row in self._rows if LINKS not in row]
-            sections = [("Launchers", report.table(launched))] if launched else []
+            links = [row for row in self._rows if LINK in row]
+            launched = [_launched(row) for row in self._rows if LINK not in row]
+            sections = [("Launchers", written.table(launched))] if launched else []
             if links:
-                sections.append(("Links", report.table([_link(row) for row in links])))
+                rows = [row for link in links for row in _links(link)]
+                sections.append(("Links", LEGEND + written.table(rows)))
             command = f"bash tests/cluster.sh --out benchmarks/{self._out.name}"
-            report.write(self._out, "Several hosts", sections, self._rows, command)
+            written.write(self._out, "Several hosts", sections, self._rows, command)
 
 
 def _launched(row: dict[str, Any]) -> dict[str, str]:
@@ -48,5 +54,15 @@ def _launched(row: dict[str, Any]) -> dict[str, str]:
     return {**found, "result": f"**{row['outcome']}**" if bad else found["result"]}
 
 
-def _link(row: dict[str, Any]) -> dict[str, str]:
-    return {name: value for name, value in row.items() if name not in ("case", "outcome", "result")}
+def _links(row: dict[str, Any]) -> list[dict[str, str]]:
+    """One row a layout, of what was noted as `layout: column`."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in row.items():
+        layout, colon, column = name.partition(": ")
+        if colon:
+            head = {"link": row[LINK], "layout": layout}
+            found.setdefault(layout, head)[column] = value
+    bad = {"outcome": f"**{row['outcome']}**"}
+    return [
+        {**columns, **bad} if row["outcome"] != "passed" else columns for columns in found.values()
+    ]
