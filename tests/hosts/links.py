@@ -32,9 +32,8 @@ def joined(lab: Lab, link: Link) -> Iterator[None]:
     hosts = list(lab.hosts.values())
     if link.mbit_per_second is not None:
         for host in hosts:
-            host.do(
-                f"tc qdisc replace dev eth0 root tbf rate {link.mbit_per_second}mbit burst 128kb latency 200ms"
-            )
+            shape = f"tbf rate {link.mbit_per_second}mbit burst 128kb latency 200ms"
+            host.do(f"tc qdisc replace dev eth0 root {shape}")
     if not link.delay_seconds:
         yield
         return
