@@ -1,4 +1,4 @@
-"""The other commands of docs/launching.md: files of hosts, without ssh, Slurm's files rendered, the doctor."""
+"""The other commands of docs/launching.md: files of hosts, without ssh, rendered Slurm files, the doctor."""
 
 import pytest
 

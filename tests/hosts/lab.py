@@ -99,7 +99,9 @@ class Host(Space):
         self.do(
             f"hostname {name}; mount --bind {self._names} /etc/hosts; ip link set lo up; "
             "mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /dev/shm; mkdir -p /run/sshd; "
-            "mount -t sysfs sysfs /sys; "
+            # /sys shows the network of the namespace that it was mounted in; Slurm wants the rest of it.
+            "mkdir /run/cgroup; mount --rbind /sys/fs/cgroup /run/cgroup; mount -t sysfs sysfs /sys; "
+            "mount --rbind /run/cgroup /sys/fs/cgroup; "
             # UCX, below MPICH, takes processes of one boot for neighbours that share memory.
             "cat /proc/sys/kernel/random/uuid > /run/boot; "
             "mount --bind /run/boot /proc/sys/kernel/random/boot_id"
