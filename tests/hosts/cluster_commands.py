@@ -5,7 +5,6 @@ import pytest
 from tests.hosts.cluster_slurm import NO_GPU, PLACE, log
 from tests.hosts.jobs import start, wait_all
 from tests.hosts.lab import shell
-from tests.hosts.slurm import slurm
 from tests.hosts.ssh import hostfile
 
 
@@ -49,12 +48,6 @@ def test_doctor_under_mpirun(site, pair, case):
         assert host.address() in done.output
     assert "eth0" in done.output
     case.say(result="no problem; hosts, addresses and eth0 are named")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with slurm() as running:
-        yield running
 
 
 def test_rendered_for_slurm(site, cluster, case):

@@ -1,18 +1,9 @@
 """sbatch and srun on a real Slurm of two nodes."""
 
-import pytest
-
 from tests.hosts.lab import shell
-from tests.hosts.slurm import slurm
 
 PLACE = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=5")
 NO_GPU = "--gpus-per-node=0"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with slurm() as running:
-        yield running
 
 
 def words(site, case, *more):

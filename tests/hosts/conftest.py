@@ -13,6 +13,7 @@ from tests.hosts import checkout as checkouts
 from tests.hosts import report, run
 from tests.hosts.jobs import Done
 from tests.hosts.lab import Lab
+from tests.hosts.slurm import Slurm, slurm
 from tests.hosts.ssh import start_ssh
 
 
@@ -66,6 +67,13 @@ def pair() -> Iterator[Lab]:
     with Lab("hosta", "hostb") as lab:
         start_ssh(lab)
         yield lab
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Slurm]:
+    """A Slurm of two nodes."""
+    with slurm() as running:
+        yield running
 
 
 @pytest.fixture
