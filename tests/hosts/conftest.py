@@ -39,7 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(report.Collector(config.getoption("--out")))
+    given = [str(word) for word in config.invocation_params.args]
+    # tests/cluster.sh puts the files first, and then what it was called with.
+    files = [n for n, word in enumerate(given) if word.startswith("tests/hosts/")]
+    words = given[max(files, default=-1) + 1 :]
+    config.pluginmanager.register(report.Collector(config.getoption("--out"), words))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """The report of a run: one row a case, as the cases noted it."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from tttscale.bench import report as written
 
 COLUMNS = ("launcher", "hosts", "command", "result")
 LINK = "link"
+TITLE = "Several hosts, made of namespaces of one machine"
 LEGEND = (
     "One rank a host. Medians of the steps after the first; exposed time holds the wait for a rank that is "
     "behind. Carries: counted from the layers' own declaration; sent: at both hosts' interfaces, with the "
@@ -19,8 +22,9 @@ LEGEND = (
 class Collector:
     """A plugin that keeps what cases have noted, and writes it down at the end."""
 
-    def __init__(self, out: Path | None) -> None:
+    def __init__(self, out: Path | None, words: Sequence[str]) -> None:
         self._out = out
+        self._command = shlex.join(["bash", "tests/cluster.sh", *words])
         self._rows: list[dict[str, Any]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -42,8 +46,7 @@ class Collector:
             if links:
                 rows = [row for link in links for row in _links(link)]
                 sections.append(("Links", LEGEND + written.table(rows)))
-            command = f"bash tests/cluster.sh --out benchmarks/{self._out.name}"
-            written.write(self._out, "Several hosts", sections, self._rows, command)
+            written.write(self._out, TITLE, sections, self._rows, self._command)
 
 
 def _launched(row: dict[str, Any]) -> dict[str, str]:

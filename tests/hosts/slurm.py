@@ -59,8 +59,8 @@ class Slurm:
         return start(self._ctl, line, cwd, self.variables).wait()
 
     def submit(self, line: str, cwd: Path) -> int:
-        """Run a line such as `sbatch ...` in a folder; return the job's number."""
-        found = re.search(r"Submitted batch job (\d+)", self.run(line, cwd).passed().output)
+        """Run a line that submits a job, in a folder; return the job's number."""
+        found = re.search(r"job (\d+)", self.run(line, cwd).passed().output)
         assert found
         return int(found[1])
 
