@@ -61,3 +61,36 @@ def test_ranks_find_each_other(layout, site, case):
         case.say(launcher=f"torchrun, {layout}", hosts="2 x 1", command=lines[0])
         jobs = [start(lab[h], line, site.work) for h, line in zip(lab.hosts, lines, strict=True)]
         case.check(*wait_all(jobs))
+
+
+def test_a_firewall(site, case):
+    """Only MASTER_PORT is open: the same line on both hosts says who does not reach whom, and what to set."""
+    with Lab("hosta", "hostb") as lab:
+        for host in lab.hosts.values():
+            host.do("iptables -A INPUT -i eth0 -p tcp --syn ! --dport 29500 -j DROP")
+        lines = [
+            shell(
+                *("bash", "../checkout/launch/torchrun.sh", "tiny.yaml"),
+                *("parallel.sequence=2", f"run.name={case.run}"),
+                **dict(NODES=2, NODE_RANK=rank, MASTER_ADDR="hosta", MASTER_PORT=29500, N=1),
+            )
+            for rank in (0, 1)
+        ]
+        case.say(launcher="torchrun, a firewall", hosts="2 x 1", command=lines[0])
+        jobs = [start(lab[h], line, site.work) for h, line in zip(lab.hosts, lines, strict=True)]
+        done = wait_all(jobs)
+    said = [reason(job.output) for job in done]
+    assert said[0] == said[1]
+    for word in ("hosta", "hostb", "eth0", "GLOO_SOCKET_IFNAME"):
+        assert word in said[0]
+    case.say(result=said[0])
+
+
+def reason(output):
+    """What `error: ` says, without the rank that says it."""
+    (line,) = {text.split("error: ", 1)[1] for text in output.splitlines() if is_error(text)}
+    return line
+
+
+def is_error(line):
+    return line.startswith(("error: ", "[rank 1] error: "))
