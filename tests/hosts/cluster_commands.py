@@ -75,3 +75,15 @@ def test_doctor_under_slurm(site, cluster, case):
     assert "node1" in said
     assert "node2" in said
     case.say(result="no problem; both nodes are named")
+
+
+@pytest.mark.parametrize("kind", ["Open MPI", "MPICH"])
+def test_carries_over_mpi(kind, site, mpich, pair, case):
+    checkout = {"Open MPI": site.checkout, "MPICH": mpich}[kind]
+    line = shell(
+        *("bash", f"../{checkout.name}/launch/mpirun.sh", "tiny.yaml", f"run.name={case.run}"),
+        "parallel.transport=mpi",
+        HOSTFILE=two_hosts(site),
+    )
+    case.say(launcher=f"{kind}, carries over MPI", hosts="2 x 2", command=line)
+    case.check(start(pair["hosta"], line, site.work).wait())
