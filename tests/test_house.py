@@ -30,6 +30,8 @@ SIDEWAYS = {
     ("bench", "train"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
+NAMES_ONLY = {("model", "check_mixer")}
+"""A name that users find in a room, and that lives above it: resolved on use (`__getattr__`), typed here."""
 HOMES = {  # package -> the only files or folders that may import it
     "deepspeed": ["tttscale/train/deepspeed_import.py"],
     "wandb": ["tttscale/observe/"],
@@ -92,7 +94,7 @@ def test_arrows_go_down():
             if there not in FLOOR_OF or there == here:
                 continue
             down = FLOOR_OF[there] > FLOOR_OF[here]
-            if not down and (here, there) not in SIDEWAYS:
+            if not down and (here, there) not in SIDEWAYS | NAMES_ONLY:
                 broken.append(f"{path} imports {name}")
     assert not broken
 

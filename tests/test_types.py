@@ -38,7 +38,7 @@ def test_pyright_is_given_every_file():
     linked = ("tttscale/kernels/", "tttscale/configs/")
     files = [
         path
-        for top in ("tttscale", "kernels", "benchmarks")
+        for top in ("tttscale", "kernels", "benchmarks", "docs", "examples")
         for path in (ROOT / top).rglob("*.py")
         if not path.relative_to(ROOT).as_posix().startswith(linked)
     ]

@@ -31,7 +31,7 @@ from tttscale.scan.sweep import Sweeps
 _VOCABULARY = 29
 _RANKS = (1, 2, 3)
 _TOLERANCE = 1e-9
-"""Of gradients in fp64, relative: sums in another order."""
+"""Relative distance of gradients in fp64, which are sums in another order."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class MixerReport:
     steps: int
     """Splits that were run."""
     parts: dict[str, list[str]]
-    """Of the carry after one chunk of a single sequence."""
+    """Shapes of the carry after a chunk of a single sequence, by part."""
     gradient_error: float
     """The largest relative distance of a parameter's gradient from that of the unsplit model."""
 

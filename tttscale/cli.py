@@ -44,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; errors that a user can fix print one message, on rank 0 only."""
     arguments = _without_local_rank(sys.argv[1:] if arguments is None else arguments)
     steady_streams()
+    if not sys.flags.safe_path and "" not in sys.path:
+        # The working folder, as in `python -m tttscale`: layers of model.pattern may stand there. It comes
+        # last, so that nothing in it hides a library.
+        sys.path.append("")
     sys.excepthook = _print_traceback
     with Interrupts():
         try:

@@ -5,7 +5,7 @@
 #   bash benchmarks/gpu/run.sh train_check  the real trainer, killed and resumed: the same bits (300 seconds). It needs
 #                                           the trainer's packages, too
 #   bash benchmarks/gpu/run.sh tune         every kernel of the paper's shape under other launches than the table's, to
-#                                           edit this GPU's file in kernels/launches/ by (540 seconds). Then check: a
+#                                           edit this GPU's file in kernels/triton_scan/launches/ by (540 seconds). Then check: a
 #                                           launch that is fast has yet to be right in every configuration
 # Writes OUT/gpu_ROUND.md, .json, and .jsonl with every row as it is made (train_check also .log, what its processes
 # printed). OUT is benchmarks/ unless it is set; there all but the page are in benchmarks/data/.

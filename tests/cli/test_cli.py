@@ -60,7 +60,7 @@ def test_version(run):
 
 VERBS = ["train", "plot", "baseline"]
 DATA_VERBS = ["build", "info", "show", "tokenizer", "verify"]
-BENCH_VERBS = ["build", "data", "kernels", "scan", "step"]
+BENCH_VERBS = ["build", "data", "scan", "step"]
 
 
 @pytest.mark.parametrize(
@@ -289,3 +289,16 @@ def test_plot(run, tmp_path):
     code, out, _ = run("plot", str(tmp_path))
     assert code == 0
     assert out.strip().endswith("loss_by_step.png")
+
+
+def test_a_layer_of_ones_own_is_found_in_the_working_folder(run, config, tmp_path, monkeypatch):
+    """Also by the installed command, whose folder of scripts Python puts first."""
+    (tmp_path / "layer_in_this_folder.py").write_text(
+        "from tests.mixers.gated_delta import GatedDelta\n"
+    )
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    monkeypatch.chdir(tmp_path)
+    pattern = "model.pattern=[layer_in_this_folder:GatedDelta]"
+    code, printed, said = run("train", config, pattern, "--print-config")
+    assert (code, said) == (0, "")
+    assert "- layer_in_this_folder:GatedDelta" in printed

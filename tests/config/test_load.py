@@ -309,3 +309,13 @@ def test_other_transports_are_refused_with_those_that_there_are(write, value):
     said = refused(write(), f"parallel.transport={value}")
     assert said.startswith(f"override 'parallel.transport={value}': parallel.transport")
     assert "expected 'auto', 'torch' or 'mpi'" in said
+
+
+def test_an_override_of_a_layer_whose_own_name_has_dots(write):
+    name = "tests.mixers.gated_delta:GatedDelta"
+    overrides = (f"model.pattern=[{name}]", f"model.options.{name}.decay_bias=0.5")
+    assert load_config(write(), overrides).model.options == {name: {"decay_bias": 0.5}}
+    key = f"model.options.{name}.decay"
+    assert f"{key} is no option of this layer; its options: decay_bias" in refused(
+        write(), overrides[0], f"{key}=1"
+    )

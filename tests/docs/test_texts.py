@@ -238,3 +238,13 @@ def test_all_pages_are_reached():
     """Every page is in the menu."""
     menu = (ROOT / "mkdocs.yml").read_text()
     assert [path.name for path in DOCS if f" {path.name}" not in menu] == []
+
+
+def test_the_way_from_token_range_to_gradient_is_an_hours_reading():
+    files = ("layout", "schedule", "carry", "ports", "chunk_runner", "sweep")
+    lines = [
+        line
+        for name in files
+        for line in (ROOT / f"tttscale/scan/{name}.py").read_text().splitlines()
+    ]
+    assert len(lines) < 700

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from pydantic import model_validator
 
 from tests.mixers.gated_delta import GatedDelta
 from tests.scan.helpers import (
@@ -25,6 +26,7 @@ from tttscale.model import (
     recv_state,
     send_state,
 )
+from tttscale.model.pretrained import load_weights
 from tttscale.model.registry import alignment, check_pattern
 from tttscale.model.ttt_layer import TTTMLP, TTTLinear
 
@@ -191,7 +193,126 @@ def test_a_part_of_another_dtype_is_split_bitwise():
         assert torch.equal(losses.sums, alone.sums)
 
 
+class Faulty(GatedDelta):
+    """Raises, or answers what nobody can use, as told."""
+
+    class Options(GatedDelta.Options):
+        """Where."""
+
+        way: str = ""
+
+    def __init__(self, config, options):
+        super().__init__(config, options)
+        if options.way == "init":
+            torch.nn.Linear("a", 3)
+        self.gates.requires_grad_(options.way != "frozen")
+
+    def carry(self, batch, tokens):
+        if self.options.way == "carry":
+            raise KeyError("no such thing")
+        if self.options.way == "flat":
+            return {"memory": Carried((batch, 3))}
+        return None if self.options.way == "no parts" else super().carry(batch, tokens)
+
+    def reset(self, generator, init):
+        super().reset(generator, init)
+        if self.options.way == "reset":
+            raise RuntimeError("this is not ready")
+
+    def forward(self, h, chunk, ports):
+        out = super().forward(h, chunk, ports)
+        return {"none": None, "broadcast": out[:, :1]}.get(self.options.way, out)
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("init", r"pattern: .*Faulty' cannot be made: TypeError: .*/test_mixers.py, line \d+\)"),
+        ("carry", r"carry\(2, \d+\) failed: KeyError: 'no such thing' \(\S+test_mixers.py, line"),
+        ("flat", r"declares 'memory' as Carried\(shapes=\(2, 3\).*; expected .*\(\(2, 8, 64\),\)"),
+        ("no parts", "carry.* gives None; expected a dict of parts"),
+        (
+            "reset",
+            r"Faulty: reset\(\) failed: RuntimeError: this is not ready \(.*test_mixers.py",
+        ),
+        ("frozen", "Faulty: the parameter gates.weight takes no gradient, .* make it a buffer"),
+        ("none", r"Faulty: forward returns None; expected a tensor \[2, \d+, 24\]"),
+        ("broadcast", r"forward returns \[2, 1, 24\]; expected a tensor \[2, \d+, 24\]"),
+    ],
+)
+def test_faults_of_a_layer_are_shown_with_its_own_line(way, said):
+    with pytest.raises(MixerError, match=said):
+        check_mixer(Faulty, options={"way": way})
+
+
+def test_a_part_is_not_called_as_the_convolution_in_front():
+    class Clash(GatedDelta):
+        def carry(self, batch, tokens):
+            return {"pre_conv": super().carry(batch, tokens)["memory"]}
+
+    with pytest.raises(MixerError, match=r"expected a dict of parts, none called \['pre_conv'\]"):
+        check_mixer(Clash, config=tiny_config(vocab_size=29))
+
+
 # ---- names and options -------------------------------------------------------------------------
+
+
+class Demanding(GatedDelta):
+    """Cannot do without an option."""
+
+    class Options(GatedDelta.Options):
+        """One that has no default, and a rule for it."""
+
+        window: int
+
+        @model_validator(mode="after")
+        def _even(self):
+            if self.window % 2:
+                raise ValueError("an even window is wanted")
+            return self
+
+
+class Crooked(GatedDelta):
+    """Can be cut nowhere."""
+
+    @classmethod
+    def alignment(cls, config, options):
+        return 0
+
+
+class Confused(GatedDelta):
+    """Does not know where it can be cut."""
+
+    @classmethod
+    def alignment(cls, config, options):
+        return 1 // 0
+
+
+class Loose(GatedDelta):
+    """Takes any options."""
+
+    class Options:
+        """Of no kind that is checked."""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("def f(:\n", r"cannot be imported: invalid syntax \(\S+a_fault.py, line 1\)"),
+        ("\nwidht\n", r"NameError: name 'widht' is not defined \(\S+a_fault.py, line 2\)"),
+        (
+            "import no_such_library\n",
+            r"No module named 'no_such_library' \(\S+a_fault.py, line 1\)$",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_shown_with_its_line(
+    tmp_path, monkeypatch, content, said
+):
+    (tmp_path / "a_fault.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        check_pattern(tiny_config(pattern=("a_fault:Layer",)))
 
 
 @pytest.mark.parametrize(
@@ -211,6 +332,17 @@ def test_a_part_of_another_dtype_is_split_bitwise():
         ),
         ({"options": {"ttt-mlp": {"base_lr": 1}}}, "model.options.ttt-mlp is for a layer that"),
         ({"options": {"ttt-linear": {"x": 1}}}, "model.options.ttt-linear.x is no option"),
+        ({"options": {"ttt-linear": {"base_lr": True}}}, "ttt-linear.base_lr = True: expected"),
+        ({"pattern": ("no_such_module:X",)}, "Start in the folder that holds its file"),
+        ({"pattern": ("tttscale.model:Mixer",)}, r"has no carry\(\), which every layer needs"),
+        ({"pattern": (f"{__name__}:Demanding",)}, "Demanding.window is missing; this layer needs it"),
+        (
+            {"pattern": (f"{__name__}:Demanding",), "options": {f"{__name__}:Demanding": {"window": 3}}},
+            "Demanding = {'window': 3}: an even window is wanted",
+        ),
+        ({"pattern": (f"{__name__}:Crooked",)}, r"alignment\(\) of .*Crooked' gives 0; expected tokens"),
+        ({"pattern": (f"{__name__}:Confused",)}, r"alignment\(\) of .* failed: ZeroDivisionError: .*line"),
+        ({"pattern": (f"{__name__}:Loose",)}, "Options that are no subclass of tttscale.model.Mixer.Opt"),
     ],
 )  # fmt: skip
 def test_wrong_names_and_options_are_named_by_their_key(fields, said):
@@ -255,6 +387,35 @@ def test_a_mixed_model_is_saved_and_loaded(tmp_path):
     again = TTTForCausalLM.from_pretrained(tmp_path)
     assert again.config == model.config
     assert all(torch.equal(again.state_dict()[n], w) for n, w in model.state_dict().items())
+
+
+def test_options_without_a_pattern_are_saved_too(tmp_path):
+    model = TTTForCausalLM(tiny_config(options={"ttt-linear": {"base_lr": 0.25}}))
+    model.save_pretrained(tmp_path)
+    again = TTTForCausalLM.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert again.carry_layers[0].seq_modeling_block.base_lr == 0.25
+    with pytest.raises(
+        CheckpointError, match=r'options = {"ttt-linear": .*set model.options={"ttt-'
+    ):
+        load_weights(TTTForCausalLM(tiny_config()), tmp_path)
+
+
+def test_weights_of_unknown_layers_are_compared_and_not_imported(tmp_path):
+    """What their config.json says is all that is needed to say what to set."""
+    TTTForCausalLM(tiny_config()).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pattern": ["this:Foo"]}))
+    with pytest.raises(CheckpointError, match=r'set model.pattern=\["this:Foo"\]'):
+        load_weights(TTTForCausalLM(tiny_config()), tmp_path)
+
+
+def test_a_pattern_does_not_hide_that_a_folder_claims_too_many_layers(tmp_path):
+    TTTForCausalLM(tiny_config(pattern=("ttt-linear",))).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 10**9}))
+    with pytest.raises(CheckpointError, match="parameters or more"):
+        TTTForCausalLM.from_pretrained(tmp_path)
 
 
 def test_official_files_do_not_know_of_patterns(tmp_path):

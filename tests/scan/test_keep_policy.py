@@ -7,7 +7,7 @@ import torch
 
 from tttscale.kernels.ops.pointwise import EAGER
 from tttscale.model import TTTConfig, TTTForCausalLM
-from tttscale.scan.keep_policy import SavedBytes
+from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes
 
 WIDTH, TOKENS = 256, 512
 MAMBA = {"share_qk": True, "use_gate": True, "pre_conv": True}
@@ -71,3 +71,16 @@ def test_products_keep_no_output_of_an_operator_that_can_form_it_again():
     out.sum().backward()
     (again,) = torch.autograd.grad((EAGER.swiglu(x, x).clone() @ weight.t()).sum(), x)
     torch.testing.assert_close(x.grad, again)
+
+
+def test_contiguous_ranks_know_a_chunk_once_they_know_all_its_layers():
+    policy = ActivationPolicy("auto", lambda: 1000)
+    for layer, saved_bytes in ((2, 100), (0, 50)):
+        layers = range(layer, layer + 1)
+        assert policy.wants_measure(layers)
+        policy.measured(layers, saved_bytes, 3)
+        assert not policy.wants_measure(layers)
+        assert (policy.chunks, policy.chunk_bytes) == (1, None)
+    policy.measured(range(1, 2), 50, 3)
+    assert (policy.chunks, policy.chunk_bytes) == (1 + 1000 // 200, 200)
+    assert not policy.wants_measure(range(0, 1))

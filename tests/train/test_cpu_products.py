@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from tests.scan import helpers
 from tests.scan.helpers import random_tokens, sweep, tiny_config
 from tttscale.errors import LaunchError
 from tttscale.kernels.ops import cpu_product
+from tttscale.scan.chunk_runner import ChunkRunner
 from tttscale.train import cpu_products
 from tttscale.train.cpu_products import VARIABLE, choose
 
@@ -181,16 +181,16 @@ def test_losses_are_equal_for_all_ranks_and_chunk_lengths(kind, monkeypatch):
     losses = {}
     for chunk in (16, 32, 96):
         for ranks, layout in ((1, "striped"), (2, "striped"), (2, "contiguous")):
-            found, keep = [], helpers.Sweeps._head
+            found, keep = [], ChunkRunner._head
 
-            def head(self, work, batch, x, keep=keep, found=found):
+            def head(self, task, batch, x, step, keep=keep, found=found):
                 with torch.no_grad():
-                    found.append((batch.begin, self.model.head(x, batch.labels)[1]))
-                return keep(self, work, batch, x)
+                    found.append((batch.chunk.begin, self.model.head(x, batch.labels)[1]))
+                return keep(self, task, batch, x, step)
 
-            monkeypatch.setattr(helpers.Sweeps, "_head", head)
+            monkeypatch.setattr(ChunkRunner, "_head", head)
             sweep(config, groups, chunk=chunk, ranks=ranks, kind=layout, dtype=torch.float32)
-            monkeypatch.setattr(helpers.Sweeps, "_head", keep)
+            monkeypatch.setattr(ChunkRunner, "_head", keep)
             parts = [x[0] for _, x in sorted(found, key=lambda pair: pair[0])]
             losses[chunk, ranks, layout] = torch.cat(parts)
     first = losses[16, 1, "striped"]

@@ -48,6 +48,18 @@ def test_the_scan_of_a_gpu_is_said_with_its_reason(monkeypatch, dim, size, capab
     assert (taken.name == "torch") == ("slower" in line)
 
 
+def test_every_kind_of_layer_is_said():
+    config = shaped(8, 4, "fp32")
+    pattern = "ttt-linear", "ttt-mlp", "tests.mixers.gated_delta:GatedDelta"
+    update = {"model": config.model.model_copy(update={"pattern": pattern, "num_hidden_layers": 6})}
+    lines = ways(config.model_copy(update=update), CPU, False, 1)
+    assert [line.split(", head")[0] for line in lines[:2]] == [
+        "scan: torch on cpu (linear",
+        "scan: torch on cpu (mlp",
+    ]
+    assert lines[2] == "layers with code of their own: tests.mixers.gated_delta:GatedDelta"
+
+
 def test_what_is_said_is_what_the_door_takes():
     """On this machine: the door's class for real tensors, and the line."""
     q = torch.zeros(1, 2, 4, 8)
@@ -74,11 +86,11 @@ def test_how_many_chunks_are_kept_is_said_where_it_was_found_out():
     config = small_config()
     policy = ActivationPolicy("auto", lambda: 0)
     assert kept(config, policy, 6) is None  # nothing is known before the first step
-    policy.measured(3 << 20)
+    policy.measured(range(2), 3 << 20, 2)
     assert "auto: 1 of 6 chunks" in kept(config, policy, 6)
     assert "3.00MiB each" in kept(config, policy, 6)
     assert "5 are computed twice" in kept(config, policy, 6)
     policy = ActivationPolicy("auto", lambda: 1 << 40)
-    policy.measured(3 << 20)
+    policy.measured(range(2), 3 << 20, 2)
     assert "auto: 6 of 6 chunks" in kept(config, policy, 6)
     assert kept(config, ActivationPolicy(2), 6) is None

@@ -15,6 +15,8 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.comm import mpi_world
 from tttscale.comm.agreement import check_agreement, texts_of_all_ranks
 from tttscale.comm.farewell import Farewells
+from tttscale.comm.first_store import say
+from tttscale.comm.groups import prepare_nccl
 from tttscale.comm.meeting import connecting, meet
 from tttscale.comm.messages import lost
 from tttscale.comm.mpi_transport import MPITransport
@@ -134,6 +136,10 @@ def start(
         else:
             os.environ.setdefault("MASTER_ADDR", ranks.master_addr)
             os.environ.setdefault("MASTER_PORT", str(ranks.master_port))
+            if device.type == "cuda" and sequence_size > 1:
+                warning = prepare_nccl(os.environ)
+                if warning:
+                    say(ranks, warning)
             store = meet(ranks, TIMEOUT)
             with connecting(ranks):
                 dist.init_process_group(

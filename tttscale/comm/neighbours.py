@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tttscale.comm.groups import in_rounds, link_groups
 from tttscale.comm.messages import (
     HEADER_BYTES,
     check_header,
@@ -66,15 +67,9 @@ class NeighbourTransport:
     ) -> "NeighbourTransport":
         """Create and warm up all links of all replicas, on every rank in the same order."""
         first = rank // size * size
-        groups: dict[tuple[int, int, Phase], dist.ProcessGroup] = {}
+        links = in_rounds(ring_links(size), size)
         backend = "gloo" if device.type == "cpu" else "nccl"
-        for replica in range(0, world_size, size):
-            for source, target, phase in ring_links(size):
-                pair = sorted((replica + source, replica + target))
-                group = dist.new_group(pair, timeout=timeout, backend=backend)
-                if rank in pair:
-                    assert isinstance(group, dist.ProcessGroup)
-                    groups[source, target, phase] = group
+        groups = link_groups(rank, world_size, links, size, backend=backend, timeout=timeout)
         transport = cls(rank - first, size, first, groups, device)
         transport._warm_up()
         return transport
@@ -82,7 +77,7 @@ class NeighbourTransport:
     def _warm_up(self) -> None:
         """Send one float over every link, in one order, so that no connection is made inside a sweep."""
         token = torch.zeros(1, device=self._device)
-        for source, target, phase in ring_links(self.size):
+        for source, target, phase in in_rounds(ring_links(self.size), self.size):
             group = self._groups.get((source, target, phase))
             if group is not None and self.rank == source:
                 dist.send(token, self._first + target, group=group)

@@ -104,7 +104,7 @@ def read_text(text: str, name: str) -> Layer:
 def read_override(text: str) -> Layer:
     """Read `train.lr=3e-4`; the value is parsed as YAML."""
     key, equals, value_text = text.partition("=")
-    path = tuple(part.strip() for part in key.split("."))
+    path = _key_path(key)
     if is_secret_name(
         key
     ):  # such as logging.wandb.api_key, which does not exist, but many will try it
@@ -122,6 +122,15 @@ def read_override(text: str) -> Layer:
     for part in reversed(path):
         tree = {part: tree}
     return Layer(tree, dict.fromkeys(outer + inner, place), layer.problems)
+
+
+def _key_path(key: str) -> KeyPath:
+    """Split at dots, but none of a layer's own name: model.options.my.file:Layer.window is four keys."""
+    parts = [part.strip() for part in key.split(".")]
+    colon = next((i for i, part in enumerate(parts) if ":" in part), 0)
+    if parts[:2] == ["model", "options"] and colon > 2:
+        parts[2 : colon + 1] = [".".join(parts[2 : colon + 1])]
+    return tuple(parts)
 
 
 def _parse(text: str, name: str, layer: Layer) -> Any:

@@ -7,6 +7,7 @@ from tttscale.model.architecture import TTTConfig
 from tttscale.model.registry import mixer
 
 if TYPE_CHECKING:
+    from tttscale.check_mixer import check_mixer
     from tttscale.model.language_model import CausalLMOutput, TTTForCausalLM
     from tttscale.model.sequence_layer import Carried, Mixer, recv_state, send_state
 

@@ -6,6 +6,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from tttscale.errors import MixerError
 from tttscale.kernels.ops.cross_entropy import IGNORED
 from tttscale.kernels.ops.linear import embedded
 from tttscale.kernels.precision import widened
@@ -78,7 +79,12 @@ class Block(nn.Module):
     def carry(self, batch: int, tokens: int) -> dict[str, Carried]:
         """All that the block hands on after `tokens` tokens, in the order in which forward meets it."""
         before = {} if self.conv is None else self.conv.carry(batch)
-        return before | self.seq_modeling_block.carry(batch, tokens)
+        own = self.seq_modeling_block.carry(batch, tokens)
+        if not isinstance(own, dict) or before.keys() & own.keys():
+            raise ValueError(
+                f"gives {own!r:.60}; expected a dict of parts, none called {list(before)}"
+            )
+        return before | own
 
     def forward(self, x: Tensor, chunk: Chunk = WHOLE, ports: LayerPorts = NULL_PORTS) -> Tensor:
         """[B, C, D] -> [B, C, D]; the carry enters and leaves through `ports`."""
@@ -88,6 +94,13 @@ class Block(nn.Module):
             parts = x, y
         x, h = self.seq_norm(x, y)
         y = self.seq_modeling_block(h, chunk, ports)
+        if (
+            not isinstance(y, Tensor) or y.shape != h.shape
+        ):  # None or a broadcast would pass unnoticed
+            found = list(y.shape) if isinstance(y, Tensor) else f"{y!r:.60}"
+            raise MixerError(
+                f"{self.name}: forward returns {found}; expected a tensor {list(h.shape)}"
+            )
         if self.mlp is None or self.ffn_norm is None:
             return x + y
         # For the backward only what a block adds to the stream is kept, in the compute dtype.

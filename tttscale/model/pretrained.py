@@ -48,9 +48,9 @@ def save_pretrained(model: Any, directory: str | Path) -> None:
     weights = {k: v.detach() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         weights.pop(TIED)
-    # Official code does not know the fields of patterns: they are written only where they say something.
-    plain = {"pattern", "options"} if model.config.pattern is None else set()
-    fields = _OURS | {KEY: __version__} | model.config.model_dump(exclude=plain)
+    # Official code does not know these fields: each is written only where it says something.
+    unset = {name for name in ("pattern", "options") if not getattr(model.config, name)}
+    fields = _OURS | {KEY: __version__} | model.config.model_dump(exclude=unset)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         write_tensors(directory / WEIGHTS, weights)
@@ -72,8 +72,12 @@ def from_pretrained(model_type: Any, directory: str | Path) -> Any:
     return model
 
 
-def read_config(directory: Path) -> TTTConfig:
+def read_config(directory: Path, *, may_build: bool = True) -> TTTConfig:
     """The model's shape from config.json; fields of other libraries are ignored.
+
+    Args:
+        directory: of the model.
+        may_build: whether a model will be made from it, so that its layers must be known.
 
     Raises:
         CheckpointError: no such file, not JSON, of another model, or values out of range.
@@ -95,7 +99,8 @@ def read_config(directory: Path) -> TTTConfig:
         if fields.get("model_type", "ttt") != "ttt":
             raise ValueError(f"its model_type is {fields['model_type']!r:.60}, not 'ttt'")
         config = TTTConfig(**known)
-        check_pattern(config, may_import=False)
+        if may_build:
+            check_pattern(config, may_import=False)
         return config
     except ValidationError as error:
         if is_newer(fields.get(KEY)):
@@ -130,7 +135,7 @@ def load_weights(model: Any, directory: str | Path, *, resuming: bool = False) -
     directory = Path(directory)
     with open_weights(directory) as weights:
         named = os.path.lexists(directory / CONFIG)  # a link to nowhere is none that was left out
-        theirs = read_config(directory) if named else None
+        theirs = read_config(directory, may_build=False) if named else None
         if theirs is not None and not resuming:
             _check_fields(directory / CONFIG, theirs, model.config)
         _load(model, weights, theirs)
@@ -140,12 +145,18 @@ def _check_fields(path: Path, theirs: TTTConfig, ours: TTTConfig) -> None:
     """Compare what decides what weights mean and what neither their names nor their shapes show."""
     for name in TTTConfig.model_fields.keys() - INERT - SHOWN:
         there, here = getattr(theirs, name), getattr(ours, name)
-        same = there == here or (name == "pattern" and names_of(theirs) == names_of(ours))
-        if not same:
+        if there != here and not (name == "pattern" and _same_layers(theirs, ours)):
+            # As JSON, which overrides understand: null and not None, a list and not a tuple.
+            there, here = (json.dumps(value, default=str) for value in (there, here))
             raise CheckpointError(
                 f"{path} has {name} = {there}, and the model {here}; set model.{name}={there}. To give these "
                 f"weights another {name} on purpose, write it into that {CONFIG} first"
             )
+
+
+def _same_layers(theirs: TTTConfig, ours: TTTConfig) -> bool:
+    as_deep = theirs.model_copy(update={"num_hidden_layers": ours.num_hidden_layers})
+    return names_of(as_deep) == names_of(ours)
 
 
 def _check_size(path: Path, config: TTTConfig, weights: Weights) -> None:
@@ -159,8 +170,8 @@ def _check_size(path: Path, config: TTTConfig, weights: Weights) -> None:
         3 * width * config.intermediate_size + 4 * width**2 + config.state_floats + heads * width
     )
     layer += config.mini_batch_size + config.tail_floats
-    if config.pattern:  # only the layers themselves know
-        layer = 0
+    if config.pattern:  # only the layers themselves know; each block has a norm at least
+        layer = width
     least = config.vocab_size * width + config.num_hidden_layers * layer
     if least > 2 * weights.elements + 10**6:
         raise CheckpointError(

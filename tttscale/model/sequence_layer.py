@@ -15,7 +15,7 @@ from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import Chunk
 from tttscale.model.layers import Layer
 from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
-from tttscale.model.registry import mixer_class, options_of
+from tttscale.model.registry import fault, mixer_class, options_of
 
 __all__ = ["Carried", "Mixer", "build_mixer", "recv_state", "reset", "send_state"]
 
@@ -86,26 +86,38 @@ def build_mixer(name: str, config: TTTConfig) -> Mixer:
     """
     try:
         cls = mixer_class(name)
-        return cls(config, options_of(config, name, cls))
+        options = options_of(config, name, cls)
     except ValueError as error:
         raise MixerError(f"model.pattern: {name!r}: {error}") from None
+    try:
+        return cls(config, options)
+    except Exception as error:  # code of someone's own may raise anything
+        raise MixerError(f"model.pattern: {name!r} cannot be made: {fault(error)}") from error
 
 
 def reset(layer: Mixer, generator: Generator, init: str) -> None:
     """Call a layer's `reset`.
 
     Raises:
-        MixerError: it left a parameter alone.
+        MixerError: it failed, or left a parameter alone, or one is not to be trained.
     """
     numbers = [(n, p) for n, p in layer.named_parameters() if p.is_floating_point()]
     for _, parameter in numbers:
         parameter.fill_(torch.nan)
-    layer.reset(generator, init)
+    kind = type(layer).__qualname__
+    try:
+        layer.reset(generator, init)
+    except Exception as error:  # code of someone's own may raise anything
+        raise MixerError(f"{kind}: reset() failed: {fault(error)}") from error
+    for name, parameter in layer.named_parameters():
+        if not parameter.requires_grad:  # the optimizer would still let it decay
+            raise MixerError(
+                f"{kind}: the parameter {name} takes no gradient, but all parameters are trained; "
+                "make it a buffer (register_buffer), which is saved with the weights too"
+            )
     for name, parameter in numbers:
         if not parameter.is_meta and bool(parameter.isnan().any()):
-            raise MixerError(
-                f"{type(layer).__qualname__}: reset() gives the parameter {name} no value; fill it there"
-            )
+            raise MixerError(f"{kind}: reset() gives the parameter {name} no value; fill it there")
 
 
 def recv_state(port: CarryPort, *tokens: Tensor) -> tuple[tuple[Tensor, ...], Part | None]:

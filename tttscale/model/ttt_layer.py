@@ -33,7 +33,7 @@ class TTTLayer(Mixer):
     class Options(Mixer.Options):
         """Fields of `model.options.ttt-linear` and `.ttt-mlp`."""
 
-        base_lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+        base_lr: float | None = Field(None, gt=0, allow_inf_nan=False, strict=True)
         """Base learning rate of the inner learner; null = model.ttt_base_lr."""
 
     kind: ClassVar[str]

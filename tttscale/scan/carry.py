@@ -1,23 +1,13 @@
 """The carry: what a later chunk needs of the past, as every layer declares it."""
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import torch
 
 from tttscale.errors import MixerError
 from tttscale.model.ports import Carried
+from tttscale.scan.declarations import CarryLayer, declared
 from tttscale.scan.schedule import CarryKey
-
-
-class CarryLayer(Protocol):
-    """A layer that says what it hands on."""
-
-    name: str
-
-    def carry(self, batch: int, tokens: int) -> dict[str, Carried]:
-        """The parts after `tokens` tokens, in the order in which forward meets them."""
-        ...
 
 
 class CarryLayout:
@@ -45,7 +35,7 @@ class CarryLayout:
         """What a layer hands over a boundary.
 
         Raises:
-            MixerError: it declares other parts here than over the first boundary.
+            MixerError: it declares other parts here than over the first boundary, or none in this form.
         """
         found = self._ask(layer, boundary)
         if tuple(found) != self.parts[layer]:
@@ -60,7 +50,7 @@ class CarryLayout:
         where = layer, boundary
         if where not in self._known:
             tokens = (boundary + 1) * self._chunk_tokens
-            parts = self._layers[layer].carry(self._batch, tokens)
+            parts = declared(self._layers[layer], layer, self._batch, tokens)
             self._known[where] = {
                 name: part._replace(dtype=part.dtype or self._wide) for name, part in parts.items()
             }

@@ -4,6 +4,7 @@ import torch
 
 from tttscale.config import Config
 from tttscale.kernels.scan import choose_backend
+from tttscale.model.registry import kinds_of, mixer_class
 from tttscale.observe import human
 from tttscale.scan.keep_policy import ActivationPolicy
 
@@ -17,22 +18,28 @@ def ways(config: Config, device: torch.device, compiles: bool, world_size: int) 
         compiles: whether operators are compiled by torch.compile.
         world_size: ranks of the job.
     """
-    lines = [_scan(config, device), _operators(config, device, compiles)]
+    lines = [*_layers(config, device), _operators(config, device, compiles)]
     if world_size > 1:
         library = "gloo, as ranks compute on CPUs" if device.type == "cpu" else "NCCL"
         lines.append(f"messages: over {library}")
     return lines
 
 
-def _scan(config: Config, device: torch.device) -> str:
+def _layers(config: Config, device: torch.device) -> list[str]:
+    shape = config.architecture()
+    kinds = {name: getattr(mixer_class(name), "kind", None) for name in kinds_of(shape)}
+    lines = [_scan(config, device, kind) for kind in sorted(filter(None, {*kinds.values()}))]
+    if own := [name for name, kind in kinds.items() if kind is None]:
+        lines.append(f"layers with code of their own: {', '.join(own)}")
+    return lines
+
+
+def _scan(config: Config, device: torch.device, kind: str) -> str:
     shape = config.architecture()
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    kind, dim = shape.ttt_layer_type, shape.head_dim
-    taken = choose_backend("auto", kind, device, dim, shape.mini_batch_size, dtype)
-    what = (
-        f"{shape.ttt_layer_type}, head dim {shape.head_dim}, mini-batches of {shape.mini_batch_size}, "
-        f"{config.train.precision}"
-    )
+    dim, size = shape.head_dim, shape.mini_batch_size
+    taken = choose_backend("auto", kind, device, dim, size, dtype)
+    what = f"{kind}, head dim {dim}, mini-batches of {size}, {config.train.precision}"
     if taken.missing is None:
         return f"scan: Triton's kernels on {device} ({what})"
     if device.type == "cpu":

@@ -20,7 +20,7 @@ _FREE = re.compile(
     r"\.store$|^data\.(heldout_split|skip_steps|damaged)\b|"
     r"^model\.(preset|init|initial_weights|ttt_base_lr|inner_lr_warmup_\w+)$"
 )
-"""Of these, keys that may differ: stores are compared by content and presets by their fields, and bad data
+"""Keys among them that may differ: stores are compared by content and presets by their fields, and bad data
 may be found late."""
 _SILENT = re.compile(
     r"\.store$|^(checkpoint|logging|evaluate)\.|^run\.(name|dir)$|^model\.(preset|init|initial_weights)$"
