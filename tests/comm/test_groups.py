@@ -11,7 +11,7 @@ import torch.distributed as dist
 from tests.ranks import run_ranks, values
 from tttscale.comm import mesh as meshes
 from tttscale.comm.groups import in_rounds, link_groups, prepare_nccl
-from tttscale.comm.neighbours import ring_links
+from tttscale.comm.messages import ring_links
 
 HOUR = timedelta(hours=1)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tttscale.comm.farewell import Farewells
+from tttscale.comm.groups import in_rounds
 from tttscale.comm.messages import (
     HEADER_BYTES,
     check_header,
@@ -128,7 +129,7 @@ class MPITransport:
 
         rank, first = world.rank % size, world.rank // size * size
         channels = {}
-        for tag, (source, target, phase) in enumerate(ring_links(size)):
+        for tag, (source, target, phase) in enumerate(in_rounds(ring_links(size), size)):
             if rank in (source, target):  # in one order on all ranks, hence in no circle
                 pair = [first + source, first + target]
                 group = world.Get_group().Incl(pair)
