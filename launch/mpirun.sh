@@ -2,7 +2,7 @@
 # Under Open MPI or MPICH:  N=8 bash launch/mpirun.sh CONFIG [key=value ...] [-- options of mpirun]
 # Several hosts: HOSTFILE=hosts bash launch/mpirun.sh CONFIG ...   (lines of "host slots=8"; N: their sum, or fewer)
 # In a Slurm allocation (sbatch, salloc) mpirun takes hosts and their number from Slurm.
-# MPI starts the processes, whatever carries their messages. Options of mpirun may also stand in MPIRUN_ARGS, cut at
+# MPI starts the processes; parallel.transport=mpi sends carries over it, too. Options may also stand in MPIRUN_ARGS, cut at
 # spaces. The first mpirun on the PATH is taken, the one in .venv last; MPIRUN names another. Variables such as
 # MASTER_ADDR, OMP_NUM_THREADS, NCCL_*, WANDB_* and PYTHON* are handed on to the other hosts, where checkout and folder
 # must have the same paths. CONFIG, the paths in it and HOSTFILE are relative to the folder that this is called from.

@@ -38,7 +38,7 @@ HOMES = {  # package -> the only files or folders that may import it
     "deepspeed": ["tttscale/train/deepspeed_import.py"],
     "wandb": ["tttscale/observe/"],
     "zarr": ["tttscale/data/"],
-    "mpi4py": ["tttscale/data/"],
+    "mpi4py": ["tttscale/data/workers.py", "tttscale/comm/mpi_"],
     "torch.distributed": ["tttscale/comm/"],
     "matplotlib": ["tttscale/observe/"],
     "tokenizers": ["tttscale/data/"],

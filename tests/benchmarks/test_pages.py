@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import transports
 from benchmarks.static import kernels
 from tests.campaigns import emulated_kernels
 from tttscale.bench import report
@@ -22,6 +23,13 @@ def test_a_page_is_what_its_raw_data_gives(name, tmp_path):
     (tmp_path / f"{name}.json").write_text((BENCHMARKS / f"data/{name}.json").read_text())
     PAGES[name](out)
     assert out.with_suffix(".md").read_text() == (BENCHMARKS / f"{name}.md").read_text()
+
+
+def test_the_page_of_transports_is_what_its_raw_data_gives():
+    page = (BENCHMARKS / "transports.md").read_text()
+    found = report.read(BENCHMARKS / "transports")[1]["found"]
+    for _, text in transports.render(found):
+        assert text in page
 
 
 @pytest.mark.parametrize("page", sorted(BENCHMARKS.glob("*.md")), ids=lambda p: p.name)

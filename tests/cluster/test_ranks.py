@@ -64,23 +64,23 @@ HYDRA = {
 PALS = {"PMI_RANK": "9", "PMI_SIZE": "16", "PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "8"}
 
 RECORDED = [
-    ({}, Ranks(0, 1, 0, 1, "127.0.0.1", 29500, "single")),
-    ({"MASTER_PORT": "4000"}, Ranks(0, 1, 0, 1, "127.0.0.1", 4000, "single")),
+    ({}, Ranks(0, 1, 0, 1, "127.0.0.1", 29500, "single", True)),
+    ({"MASTER_PORT": "4000"}, Ranks(0, 1, 0, 1, "127.0.0.1", 4000, "single", True)),
     (TORCHRUN, Ranks(5, 8, 1, 4, "node0", 29400, "environment")),
     (DEEPSPEED, Ranks(5, 8, 1, 4, "10.0.0.1", 29500, "environment")),
     ({"RANK": "1", "WORLD_SIZE": "2"}, Ranks(1, 2, 1, 2, "127.0.0.1", 29500, "environment")),
-    (SBATCH, Ranks(0, 1, 0, 1, "127.0.0.1", 29500, "single")),
+    (SBATCH, Ranks(0, 1, 0, 1, "127.0.0.1", 29500, "single", True)),
     (SRUN, Ranks(6, 7, 2, 3, "gpu07-ib", 34567, "slurm")),
     ({**SRUN, "PMI_RANK": "6", "PMI_SIZE": "7"}, Ranks(6, 7, 2, 3, "gpu07-ib", 34567, "slurm")),
     ({**SRUN, "MASTER_ADDR": "me"}, Ranks(6, 7, 2, 3, "me", 34567, "slurm")),
     ({**SRUN, **TORCHRUN}, Ranks(5, 8, 1, 4, "node0", 29400, "environment")),
-    (OPENMPI, Ranks(3, 4, 3, 4, "127.0.0.1", 29500, "openmpi")),
+    (OPENMPI, Ranks(3, 4, 3, 4, "127.0.0.1", 29500, "openmpi", True)),
     # mpirun inside sbatch: its daemon, and so the rank, carries the daemon's own Slurm step.
     (
         {**SRUN, **OPENMPI, "OMPI_COMM_WORLD_SIZE": "8"},
         Ranks(3, 8, 3, 4, "gpu07-ib", 34567, "openmpi"),
     ),
-    (HYDRA, Ranks(1, 2, 1, 2, "127.0.0.1", 29500, "pmi")),
+    (HYDRA, Ranks(1, 2, 1, 2, "127.0.0.1", 29500, "pmi", True)),
     ({**PALS, "MASTER_ADDR": "x1"}, Ranks(9, 16, 1, 8, "x1", 29500, "pmi")),
 ]
 
@@ -121,7 +121,9 @@ def test_slurm_tasks_on_this_host(per_node, node, expected):
         "SLURM_TASKS_PER_NODE": "",
         "SLURM_NODEID": str(node),
     }
-    assert discover(environ).local_world_size == expected
+    found = discover(environ)
+    assert found.local_world_size == expected
+    assert not found.one_host  # 19 without a word from Slurm, too
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,20 @@
 import os
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from tests.ranks import free_port, run_ranks
+from tttscale.cluster.job_secret import job_secret
 from tttscale.cluster.ranks import Ranks
-from tttscale.comm import meeting
+from tttscale.comm import first_store, meeting
 from tttscale.comm import mesh as meshes
 from tttscale.errors import LaunchError
 
@@ -19,7 +25,7 @@ CPU = torch.device("cpu")
 
 def started(ranks, port, world_sizes, numbers, seconds):
     """What becomes of a start; each process is told a rank and a world size."""
-    meeting.RESOLVE_SECONDS, meeting.ANSWER_SECONDS = 1.0, 3.0
+    first_store.RESOLVE_SECONDS, first_store.ANSWER_SECONDS = 1.0, 3.0
     meshes.TIMEOUT = timedelta(seconds=seconds)
     place = ranks.rank
     told = Ranks(
@@ -48,9 +54,10 @@ def one_line(message, *words):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(meeting, "RESOLVE_SECONDS", 0.5)
-    monkeypatch.setattr(meeting, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(first_store, "RESOLVE_SECONDS", 0.5)
+    monkeypatch.setattr(first_store, "ANSWER_SECONDS", 2.0)
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    monkeypatch.delenv("TTTSCALE_JOB_SECRET", raising=False)
 
 
 def met(rank, port, address="127.0.0.1", seconds=2.0):
@@ -69,13 +76,17 @@ def taken():
 
         def answer():
             while not done.is_set():
-                other, _ = s.accept()
-                with other:
-                    other.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                with suppress(OSError):  # nobody came, or who came has left
+                    other, _ = s.accept()
+                    with other:
+                        other.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        threading.Thread(target=answer, daemon=True).start()
+        s.settimeout(0.2)
+        thread = threading.Thread(target=answer)
+        thread.start()
         yield s.getsockname()[1]
         done.set()
+        thread.join()
 
 
 def test_a_port_that_is_taken(quick, taken):
@@ -94,9 +105,10 @@ def test_a_host_that_nobody_knows(quick, monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    for rank in (0, 1):
-        message = met(rank, 29500, "node17.cluster")
-        one_line(message, "MASTER_ADDR=node17.cluster", "Name or service not known", f"rank {rank}")
+    message = met(1, 29500, "node17.cluster")
+    one_line(message, "MASTER_ADDR=node17.cluster", "Name or service not known", "rank 1")
+    # Rank 0 may be on a host that does not know its own name; the others decide.
+    one_line(met(0, free_port(), "node17.cluster"), "1 of 2 ranks have not come to node17.cluster")
 
 
 def test_nobody_at_the_port(quick):
@@ -130,3 +142,111 @@ def test_the_same_rank_twice():
 
 def test_all_there():
     assert all_started([3, 3, 3], [0, 1, 2], seconds=60) == ["no error"] * 3
+
+
+@pytest.fixture
+def two_stores(monkeypatch):
+    """Rank 0 and rank 1 as threads of this process, each with an environment of its own."""
+
+    def start(port, secrets, gate=None):
+        given = [
+            {"TTTSCALE_JOB_SECRET": secret} if secret else {"PMIX_NAMESPACE": "prte-7@1"}
+            for secret in secrets
+        ]
+        monkeypatch.setattr(meeting, "job_secret", lambda _, r: job_secret(given[r.rank], r))
+
+        def one(rank):
+            if rank == 1 and gate is not None:
+                gate.wait(30)
+            try:
+                ranks = Ranks(rank, 2, rank, 2, "127.0.0.1", port, "openmpi")
+                return meeting.meet(ranks, timedelta(seconds=4))
+            except LaunchError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, range(2)))
+
+    return start
+
+
+def test_a_stranger_is_turned_away_and_disturbs_nobody(quick, two_stores):
+    port = free_port()
+    found = two_stores(port, ["correct horse battery", "an other job's value"])
+    one_line(found[1], "rank 1", "is turned away by rank 0", "TTTSCALE_JOB_SECRET", "MASTER_PORT")
+    # The true rank 1 did not come: rank 0 says so, and who came in its place.
+    one_line(found[0], "1 of 2 ranks have not come", ": 1. ", "was turned away: rank 1 on")
+    for message in found:
+        assert "correct horse" not in message
+        assert "other job's" not in message
+
+
+def test_a_secret_that_the_launcher_did_not_hand_on(quick, two_stores):
+    found = two_stores(free_port(), ["correct horse battery", None])
+    one_line(found[1], "here of PMIX_NAMESPACE, there of TTTSCALE_JOB_SECRET", "hand it on")
+
+
+def test_a_job_with_a_secret_meets_among_strangers_that_only_connect(quick, two_stores):
+    port = free_port()
+    knocked, strangers = threading.Event(), []
+
+    def knock():
+        while len(strangers) < 4:
+            with suppress(OSError):
+                stranger = socket.create_connection(("127.0.0.1", port), 1)
+                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" if len(strangers) % 2 else b"")
+                strangers.append(stranger)
+            time.sleep(0.02)
+        knocked.set()
+
+    threading.Thread(target=knock, daemon=True).start()
+    found = two_stores(port, ["correct horse battery"] * 2, knocked)
+    for stranger in strangers:
+        stranger.close()
+    assert len(strangers) == 4
+    assert [type(store).__name__ for store in found] == ["PrefixStore"] * 2
+
+
+def test_a_program_that_never_answers(quick):
+    """torch's own client of the store would wait for it without end."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        one_line(met(1, port), "that is not rank 0", "does not answer", "Set MASTER_PORT")
+
+
+def test_the_store_of_another_program(quick):
+    """Such as torchrun's, which has taken the port that this job's rank 0 could not get."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    one_line(met(1, store.port), "that is not rank 0", "Set MASTER_PORT")
+
+
+def test_who_waits_says_so_and_continues(quick, monkeypatch, capsys):
+    monkeypatch.setattr(first_store, "NOTICE_SECONDS", 0.5)
+    with ThreadPoolExecutor(2) as pool:  # one at a port each: neither finds the other
+        list(pool.map(lambda rank: met(rank, free_port(), seconds=5), (0, 1)))
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert len(lines) == 2, lines
+    host = socket.gethostname()
+    assert lines[0].startswith(f"rank 0 on {host} waits: 1 of 2 ranks have not come to 127.0.0.1:")
+    assert lines[1].startswith(f"rank 1 on {host} (interface lo")
+    assert ", 127.0.0.1) reaches nobody at 127.0.0.1:" in lines[1]
+    assert "MASTER_PORT" in lines[1]
+    assert lines[1].endswith("Still waiting.")
+
+
+def listening(port):
+    """At which addresses this host listens at `port`, IPv4."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[3] == "0A"]
+    return {
+        socket.inet_ntoa(bytes.fromhex(a)[::-1]) for a, number in found if int(number, 16) == port
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells where it listens")
+def test_rank_0_listens_at_the_loopback_interface_where_all_ranks_are_on_one_host(quick):
+    port = free_port()
+    ranks = Ranks(0, 2, 0, 2, "no-such-host.invalid", port, "slurm", one_host=True)
+    store, _ = first_store.open_store(ranks, 0.0)
+    assert listening(port) == {"127.0.0.1"}
+    del store

@@ -10,7 +10,7 @@ import torch
 from tests.ranks import run_ranks, values
 from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model
 from tttscale.comm import mesh as meshes
-from tttscale.comm.neighbours import ring_links
+from tttscale.comm.messages import ring_links
 from tttscale.errors import LaunchError, PeerError
 from tttscale.model.ports import Carried
 from tttscale.scan.carry_store import carried_bytes, packed, views

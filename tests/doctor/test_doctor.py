@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tttscale import cli
 from tttscale.doctor.findings import ok, problem, run_check, warning
@@ -121,6 +122,7 @@ def test_two_ranks_under_torchrun(tmp_path):
     assert {p["interface"] for p in places} == {"lo"}
     links = found["links"]
     assert [(link["source"], link["target"]) for link in links] == [(0, 1), (1, 0)]
+    assert {link["transport"] for link in links} == {"gloo"}
     heads, dim = 12, 64  # the state of a layer: W1 and b1 in fp32
     assert {link["bytes"] for link in links} == {heads * (dim + 1) * dim * 4}
     assert all(0 < link["latency_seconds"] < 10 for link in links)
@@ -132,6 +134,56 @@ def test_two_ranks_under_torchrun(tmp_path):
     assert "2 rank(s) on 1 host(s), by RANK and WORLD_SIZE (torchrun, deepspeed)" in said
     assert any(what.startswith("all ranks have the same tttscale, commit, torch") for what in said)
     assert len([what for what in said if what.startswith("python ")]) == 1  # once a host
+
+
+MPI_RANK = """
+import os, sys
+from tttscale.cluster import discover
+from tttscale.config import load_config
+from tttscale.doctor import main
+main._checks = lambda *_: []
+config = load_config("c.yaml", ["parallel.transport=mpi"])
+sys.exit(main.examine(config, discover(os.environ), lambda report: print(report.json()), 200))
+"""
+
+
+@pytest.mark.skipif(
+    not (Path(sys.executable).parent / "mpirun").exists(), reason="the extra `dev` brings mpirun"
+)
+def test_a_job_of_mpirun_is_measured_over_both_transports(tmp_path):
+    (tmp_path / "c.yaml").write_text(RUN)
+    mpirun = [Path(sys.executable).parent / "mpirun", "--allow-run-as-root", "--oversubscribe"]
+    done = subprocess.run(
+        [*mpirun, "-n", "2", sys.executable, "-c", MPI_RANK],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    links = json.loads(done.stdout)["links"]
+    measured = [(link["source"], link["transport"]) for link in links]
+    assert measured == [(0, "gloo"), (0, "mpi"), (1, "gloo"), (1, "mpi")]
+    assert all(link["bytes_per_second"] > 0 for link in links)
+
+
+def test_why_carries_cannot_travel_over_mpi(monkeypatch):
+    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    from tttscale.cluster.ranks import Ranks
+    from tttscale.doctor.main import _why_not_mpi
+
+    class Alone:
+        world_size = 1
+
+        def gather_texts(self, text):
+            return [text]
+
+    rank = Ranks(0, 1, 0, 1, "127.0.0.1", 29500, "environment")
+    device = torch.device("cpu")
+    assert "nothing has started this process" in (_why_not_mpi("mpi", rank, device, Alone()) or "")
+    assert _why_not_mpi("auto", rank, device, Alone()) == "no mpirun has started this job"
 
 
 def test_variables_that_contradict_each_other_are_a_problem(capsys, monkeypatch):

@@ -205,6 +205,7 @@ class Faulty(GatedDelta):
         super().__init__(config, options)
         if options.way == "init":
             torch.nn.Linear("a", 3)
+        self.gates.requires_grad_(options.way != "frozen")
 
     def carry(self, batch, tokens):
         if self.options.way == "carry":
@@ -234,6 +235,7 @@ class Faulty(GatedDelta):
             "reset",
             r"Faulty: reset\(\) failed: RuntimeError: this is not ready \(.*test_mixers.py",
         ),
+        ("frozen", "Faulty: the parameter gates.weight takes no gradient, .* make it a buffer"),
         ("none", r"Faulty: forward returns None; expected a tensor \[2, \d+, 24\]"),
         ("broadcast", r"forward returns \[2, 1, 24\]; expected a tensor \[2, \d+, 24\]"),
     ],

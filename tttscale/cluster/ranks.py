@@ -3,7 +3,7 @@
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tttscale.errors import LaunchError
 
@@ -11,6 +11,7 @@ _DEFAULT_PORT = 29500
 _FIRST_PORT, _PORTS = 20000, 20000
 """The range of the ports that are derived from a job's name."""
 _JOBS = {
+    "environment": ("TORCHELASTIC_RUN_ID",),
     "openmpi": ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "OMPI_MCA_orte_ess_jobid"),
     "pmi": ("PALS_APID", "PMIX_NAMESPACE"),
 }
@@ -36,6 +37,8 @@ class Ranks:
     """TCP port for the rendezvous."""
     source: str
     """Where this was read: environment (torchrun, deepspeed), openmpi, pmi, slurm or single."""
+    one_host: bool = False
+    """The launcher says that all processes are on this host; without a word from it, False."""
 
 
 def discover(environ: Mapping[str, str]) -> Ranks:
@@ -52,7 +55,7 @@ def discover(environ: Mapping[str, str]) -> Ranks:
         ranks = source(environ)
         if ranks is not None:
             return _checked(ranks)
-    return Ranks(0, 1, 0, 1, _LOOPBACK, _port(environ, _DEFAULT_PORT), "single")
+    return Ranks(0, 1, 0, 1, _LOOPBACK, _port(environ, _DEFAULT_PORT), "single", True)
 
 
 def discover_place(environ: Mapping[str, str]) -> Ranks:
@@ -78,8 +81,11 @@ def _environment(environ: Mapping[str, str]) -> Ranks | None:
     rank, world = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
     # Set by hand without the local ones, the job is taken to be on one host.
     local_rank = _number(environ, "LOCAL_RANK", default=rank)
-    local_world = _number(environ, "LOCAL_WORLD_SIZE", "LOCAL_SIZE", default=world)
-    return _ranks(environ, rank, world, local_rank, local_world, "environment")
+    sizes = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
+    local_world = _number(environ, *sizes, default=world)
+    ranks = _ranks(environ, rank, world, local_rank, local_world, "environment")
+    told = any(environ.get(name) for name in sizes)
+    return ranks if told else replace(ranks, one_host=False)
 
 
 def _openmpi(environ: Mapping[str, str]) -> Ranks | None:
@@ -117,7 +123,7 @@ def _slurm(environ: Mapping[str, str]) -> Ranks | None:
     world = _number(environ, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
     per_node = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE", "")
     local_world = _tasks_here(per_node, _number(environ, "SLURM_NODEID", default=0))
-    return _ranks(
+    ranks = _ranks(
         environ,
         _number(environ, "SLURM_PROCID"),
         world,
@@ -125,6 +131,7 @@ def _slurm(environ: Mapping[str, str]) -> Ranks | None:
         local_world or world,
         "slurm",
     )
+    return ranks if local_world else replace(ranks, one_host=False)
 
 
 def _ranks(
@@ -135,28 +142,46 @@ def _ranks(
     local_world: int,
     source: str,
 ) -> Ranks:
-    port = _port(environ, _port_of(_job(environ, source)))
-    address = environ.get("MASTER_ADDR") or _first_host(environ, alone=local_world >= world)
+    port = _port(environ, _port_of(_port_name(environ, source)))
+    one_host = local_world >= world
+    address = environ.get("MASTER_ADDR") or _first_host(environ, alone=one_host)
     if not address:
         raise LaunchError(
             f"{world} processes on several hosts ({source}), but MASTER_ADDR is not set. Set it to "
             "the host of rank 0 on every process, for example: mpirun -x MASTER_ADDR=$(hostname)"
         )
-    return Ranks(rank, world, local_rank, local_world, address, port, source)
+    return Ranks(rank, world, local_rank, local_world, address, port, source, one_host)
 
 
-def _job(environ: Mapping[str, str], source: str) -> str:
-    """A name of this job that all of its ranks know and no other job has.
+def job_of(environ: Mapping[str, str], source: str) -> tuple[str, str]:
+    """Find a name of this job that all of its ranks know and no other job has.
 
     A batch system's job may start several of ours, in sequence or at once. So the launcher's own name of its
-    job comes first, where it has one.
+    job comes first, where it has one. torchrun and deepspeed may start ranks outside of the batch job that
+    started them: there the batch system's name does not count.
+
+    Args:
+        environ: this process's environment.
+        source: as in `Ranks`.
+
+    Returns:
+        The variable and its value, to which Slurm's step may be added; both empty where there is none.
     """
-    own = next((environ[name] for name in _JOBS.get(source, ()) if environ.get(name)), None)
-    if own is not None:
-        return own
-    batch = next((environ[name] for name in _BATCH_JOBS if environ.get(name)), "")
-    step = environ.get("SLURM_STEP_ID", "0") if source == "slurm" else "0"
-    return batch if step == "0" else f"{batch}.{step}"
+    batch = () if source == "environment" else _BATCH_JOBS
+    names = (*_JOBS.get(source, ()), *batch)
+    variable = next((name for name in names if environ.get(name)), "")
+    value = environ.get(variable, "")
+    step = environ.get("SLURM_STEP_ID", "0")
+    if source == "slurm" and variable and step != "0":
+        value = f"{value}.{step}"
+    return variable, value
+
+
+def _port_name(environ: Mapping[str, str], source: str) -> str:
+    """The job's name for its port; the ranks of torchrun and deepspeed are told their port."""
+    if source != "environment":
+        return job_of(environ, source)[1]
+    return next((environ[name] for name in _BATCH_JOBS if environ.get(name)), "")
 
 
 def _port_of(job: str) -> int:

@@ -1,12 +1,10 @@
 """How the ranks of a job find each other: at a port of rank 0, or at the launcher's own.
 
-torch's way there retries for half an hour whatever the reason, and says it with a traceback. Here each way in
-which a start can fail is one error that names the host, the port and what to do.
+Each way in which a start can fail is one error that names the host, the port or interface, and what to do.
 """
 
-import errno
 import os
-import socket
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,40 +12,49 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from tttscale.cluster.job_secret import VARIABLE, JobSecret, job_secret
 from tttscale.cluster.ranks import Ranks
+from tttscale.comm import first_store
+from tttscale.comm.first_store import (
+    appeared,
+    first_line,
+    is_launchers,
+    not_rank_0,
+    open_store,
+    place_of,
+    say,
+    this_rank,
+)
+from tttscale.comm.reach import settle_interfaces
 from tttscale.errors import LaunchError
 
-RESOLVE_SECONDS = 20.0
-"""How long a name may be unknown; a container's is, just after it starts."""
-ANSWER_SECONDS = 30.0
-"""How long whatever listens at the port may take to answer as rank 0 does."""
-_RETRY_SECONDS = 0.2
 _SHOWN = 8
+_PREFIX_DIGITS = 32
 
 
 def meet(ranks: Ranks, timeout: timedelta) -> Store:
     """Wait until all ranks are there; what they exchange addresses through.
+
+    Where ranks are on several hosts, the network interface for gloo and NCCL is set in the environment.
 
     Args:
         ranks: who this process is.
         timeout: for the last of them to come.
 
     Raises:
-        LaunchError: the port is taken, the host unknown or silent, ranks are missing or there twice, or they
-            were started as different jobs.
+        LaunchError: the port is taken, the host unknown or silent, ranks are missing or there twice, they
+            were started as different jobs, or the hosts do not reach each other.
     """
     deadline = time.monotonic() + timeout.total_seconds()
-    _resolve(ranks)
-    # torchrun's agent listens already, where it is the one that knows the port.
-    listens = ranks.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    plain = _listen(ranks) if listens else _call(ranks, deadline)
+    secret = job_secret(os.environ, ranks)
+    plain, route = open_store(ranks, deadline)
     plain.set_timeout(timeout)
-    # A launcher that starts the ranks again may keep its store.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"tttscale/{attempt}", plain)
     with _one_error(ranks, "lost the place where ranks meet"):
+        door = _Door(ranks, plain, secret)
+        store = door.enter(deadline)
         _compare(ranks, store)
-        _await_all(ranks, store, deadline)
+        _await_all(ranks, store, deadline, door)
+        settle_interfaces(ranks, store, route)
     return store
 
 
@@ -72,82 +79,67 @@ def _one_error(ranks: Ranks, what: str, hint: bool = False) -> Iterator[None]:
             "GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME too)."
         )
         raise LaunchError(
-            f"{_this(ranks)} {what}, at {_place(ranks)}: {_first_line(error)}.{more * hint}"
+            f"{this_rank(ranks)} {what}, at {place_of(ranks)}: {first_line(error)}.{more * hint}"
         ) from None
 
 
-def _resolve(ranks: Ranks) -> None:
-    until = time.monotonic() + RESOLVE_SECONDS
-    while True:
+class _Door:
+    """Keeps other jobs' ranks out: all keys of this job lie under a name that takes its secret to know.
+
+    Rank 0 shows in the open that it knows the secret, so a rank of another job sees at once that it is wrong
+    here, ends, and has touched no key of this job.
+    """
+
+    def __init__(self, ranks: Ranks, plain: TCPStore, secret: JobSecret) -> None:
+        self._ranks, self._plain, self._secret = ranks, plain, secret
+        # A launcher that starts the ranks again may keep its store.
+        self._attempt = f"tttscale/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        self._shown, self._refused = f"{self._attempt}/rank 0", f"{self._attempt}/refused"
+
+    def enter(self, deadline: float) -> Store:
+        """Compare secrets with rank 0.
+
+        Raises:
+            LaunchError: another program than rank 0 listens, or that of another job.
+        """
+        if self._ranks.rank == 0:
+            nonce = secrets.token_hex(16)
+            proof = self._secret.sign(f"rank 0 {nonce}")
+            self._plain.set(self._shown, f"{nonce} {proof} {self._secret.variable}")
+        else:
+            self._check(deadline)
+        place = self._secret.sign("keys")[:_PREFIX_DIGITS]
+        return PrefixStore(f"{self._attempt}/{place}", self._plain)
+
+    def refused(self) -> str:
+        """Say who was turned away last, as it told; empty if nobody was."""
+        if not self._plain.check([self._refused]):
+            return ""
+        who = first_line(self._plain.get(self._refused).decode(errors="replace"))
+        return f" A process with another {VARIABLE}, or of another job, was turned away: {who}."
+
+    def _check(self, deadline: float) -> None:
+        seconds = 1.5 * first_store.ANSWER_SECONDS
+        if is_launchers():  # its store is there before rank 0 is
+            seconds = max(seconds, deadline - time.monotonic())
         try:
-            socket.getaddrinfo(ranks.master_addr, ranks.master_port, type=socket.SOCK_STREAM)
+            shows = appeared(self._plain, [self._shown], time.monotonic() + seconds)
+        except RuntimeError as error:
+            raise LaunchError(not_rank_0(self._ranks, error)) from None
+        if not shows:
+            raise LaunchError(not_rank_0(self._ranks, "it does not greet as one does"))
+        shown = self._plain.get(self._shown).decode(errors="replace")
+        nonce, proof, variable = (*shown.split(" "), "", "", "")[:3]
+        if self._secret.knows(f"rank 0 {nonce}", proof):
             return
-        except (OSError, UnicodeError) as error:
-            if time.monotonic() > until:
-                raise LaunchError(
-                    f"MASTER_ADDR={ranks.master_addr}: {_this(ranks)} knows no host of this name "
-                    f"({_first_line(error)}). Set MASTER_ADDR to a name or an address of rank 0's host that "
-                    "all hosts know."
-                ) from None
-        time.sleep(_RETRY_SECONDS)
-
-
-def _listen(ranks: Ranks) -> TCPStore:
-    try:
-        return TCPStore(
-            ranks.master_addr,
-            ranks.master_port,
-            ranks.world_size,
-            is_master=True,
-            timeout=timedelta(seconds=ANSWER_SECONDS),
-            wait_for_workers=False,
-        )
-    except RuntimeError as error:
-        raise LaunchError(_why_not_listening(ranks, error)) from None
-
-
-def _why_not_listening(ranks: Ranks, error: Exception) -> str:
-    where = f"{_this(ranks)} cannot listen at port {ranks.master_port}"
-    if errno.errorcode[errno.EADDRINUSE] in str(error):
-        return (
-            f"{where} (MASTER_PORT): another job or program has taken it. Set MASTER_PORT to a free port, "
-            "the same on all ranks, or end the other job."
-        )
-    if errno.errorcode[errno.EACCES] in str(error):
-        return f"{where}: permission denied. Set MASTER_PORT to a port above 1023."
-    return (
-        f"{where}, or is not reached there as MASTER_ADDR={ranks.master_addr}: {_first_line(error)}. Set "
-        "MASTER_ADDR to a name or an address of rank 0's own host."
-    )
-
-
-def _call(ranks: Ranks, deadline: float) -> TCPStore:
-    """Wait until rank 0 listens; torch would print a traceback at every attempt."""
-    while True:
-        try:
-            with socket.create_connection((ranks.master_addr, ranks.master_port), ANSWER_SECONDS):
-                break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise LaunchError(
-                    f"{_this(ranks)} reaches nobody at {_place(ranks)}: {_first_line(error)}. Is rank 0 "
-                    "started there, MASTER_ADDR its host, and MASTER_PORT the same on all ranks and open "
-                    "between the hosts?"
-                ) from None
-        time.sleep(_RETRY_SECONDS)
-    try:
-        return TCPStore(
-            ranks.master_addr,
-            ranks.master_port,
-            ranks.world_size,
-            is_master=False,
-            timeout=timedelta(seconds=ANSWER_SECONDS),
-        )
-    except RuntimeError as error:
+        self._plain.set(self._refused, this_rank(self._ranks))
+        own, theirs = self._secret.variable or "no variable", first_line(variable) or "no variable"
         raise LaunchError(
-            f"{_this(ranks)} reaches something at {_place(ranks)} that is not rank 0 of a job "
-            f"({_first_line(error)}). Set MASTER_PORT to a free port, the same on all ranks."
-        ) from None
+            f"{this_rank(self._ranks)} is turned away by rank 0 at {place_of(self._ranks)}: they do not "
+            f"share the job's secret (here of {own}, there of {theirs}). Set the same {VARIABLE} on all "
+            "ranks (the launcher may have to be told to hand it on), or, if these are two jobs, another "
+            "MASTER_PORT for one of them."
+        )
 
 
 def _compare(ranks: Ranks, store: Store) -> None:
@@ -157,45 +149,39 @@ def _compare(ranks: Ranks, store: Store) -> None:
     expected = int(store.get("world_size"))
     if ranks.world_size != expected:
         raise LaunchError(
-            f"{_this(ranks)} was started as one of WORLD_SIZE={ranks.world_size} processes, rank 0 at "
-            f"{_place(ranks)} as one of {expected}. Start all ranks with one command; if these are two jobs, "
-            "set another MASTER_PORT for one of them."
+            f"{this_rank(ranks)} was started as one of WORLD_SIZE={ranks.world_size} processes, rank 0 at "
+            f"{place_of(ranks)} as one of {expected}. Start all ranks with one command; if these are two "
+            "jobs, set another MASTER_PORT for one of them."
         )
     if store.add(f"count/{ranks.rank}", 1) > 1:
         raise LaunchError(
-            f"{_this(ranks)}: there is another rank {ranks.rank} at {_place(ranks)}. Give each process a "
-            "RANK of its own from 0 to WORLD_SIZE - 1; if these are two jobs, set another MASTER_PORT for "
+            f"{this_rank(ranks)}: there is another rank {ranks.rank} at {place_of(ranks)}. Give each process "
+            "a RANK of its own from 0 to WORLD_SIZE - 1; if these are two jobs, set another MASTER_PORT for "
             "one of them."
         )
 
 
-def _await_all(ranks: Ranks, store: Store, deadline: float) -> None:
+def _await_all(ranks: Ranks, store: Store, deadline: float, door: _Door) -> None:
     keys = {rank: f"here/{rank}" for rank in range(ranks.world_size)}
     store.set(keys[ranks.rank], "")
-    left = timedelta(seconds=max(1.0, deadline - time.monotonic()))
-    try:
-        store.wait(list(keys.values()), left)
-    except RuntimeError:
+    began = time.monotonic()
+    left = max(1.0, deadline - began)
+    # Rank 0 looks for all keys, the others for the one that it sets then.
+    watched = list(keys.values()) if ranks.rank == 0 else ["all"]
+    stops = [left] if left <= first_store.NOTICE_SECONDS else [first_store.NOTICE_SECONDS, left]
+    for stop in stops:
+        if appeared(store, watched, began + stop):
+            store.set("all", "")
+            return
         missing = [rank for rank, key in keys.items() if not store.check([key])]
         if not missing:
             return
         listed = ", ".join(map(str, missing[:_SHOWN])) + ", ..." * (len(missing) > _SHOWN)
-        raise LaunchError(
-            f"{len(missing)} of {ranks.world_size} ranks have not come to {_place(ranks)} within "
-            f"{left.total_seconds() / 60:.3g} minutes: {listed}. Look at what these ranks have printed, or "
-            f"start as many as WORLD_SIZE={ranks.world_size} says."
-        ) from None
-
-
-def _this(ranks: Ranks) -> str:
-    return f"rank {ranks.rank} on {socket.gethostname()}"
-
-
-def _place(ranks: Ranks) -> str:
-    return f"{ranks.master_addr}:{ranks.master_port}"
-
-
-def _first_line(error: Exception) -> str:
-    """What a library says, without its address in memory, its hints and its frames."""
-    text = (getattr(error, "strerror", None) or str(error)).strip()
-    return (text.splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        line = (
+            f"{len(missing)} of {ranks.world_size} ranks have not come to {place_of(ranks)} within "
+            f"{stop / 60:.3g} minutes: {listed}. Look at what these ranks have printed, or "
+            f"start as many as WORLD_SIZE={ranks.world_size} says.{door.refused()}"
+        )
+        if stop == left:
+            raise LaunchError(line)
+        say(ranks, f"{this_rank(ranks)} waits: {line}")

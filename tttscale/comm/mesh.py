@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,9 +12,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tttscale.cluster.ranks import Ranks
+from tttscale.comm import mpi_world
 from tttscale.comm.agreement import check_agreement, texts_of_all_ranks
+from tttscale.comm.farewell import Farewells
+from tttscale.comm.first_store import say
+from tttscale.comm.groups import prepare_nccl
 from tttscale.comm.meeting import connecting, meet
-from tttscale.comm.neighbours import NeighbourTransport, lost
+from tttscale.comm.messages import lost
+from tttscale.comm.mpi_transport import MPITransport
+from tttscale.comm.neighbours import NeighbourTransport
 from tttscale.scan.transport import SingleRank, Transport
 
 TIMEOUT = timedelta(minutes=30)
@@ -30,6 +36,8 @@ class Mesh:
     sequence_size: int
     transport: Transport
     """Carries between the sequence ranks of this replica."""
+    leave_transport: Callable[[], None] | None = None
+    """Leaves a library that the transport brought, beside torch.distributed."""
 
     @property
     def replica(self) -> int:
@@ -76,7 +84,9 @@ class Mesh:
             return texts_of_all_ranks(text)
 
     def close(self) -> None:
-        """Leave the process groups."""
+        """Leave the process groups, and MPI; all ranks call this at the end of the job."""
+        if self.leave_transport is not None:
+            self.leave_transport()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -98,6 +108,8 @@ def start(
     sequence_size: int,
     device: torch.device,
     agreed: Mapping[str, str] | None = None,
+    *,
+    transport: str = "auto",
 ) -> Mesh:
     """Join the job and connect the neighbours; every rank calls this once, with equal arguments.
 
@@ -106,11 +118,14 @@ def start(
         sequence_size: sequence ranks R per replica; divides the world.
         device: CPU takes gloo, CUDA takes NCCL for carries and gradients.
         agreed: what ranks must have in common, by the names that a user knows.
+        transport: of carries between sequence ranks: "mpi", or "torch" and "auto" for torch.distributed.
 
     Raises:
-        LaunchError: they do not, or do not find each other.
+        LaunchError: they do not, or do not find each other; or the transport cannot be had.
     """
     assert ranks.world_size % sequence_size == 0
+    if transport == "mpi":
+        mpi_world.check_mpi_job(ranks, device)
     # DeepSpeed and other libraries look here; mpirun and srun do not set it.
     os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))
     if not dist.is_initialized():
@@ -121,6 +136,10 @@ def start(
         else:
             os.environ.setdefault("MASTER_ADDR", ranks.master_addr)
             os.environ.setdefault("MASTER_PORT", str(ranks.master_port))
+            if device.type == "cuda" and sequence_size > 1:
+                warning = prepare_nccl(os.environ)
+                if warning:
+                    say(ranks, warning)
             store = meet(ranks, TIMEOUT)
             with connecting(ranks):
                 dist.init_process_group(
@@ -131,14 +150,37 @@ def start(
                     timeout=TIMEOUT,
                 )
         check_agreement({**(agreed or {}), "the device": device.type})
-    transport: Transport = SingleRank()
+    if transport == "mpi" and sequence_size > 1:
+        return _over_mpi(ranks, sequence_size)
+    neighbours: Transport = SingleRank()
     if sequence_size > 1:
         with connecting(ranks):
-            transport = NeighbourTransport.connect(
+            neighbours = NeighbourTransport.connect(
                 ranks.rank,
                 ranks.world_size,
                 sequence_size,
                 device=device,
                 timeout=TIMEOUT,
             )
-    return Mesh(ranks.rank, ranks.world_size, sequence_size, transport)
+    return Mesh(ranks.rank, ranks.world_size, sequence_size, neighbours)
+
+
+def _over_mpi(ranks: Ranks, sequence_size: int) -> Mesh:
+    """The mesh of ranks that have met, with carries over MPI."""
+    first = ranks.rank // sequence_size * sequence_size
+    peers = ((ranks.rank - first + step) % sequence_size + first for step in (-1, 1))
+    farewells = Farewells(peers)
+    with connecting(ranks):
+        carries = MPITransport.connect(
+            mpi_world.join_mpi(ranks),
+            sequence_size,
+            farewells=farewells,
+            timeout_seconds=TIMEOUT.total_seconds(),
+        )
+
+    def leave_transport() -> None:
+        farewells.leave()
+        carries.close()
+        mpi_world.leave_mpi()
+
+    return Mesh(ranks.rank, ranks.world_size, sequence_size, carries, leave_transport)

@@ -7,7 +7,6 @@ group's messages share one stream.
 
 import queue
 import threading
-import zlib
 from collections import deque
 from datetime import timedelta
 
@@ -15,23 +14,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tttscale.comm.groups import in_rounds, link_groups
+from tttscale.comm.messages import (
+    HEADER_BYTES,
+    check_header,
+    lost_at,
+    message,
+    message_bytes,
+    ring_links,
+)
 from tttscale.errors import PeerError
-from tttscale.model.device import to_device
 from tttscale.model.ports import Carried, Part
-from tttscale.scan.carry_store import carried_bytes, packed, views
+from tttscale.scan.carry_store import views
 from tttscale.scan.schedule import CarryKey, Phase
-
-HEADER_NUMBERS = 6
-HEADER_BYTES = 8 * HEADER_NUMBERS
-_MAGIC = 1779
-"""First number of every message."""
-
-
-def header(key: CarryKey) -> list[int]:
-    """The numbers that lead a message and are checked on arrival."""
-    forward = int(key.phase is Phase.FORWARD)
-    part = zlib.crc32(key.part.encode())
-    return [_MAGIC, forward, key.sequence, key.boundary, key.layer, part]
 
 
 class NeighbourTransport:
@@ -72,15 +67,9 @@ class NeighbourTransport:
     ) -> "NeighbourTransport":
         """Create and warm up all links of all replicas, on every rank in the same order."""
         first = rank // size * size
-        groups: dict[tuple[int, int, Phase], dist.ProcessGroup] = {}
+        links = in_rounds(ring_links(size), size)
         backend = "gloo" if device.type == "cpu" else "nccl"
-        for replica in range(0, world_size, size):
-            for source, target, phase in ring_links(size):
-                pair = sorted((replica + source, replica + target))
-                group = dist.new_group(pair, timeout=timeout, backend=backend)
-                if rank in pair:
-                    assert isinstance(group, dist.ProcessGroup)
-                    groups[source, target, phase] = group
+        groups = link_groups(rank, world_size, links, size, backend=backend, timeout=timeout)
         transport = cls(rank - first, size, first, groups, device)
         transport._warm_up()
         return transport
@@ -88,7 +77,7 @@ class NeighbourTransport:
     def _warm_up(self) -> None:
         """Send one float over every link, in one order, so that no connection is made inside a sweep."""
         token = torch.zeros(1, device=self._device)
-        for source, target, phase in ring_links(self.size):
+        for source, target, phase in in_rounds(ring_links(self.size), self.size):
             group = self._groups.get((source, target, phase))
             if group is not None and self.rank == source:
                 dist.send(token, self._first + target, group=group)
@@ -97,25 +86,23 @@ class NeighbourTransport:
 
     def irecv(self, key: CarryKey, source: int, carried: Carried) -> "_TorchHandle":
         """Start a receive into a buffer of its own."""
-        size = HEADER_BYTES + carried_bytes(carried)
-        buffer = torch.empty(size, dtype=torch.uint8, device=self._device)
+        buffer = torch.empty(message_bytes(carried), dtype=torch.uint8, device=self._device)
         group = self._groups[source, self.rank, key.phase]
         try:
             work = dist.irecv(buffer, self._first + source, group=group)
         except RuntimeError as error:
-            raise lost(_at(self.rank, source, key), error) from None
+            raise lost_at(self.rank, source, key, error) from None
         assert work is not None
         return _TorchHandle(self, work, buffer, key, source, carried)
 
     def isend(self, key: CarryKey, target: int, part: Part) -> None:
         """Copy header and tensors into one buffer and start to send it."""
-        lead = to_device(torch.tensor(header(key)).view(torch.uint8), self._device)
-        buffer = torch.cat([lead, *packed(part)])
+        buffer = message(key, part, self._device)
         group = self._groups[self.rank, target, key.phase]
         try:
             work = dist.isend(buffer, self._first + target, group=group)
         except RuntimeError as error:
-            raise lost(_at(self.rank, target, key), error) from None
+            raise lost_at(self.rank, target, key, error) from None
         assert work is not None
         if self._waiter is not None:
             self._waiter.put(work, buffer, (self.rank, target, key))
@@ -132,17 +119,8 @@ class NeighbourTransport:
             work.wait()
         self._sends.clear()
         for key, lead in self._checks:
-            self.check(key, lead)
+            check_header(self.rank, key, lead)
         self._checks.clear()
-
-    def check(self, key: CarryKey, lead: Tensor) -> None:
-        """Compare a header with what was expected."""
-        found, wanted = lead.view(torch.int64).tolist(), header(key)
-        if found != wanted:
-            raise PeerError(
-                f"sequence rank {self.rank} expected {key} (header {wanted}) and received header "
-                f"{found}; the ranks run different configurations or versions"
-            )
 
     def check_later(self, key: CarryKey, lead: Tensor) -> None:
         """On CUDA the check waits for the end of the sweep: it would stall the stream here."""
@@ -167,12 +145,12 @@ class _TorchHandle:
         try:
             self._work.wait()
         except RuntimeError as error:
-            raise lost(_at(self._transport.rank, self._source, self._key), error) from None
+            raise lost_at(self._transport.rank, self._source, self._key, error) from None
         lead = self._buffer[:HEADER_BYTES]
         if lead.is_cuda:
             self._transport.check_later(self._key, lead)
         else:
-            self._transport.check(self._key, lead)
+            check_header(self._transport.rank, self._key, lead)
         return views(self._buffer[HEADER_BYTES:], self._carried)
 
 
@@ -192,7 +170,7 @@ class _SendWaiter:
             try:
                 work.wait()
             except RuntimeError as error:
-                self._error = self._error or lost(_at(rank, target, key), error)
+                self._error = self._error or lost_at(rank, target, key, error)
             del work, buffer
             self._queue.task_done()
 
@@ -207,21 +185,3 @@ class _SendWaiter:
         self._queue.join()
         if self._error is not None:
             raise self._error
-
-
-def ring_links(size: int) -> list[tuple[int, int, Phase]]:
-    """(source, target, phase) of a ring: states go up, gradients go down."""
-    ups = [(r, (r + 1) % size, Phase.FORWARD) for r in range(size)]
-    return ups + [(target, source, Phase.BACKWARD) for source, target, _ in ups]
-
-
-def _at(rank: int, peer: int, key: CarryKey) -> str:
-    return f"sequence rank {rank} lost rank {peer} at {key}"
-
-
-def lost(what: str, error: Exception) -> PeerError:
-    """The error of a rank that noticed another one's end."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return PeerError(
-        f"{what}: {reason}. The first rank that failed has the cause; this rank only noticed."
-    )

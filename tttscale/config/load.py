@@ -16,9 +16,6 @@ from tttscale.location import LocationError, expand
 from tttscale.scrub import shortened
 from tttscale.versions import newer
 
-_FORMER = {("parallel", "transport"): ("auto", "torch")}
-"""Keys that had no effect, and their values in files of older versions: these are ignored."""
-
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a run's configuration.
@@ -35,7 +32,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for name in Config.model_fields:  # an absent or empty section still has required keys
         if layer.tree.get(name) is None:
             layer.tree[name] = {}
-    _drop_former_keys(layer)
     problems, config = list(layer.problems), None
     try:
         config = Config.model_validate(layer.tree)
@@ -46,13 +42,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if problems or config is None:
         raise ConfigError(_newer_files(layer) + _report(str(path), problems))
     return config
-
-
-def _drop_former_keys(layer: Layer) -> None:
-    for (section, key), values in _FORMER.items():
-        found = layer.tree[section]
-        if isinstance(found, dict) and found.get(key) in values:
-            del found[key]
 
 
 def dump_config(config: Config) -> str:

@@ -11,10 +11,6 @@ from tttscale.config.source import KeyPath
 from tttscale.scrub import shortened
 
 _SIMILAR = 0.65
-_HINTS: dict[KeyPath, str] = {
-    ("parallel", "transport"): "carries are sent by torch.distributed; leave this key out",
-}
-"""Next steps for keys that are no longer, or not yet, in the schema."""
 
 
 def explain(error: ValidationError, places: dict[KeyPath, str]) -> list[str]:
@@ -69,8 +65,6 @@ def _unknown(location: KeyPath) -> str:
     keys = known_keys()
     section, last = location[:-1], location[-1]
     name, inside = ".".join(filter(None, (_written(section), last))), _names(section)
-    if hint := _HINTS.get((*inside, last)):
-        return f"{name} is not a known key: {hint}"
     nearest = nearest_key((*inside, last), keys)
     if nearest is not None:
         return f"{name} is not a known key; did you mean {'.'.join(nearest)}?"

@@ -43,6 +43,9 @@ class ParallelSection(Section):
     """Tokens per chunk, a multiple of model.mini_batch_size (and of what layers of model.pattern ask for)."""
     layout: Literal["striped", "contiguous"] = "striped"
     """Chunk c belongs to rank c mod sequence, or to rank c // (chunks / sequence)."""
+    transport: Literal["auto", "torch", "mpi"] = "auto"
+    """What carries are sent over: torch.distributed (gloo on CPUs, NCCL on GPUs), or mpi (CPUs only, in a job
+    that mpirun or srun has started); auto = torch. No loss depends on it."""
     keep_chunks: Annotated[int | Literal["auto"], count_or("auto")] = "auto"
     """Chunks whose activations are kept for the backward sweep instead of recomputed."""
     batch: Positive = 1

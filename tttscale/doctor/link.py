@@ -1,6 +1,5 @@
 """What is known of a link between neighbours, and which links are slow."""
 
-import math
 import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,6 +25,8 @@ class Link(NamedTuple):
     """One way, of a message of one number."""
     bytes_per_second: float
     """At this size, so of a small message mostly its latency."""
+    transport: str
+    """gloo, nccl or mpi."""
 
 
 def slow_links(links: list[Link], hosts: list[str]) -> Iterator[Finding]:
@@ -35,9 +36,12 @@ def slow_links(links: list[Link], hosts: list[str]) -> Iterator[Finding]:
         links: of all ranks.
         hosts: by rank.
     """
-    for inside in (True, False):
-        kind = [link for link in links if (hosts[link.source] == hosts[link.target]) == inside]
-        usual = statistics.median(link.bytes_per_second for link in kind) if kind else math.nan
+    kinds: dict[tuple[bool, str], list[Link]] = {}
+    for link in links:
+        inside = hosts[link.source] == hosts[link.target]
+        kinds.setdefault((inside, link.transport), []).append(link)
+    for (inside, transport), kind in kinds.items():
+        usual = statistics.median(link.bytes_per_second for link in kind)
         for link in kind:
             outlier = len(kind) > 2 and link.bytes_per_second * _OUTLIER < usual
             large = link.bytes >= LARGE_BYTES
@@ -47,8 +51,8 @@ def slow_links(links: list[Link], hosts: list[str]) -> Iterator[Finding]:
             if outlier or slow:
                 others = f"; the others of its kind {human(usual)}B/s" * outlier
                 yield warning(
-                    f"rank {link.source} -> {link.target} ({hosts[link.source]} -> {hosts[link.target]}): "
-                    f"{describe(link)}{others}",
+                    f"rank {link.source} -> {link.target} ({hosts[link.source]} -> {hosts[link.target]}) "
+                    f"over {transport}: {describe(link)}{others}",
                     "Are cores shared by more ranks or programs than there are cores?"
                     if inside
                     else "Is this the fast network? GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME) names "

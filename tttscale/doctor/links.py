@@ -18,7 +18,7 @@ _SMALL_ROUNDS, _MOST_ROUNDS = 10, 8
 _ENOUGH_SECONDS = 1.0
 
 
-def measure(mesh: Mesh, carried: Carried, device: torch.device) -> Link | None:
+def measure(mesh: Mesh, carried: Carried, device: torch.device, name: str) -> Link | None:
     """Measure the link from this rank to the next one of its sequence; all ranks call this.
 
     Links that share a rank are measured one after the other, the others at the same time.
@@ -27,6 +27,7 @@ def measure(mesh: Mesh, carried: Carried, device: torch.device) -> Link | None:
         mesh: all ranks.
         carried: the message, such as the largest part of a carry.
         device: where it lies.
+        name: of the transport.
 
     Returns:
         None if this rank has no neighbour.
@@ -41,7 +42,7 @@ def measure(mesh: Mesh, carried: Carried, device: torch.device) -> Link | None:
             probe = _Probe(transport, (own + 1) % size, own, device)
             latency, seconds = probe.lead(carried)
             target, amount = mesh.rank - own + (own + 1) % size, carried_bytes(carried)
-            found = Link(mesh.rank, target, amount, latency, amount / seconds)
+            found = Link(mesh.rank, target, amount, latency, amount / seconds, name)
         elif _turn((own - 1) % size, size) == turn:
             _Probe(transport, (own - 1) % size, (own - 1) % size, device).follow(carried)
     transport.flush()

@@ -19,6 +19,7 @@ from tttscale.packages import one_line
 from tttscale.scrub import scrubbed
 
 _HEAD_DIM, _MINI_BATCH = 64, 16
+_MPI_SOURCES = ("openmpi", "pmi")
 
 
 def examine(
@@ -120,7 +121,12 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
     device, carried = _device(config, ranks), _carried(config)
     sequence, doubt = _sequence(config, ranks)
     deadline.stage = "the meeting of all ranks"
-    agreed = {"parallel.sequence": str(sequence), "the shapes of a carry": str(carried.shapes)}
+    asked = config.parallel.transport if config is not None else "auto"
+    agreed = {
+        "parallel.sequence": str(sequence),
+        "parallel.transport": asked,
+        "the shapes of a carry": str(carried.shapes),
+    }
     mesh = start(ranks, sequence, device, agreed)
     facts: dict[str, Any] = {
         "place": job.place(ranks, str(device)),
@@ -130,8 +136,16 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
     deadline.stage = "the exchange of what each rank found"
     rows = cast(list[dict[str, Any]], on_all_ranks(mesh, lambda: facts, LaunchError))
     deadline.stage = "the links between neighbours"
-    own = links.measure(mesh, carried, device)
-    measured = on_all_ranks(mesh, lambda: own, LaunchError)
+    library = "gloo" if device.type == "cpu" else "nccl"
+    own = [links.measure(mesh, carried, device, library)]
+    deadline.stage = "the links between neighbours over MPI"
+    why_not = _why_not_mpi(asked, ranks, device, mesh)
+    if sequence > 1 and why_not is None:
+        over_mpi = start(ranks, sequence, device, transport="mpi")
+        own.append(links.measure(over_mpi, carried, device, "mpi"))
+        if over_mpi.leave_transport is not None:
+            over_mpi.leave_transport()
+    measured = [found for row in on_all_ranks(mesh, lambda: own, LaunchError) for found in row]
     deadline.stage = "the clocks"
     offsets = clock_offsets(mesh)
     mesh.gather([0.0])  # none leaves while another still measures
@@ -149,11 +163,30 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
         of_job = (
             *job.launch(ranks, report.places),
             *([doubt] if doubt is not None else []),
+            *([problem(why_not, "As it says")] if asked == "mpi" and why_not else []),
             *job.differences([row["versions"] for row in rows]),
             *job.clocks(offsets, hosts),
             *link.slow_links(report.links, hosts),
         )
         report.findings += [("", found) for found in of_job]
+
+
+def _why_not_mpi(asked: str, ranks: Ranks, device: Any, mesh: Any) -> str | None:
+    """Why carries cannot travel over MPI, of the first rank that has a reason; None if they can."""
+    from tttscale.comm.collective import on_all_ranks
+    from tttscale.comm.mpi_world import check_mpi_job
+
+    if asked != "mpi" and ranks.source not in _MPI_SOURCES:
+        return "no mpirun has started this job"
+
+    def check() -> str | None:
+        try:
+            check_mpi_job(ranks, device)
+        except LaunchError as error:
+            return str(error)
+        return None
+
+    return next((why for why in on_all_ranks(mesh, check, LaunchError) if why), None)
 
 
 def _sequence(config: Config | None, ranks: Ranks) -> tuple[int, Finding | None]:

@@ -44,7 +44,10 @@ class Report:
             lines += ["", *table(self.places)]
         if self.links:
             lines.append("")
-            lines += [f"{link.source} -> {link.target}  {describe(link)}" for link in self.links]
+            lines += [
+                f"{link.source} -> {link.target}  {link.transport:<4}  {describe(link)}"
+                for link in self.links
+            ]
         lines += ["", self._sum()]
         return scrubbed("\n".join(lines))
 

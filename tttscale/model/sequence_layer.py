@@ -99,7 +99,7 @@ def reset(layer: Mixer, generator: Generator, init: str) -> None:
     """Call a layer's `reset`.
 
     Raises:
-        MixerError: it failed, or left a parameter alone.
+        MixerError: it failed, or left a parameter alone, or one is not to be trained.
     """
     numbers = [(n, p) for n, p in layer.named_parameters() if p.is_floating_point()]
     for _, parameter in numbers:
@@ -109,6 +109,12 @@ def reset(layer: Mixer, generator: Generator, init: str) -> None:
         layer.reset(generator, init)
     except Exception as error:  # code of someone's own may raise anything
         raise MixerError(f"{kind}: reset() failed: {fault(error)}") from error
+    for name, parameter in layer.named_parameters():
+        if not parameter.requires_grad:  # the optimizer would still let it decay
+            raise MixerError(
+                f"{kind}: the parameter {name} takes no gradient, but all parameters are trained; "
+                "make it a buffer (register_buffer), which is saved with the weights too"
+            )
     for name, parameter in numbers:
         if not parameter.is_meta and bool(parameter.isnan().any()):
             raise MixerError(f"{kind}: reset() gives the parameter {name} no value; fill it there")

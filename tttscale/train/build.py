@@ -237,7 +237,11 @@ def connect(config: Config, ranks: Ranks, device: torch.device) -> Mesh:
         LaunchError: their configuration or version differs.
     """
     return meshes.start(
-        ranks, config.parallel.sequence, device, agreed=_agreed(config.model_dump(mode="json"))
+        ranks,
+        config.parallel.sequence,
+        device,
+        agreed=_agreed(config.model_dump(mode="json")),
+        transport=config.parallel.transport,
     )
 
 

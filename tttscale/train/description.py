@@ -34,11 +34,12 @@ def _size(config: Config, mesh: Mesh, sweeps: Sweeps) -> str:
     layout, parallel, device = sweeps.schedule.layout, config.parallel, sweeps.device
     parameters = sum(p.numel() for p in sweeps.model.parameters())
     threads = f" with {torch.get_num_threads()} thread(s) a rank" if device.type == "cpu" else ""
+    over = " over MPI" if parallel.transport == "mpi" and parallel.sequence > 1 else ""
     return (
         f"{config.run.name}: {parameters:,} parameters, "
         f"{config.data.sequence_length:,} tokens per sequence in {layout.chunks} chunks of "
         f"{layout.chunk_tokens:,}; {mesh.replicas} replica(s) x {parallel.sequence} sequence "
-        f"rank(s), {parallel.layout}, ZeRO {config.zero.stage}, "
+        f"rank(s){over}, {parallel.layout}, ZeRO {config.zero.stage}, "
         f"{config.train.precision} on {device}{threads}"
     )
 

@@ -1,0 +1,115 @@
+"""A Slurm of a controller and two nodes, on the hosts of a lab."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.hosts.jobs import Done, start
+from tests.hosts.lab import Lab, poll
+
+# 4 CPUs a node, however many there are. No plugin that needs cgroups, a data base or GPUs.
+CONF = """\
+ClusterName=small
+SlurmctldHost=ctl
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CryptoType=crypto/munge
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+ReturnToService=2
+SlurmdTimeout=15
+SlurmctldTimeout=30
+MinJobAge=600
+KillWait=30
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/ctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/ctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+NodeName=node[1-2] CPUs=4 CoresPerSocket=4 RealMemory=2000 State=UNKNOWN
+PartitionName=main Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP
+"""
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+
+
+class Slurm:
+    """A cluster that runs."""
+
+    def __init__(self, lab: Lab, conf: Path) -> None:
+        self.lab, self._conf = lab, conf
+        self._ctl = lab["ctl"]
+        self.variables = {"SLURM_CONF": str(conf)}
+
+    def call(self, line: str) -> str:
+        """Run a line of shell on the controller; return what it prints."""
+        return self._ctl.do(f"export SLURM_CONF={self._conf}; {line}")
+
+    def run(self, line: str, cwd: Path) -> Done:
+        """Run a line such as `srun ...` on the controller, until it ends."""
+        return start(self._ctl, line, cwd, self.variables).wait()
+
+    def submit(self, line: str, cwd: Path) -> int:
+        """Run a line that submits a job, in a folder; return the job's number."""
+        found = re.search(r"job (\d+)", self.run(line, cwd).passed().output)
+        assert found
+        return int(found[1])
+
+    def state(self, job: int) -> str:
+        """The job's state, as scontrol says it."""
+        found = re.search(r"JobState=(\w+)", self.call(f"scontrol show job {job}"))
+        return found[1] if found else "unknown"
+
+    def wait(self, job: int, timeout_seconds: float = 300.0) -> str:
+        """Wait until a job has ended; return its state."""
+        poll(lambda: self.state(job) in ENDED, f"job {job} ends", timeout_seconds)
+        return self.state(job)
+
+    def cancel_all(self) -> None:
+        """End all jobs."""
+        self.call("scancel --user=root")
+
+
+@contextmanager
+def slurm() -> Iterator[Slurm]:
+    """Start munge, slurmctld and two slurmd on hosts of their own."""
+    with Lab("ctl", "node1", "node2") as lab:
+        folder = lab.folder / "slurm"
+        (folder / "state").mkdir(parents=True)
+        conf = folder / "slurm.conf"
+        conf.write_text(CONF.format(folder=folder))
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        for host in lab.hosts.values():
+            files = " ".join(
+                f"--{kind}-file={folder}/munge-{host.name}.{kind}"
+                for kind in ("log", "pid", "seed")
+            )
+            host.do(f"mkdir -p /run/munge; munged --force --key-file={key} {files}")
+        cluster = Slurm(lab, conf)
+        cluster.call("slurmctld -c")
+        for name in ("node1", "node2"):
+            (folder / f"spool-{name}").mkdir()
+            lab[name].do(f"export SLURM_CONF={conf}; slurmd -N {name}")
+        poll(lambda: "idle 2" in _nodes(cluster), "both nodes are idle")
+        try:
+            yield cluster
+        finally:
+            cluster.cancel_all()
+
+
+def _nodes(cluster: Slurm) -> str:
+    try:
+        return cluster.call("sinfo --noheader -o '%t %D'")
+    except RuntimeError:  # the controller does not listen yet
+        return ""
