@@ -7,6 +7,7 @@ import pytest
 from benchmarks import transports
 from benchmarks.static import kernels
 from tests.campaigns import emulated_kernels
+from tests.hosts import report as hosts
 from tttscale.bench import report
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -14,6 +15,8 @@ PAGES = {
     "kernels_sm90": kernels.render,
     "kernels_sm80": kernels.render,
     "kernels_emulated": emulated_kernels.render,
+    "hosts": hosts.render,
+    "hosts_links": hosts.render,
 }
 
 

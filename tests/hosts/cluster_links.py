@@ -55,6 +55,7 @@ def train(lab, site, name):
 @pytest.mark.parametrize("name", LINKS)
 def test_a_link(name, site, case):
     """Losses do not depend on it; what striped chunks send more is what their carries count more."""
+    case.say(link=name)
     losses, sent, computed = {}, {}, {}
     with Lab("hosta", "hostb") as lab, joined(lab, LINKS[name]):
         for layout in LAYOUTS:
@@ -67,7 +68,6 @@ def test_a_link(name, site, case):
                 case.say(**{f"{layout}: {key}": f"{middle:.3f}"})
             case.say(**{f"{layout}: MiB sent per step": f"{sent[layout] / MIB:.2f}"})
             case.say(**{f"{layout}: MiB of carries": f"{computed[layout] / MIB:.2f}"})
-    case.say(link=name)
     assert losses["striped"].hex() == losses["contiguous"].hex()
     more = computed["striped"] - computed["contiguous"]
     assert 1.0 < (sent["striped"] - sent["contiguous"]) / more < 1.2  # headers, acknowledgements

@@ -15,7 +15,8 @@ TITLE = "Several hosts, made of namespaces of one machine"
 LEGEND = (
     "One rank a host. Medians of the steps after the first; exposed time holds the wait for a rank that is "
     "behind. Carries: counted from the layers' own declaration; sent: at both hosts' interfaces, with the "
-    "gradients of the parameters, and all headers.\n\n"
+    "gradients of the parameters, and all headers. Both hosts share the cores of one machine that does other "
+    "things, too: bytes can be compared, and seconds only roughly.\n\n"
 )
 
 
@@ -40,13 +41,23 @@ class Collector:
     def pytest_sessionfinish(self) -> None:
         """Write the report that --out asks for."""
         if self._out is not None and self._rows:
-            links = [row for row in self._rows if LINK in row]
-            launched = [_launched(row) for row in self._rows if LINK not in row]
-            sections = [("Launchers", written.table(launched))] if launched else []
-            if links:
-                rows = [row for link in links for row in _links(link)]
-                sections.append(("Links", LEGEND + written.table(rows)))
-            written.write(self._out, TITLE, sections, self._rows, self._command)
+            written.write(self._out, TITLE, sections(self._rows), self._rows, self._command)
+
+
+def render(out: Path) -> None:
+    """Write OUT.md again from OUT.json."""
+    facts, rows = written.read(out)
+    written.write_page(out, TITLE, facts, sections(rows))
+
+
+def sections(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Heading and text of each table."""
+    links = [line for row in rows if LINK in row for line in _links(row)]
+    launched = [_launched(row) for row in rows if LINK not in row]
+    found = [("Launchers", written.table(launched))] if launched else []
+    columns = dict.fromkeys(name for line in links for name in line)
+    filled = [{name: line.get(name, "") for name in columns} for line in links]
+    return [*found, ("Links", LEGEND + written.table(filled))] if links else found
 
 
 def _launched(row: dict[str, Any]) -> dict[str, str]:
