@@ -87,3 +87,45 @@ def test_carries_over_mpi(kind, site, mpich, pair, case):
     )
     case.say(launcher=f"{kind}, carries over MPI", hosts="2 x 2", command=line)
     case.check(start(pair["hosta"], line, site.work).wait())
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        ("torchrun", ()),
+        ("deepspeed", ("--", "--master_port", 29600)),
+        ("mpirun", ("--", "--bind-to", "none")),
+    ],
+    ids=["torchrun", "deepspeed", "mpirun"],
+)
+def test_one_host(launcher, options, site, pair, case):
+    """With options of the launcher after `--`."""
+    line = shell(
+        *("bash", f"../checkout/launch/{launcher}.sh", "tiny.yaml", f"run.name={case.run}"),
+        *("parallel.sequence=2", *options),
+        N=2,
+    )
+    case.say(launcher=f"{launcher}.sh", hosts="1 x 2", command=line)
+    case.check(start(pair["hosta"], line, site.work).wait())
+
+
+TTTSCALE = "../checkout/.venv/bin/tttscale"
+TORCHRUN = "bash", "../checkout/launch/torchrun.sh", "tiny.yaml", "parallel.sequence=2"
+SLURM = TTTSCALE, "launch", "slurm", "tiny.yaml", "--nodes", 2, "--ranks-per-node", 2, "--dry-run"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (shell(TTTSCALE, "train", "tiny.yaml", "--print-config"), "chunk_length"),
+        (shell(*SLURM), "#SBATCH"),
+        (shell(TTTSCALE, "doctor"), "torch"),
+        (shell(*TORCHRUN, VERB="doctor", N=2), "rank"),
+    ],
+    ids=["resolved configuration", "a Slurm file", "doctor", "doctor, torchrun"],
+)
+def test_what_only_looks(line, said, site, pair, case):
+    case.say(launcher="looks only", hosts="1", command=line)
+    done = start(pair["hosta"], line, site.work).wait().passed()
+    assert said in done.output
+    case.say(result=f"exit code 0, and {said!r} is said")
