@@ -193,7 +193,7 @@ def test_a_single_rank_waits_for_nobody():
 
 def test_ranks_agree_on_all_keys_but_those_of_a_host(monkeypatch):
     found = {}
-    monkeypatch.setattr(meshes, "start", lambda *_, agreed: found.update(agreed))
+    monkeypatch.setattr(meshes, "start", lambda *_, agreed, transport: found.update(agreed))
     place = meshes.Ranks(0, 2, 0, 2, "127.0.0.1", 1, "environment")
     config = small_config(2)
     parts = [{"store": "here/a", "weight": 3}, {"store": "here/b"}]
