@@ -14,4 +14,4 @@ python -m pyright --pythonpath .venv/bin/python || {
   [[ "$(python -m pyright --version 2>/dev/null)" == pyright* ]] && exit 1
   echo "pyright could not start here: types are not checked" >&2
 }
-exec python -m pytest -n "${TEST_PROCESSES:-2}" --dist worksteal -q "$@"
+exec python -m pytest -n "${TEST_PROCESSES:-3}" --dist worksteal -q "$@"
