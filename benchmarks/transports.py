@@ -111,6 +111,7 @@ def make_step(transport: Transport) -> Callable[[], tuple[float, float, float]]:
     groups = [[Windows(ArraySplit([text]), 2048, 0, 16).window(0)]]
 
     def step() -> tuple[float, float, float]:
+        """Seconds of a whole step, seconds waited for messages, and the summed losses."""
         model.zero_grad(set_to_none=True)
         began = time.perf_counter()
         sweeps.forward(groups)

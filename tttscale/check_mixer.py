@@ -208,6 +208,7 @@ class _Check:
 
     def _swept(self, groups: list[list[_Tokens]], layout: Layout, keep: int) -> _Step:
         def rank(transport: ThreadTransport) -> _Step:
+            """Run one step as one rank."""
             model = TTTForCausalLM(self.config, seed=1).double()
             policy = ActivationPolicy(keep)
             sweeps = Sweeps(model, layout, transport, batch=len(groups[0]), keep=policy)

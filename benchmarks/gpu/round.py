@@ -71,6 +71,7 @@ def run_lines(
             _end(process)
 
         def watch() -> None:
+            """End the process when it is asked to stop."""
             assert until is not None
             while process.poll() is None:
                 if until():

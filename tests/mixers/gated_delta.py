@@ -14,7 +14,7 @@ class GatedDelta(Mixer):
         """Fields of `model.options`."""
 
         decay_bias: float = Field(2.0, ge=0)
-        """Of the gate a = sigmoid(. + bias)."""
+        """Bias of the gate a = sigmoid(. + bias)."""
 
     def __init__(self, config, options):
         super().__init__(config, options)

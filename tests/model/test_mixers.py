@@ -292,7 +292,7 @@ class Loose(GatedDelta):
     """Takes any options."""
 
     class Options:
-        """Of no kind that is checked."""
+        """Options without types, which nothing checks."""
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class SlurmJob:
     """What sbatch is asked for, and what runs."""
 
     name: str
-    """Of the job: the run's."""
+    """The job's name, which is the run's."""
     nodes: int
     ranks_per_node: int
     command: tuple[str, ...]

@@ -41,7 +41,7 @@ def open_store(ranks: Ranks, deadline: float) -> tuple[TCPStore, Route]:
         The store, and the way to its host.
 
     Raises:
-        LaunchError: the port is taken, the host unknown, or nobody or somebody else answers there.
+        LaunchError: the port is taken, the host unknown, or what answers there is not rank 0.
     """
     if ranks.rank == 0 and not is_launchers():
         return _listen(ranks), Route("", "")
@@ -182,7 +182,7 @@ def _call(ranks: Ranks, deadline: float) -> tuple[TCPStore, Route]:
 
 
 def _connect(ranks: Ranks, host: str, deadline: float) -> Route:
-    """Try until somebody listens; what is found there is the caller's to judge.
+    """Try until a program listens; what is found there is the caller's to judge.
 
     Raises:
         OSError: nobody did until the deadline.
@@ -248,6 +248,7 @@ def _joined(ranks: Ranks, route: Route) -> TCPStore:
     results: queue.Queue[TCPStore | RuntimeError] = queue.Queue()
 
     def join() -> None:
+        """Connect, and leave the store or the error in the queue."""
         try:
             results.put(
                 TCPStore(

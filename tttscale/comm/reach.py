@@ -157,6 +157,7 @@ def _not_reached(own: _Stand, hosts: list[_Stand]) -> str:
     others = (hosts[place + 1 :] + hosts[:place])[:_MOST_HOSTS]
 
     def problem_with(other: _Stand) -> str:
+        """Connect to another host; the line to print if that fails, else an empty one."""
         try:
             with socket.create_connection((other.address, other.port), REACH_SECONDS):
                 return ""

@@ -59,7 +59,7 @@ def triton(
     elif chosen.missing is not None:
         yield warning(
             f"scan: torch, which is slower, as Triton's kernel {chosen.missing}",
-            "See `tttscale train --help` and docs/kernels for the shapes that have one",
+            "See `tttscale train --help` and kernels/README.md for the shapes that have one",
         )
     else:
         try:

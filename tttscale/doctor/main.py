@@ -44,6 +44,7 @@ def examine(
     report = Report()
 
     def give_up(stage: str) -> int:
+        """Show what was found so far, and at which stage the time ran out; return the exit code."""
         message = f"after {seconds:g} s the doctor was still at: {stage}"
         if ranks.rank:
             print(scrubbed(f"[rank {ranks.rank}] {message}"), file=sys.stderr)
