@@ -38,7 +38,7 @@ _SLEEP_SHARE = 1 / 8
 _COMPUTING_SECONDS = (0.00025, 0.002)
 """Shortest and longest sleep of the thread. A look takes some 20 us of a core that computes."""
 _WAITING_SECONDS = (0.00002, 0.00025)
-"""Of a rank that waits; it does not sleep for less than the shortest, but offers its core to others."""
+"""The same for a rank that waits; below the shortest it does not sleep, but offers its core to others."""
 
 
 @dataclass
