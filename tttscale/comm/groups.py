@@ -12,7 +12,7 @@ Link = tuple[int, int, Phase]
 """(source, target, phase), ranks on the sequence axis."""
 
 CHANNELS = 2
-"""Of NCCL, for each link: a posted receive holds a multiprocessor (SM) per channel while it waits."""
+"""NCCL's channels for each link: a posted receive holds a multiprocessor (SM) per channel while it waits."""
 _P2P_CHANNELS = "NCCL_MAX_P2P_NCHANNELS"
 _CONNECTIONS = "CUDA_DEVICE_MAX_CONNECTIONS"
 

@@ -20,7 +20,7 @@ class Link(NamedTuple):
     """World rank."""
     target: int
     bytes: int
-    """Of the larger message."""
+    """Size of the larger message."""
     latency_seconds: float
     """One way, of a message of one number."""
     bytes_per_second: float
