@@ -91,7 +91,7 @@ def write_perfetto(path: Path, trace: Trace, *, max_events: int = MAX_EVENTS) ->
 
 
 def perfetto_events(trace: Trace, max_events: int = MAX_EVENTS) -> tuple[list[Event], str]:
-    """Return the events in the order of time within a track, and what was cut to have no more than so many."""
+    """Return the events, in the order of time within a track, and what was cut to have at most so many."""
     arrows = find_arrows(trace)
     small = bounded(trace, max_events // 4, max_events // 8)
     cut = [small.cut] if small.cut else []
@@ -137,16 +137,9 @@ def find_arrows(trace: Trace) -> list[Arrow]:
         if key not in sends:
             continue
         source, send = sends.pop(key)
-        found.append(
-            Arrow(
-                source,
-                send.begin,
-                target,
-                wait.end,
-                *key[2:],
-                wait.end - wait.begin,
-            )
-        )
+        ends = source, send.begin, target, wait.end
+        place = wait.run, wait.sequence, wait.boundary, wait.layer, wait.part
+        found.append(Arrow(*ends, *place, waited_seconds=wait.end - wait.begin))
     return found
 
 
