@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tttscale.files import replaced
+from tttscale.observe.hand_overs import hand_overs
+from tttscale.observe.span_table import span_table
 from tttscale.observe.spans import RankTrace, Span, Trace
 from tttscale.observe.trace_bounds import bounded
 
@@ -110,37 +112,25 @@ def perfetto_events(trace: Trace, max_events: int = MAX_EVENTS) -> tuple[list[Ev
 
 
 def find_arrows(trace: Trace) -> list[Arrow]:
-    """Return what went from rank to rank, in no special order; a message with one end only is left out."""
-    sends: dict[tuple, tuple[int, Span]] = {}
-    waits: list[tuple[tuple, int, Span]] = []
-    for rank in trace.ranks:
-        begins = [mark.begin for mark in rank.steps]
-        for span in rank.spans:
-            if span.activity not in ("send", "wait") or not span.part:
-                continue
-            step = bisect_right(begins, span.begin)
-            key = (
-                step,
-                rank.replica,
-                span.run,
-                span.sequence,
-                span.boundary,
-                span.layer,
-                span.part,
-            )
-            if span.activity == "send":
-                sends.setdefault(key, (rank.rank, span))
-            else:
-                waits.append((key, rank.rank, span))
-    found = []
-    for key, target, wait in waits:
-        if key not in sends:
-            continue
-        source, send = sends.pop(key)
-        ends = source, send.begin, target, wait.end
-        place = wait.run, wait.sequence, wait.boundary, wait.layer, wait.part
-        found.append(Arrow(*ends, *place, waited_seconds=wait.end - wait.begin))
-    return found
+    """Return what went from rank to rank inside of steps; a message with one end only is left out."""
+    found = hand_overs(span_table(trace))
+    names = [rank.rank for rank in trace.ranks]
+    waited = found.wait_end - found.wait_begin
+    columns = (
+        *(found.sender, found.sent, found.receiver, found.wait_end),
+        *(found.backward, found.sequence, found.boundary, found.layer, found.part, waited),
+    )
+    return [
+        Arrow(
+            *(names[sender], sent, names[receiver], received),
+            *("backward" if backward else "forward", sequence, boundary, layer),
+            found.parts[part],
+            seconds,
+        )
+        for sender, sent, receiver, received, backward, sequence, boundary, layer, part, seconds in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
 
 
 def _of_rank(rank: RankTrace) -> Iterator[Event]:

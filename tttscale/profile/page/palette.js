@@ -28,6 +28,7 @@ const RUNS = {
   light: { forward: "#2f9c95", recompute: "#c9bb6b", backward: "#6a3d9a", "": "#d9dce0" },
   dark: { forward: "#3fb8b0", recompute: "#a89a4c", backward: "#a984d8", "": "#343b45" },
 };
+const SHORT_RUNS = { forward: "fwd", recompute: "redo", backward: "bwd" };
 const GROUP_COLOURS = {
   light: { work: "#3f83d6", waiting: "#ee5b00", communication: "#9b3ba3", update: "#3d7a2e", other: "#c9ced6" },
   dark: { work: "#4489dd", waiting: "#ff7a1f", communication: "#c974d8", update: "#7cbf68", other: "#4b535f" },

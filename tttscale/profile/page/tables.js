@@ -13,7 +13,7 @@ const drawTable = (table, columns, rows, start) => {
       shown.sort((a, b) => sign * (typeof value(a) === "string" ? value(a).localeCompare(value(b), undefined, { numeric: true }) : value(a) - value(b)));
     }
     const head = columns.map(({ name, title }, column) => element("th", {
-      scope: "col", title: title || null, "aria-sort": sorted && sorted.column === column ? (sorted.down ? "descending" : "ascending") : "none",
+      scope: "col", class: typeof columns[column].value(rows[0]) === "string" ? "words" : null, title: title || null, "aria-sort": sorted && sorted.column === column ? (sorted.down ? "descending" : "ascending") : "none",
     }, element("button", { onclick: () => {
       sorted = { column, down: sorted && sorted.column === column ? !sorted.down : typeof columns[column].value(rows[0]) !== "string" };
       draw();

@@ -9,10 +9,10 @@ class Wavefront {
 
   measure() {
     const width = this.canvas.parentElement.clientWidth, rows = this.trace.ranks.length;
-    const height = clamp(Math.floor(Math.max(260, Math.min(560, innerHeight * 0.58)) / rows), 7, 46);
+    const height = clamp(Math.floor(Math.max(260, Math.min(560, innerHeight * 0.58)) / rows), 7, rows <= 4 ? 72 : 46);
     Object.assign(this, { width, gutter: gutterOf(width), rowHeight: height, height: rows * height + 2 });
     this.gap = height >= 20 ? 4 : height >= 12 ? 2 : 1;
-    this.lane = height >= 30 ? 11 : height >= 16 ? 4 : 2;
+    this.lane = height >= 30 ? 12 : height >= 16 ? 4 : height >= 11 ? 2 : 0;
   }
 
   x(seconds) { return this.gutter + ((seconds - this.view.begin) / this.view.length) * (this.width - this.gutter); }
@@ -31,7 +31,7 @@ class Wavefront {
     context.imageSmoothingEnabled = false;
     this.trace.ranks.forEach((rank, row) => {
       const y = this.top(row), plot = width - gutter, body = this.rowHeight - this.gap - this.lane;
-      context.drawImage(this.texture, 0, 2 * row, this.texture.width, 1, gutter, y, plot, this.lane);
+      if (this.lane) context.drawImage(this.texture, 0, 2 * row, this.texture.width, 1, gutter, y, plot, this.lane);
       context.drawImage(this.texture, 0, 2 * row + 1, this.texture.width, 1, gutter, y + this.lane, plot, body);
     });
     context.fillStyle = line;
@@ -83,14 +83,14 @@ class Wavefront {
     const run = this.trace.kinds[spans.kind[i]].run;
     if (last && last.row === row && last.run === run && last.chunk === spans.chunk[i] && last.sequence === spans.sequence[i]) last.to = to;
     else tasks.push({ row, run, chunk: spans.chunk[i], sequence: spans.sequence[i], from, to });
-    if (to - from > 5 && edges.length < 8000) edges.push([row, from]);
+    if (to - from > 7 && edges.length < 8000) edges.push([row, from]);
     if (to - from > 30 && labels.length < 3000) labels.push([row, i, from, to]);
   }
 
   drawEdges(context, back) {
     context.fillStyle = back;
     for (const [row, from] of this.shown.edges) context.fillRect(this.gutter + from - 0.5, this.top(row) + this.lane, 1, this.rowHeight - this.gap - this.lane);
-    for (const { row, from, to } of this.shown.tasks) if (to - from > 4) context.fillRect(this.gutter + from - 0.5, this.top(row), 1, this.rowHeight - this.gap);
+    for (const { row, from, to } of this.shown.tasks) if (to - from > 12 && this.rowHeight > 11) context.fillRect(this.gutter + from - 0.5, this.top(row), 1, this.rowHeight - this.gap);
   }
 
   drawLabels(context) {
@@ -110,7 +110,7 @@ class Wavefront {
     for (const { row, run, chunk, sequence, from, to } of this.shown.tasks) {
       if (chunk < 0) continue;
       const place = sequences > 1 ? `${sequence}.${chunk}` : `${chunk}`;
-      this.write(context, [`${run} of chunk ${place}`, `${run.slice(0, 3)} ${place}`, place], from, to, this.top(row) + this.lane / 2 + 0.5, colours[run] || colours[""]);
+      this.write(context, [`${run} of chunk ${place}`, `${SHORT_RUNS[run] || run} ${place}`, place], from, to, this.top(row) + this.lane / 2 + 0.5, colours[run] || colours[""]);
     }
   }
 
@@ -142,7 +142,7 @@ class Wavefront {
     const { arrows } = this.trace, first = this.tickAt(this.view.begin), last = this.tickAt(this.view.end), inside = [];
     for (let i = 0; i < arrows.n && arrows.sent[i] < last; i += 1) if (arrows.received[i] > first) inside.push(i);
     this.shown.arrows = 0;
-    const dense = inside.length > 350;
+    const dense = inside.length > Math.min(350, ((this.width - this.gutter) / 28) * Math.min(8, this.trace.ranks.length));
     if (dense && !this.options.allArrows) return;
     context.lineWidth = dense ? 0.6 : 1.2;
     context.globalAlpha = dense ? 0.45 : 0.85;
