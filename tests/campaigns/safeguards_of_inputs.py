@@ -5,14 +5,14 @@ from tests.campaigns.safeguard import Safeguard
 _TRAINER = "tests/train/test_trainer.py::"
 _NEIGHBOURS = "tests/comm/test_neighbours.py::"
 _MPI = "tests/comm/test_mpi_transport.py::"
-_BUILD = "tests/data/test_build.py::"
-_STORE = "tests/data/test_store.py::"
-_INTEGRITY = "tests/data/test_integrity.py::"
+_BUILD = "tests/data/builder/test_store_builder.py::"
+_STORE = "tests/data/store/test_token_store.py::"
+_INTEGRITY = "tests/data/store/test_integrity.py::"
 _CONFIG = "tests/config/test_load.py::"
 _READING = "tests/test_reading.py::"
 _LOCATION = "tests/test_location.py::"
 _VERSIONS = "tests/test_versions.py::"
-_SKIP = "tests/data/test_skip_bad.py::"
+_SKIP = "tests/data/builder/test_skip_bad.py::"
 
 SAFEGUARDS = (
     # ---- ranks ---------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ SAFEGUARDS = (
         "tttscale/cluster/interrupts.py",
         "        if now - self._first_at > _REPEATS_SECONDS:",
         "        if True:",
-        ("tests/cli/test_signals.py::test_the_same_signal_passed_on_by_the_launcher",),
+        ("tests/cluster/test_interrupts.py::test_the_same_signal_passed_on_by_the_launcher",),
     ),
     # ---- stores --------------------------------------------------------------------------------
     Safeguard(
@@ -141,7 +141,7 @@ SAFEGUARDS = (
         "tttscale/data/builder/file_formats.py",
         "        if unknown:",
         "        if False:",
-        ("tests/data/test_file_formats.py::test_unknown_endings_are_refused_together_before_the_build",),
+        ("tests/data/builder/test_file_formats.py::test_unknown_endings_are_refused_together_before_the_build",),
     ),
     Safeguard(
         "a file of a newer format is called one",
@@ -190,7 +190,7 @@ SAFEGUARDS = (
         "tttscale/data/store/zarr_guard.py",
         "        if expected is None or expected.index != index_digest(index):",
         "        if False:",
-        ("tests/data/test_remote.py::test_lost_cut_and_swapped_shards",),
+        ("tests/data/store/test_storage.py::test_lost_cut_and_swapped_shards",),
     ),
     Safeguard(
         "a quarantine is about this store",

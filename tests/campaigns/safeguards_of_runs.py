@@ -3,8 +3,8 @@
 from tests.campaigns.safeguard import Safeguard
 
 _DISK = "tests/train/test_on_disk.py::"
-_FOLDER = "tests/train/test_checkpoint_folder.py::"
-_CHECKPOINTS = "tests/train/test_checkpoints.py::"
+_FOLDER = "tests/train/checkpoint/test_folder.py::"
+_CHECKPOINTS = "tests/train/checkpoint/test_manager.py::"
 _RECORDER = "tests/train/test_recorder.py::"
 _TRAINER = "tests/train/test_trainer.py::"
 _WEIGHTS = "tests/model/test_pretrained.py::"

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.data.conftest import build
-from tests.data.test_blend import config_of, stores  # noqa: F401 (a fixture)
+from tests.data.windows.test_blend import config_of, stores  # noqa: F401 (a fixture)
 from tttscale.config import dump_config
 from tttscale.data import ByteTokenizer
 from tttscale.data.cli import app

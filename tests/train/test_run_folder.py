@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.scan.helpers import tiny_config, tiny_model
+from tests.train.checkpoint.test_folder import whole, write
 from tests.train.small import small_config
-from tests.train.test_checkpoint_folder import whole, write
 from tttscale.config import dump_config
 from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError, ConfigError, DataError

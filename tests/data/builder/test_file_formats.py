@@ -6,12 +6,11 @@ import json
 import pytest
 from backports import zstd
 
+from tests.data.builder.test_store_builder import documents_of
+from tests.data.conftest import build
 from tttscale.data import open_store
 from tttscale.data.builder.file_formats import ENDINGS, NAMES, UNSUPPORTED, FileFormats, kind_of
 from tttscale.errors import DataError
-
-from .conftest import build
-from .test_build import documents_of
 
 TEXTS = [f"document {i}" for i in range(200)]
 LINES = "".join(json.dumps({"text": text, "url": "http://x"}) + "\n" for text in TEXTS).encode()

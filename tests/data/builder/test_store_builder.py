@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.conftest import build
 from tttscale.data import BuildOptions, ByteTokenizer, build_store, open_store, render_info
 from tttscale.data.builder.staging import Staging, locked
 from tttscale.data.builder.store_builder import _Builder
 from tttscale.data.builder.store_plan import Holdout
 from tttscale.data.builder.tokenized import content_hash
 from tttscale.errors import DataError
-
-from .conftest import build
 
 
 def documents_of(store, name: str) -> list[str]:
@@ -401,7 +400,7 @@ def mpi_build(out, corpus, workers=1, before=()):
         text=True,
         timeout=120,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
 
 

@@ -13,13 +13,12 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
+from tests.data.conftest import build
 from tttscale.data import Windows, open_store
 from tttscale.data.store.quarantine import QUARANTINE_FILE
 from tttscale.data.store.verify import advice, quarantine, verify_store
 from tttscale.data.store.zarr_guard import GuardedStore
 from tttscale.errors import DataError
-
-from .conftest import build
 
 FLIPS = 256
 
@@ -170,7 +169,7 @@ def test_damage_is_located_and_reported(store):
 
 def test_wrong_ids_under_good_digests_are_found(tmp_path, corpus):
     """As if the builder itself had been wrong: everything agrees, but an id does not exist."""
-    from tests.data.test_store import edit_manifest
+    from tests.data.store.test_token_store import edit_manifest
 
     build(tmp_path / "out", corpus)
     tokenizer = open_store(tmp_path / "out").info.tokenizer.model_dump()

@@ -7,13 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from tests.data.builder.test_store_builder import Decoding, documents_of, tree
+from tests.data.conftest import build
 from tttscale.cli import app
 from tttscale.data import open_store, render_info
 from tttscale.data.store.manifest import manifest_digest
 from tttscale.errors import DataError
-
-from .conftest import build
-from .test_build import Decoding, documents_of, tree
 
 BAD = [
     ("{nonsense", "not JSON"),

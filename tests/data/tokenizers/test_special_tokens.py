@@ -6,10 +6,9 @@ import pickle
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tests.data.conftest import build
 from tttscale.data import load_tokenizer, open_store, render_info
 from tttscale.errors import DataError
-
-from .conftest import build
 
 B, E = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 USUAL = "<|endoftext|>"

@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.data.object_server import serving
 from tttscale.cli import app
 from tttscale.data import open_store
 from tttscale.data.store.verify import verify_store
 from tttscale.errors import DataError
-
-from .object_server import serving
 
 
 @pytest.fixture

@@ -17,11 +17,10 @@ from tokenizers import (
     trainers,
 )
 
+from tests.data.conftest import build
 from tttscale.data import load_tokenizer, open_store, render_info
 from tttscale.data.tokenizers.tokenizer import JsonTokenizer
 from tttscale.errors import DataError
-
-from .conftest import build
 
 LETTERS = {letter: i for i, letter in enumerate("abcdefgh ")}
 ALPHABET = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
