@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from tttscale import cli
-from tttscale.doctor.findings import ok, problem, run_check, warning
-from tttscale.doctor.report import Report
 
 ROOT = Path(__file__).parents[2]
 RUN = """\
@@ -229,29 +227,3 @@ main.examine(None, discover({}), lambda report: print(report.text()), 0.5)
     )
     assert done.returncode == 1
     assert "problem  after 0.5 s the doctor was still at: a dead disk" in done.stdout
-
-
-def test_a_check_that_fails_is_a_finding():
-    def broken():
-        yield ok("so far")
-        raise RuntimeError("a driver\nis gone")
-
-    first, second = run_check("GPUs", broken)
-    assert first == ok("so far")
-    assert second.level == "warning"
-    assert "GPUs could not be looked at (a driver is gone)" in second.what
-
-
-def test_a_report_shows_no_credentials_and_of_other_hosts_what_is_not_ok():
-    told = problem("https://name:hidden1@host/x does not answer", "try")
-    report = Report([("a", ok("one")), ("b", ok("two")), ("b", warning("three", "do"))])
-    assert report.exit_code == 0
-    assert report.text().splitlines()[:3] == [
-        "ok       a: one",
-        "warning  b: three",
-        "           -> do",
-    ]
-    report.findings.append(("", told))
-    assert report.exit_code == 1
-    assert "1 problem(s), 1 warning(s)" in report.text()
-    assert "hidden1" not in report.text() + report.json()

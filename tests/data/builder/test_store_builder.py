@@ -13,7 +13,6 @@ import pytest
 
 from tests.data.conftest import build
 from tttscale.data import BuildOptions, ByteTokenizer, build_store, open_store, render_info
-from tttscale.data.builder.staging import Staging, locked
 from tttscale.data.builder.store_builder import _Builder
 from tttscale.data.builder.store_plan import Holdout
 from tttscale.data.builder.tokenized import content_hash
@@ -174,36 +173,11 @@ def test_bad_requests_leave_nothing(tmp_path, corpus, options, message):
     assert [p.name for p in tmp_path.iterdir()] == ["corpus.jsonl"]
 
 
-def test_an_existing_out_is_refused(store, corpus):
-    before = tree(store)
-    with pytest.raises(DataError, match=r"already exists"):
-        build(store, corpus)
-    assert tree(store) == before
-
-
-@pytest.mark.parametrize("out", [".", "/", "deep/.."])
-def test_an_out_without_a_name_is_refused(tmp_path, corpus, monkeypatch, out):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=rf"OUT {re.escape(out)}: not the name of a new folder"):
-        build(Path(out), corpus)
-    assert [p.name for p in tmp_path.iterdir()] == ["corpus.jsonl"]
-
-
 def test_sources_without_text_are_refused(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(DataError, match=r"no text in them"):
         build(tmp_path / "out", tmp_path / "a.txt")
     assert not list(tmp_path.glob("out*"))
-
-
-def test_two_builders_do_not_share_a_folder(tmp_path, corpus):
-    staging = Staging(tmp_path / "out")
-    staging.prepare()
-    with locked(staging):
-        with pytest.raises(DataError, match=r"another process is building it"):
-            build(tmp_path / "out", corpus)
-        assert staging.tokenized.is_dir()  # the loser touches nothing of the winner's
-    build(tmp_path / "out", corpus)
 
 
 def write_lines(path: Path, count: int) -> None:
@@ -404,18 +378,6 @@ def mpi_build(out, corpus, workers=1, before=()):
     )
 
 
-def test_equal_documents_never_part(tmp_path):
-    texts = [f"text {i % 10}" for i in range(200)]
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    build(tmp_path / "out", corpus, holdout_fraction=0.3)
-    store = open_store(tmp_path / "out")
-    train, held = (set(documents_of(store, name)) for name in ("train", "heldout"))
-    assert train
-    assert held
-    assert not train & held
-
-
 def test_a_store_keeps_its_tokenizer(tmp_path, corpus):
     definition = tokenizer_json()
     (tmp_path / "tokenizer.json").write_bytes(definition)
@@ -438,24 +400,3 @@ def tokenizer_json() -> bytes:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore
     return tokenizer.to_str().encode()
-
-
-@pytest.mark.parametrize("name", ["photo.jpg", "runs/notes.txt", "store.txt"])
-def test_a_folder_that_is_not_of_a_build_is_left_alone(tmp_path, name):
-    (tmp_path / "a.txt").write_text("some text. " * 500)
-    mine = tmp_path / "out.building" / name
-    mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
-    with pytest.raises(DataError, match=rf"OUT .*{name} is not of a build.*Move that away"):
-        build_store(tmp_path / "out", [str(tmp_path / "a.txt")])
-    assert mine.read_text() == "mine"
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_link_under_the_name_of_a_build(tmp_path):
-    (tmp_path / "a.txt").write_text("some text. " * 500)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out.building").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"out\.building is not of a build"):
-        build_store(tmp_path / "out", [str(tmp_path / "a.txt")])
-    assert not list((tmp_path / "elsewhere").iterdir())

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from zarr.codecs import BloscCodec
 
 from tests.data.conftest import build
-from tests.data.windows.test_blend import config_of
+from tests.data.windows.test_mixture import config_of
 from tests.hostile import BAD_JSON
 from tests.test_harmed_files import VALUES, places, replaced
 from tttscale.cli import app

@@ -5,7 +5,6 @@ import random
 
 import numpy as np
 import pytest
-import zarr
 
 from tttscale.data import open_store
 from tttscale.data.store.manifest import manifest_digest
@@ -61,72 +60,6 @@ def test_a_folder_inside_that_may_not_be_read_is_no_missing_file(store, monkeypa
 def test_unknown_split(store, name):
     with pytest.raises(DataError, match=rf"store has no split '{name}', only train, heldout\."):
         open_store(store).split(name)
-
-
-def test_what_is_not_a_store(tmp_path):
-    nowhere = tmp_path / "nowhere"
-    with pytest.raises(DataError, match=rf"^{nowhere}: no such folder\. Build it with"):
-        open_store(nowhere)
-    nowhere.touch()
-    with pytest.raises(DataError, match=rf"^{nowhere}: a file, not the folder of a store\. Build"):
-        open_store(nowhere)
-    with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-        open_store(tmp_path)
-    for text in ("[1]", '{"zarr_format": 3, "node_type": "group", "attributes": [1]}'):
-        (tmp_path / "zarr.json").write_text(text)
-        with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-            open_store(tmp_path)
-    (tmp_path / "zarr.json").unlink()
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train/zarr.json").write_text("[1]")
-    with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-        open_store(tmp_path)
-    zarr.create_group(tmp_path / "foreign", attributes={"format": "other"})
-    with pytest.raises(DataError, match=r"not a token store"):
-        open_store(tmp_path / "foreign")
-    zarr.create_array(tmp_path / "array", shape=(3,), dtype="uint16")
-    with pytest.raises(DataError, match=r"not a Zarr v3 group"):
-        open_store(tmp_path / "array")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"format_version": 1}, r"format version 1, but this tttscale reads 2"),
-        ({"complete": False}, r"its manifest: damaged: complete: Input should be True"),
-        ({"sources": 3}, r"its manifest: damaged: sources"),
-        ({"files": {"../../secret": {"bytes": 1, "blake2b": ""}}}, r"its manifest: damaged: files"),
-        (
-            {
-                "tokenizer": {
-                    "name": "x",
-                    "digest": "",
-                    "vocab_size": 5,
-                    "bos_id": None,
-                    "eos_id": 5,
-                }
-                | {"pad_id": None}
-            },
-            r"its manifest: damaged: tokenizer: .*special id 5 is outside \[0, 5\)",
-        ),
-        (
-            {"splits": {"train": {"documents": 1, "tokens": 7, "text_bytes": 5}}},
-            r"train/tokens is uint16 \[\d+\], but the manifest says uint16 \[7\]",
-        ),
-    ],
-)
-def test_manifests_that_lie(store, changes, message):
-    edit_manifest(store, **changes)
-    with pytest.raises(DataError, match=message):
-        open_store(store).split("train")
-
-
-@pytest.mark.parametrize("key", ["something", "storage_transformers"])
-def test_a_group_that_zarr_cannot_read(store, key):
-    path = store / "zarr.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: [{"must_understand": True}]}))
-    with pytest.raises(DataError, match=rf"{store}: zarr\.json cannot be read by Zarr \("):
-        open_store(store)
 
 
 def test_metadata_that_lies(store):
