@@ -10,7 +10,7 @@ import torch
 from torch.distributed import TCPStore
 
 from tests.comm.namespaces import enter, missing, run, two_hosts
-from tests.comm.test_meeting import listening
+from tests.comm.test_first_store import listening
 from tests.ranks import run_ranks, values
 from tttscale.comm import first_store, reach
 from tttscale.comm import mesh as meshes

@@ -11,7 +11,7 @@ from tests.data.windows.test_mixture import config_of
 from tttscale.config import dump_config
 from tttscale.data import ByteTokenizer
 from tttscale.data.cli import app
-from tttscale.data.inspect_report import escaped, render_step
+from tttscale.data.inspect_report import render_step
 from tttscale.data.inspect_step import inspect_step, open_run
 from tttscale.data.provenance import write_provenance
 from tttscale.data.windows.mixture import open_mixture
@@ -85,11 +85,6 @@ def test_documents_left_out(stores):
         assert few.documents == all_of_them.documents[:1]
         assert few.documents_left_out == len(all_of_them.documents) - 1
     assert "more document(s); see --documents" in render_step(first)
-
-
-def test_nothing_steers_the_terminal():
-    text = "a\n\x1b[31m\u202e\u2028\x00 größer"
-    assert escaped(text) == "a\\n\\x1b[31m\\u202e\\u2028\\x00 größer"
 
 
 def test_command_on_a_run(run):
