@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.scan.helpers import K, tiny_config, tiny_model
+from tttscale.model import TTTForCausalLM
 
 FORMS = list(itertools.product(["linear", "mlp"], ["mamba", "transformer"]))
 
@@ -49,3 +50,45 @@ def test_rows_of_a_batch_do_not_meet(kind):
         together = model(tokens).logits
         alone = torch.cat([model(row[None]).logits for row in tokens])
     assert (together - alone).abs().max() <= 1e-13
+
+
+@pytest.mark.parametrize("backbone", ["mamba", "transformer"])
+def test_a_block_hands_on_its_parts_in_the_order_of_its_forward(backbone):
+    config = tiny_config("linear", backbone)
+    (block, _) = TTTForCausalLM(config).carry_layers
+    parts = block.carry(3, 40)
+    before = ["pre_conv", "qk_conv"] if backbone == "mamba" else []
+    assert list(parts) == [*before, "state"]
+    for name in before:
+        assert parts[name].shapes == ((3, config.conv_kernel - 1, config.hidden_size),)
+    assert parts["state"].shapes[0] == (3, 2, 6, 6)
+
+
+def test_labels_are_shifted_and_masked_as_hugging_face_models_do():
+    model, tokens = tiny_model(tiny_config()), ids(9)
+    labels = tokens.clone()
+    labels[:, 4] = -100
+    out = model(tokens, labels)
+    picked = out.logits.log_softmax(-1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
+    kept = labels[:, 1:] != -100
+    torch.testing.assert_close(out.loss, -picked[kept].mean(), rtol=1e-12, atol=0)
+    assert model(tokens).loss is None
+
+
+def test_embedding_blocks_and_head_make_up_the_forward():
+    model, tokens = tiny_model(tiny_config("mlp")), ids(9)
+    x = model.embed(tokens[:, :-1])
+    for block in model.blocks:
+        x = block(x)
+    total, losses = model.head(x, tokens[:, 1:])
+    whole = model(tokens, tokens)
+    torch.testing.assert_close(total / losses.numel(), whole.loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(losses.sum(), total.detach(), rtol=1e-12, atol=0)
+    assert not losses.requires_grad
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_is_the_embedding(tied):
+    model = TTTForCausalLM(tiny_config(tie_word_embeddings=tied))
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+    assert ("lm_head.weight" in dict(model.named_parameters())) != tied
