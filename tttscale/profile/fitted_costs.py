@@ -30,21 +30,34 @@ def fit(
 ) -> Costs:
     """Fit costs to what was measured.
 
-    Of one chunk length a cost is in proportion to the tokens; of two it has a fixed part as well.
+    Of one chunk length a cost is in proportion to the tokens. Of two it has a fixed part as well: how large a
+    part, the fastest runs say, since other programs only ever make a run slower. All costs are such that the
+    first trace's mean comes out.
 
     Args:
-        traces: with their analyses; all of one model, precision and batch on the same ranks.
+        traces: with their analyses, the run's own first; all of one model, precision and batch on the same
+            ranks.
         kinds: the kind of each layer, first to last.
         part_bytes: length of the message of each part of a carry.
     """
     layers: dict[str, dict[str, Line]] = {kind: {} for kind in kinds}
     ends: dict[str, Line] = {}
     samples: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for trace, _ in traces:
+    own: dict[tuple[str, str], list[_Part]] = defaultdict(list)
+    for number, (trace, _) in enumerate(traces):
         for part in _parts(trace, kinds):
             samples[part.kind, part.what][part.tokens].append(part.seconds)
+            if number == 0:
+                own[part.kind, part.what].append(part)
     for (kind, what), by_tokens in samples.items():
-        (layers[kind] if kind else ends)[what] = line({n: _mean(s) for n, s in by_tokens.items()})
+        shape = line({n: _quick(seconds) for n, seconds in by_tokens.items()})
+        parts = own[kind, what]
+        if not parts:
+            continue
+        usual = sum(shape.seconds(part.tokens) for part in parts)
+        level = sum(part.seconds for part in parts) / usual if usual > 0 else 1.0
+        scaled = Line(shape.fixed * level, shape.per_token * level)
+        (layers[kind] if kind else ends)[what] = scaled
     sends = [one for _, found in traces for one in found.total if one.count]
     messages = sum(one.count for one in sends)
     send = Line(sum(one.send_seconds for one in sends) / messages, 0.0) if messages else Line(0, 0)
@@ -195,6 +208,11 @@ def _note(
         share = before / total
         if 0 < share < 1:
             shares[place[0], part].append(share)
+
+
+def _quick(seconds: list[float]) -> float:
+    """The time that a tenth of the runs did not need."""
+    return sorted(seconds)[len(seconds) // 10]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -325,7 +325,7 @@ def _comparison(found: Overlap, simulation: Simulation) -> list[dict[str, Any]]:
         ("starvation", found.mean("starved_seconds"), sum(simulation.starved_seconds) / ranks),
         (
             "exposed hand-overs",
-            found.mean("exposed_seconds") - collective,
+            max(0.0, found.mean("exposed_seconds") - collective),
             sum(simulation.exposed_seconds) / ranks,
         ),
     ]
