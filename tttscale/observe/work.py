@@ -16,7 +16,7 @@ from tttscale.observe.span_table import (
     medians,
 )
 
-_LEAST_EXCESS = 0.07
+_LEAST_EXCESS = 0.1
 """A rank that is slower by less is none that anybody should look for."""
 _SURE = 4.0
 """Standard errors that make a difference."""
@@ -157,11 +157,7 @@ def chain(table: SpanTable, found: HandOvers) -> Chain:
         table: of one step and one replica.
         found: of the same.
     """
-    wires = reference_wires(found)
-    of_phase = [
-        max((seconds for (back, _), seconds in wires.items() if back == backward), default=0.0)
-        for backward in (False, True)
-    ]
+    wire_seconds = max(reference_wires(found).values(), default=0.0)
     work = table.take(
         table.of("advance") & (table.step >= 0) & np.isin(table.run, (FORWARD, BACKWARD))
     )
@@ -170,17 +166,18 @@ def chain(table: SpanTable, found: HandOvers) -> Chain:
     place = np.stack([work.sequence, work.layer], 1)
     places, group = np.unique(place, axis=0, return_inverse=True)
     advances = np.bincount(group.ravel(), work.seconds)
-    crossed = np.unique(np.stack([found.backward, found.sequence, found.boundary], 1), axis=0)
-    wire = np.array([sum(of_phase[b] for b, s, _ in crossed if s == m) for m, _ in places])
+    crossed = np.unique(np.stack([found.sequence, found.backward, found.boundary], 1), axis=0)
+    crossings = np.bincount(crossed[:, 0], minlength=int(places[:, 0].max()) + 1)
+    wire = crossings[places[:, 0]] * wire_seconds
     longest = int((advances + wire).argmax())
     return Chain(
         float(advances[longest] + wire[longest]),
         int(places[longest][1]),
         float(advances[longest]),
-        int((crossed[:, 1] == places[longest][0]).sum()),
+        int(crossings[places[longest][0]]),
         _typical(work, FORWARD),
         _typical(work, BACKWARD),
-        sum(of_phase),
+        2 * wire_seconds,
     )
 
 
