@@ -35,9 +35,9 @@ class Simulation:
     busy_seconds: list[float]
     """Compute."""
     ramp_seconds: list[float]
-    """Waits for a sender that was not done, in the first task of either sweep, and idle at the end."""
+    """Waits for a sender that was not done, in the first chunk of either sweep, and idle at the end."""
     starved_seconds: list[float]
-    """Waits for a sender that was not done, in all other tasks."""
+    """Waits for a sender that was not done, in all other chunks."""
     exposed_seconds: list[float]
     """What is left of waits (the wire), sends as far as they hold up the rank, and flushes."""
     chain_seconds: float
@@ -215,7 +215,8 @@ class _Simulator:
         rank.clock = clock
         rank.busy += program.busy
         rank.exposed += wire + program.held
-        if rank.place % rank.per_sweep == 0:
+        first = rank.tasks[rank.place // rank.per_sweep * rank.per_sweep]
+        if (task.sequence, task.chunk) == (first.sequence, first.chunk):
             rank.ramp += late
         else:
             rank.starved += late
