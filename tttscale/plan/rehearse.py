@@ -6,16 +6,17 @@ Every rank is a thread of this process. Nothing is slept for: each rank has a cl
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from tttscale.comm.threads import ThreadTransport, ThreadWorld
 from tttscale.model.architecture import TTTConfig
-from tttscale.observe.spans import RankTrace, Trace
+from tttscale.observe.spans import Trace
 from tttscale.plan.costs import Costs
 from tttscale.plan.message_bytes import MessageBytes
-from tttscale.plan.simulate import trace_facts
+from tttscale.plan.simulate import rank_trace, trace_facts
 from tttscale.plan.stand_in import TimedModel, chunk_tokens, timed_layers, timed_learners
 from tttscale.plan.virtual_time import VirtualTimeline
 from tttscale.plan.virtual_transport import VirtualTransport
@@ -93,10 +94,10 @@ def rehearse(
         torch.set_num_threads(1)
         timeline = VirtualTimeline(layout, schedule.parts, timed_layers(model), costs)
         transport = VirtualTransport(inner, timeline, costs, carry_bytes, ranks_per_host)
-        sweeps = Sweeps(
-            TimedModel(model, schedule.parts, timeline), tiny, keep=ActivationPolicy(kept)
+        timed = TimedModel(model, schedule.parts, timeline)
+        sweeps = _in_virtual_time(
+            Sweeps(timed, tiny, keep=ActivationPolicy(kept)), timeline, transport
         )
-        _replace(sweeps, timeline, transport)
         sweeps.forward(groups)
         sweeps.backward()
         return timeline
@@ -107,10 +108,7 @@ def rehearse(
     for timeline in ranks:
         timeline.end(seconds)
     facts = trace_facts(schedule, MessageBytes(schedule, carry_bytes), costs)
-    traces = [
-        RankTrace(i, host=f"host{i // ranks_per_host}", spans=timeline.spans)
-        for i, timeline in enumerate(ranks)
-    ]
+    traces = [rank_trace(i, t.spans, ranks_per_host, seconds) for i, t in enumerate(ranks)]
     return Rehearsal(
         seconds,
         [timeline.busy for timeline in ranks],
@@ -121,8 +119,9 @@ def rehearse(
     )
 
 
-def _replace(sweeps: Sweeps, timeline: VirtualTimeline, transport: Transport) -> None:
+def _in_virtual_time(sweeps: Any, timeline: VirtualTimeline, transport: Transport) -> Sweeps:
     """Give real sweeps a clock in virtual time, and the transport that knows it."""
-    sweeps.timeline = sweeps.runner.timeline = timeline
+    sweeps.timeline = timeline
     if transport.size > 1:
         sweeps.transport = NotedTransport(transport, timeline)
+    return sweeps
