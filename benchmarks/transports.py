@@ -115,9 +115,9 @@ def make_step(transport: Transport) -> Callable[[], tuple[float, float, float]]:
         model.zero_grad(set_to_none=True)
         began = time.perf_counter()
         sweeps.forward(groups)
-        waited = sweeps.wait_seconds
         losses = sweeps.backward()
-        return time.perf_counter() - began, waited + sweeps.wait_seconds, float(losses.sums.sum())
+        seconds, waited = time.perf_counter() - began, sweeps.timeline.take().carries
+        return seconds, waited, float(losses.sums.sum())
 
     return step
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
     {"train", "evaluate", "bench", "check_mixer", "launch", "doctor"},
-    {"comm"},
+    {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
     {"kernels", "observe", "cluster"},
@@ -26,6 +26,7 @@ FLOORS = [
 SIDEWAYS = {
     ("config", "model"),
     ("data", "config"),
+    ("plan", "comm"),
     ("evaluate", "train"),
     ("bench", "train"),
     ("launch", "train"),

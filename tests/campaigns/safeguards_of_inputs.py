@@ -5,14 +5,14 @@ from tests.campaigns.safeguard import Safeguard
 _TRAINER = "tests/train/test_trainer.py::"
 _NEIGHBOURS = "tests/comm/test_neighbours.py::"
 _MPI = "tests/comm/test_mpi_transport.py::"
-_BUILD = "tests/data/test_build.py::"
-_STORE = "tests/data/test_store.py::"
-_INTEGRITY = "tests/data/test_integrity.py::"
+_BUILD = "tests/data/builder/test_store_builder.py::"
+_STORE = "tests/data/store/test_token_store.py::"
+_INTEGRITY = "tests/data/store/test_integrity.py::"
 _CONFIG = "tests/config/test_load.py::"
 _READING = "tests/test_reading.py::"
 _LOCATION = "tests/test_location.py::"
 _VERSIONS = "tests/test_versions.py::"
-_SKIP = "tests/data/test_skip_bad.py::"
+_SKIP = "tests/data/builder/test_skip_bad.py::"
 
 SAFEGUARDS = (
     # ---- ranks ---------------------------------------------------------------------------------
@@ -56,14 +56,14 @@ SAFEGUARDS = (
         "tttscale/comm/agreement.py",
         "        if different:",
         "        if False:",
-        (_NEIGHBOURS + "test_ranks_with_other_values_end_on_every_rank",),
+        ("tests/comm/test_agreement.py::test_ranks_with_other_values_end_on_every_rank",),
     ),
     Safeguard(
         "ranks agree on their stores",
         "tttscale/train/build.py",
         "    if len(different):",
         "    if False:",
-        (_TRAINER + "test_ranks_that_see_other_stores_end_on_every_rank",),
+        ("tests/train/test_build.py::test_ranks_that_see_other_stores_end_on_every_rank",),
     ),
     Safeguard(
         "a failing rank releases the others",
@@ -77,7 +77,7 @@ SAFEGUARDS = (
         "tttscale/comm/threads.py",
         " s for {self._key} from",
         " s from",
-        ("tests/scan/test_ranks_as_threads.py::test_a_message_that_never_comes_is_named",),
+        ("tests/comm/test_threads.py::test_a_message_that_never_comes_is_named",),
     ),
     Safeguard(
         "a lost neighbour is a PeerError",
@@ -98,7 +98,7 @@ SAFEGUARDS = (
         "tttscale/cluster/interrupts.py",
         "        if now - self._first_at > _REPEATS_SECONDS:",
         "        if True:",
-        ("tests/cli/test_signals.py::test_the_same_signal_passed_on_by_the_launcher",),
+        ("tests/cluster/test_interrupts.py::test_the_same_signal_passed_on_by_the_launcher",),
     ),
     # ---- stores --------------------------------------------------------------------------------
     Safeguard(
@@ -106,21 +106,21 @@ SAFEGUARDS = (
         "tttscale/data/builder/staging.py",
         "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "            pass\n",
-        (_BUILD + "test_two_builders_do_not_share_a_folder",),
+        ("tests/data/builder/test_staging.py::test_two_builders_do_not_share_a_folder",),
     ),
     Safeguard(
         "a build never writes over what is there",
         "tttscale/data/builder/staging.py",
         "    if out.exists() or out.is_symlink():",
         "    if False:",
-        (_BUILD + "test_an_existing_out_is_refused",),
+        ("tests/data/builder/test_staging.py::test_an_existing_out_is_refused",),
     ),
     Safeguard(
         "equal documents are never in both splits",
         "tttscale/data/builder/store_plan.py",
         "            held = _mixed(table[:, HASH], self.seed)",
         "            held = _mixed(np.arange(len(table), dtype=np.uint64), self.seed)",
-        (_BUILD + "test_equal_documents_never_part",),
+        ("tests/data/builder/test_store_plan.py::test_equal_documents_never_part",),
     ),
     Safeguard(
         "a slice has no more bad documents than may be left out",
@@ -141,7 +141,7 @@ SAFEGUARDS = (
         "tttscale/data/builder/file_formats.py",
         "        if unknown:",
         "        if False:",
-        ("tests/data/test_file_formats.py::test_unknown_endings_are_refused_together_before_the_build",),
+        ("tests/data/builder/test_file_formats.py::test_unknown_endings_are_refused_together_before_the_build",),
     ),
     Safeguard(
         "a file of a newer format is called one",
@@ -176,7 +176,7 @@ SAFEGUARDS = (
         "tttscale/data/store/manifest.py",
         "dict[Annotated[str, Field(pattern=FILE_PATTERN)], FileInfo]",
         "dict[str, FileInfo]",
-        (_STORE + "test_manifests_that_lie",),
+        ("tests/data/store/test_manifest.py::test_manifests_that_lie",),
     ),
     Safeguard(
         "a lost shard does not read as zeros",
@@ -190,14 +190,14 @@ SAFEGUARDS = (
         "tttscale/data/store/zarr_guard.py",
         "        if expected is None or expected.index != index_digest(index):",
         "        if False:",
-        ("tests/data/test_remote.py::test_lost_cut_and_swapped_shards",),
+        ("tests/data/store/test_storage.py::test_lost_cut_and_swapped_shards",),
     ),
     Safeguard(
         "a quarantine is about this store",
         "tttscale/data/store/quarantine.py",
         "    if found.fingerprint != fingerprint:",
         "    if False:",
-        (_INTEGRITY + "test_quarantine_is_for_tokens_of_this_store_only",),
+        ("tests/data/store/test_quarantine.py::test_quarantine_is_for_tokens_of_this_store_only",),
     ),
     # ---- texts of others -----------------------------------------------------------------------
     Safeguard(
@@ -226,7 +226,7 @@ SAFEGUARDS = (
         "tttscale/errors.py",
         "map(_shown, scrubbed(message))",
         "map(_shown, message)",
-        (_LOCATION + "test_texts_of_libraries_are_scrubbed",),
+        ("tests/test_scrub.py::test_texts_of_libraries_are_scrubbed",),
     ),
     Safeguard(
         "no error steers the terminal",
@@ -247,7 +247,7 @@ SAFEGUARDS = (
         "tttscale/location.py",
         "        remember_userinfo(userinfo)\n",
         "        pass\n",
-        (_LOCATION + "test_what_was_parsed_is_known_again_in_any_form",),
+        ("tests/test_scrub.py::test_what_was_parsed_is_known_again_in_any_form",),
     ),
     # ---- configurations ------------------------------------------------------------------------
     Safeguard(
@@ -255,14 +255,14 @@ SAFEGUARDS = (
         "tttscale/config/section.py",
         'extra="forbid"',
         'extra="ignore"',
-        (_CONFIG + "test_unknown_keys_name_the_nearest",),
+        ("tests/config/test_messages.py::test_unknown_keys_name_the_nearest",),
     ),
     Safeguard(
         "a key that is written twice is refused",
         "tttscale/config/source.py",
         "        if key in result:",
         "        if False:",
-        (_CONFIG + "test_duplicate_keys_are_refused_with_both_lines",),
+        ("tests/config/test_source.py::test_duplicate_keys_are_refused_with_both_lines",),
     ),
     Safeguard(
         "YAML is read by a safe loader only",

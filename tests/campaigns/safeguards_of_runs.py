@@ -3,8 +3,8 @@
 from tests.campaigns.safeguard import Safeguard
 
 _DISK = "tests/train/test_on_disk.py::"
-_FOLDER = "tests/train/test_checkpoint_folder.py::"
-_CHECKPOINTS = "tests/train/test_checkpoints.py::"
+_FOLDER = "tests/train/checkpoint/test_folder.py::"
+_CHECKPOINTS = "tests/train/checkpoint/test_manager.py::"
 _RECORDER = "tests/train/test_recorder.py::"
 _TRAINER = "tests/train/test_trainer.py::"
 _WEIGHTS = "tests/model/test_pretrained.py::"
@@ -69,7 +69,7 @@ SAFEGUARDS = (
         "        sync(final / name)\n"
         "    sync(run_folder)\n"
         "    return final\n",
-        (_RUN_FOLDER + "test_final_weights_appear_whole_or_not_at_all",),
+        ("tests/train/test_final.py::test_final_weights_appear_whole_or_not_at_all",),
     ),
     Safeguard(
         "final weights are on disk before they get their name",
@@ -163,7 +163,7 @@ SAFEGUARDS = (
         "tttscale/train/checkpoint/manifest.py",
         "dict[Annotated[str, Field(pattern=FILE_PATTERN)], SavedFile]",
         "dict[str, SavedFile]",
-        (_FOLDER + "test_names_that_lead_elsewhere_are_never_opened",),
+        ("tests/train/checkpoint/test_manifest.py::test_names_that_lead_elsewhere_are_never_opened",),
     ),
     Safeguard(
         "a checkpoint of a newer format is told before digests are compared",
@@ -177,7 +177,7 @@ SAFEGUARDS = (
         "tttscale/train/checkpoint/optimizer_state.py",
         "            check_finite(path, key, values, _EARLIER)\n",
         "",
-        (_FOLDER + "test_moments_that_adamw_cannot_have",),
+        ("tests/train/checkpoint/test_optimizer_state.py::test_moments_that_adamw_cannot_have",),
     ),
     Safeguard(
         "what is no number is not saved",
@@ -198,7 +198,7 @@ SAFEGUARDS = (
         "tttscale/train/checkpoint/disk_room.py",
         "    if free_bytes < at_once * size_bytes:",
         "    if False:",
-        (_CHECKPOINTS + "test_too_little_room_is_said_before_the_first_step",),
+        ("tests/train/checkpoint/test_disk_room.py::test_too_little_room_is_said_before_the_first_step",),
     ),
     Safeguard(
         "a run resumes with its own model and data only",
@@ -382,7 +382,7 @@ SAFEGUARDS = (
         "tttscale/model/architecture.py",
         '*("pad_token_id", "bos_token_id",',
         '*("ttt_base_lr", "pad_token_id", "bos_token_id",',
-        ("tests/train/test_start.py::test_weights_of_another_inner_learning_rate",),
+        ("tests/train/checkpoint/test_compatibility.py::test_weights_of_another_inner_learning_rate",),
     ),
     Safeguard(
         "weights are finite",

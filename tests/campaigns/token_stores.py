@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.data.test_integrity import EDITS, files_of, flip, read_everything, same, verdict
+from tests.data.store.test_integrity import EDITS, files_of, flip, read_everything, same, verdict
 from tttscale.bench import report
 from tttscale.data import BuildOptions, build_store
 from tttscale.errors import DataError

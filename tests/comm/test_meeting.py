@@ -1,17 +1,14 @@
 """Every way in which the ranks of a job may fail to find each other is one error in one line."""
 
-import os
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed import TCPStore
 
 from tests.ranks import free_port, run_ranks
 from tttscale.cluster.job_secret import job_secret
@@ -52,79 +49,16 @@ def one_line(message, *words):
         assert word in message
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(first_store, "RESOLVE_SECONDS", 0.5)
-    monkeypatch.setattr(first_store, "ANSWER_SECONDS", 2.0)
-    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    monkeypatch.delenv("TTTSCALE_JOB_SECRET", raising=False)
-
-
 def met(rank, port, address="127.0.0.1", seconds=2.0):
     with pytest.raises(LaunchError) as error:
         meeting.meet(Ranks(rank, 2, rank, 2, address, port, "openmpi"), timedelta(seconds=seconds))
     return str(error.value)
 
 
-@pytest.fixture
-def taken():
-    """A port at which somebody else listens, who answers in another language."""
-    with socket.socket() as s:
-        s.bind(("0.0.0.0", 0))
-        s.listen()
-        done = threading.Event()
-
-        def answer():
-            while not done.is_set():
-                with suppress(OSError):  # nobody came, or who came has left
-                    other, _ = s.accept()
-                    with other:
-                        other.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        s.settimeout(0.2)
-        thread = threading.Thread(target=answer)
-        thread.start()
-        yield s.getsockname()[1]
-        done.set()
-        thread.join()
-
-
-def test_a_port_that_is_taken(quick, taken):
-    message = met(0, taken)
-    one_line(
-        message, f"cannot listen at port {taken} (MASTER_PORT)", "Set MASTER_PORT to a free port"
-    )
-
-
-def test_somebody_else_at_the_port(quick, taken):
-    one_line(met(1, taken), "that is not rank 0", f"127.0.0.1:{taken}", "Set MASTER_PORT")
-
-
-def test_a_host_that_nobody_knows(quick, monkeypatch):
-    def unknown(*_, **__):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    message = met(1, 29500, "node17.cluster")
-    one_line(message, "MASTER_ADDR=node17.cluster", "Name or service not known", "rank 1")
-    # Rank 0 may be on a host that does not know its own name; the others decide.
-    one_line(met(0, free_port(), "node17.cluster"), "1 of 2 ranks have not come to node17.cluster")
-
-
-def test_nobody_at_the_port(quick):
-    port = free_port()
-    one_line(met(1, port), f"reaches nobody at 127.0.0.1:{port}", "refused", "MASTER_PORT")
-
-
 def test_ranks_that_do_not_come(quick):
     one_line(
         met(0, free_port()), "1 of 2 ranks have not come to 127.0.0.1:", ": 1. ", "WORLD_SIZE=2"
     )
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may listen at any port")
-def test_a_port_that_only_root_may_take(quick):
-    one_line(met(0, 80), "permission denied", "above 1023")
 
 
 def test_another_number_of_processes():
@@ -207,19 +141,6 @@ def test_a_job_with_a_secret_meets_among_strangers_that_only_connect(quick, two_
     assert [type(store).__name__ for store in found] == ["PrefixStore"] * 2
 
 
-def test_a_program_that_never_answers(quick):
-    """torch's own client of the store would wait for it without end."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        one_line(met(1, port), "that is not rank 0", "does not answer", "Set MASTER_PORT")
-
-
-def test_the_store_of_another_program(quick):
-    """Such as torchrun's, which has taken the port that this job's rank 0 could not get."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    one_line(met(1, store.port), "that is not rank 0", "Set MASTER_PORT")
-
-
 def test_who_waits_says_so_and_continues(quick, monkeypatch, capsys):
     monkeypatch.setattr(first_store, "NOTICE_SECONDS", 0.5)
     with ThreadPoolExecutor(2) as pool:  # one at a port each: neither finds the other
@@ -232,21 +153,3 @@ def test_who_waits_says_so_and_continues(quick, monkeypatch, capsys):
     assert ", 127.0.0.1) reaches nobody at 127.0.0.1:" in lines[1]
     assert "MASTER_PORT" in lines[1]
     assert lines[1].endswith("Still waiting.")
-
-
-def listening(port):
-    """At which addresses this host listens at `port`, IPv4."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    found = [row[1].split(":") for row in rows if row[3] == "0A"]
-    return {
-        socket.inet_ntoa(bytes.fromhex(a)[::-1]) for a, number in found if int(number, 16) == port
-    }
-
-
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells where it listens")
-def test_rank_0_listens_at_the_loopback_interface_where_all_ranks_are_on_one_host(quick):
-    port = free_port()
-    ranks = Ranks(0, 2, 0, 2, "no-such-host.invalid", port, "slurm", one_host=True)
-    store, _ = first_store.open_store(ranks, 0.0)
-    assert listening(port) == {"127.0.0.1"}
-    del store

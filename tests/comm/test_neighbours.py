@@ -10,8 +10,7 @@ import torch
 from tests.ranks import run_ranks, values
 from tests.scan.helpers import random_tokens, relative, sweep, tiny_config, tiny_model
 from tttscale.comm import mesh as meshes
-from tttscale.comm.messages import ring_links
-from tttscale.errors import LaunchError, PeerError
+from tttscale.errors import PeerError
 from tttscale.model.ports import Carried
 from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
@@ -131,40 +130,3 @@ def test_other_errors_are_not_taken_for_the_end_of_a_rank():
     mesh = meshes.Mesh(0, 1, 1, SingleRank())
     with pytest.raises(RuntimeError, match="shapes"), mesh.noticing("in a sum"):
         raise RuntimeError("shapes do not fit")
-
-
-def disagreeing(ranks, values):
-    try:
-        meshes.start(ranks, 2, torch.device("cpu"), agreed=values[ranks.rank])
-    except LaunchError as error:
-        return str(error)
-    return "no error"
-
-
-def test_ranks_with_other_values_end_on_every_rank():
-    one = {"run.seed": "0", "train.lr": "0.1"}
-    same = values(run_ranks(disagreeing, 2, [one, dict(one)]))
-    assert same == ["no error", "no error"]
-    other = values(
-        run_ranks(disagreeing, 2, [one, {"run.seed": "17", "train.lr": "0.1", "x": "1"}])
-    )
-    assert other[0] == other[1]
-    assert (
-        "rank 1 runs with run.seed = 17, x = 1, rank 0 with run.seed = 0, x = nothing" in other[0]
-    )
-
-
-@pytest.mark.parametrize(
-    ("phase", "said"),
-    [
-        (Phase.FORWARD, "the qk_conv of sequence 3 after chunk 2, layer 1"),
-        (Phase.BACKWARD, "the qk_conv's gradient of sequence 3 after chunk 2, layer 1"),
-    ],
-)
-def test_messages_are_named_for_people(phase, said):
-    assert str(CarryKey(phase, 3, 2, 1, "qk_conv")) == said
-
-
-def test_ring_links_have_a_group_for_each_direction():
-    assert len(set(ring_links(2))) == 4
-    assert len(set(ring_links(5))) == 10

@@ -33,3 +33,13 @@ def build(out: Path, *sources: Path, **options) -> StoreInfo:
     """Build with the fields of `BuildOptions` and the arguments of `build_store`."""
     own = {name: options.pop(name) for name in ("workers", "ranks", "progress") if name in options}
     return build_store(out, [*map(str, sources)], BuildOptions(**SMALL | options), **own)
+
+
+@pytest.fixture
+def stores(tmp_path, corpus):
+    other = tmp_path / "other.jsonl"
+    texts = [f"other text {i} " * (i % 5 + 3) for i in range(30)]
+    other.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    build(tmp_path / "a", corpus, holdout_fraction=0.3)
+    build(tmp_path / "b", other, holdout_fraction=0.3)
+    return [str(tmp_path / name) for name in "ab"]

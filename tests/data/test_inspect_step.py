@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.data.conftest import build
-from tests.data.test_blend import config_of, stores  # noqa: F401 (a fixture)
+from tests.data.windows.test_mixture import config_of
 from tttscale.config import dump_config
 from tttscale.data import ByteTokenizer
 from tttscale.data.cli import app
-from tttscale.data.inspect_report import escaped, render_step
+from tttscale.data.inspect_report import render_step
 from tttscale.data.inspect_step import inspect_step, open_run
 from tttscale.data.provenance import write_provenance
 from tttscale.data.windows.mixture import open_mixture
@@ -19,7 +19,7 @@ from tttscale.errors import DataError
 
 
 @pytest.fixture
-def run(stores, tmp_path):  # noqa: F811
+def run(stores, tmp_path):
     config = config_of(stores, documents="whole", skip_steps=["2-3"])
     folder = tmp_path / "run"
     folder.mkdir()
@@ -35,7 +35,7 @@ def step_of(config, step, excerpt=0, most=100):
 
 @pytest.mark.parametrize("mode", ["ignore", "reset", "whole"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_what_is_shown_is_what_is_read(stores, mode, parts):  # noqa: F811
+def test_what_is_shown_is_what_is_read(stores, mode, parts):
     config = config_of(stores[:parts], documents=mode, sequence_length=300)
     for step in (1, 2, 7):
         tokens, shown = step_of(config, step, excerpt=1000)
@@ -70,7 +70,7 @@ def check_sequence(tokens, sequence):
         assert begins == list(chunk.starts)
 
 
-def test_skipped_steps_move_the_data(stores):  # noqa: F811
+def test_skipped_steps_move_the_data(stores):
     _, moved = step_of(config_of(stores, skip_steps=["2-3"]), 2)
     _, plain = step_of(config_of(stores), 4)
     assert (moved.step, moved.data_step) == (2, 4)
@@ -78,18 +78,13 @@ def test_skipped_steps_move_the_data(stores):  # noqa: F811
     assert render_step(moved).startswith("step 2 reads the data of step 4: 4 sequence(s) of 44")
 
 
-def test_documents_left_out(stores):  # noqa: F811
+def test_documents_left_out(stores):
     config = config_of(stores, sequence_length=300)
     (_, everything), (_, first) = step_of(config, 1), step_of(config, 1, most=1)
     for all_of_them, few in zip(everything.sequences, first.sequences, strict=True):
         assert few.documents == all_of_them.documents[:1]
         assert few.documents_left_out == len(all_of_them.documents) - 1
     assert "more document(s); see --documents" in render_step(first)
-
-
-def test_nothing_steers_the_terminal():
-    text = "a\n\x1b[31m\u202e\u2028\x00 größer"
-    assert escaped(text) == "a\\n\\x1b[31m\\u202e\\u2028\\x00 größer"
 
 
 def test_command_on_a_run(run):

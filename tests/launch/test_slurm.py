@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tttscale import cli
-from tttscale.cluster.slurm import SAVED_IS_NO_FAILURE, SlurmJob, limit_seconds, render
-from tttscale.errors import ConfigError
+from tttscale.cluster.slurm import SAVED_IS_NO_FAILURE, SlurmJob, render
 
 RUN = """\
 run: {name: quick}
@@ -213,17 +212,3 @@ def test_a_run_of_this_name_is_refused(run, here):
     code, _, err = run("c.yaml", "checkpoint.every=0", "--nodes", "2", "--dry-run")
     assert code == 64
     assert "already holds a run" in err
-
-
-@pytest.mark.parametrize(
-    ("time", "seconds"),
-    [("90", 5400), ("90:30", 5430), ("1:00:01", 3601), ("2-12", 216000), ("1-00:00:01", 86401)],
-)
-def test_times_of_slurm(time, seconds):
-    assert limit_seconds(time) == seconds
-
-
-@pytest.mark.parametrize("time", ["", "1h", "1:2:3:4", "-5", "1-", "1-2:", "１"])
-def test_what_is_no_time_of_slurm(time):
-    with pytest.raises(ConfigError):
-        limit_seconds(time)

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from tests.train.test_final import model  # noqa: F401 (a fixture)
 from tests.train.test_recorder import POSITIONS, STEP, TOKENS
-from tests.train.test_run_folder import model, settings  # noqa: F401 (a fixture)
+from tests.train.test_run_folder import settings
 from tttscale.observe import Console, read_metrics
 from tttscale.observe.guard import Guard, SteadyStream
 from tttscale.train.recorder import RunRecorder

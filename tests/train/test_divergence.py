@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.ranks import run_ranks, values
+from tests.train.checkpoint.test_manager import checkpoints_of, save, some_steps
 from tests.train.small import small_config, small_trainer
-from tests.train.test_checkpoints import checkpoints_of, save, some_steps
 from tests.train.test_run import run
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import NumericsError

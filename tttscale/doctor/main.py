@@ -148,7 +148,7 @@ def _look_at_job(config: Config | None, ranks: Ranks, report: Report, deadline: 
             over_mpi.leave_transport()
     measured = [found for row in on_all_ranks(mesh, lambda: own, LaunchError) for found in row]
     deadline.stage = "the clocks"
-    offsets = clock_offsets(mesh)
+    offsets = [offset.seconds for offset in clock_offsets(mesh)]
     mesh.gather([0.0])  # none leaves while another still measures
     mesh.close()
     report.places = [job.Place(*row["place"]) for row in rows]

@@ -64,6 +64,20 @@ def _field(key: str, show: Callable[[float], str]) -> Callable[[Mapping[str, Any
     return value
 
 
+def _slowest(record: Mapping[str, Any]) -> str:
+    """The rank that computes slowest, and its time over the median's."""
+    rank, factor = record.get("slowest_rank"), record.get("slowest_factor")
+    return _MISSING if rank is None or not factor else f"{rank}: {float(factor):.2f}x"
+
+
+def _share(key: str) -> Callable[[Mapping[str, Any]], str]:
+    def value(record: Mapping[str, Any]) -> str:
+        part, whole = record.get(key), record.get("step_seconds")
+        return _MISSING if part is None or not whole else f"{100 * float(part) / float(whole):.1f}%"
+
+    return value
+
+
 _COLUMNS = (
     Column("loss nats", 9, _field("loss", lambda v: f"{v:.4f}")),
     Column("bits/tok", 8, _field("loss", lambda v: f"{v / math.log(2):.3f}")),
@@ -73,6 +87,9 @@ _COLUMNS = (
     Column("s/step", 7, _field("step_seconds", lambda v: f"{v:.3g}")),
     Column("peak mem", 8, _field("peak_memory_bytes", lambda v: human(v, 1024) + "B")),
     Column("bubble", 6, _field("bubble_fraction", lambda v: f"{100 * v:.1f}%")),
+    Column("comm", 6, _share("exposed_comm_seconds")),
+    Column("data", 6, _share("data_seconds")),
+    Column("slowest", 9, _slowest),
 )
 
 

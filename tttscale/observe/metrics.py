@@ -1,9 +1,9 @@
 """`metrics.jsonl`: one JSON object per step, which all else is drawn from.
 
 Keys: step (from 1), loss (nats per token), grad_norm, lr, tokens (with a loss, since the start of the
-run; padding has none), tokens_per_second, step_seconds, data_seconds, bubble_fraction, exposed_comm_seconds,
-between_seconds, peak_memory_bytes (so far, of the rank that has taken most) and, on some steps, heldout_loss
-(nats per token).
+run; padding has none), tokens_per_second, step_seconds, data_seconds, bubble_fraction, ramp_fraction,
+starved_fraction, exposed_comm_seconds, slowest_rank, slowest_factor, between_seconds, peak_memory_bytes (so
+far, of the rank that has taken most) and, on some steps, heldout_loss (nats per token).
 
 All ranks begin a step together, and `step_seconds` later the last of them has ended it: tokens_per_second is
 over this interval, and what follows lies inside it, on every rank and in every step:
@@ -12,6 +12,11 @@ over this interval, and what follows lies inside it, on every rank and in every 
 - bubble_fraction: the share of the step in which ranks were idle: they waited for carries, for their
   gradients, for the last rank to end its backward sweep or for the last one to end the step; a mean over the
   ranks;
+- ramp_fraction and starved_fraction: two parts of the bubble. Ramp: the pipeline fills and drains, which is
+  the waits in a rank's first chunk of each sweep and its idle time after its last one. Starved: waits for
+  carries in all other chunks. What is left of the bubble is handing messages over;
+- slowest_rank and slowest_factor: the rank that computes slowest for the work it has, without all its waits,
+  and its time over the median's; with one rank there are none;
 - exposed_comm_seconds: exchanging carries and their gradients, with the wait for a rank that is behind;
   summing the parameters' gradients over the ranks; gathering the new parameters (ZeRO 1 to 3); a mean
   over the ranks. Only what holds up a rank counts, not what travels while it computes.

@@ -1,1 +1,1 @@
-"""What a run will take, before it runs: FLOPs, memory, and the time of a step. No GPU, no other process."""
+"""What a step costs before it runs: costs, the simulator, the rehearsal, and the planner on top of them."""

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.losses import Losses
+from tttscale.scan.noted_layers import NotedLayers
 from tttscale.scan.ports import CarryRouter, ChunkPorts, LayerPorts
 from tttscale.scan.reader import Batch
 from tttscale.scan.schedule import ChunkTask
+from tttscale.scan.timeline import Activity, Run
 
 Spot = tuple[int, int, int]
 """(sequence, chunk, layer): the residual stream of a chunk in front of a layer."""
@@ -82,7 +84,7 @@ class ChunkRunner:
             if not self._is_last(task):
                 step.inputs[task.sequence, task.chunk, task.layers.stop] = out
             elif not step.plan.train:
-                self._head(task, batch, out, step)
+                self._head(task, batch, out, step, ports.run)
         if not step.plan.train:
             self.forget_input(task, step)
 
@@ -95,7 +97,7 @@ class ChunkRunner:
             x = x.detach().requires_grad_()
         out, used = self._layers(task, batch, ports, x)
         if self._is_last(task):
-            out = self._head(task, batch, out, step)
+            out = self._head(task, batch, out, step, ports.run)
         elif not ports.replay:
             step.inputs[task.sequence, task.chunk, task.layers.stop] = out.detach()
         return RecordedChunk(x, out, used)
@@ -104,6 +106,7 @@ class ChunkRunner:
         """Add to the parameters' gradients; states' gradients come and go through the ports."""
         if self._is_last(task):
             grad = torch.ones_like(recorded.out)
+            step.router.timeline.begin(Activity.HEAD, Run.BACKWARD, task)
         else:
             grad = step.grads.pop((task.sequence, task.chunk, task.layers.stop))
         torch.autograd.backward(recorded.out, grad)
@@ -126,16 +129,20 @@ class ChunkRunner:
     def _layers(
         self, task: ChunkTask, batch: Batch, ports: ChunkPorts, x: Tensor | None
     ) -> tuple[Tensor, list[LayerPorts]]:
-        used = []
-        with self.precision():
-            out = self.model.embed(batch.ids) if x is None else x
+        used, noted = [], NotedLayers(ports, self.model)
+        with self.precision(), noted:
+            noted.begin(Activity.EMBED)
+            out = noted.out(self.model.embed(batch.ids) if x is None else x, Activity.EMBED)
             for layer in task.layers:
-                used.append(ports.layer(layer))
+                noted.begin(Activity.PROJECT, layer)
+                used.append(LayerPorts(ports, layer))
                 out = self.model.blocks[layer](out, batch.chunk, used[-1])
                 used[-1].checks.complete("recv_state", "send_state")
+                out = noted.out(out, Activity.FINISH, layer)
         return out, used
 
-    def _head(self, task: ChunkTask, batch: Batch, x: Tensor, step: StepState) -> Tensor:
+    def _head(self, task: ChunkTask, batch: Batch, x: Tensor, step: StepState, run: Run) -> Tensor:
+        step.router.timeline.begin(Activity.HEAD, run, task)
         with self.precision():
             total, losses = self.model.head(x, batch.labels)
         step.losses.add(task.sequence, task.chunk, batch.chunk.begin, losses, batch.labels)

@@ -3,7 +3,7 @@
 One class serves the three ways in which a chunk runs. A first run receives its states from the left and
 sends its own to the right; a recomputation takes the stored states and sends none; both receive gradients
 from the right and send them to the left in the backward sweep. Every call is checked against what the
-layer's `carry` declares.
+layer's `carry` declares. The timeline is told of every hand-over.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.port_checks import PortChecks
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
+from tttscale.scan.timeline import Activity, Run, Timeline
 from tttscale.scan.transport import RecvQueue, Transport
 
 
@@ -24,6 +25,7 @@ class CarryRouter:
     layout: CarryLayout
     transport: Transport
     store: CarryStore
+    timeline: Timeline
     queues: dict[Phase, RecvQueue] = field(default_factory=dict)
     _local: dict[CarryKey, Part] = field(default_factory=dict)
 
@@ -57,9 +59,10 @@ class ChunkPorts:
     keep: bool = False
     """This run builds the graph for the backward: its states need not be stored."""
 
-    def layer(self, index: int) -> "LayerPorts":
-        """Ports of one layer, by part."""
-        return LayerPorts(self, index)
+    @property
+    def run(self) -> Run:
+        """In which run the chunk is; its backward follows a run that had a graph."""
+        return Run.RECOMPUTE if self.replay else Run.FORWARD
 
     def owner(self, offset: int) -> int | None:
         """Owner of the chunk to the left (-1) or right (+1); None beyond the sequence."""
@@ -104,15 +107,13 @@ class ChunkPort:
     def recv_state(self) -> Part | None:
         """The state from the left."""
         self.ports.checks.use("recv_state", self.part)
-        chunk = self.ports.chunk
+        chunk, part = self.ports.chunk, None
         source = chunk.owner(-1)
-        if source is None:
-            return None
         key = self._key(Phase.FORWARD, chunk.task.chunk - 1)
-        if chunk.replay:
-            return chunk.router.store.get(key)
-        part = chunk.router.recv(key, source)
-        if not chunk.keep:
+        if source is not None:
+            part = chunk.router.store.get(key) if chunk.replay else chunk.router.recv(key, source)
+        self._begin(Activity.ADVANCE)
+        if part is not None and not chunk.replay and not chunk.keep:
             chunk.router.store.put(key, part)
         return part
 
@@ -121,21 +122,22 @@ class ChunkPort:
         self.ports.checks.use("send_state", self.part)
         chunk = self.ports.chunk
         target = chunk.owner(+1)
-        if target is None:
-            return
-        self.ports.checks.tensors("send_state", self.part, chunk.task.chunk, part)
-        if not chunk.replay:
-            key = self._key(Phase.FORWARD, chunk.task.chunk)
-            chunk.router.send(key, target, tuple(t.detach() for t in part))
+        if target is not None:
+            self.ports.checks.tensors("send_state", self.part, chunk.task.chunk, part)
+            if not chunk.replay:
+                key = self._key(Phase.FORWARD, chunk.task.chunk)
+                chunk.router.send(key, target, tuple(t.detach() for t in part))
+        self._begin(Activity.READOUT)
 
     def recv_grad(self) -> Part | None:
         """The gradient of what was sent, from the right."""
         self.ports.checks.use("recv_grad", self.part)
-        chunk = self.ports.chunk
+        chunk, grad = self.ports.chunk, None
         source = chunk.owner(+1)
-        if source is None:
-            return None
-        return chunk.router.recv(self._key(Phase.BACKWARD, chunk.task.chunk), source)
+        if source is not None:
+            grad = chunk.router.recv(self._key(Phase.BACKWARD, chunk.task.chunk), source)
+        self._begin(Activity.ADVANCE, Run.BACKWARD)
+        return grad
 
     def send_grad(self, grad: Part) -> None:
         """The gradient of what was received, to the left."""
@@ -145,6 +147,14 @@ class ChunkPort:
         assert target is not None
         self.ports.checks.tensors("send_grad", self.part, boundary, grad)
         chunk.router.send(self._key(Phase.BACKWARD, boundary), target, grad)
+        self._begin(Activity.PROJECT, Run.BACKWARD)
+
+    def _begin(self, activity: Activity, run: Run | None = None) -> None:
+        """What follows a call of this port; all parts but the last belong to the projections."""
+        chunk, layer = self.ports.chunk, self.ports.layer
+        last = self.part == chunk.router.schedule.parts[layer][-1]
+        now = activity if last else Activity.PROJECT
+        chunk.router.timeline.begin(now, run or chunk.run, chunk.task, layer)
 
     def _key(self, phase: Phase, boundary: int) -> CarryKey:
         sequence = self.ports.chunk.task.sequence

@@ -1,7 +1,7 @@
 """Chunks of tokens as tensors, read one ahead by a thread, exactly when the sweeps need them."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -75,11 +75,22 @@ def assemble(rows: Sequence[TokenChunk], begin: int, device: torch.device) -> Ba
 class Reader:
     """Reads chunks in a known order, one ahead, in a thread of its own."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(
+        self,
+        device: torch.device,
+        note: Callable[[float, float, int, int], None] | None = None,
+        chunk_tokens: int = 1,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            device: where the tokens go.
+            note: told of every read by the thread: `time.perf_counter` at its begin and end, sequence and
+                chunk.
+            chunk_tokens: C.
+        """
+        self._device, self._note, self._chunk_tokens = device, note, chunk_tokens
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-chunk")
-        self.wait_seconds = 0.0
-        """Time that the user of `read` waited for a chunk that was not there yet."""
 
     def read(
         self, groups: Groups, ranges: Iterable[tuple[int, int, int]]
@@ -101,9 +112,7 @@ class Reader:
         future: Future[Batch] | None,
     ) -> Generator[Batch, None, None]:
         while future is not None:
-            began = time.perf_counter()
             batch = future.result()
-            self.wait_seconds += time.perf_counter() - began
             future = self._submit(groups, next(upcoming, None))
             yield batch
 
@@ -111,5 +120,9 @@ class Reader:
         return None if wanted is None else self._thread.submit(self._read, groups, *wanted)
 
     def _read(self, groups: Groups, group: int, begin: int, end: int) -> Batch:
+        began = time.perf_counter()
         rows = [sequence.chunk(begin, end) for sequence in groups[group]]
-        return assemble(rows, begin, self._device)
+        batch = assemble(rows, begin, self._device)
+        if self._note is not None:
+            self._note(began, time.perf_counter(), group, begin // self._chunk_tokens)
+        return batch

@@ -6,22 +6,24 @@ come from the chunk after it and go to the chunk before it. The last own chunks 
 """
 
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 
 from tttscale.kernels.ops.linear import cast_cache
 from tttscale.model.language_model import TTTForCausalLM
+from tttscale.observe.timeline import Timeline
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepPlan, StepState
 from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
+from tttscale.scan.noted_transport import NotedTransport
 from tttscale.scan.ports import CarryRouter, ChunkPorts
 from tttscale.scan.reader import Batch, Groups, Reader
 from tttscale.scan.schedule import ChunkTask, Phase, Schedule
-from tttscale.scan.timed_transport import TimedTransport
+from tttscale.scan.timeline import Activity, Run
 from tttscale.scan.transport import RecvQueue, SingleRank, Transport
 
 AHEAD_LAYERS = 2
@@ -56,20 +58,16 @@ class Sweeps:
         self.device = parameter.device
         self.carry = CarryLayout(model.carry_layers, batch, layout.chunk_tokens, parameter.dtype)
         self.schedule = Schedule(layout, self.carry.parts)
-        self.transport: TimedTransport | SingleRank = SingleRank()
+        self.timeline = Timeline(self.device)
+        """What this rank does, and how long messages and tokens have held it up."""
+        self.transport: NotedTransport | SingleRank = SingleRank()
         if transport is not None and transport.size > 1:
-            self.transport = TimedTransport(transport, self.device)
+            self.transport = NotedTransport(transport, self.timeline)
         self.runner = ChunkRunner(model, self.device, autocast)
-        self._reader = Reader(self.device)
+        self._reader = Reader(self.device, self.timeline.note_read, layout.chunk_tokens)
         self._store: tuple[tuple[tuple[int, int], ...], CarryStore] | None = None
         self._prepared: tuple[Groups, StepPlan, Generator[Batch, None, None]] | None = None
         self._step: StepState | None = None
-        self.wait_seconds = 0.0
-        """Time that the last step's messages held this rank up: waiting for them, and getting them sent."""
-        self.data_seconds = 0.0
-        """Time that the last step waited for tokens."""
-
-    # ---- the two sweeps ------------------------------------------------------------------------
 
     @cast_cache()
     def forward(self, groups: Groups, *, train: bool = True) -> Losses:
@@ -81,6 +79,7 @@ class Sweeps:
         step = self._begin(groups, train)
         with self._receiving(step.router, Phase.FORWARD):
             for task in step.plan.tasks:
+                self.timeline.begin(Activity.DATA, Run.FORWARD, task)
                 batch, kept = next(step.batches), task in step.plan.kept
                 ports = ChunkPorts(step.router, task, replay=False, keep=kept or not train)
                 if kept:
@@ -112,6 +111,7 @@ class Sweeps:
         return step.losses
 
     def _recompute(self, task: ChunkTask, step: StepState) -> RecordedChunk:
+        self.timeline.begin(Activity.DATA, Run.RECOMPUTE, task)
         batch = next(step.batches)
         ports = ChunkPorts(step.router, task, replay=True)
         layout = self.schedule.layout
@@ -123,18 +123,12 @@ class Sweeps:
         self.keep.measured(task.layers, saved.total, self.schedule.layers)
         return recorded
 
-    # ---- around them ---------------------------------------------------------------------------
-
     def prepare(self, groups: Groups, *, train: bool = True) -> None:
         """Begin to read the first chunk of the next `forward`, while something else is done."""
-        plan = self._plan(train)
+        plan = self.plan(train)
         self._prepared = groups, plan, self._read(groups, plan)
 
-    def precision(self) -> AbstractContextManager:
-        """Autocast as in the sweeps."""
-        return self.runner.precision()
-
-    def _plan(self, train: bool) -> StepPlan:
+    def plan(self, train: bool) -> StepPlan:
         """This rank's tasks; the last of them are kept, as many as the kept chunks have."""
         tasks = tuple(self.schedule.tasks(self.transport.rank, Phase.FORWARD))
         per_chunk = self.schedule.layers // len(tasks[0].layers) if tasks else 1
@@ -142,12 +136,12 @@ class Sweeps:
         return StepPlan(train, tasks, frozenset(tasks[len(tasks) - count :]))
 
     def _begin(self, groups: Groups, train: bool) -> StepState:
-        self.wait_seconds, self.data_seconds = 0.0, 0.0
-        plan, layout = self._plan(train), self.schedule.layout
+        plan, layout = self.plan(train), self.schedule.layout
         prepared, self._prepared = self._prepared, None
         reading = prepared is not None and prepared[:2] == (groups, plan)
         batches = prepared[2] if prepared and reading else self._read(groups, plan)
-        router = CarryRouter(self.schedule, self.carry, self.transport, self._room(plan))
+        places = self.transport, self._room(plan), self.timeline
+        router = CarryRouter(self.schedule, self.carry, *places)
         sizes = layout.sequences, layout.chunks, self.batch, layout.length_tokens
         return StepState(plan, batches, router, Losses.empty(*sizes))
 
@@ -166,14 +160,10 @@ class Sweeps:
 
     @contextmanager
     def _receiving(self, router: CarryRouter, phase: Phase) -> Iterator[None]:
-        """Receive ahead during a sweep; at its end wait until everything has left, and note the times."""
+        """Receive ahead during a sweep; at its end wait until everything has left."""
         ahead = AHEAD_LAYERS * max(map(len, self.carry.parts))
         expected = self.schedule.incoming(self.transport.rank, phase)
         router.queues[phase] = RecvQueue(self.transport, expected, self.carry, ahead)
         yield
         self.transport.flush()
         del router.queues[phase]
-        if isinstance(self.transport, TimedTransport):
-            self.wait_seconds += self.transport.timer.take_seconds()
-        self.data_seconds += self._reader.wait_seconds
-        self._reader.wait_seconds = 0.0

@@ -7,7 +7,21 @@ add up to the step. Sweeps, reader and transports call it here; trainer, engine 
 from enum import StrEnum
 from typing import Protocol
 
-from tttscale.scan.schedule import ChunkTask
+from tttscale.observe.timeline import Held
+
+
+class Place(Protocol):
+    """A chunk, or something of it."""
+
+    @property
+    def sequence(self) -> int:
+        """Its sequence."""
+        ...
+
+    @property
+    def chunk(self) -> int:
+        """Its number."""
+        ...
 
 
 class Run(StrEnum):
@@ -70,9 +84,17 @@ class Timeline(Protocol):
         self,
         activity: Activity,
         run: Run | None = None,
-        task: ChunkTask | None = None,
+        task: Place | None = None,
         layer: int = -1,
         part: str = "",
     ) -> None:
         """End the activity so far and begin this one, now: on the device's stream if it is a GPU."""
+        ...
+
+    def note_read(self, began: float, ended: float, sequence: int, chunk: int) -> None:
+        """Note a read of tokens beside the activities, by a thread; `time.perf_counter` seconds."""
+        ...
+
+    def take(self) -> Held:
+        """Return the seconds for which this rank was held up since this was last called."""
         ...

@@ -150,7 +150,7 @@ def warm_up(sweeps: Sweeps) -> None:
     model, shape = sweeps.model, (sweeps.batch, sweeps.schedule.layout.chunk_tokens)
     ids = torch.zeros(shape, dtype=torch.int64, device=sweeps.device)
     for with_grad in (False, True):
-        with torch.set_grad_enabled(with_grad), sweeps.precision():
+        with torch.set_grad_enabled(with_grad), sweeps.runner.precision():
             x = model.embed(ids)
             for block in {block.name: block for block in model.carry_layers}.values():
                 x = block(x)

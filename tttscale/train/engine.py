@@ -12,7 +12,6 @@ optimizer step and keeps them until the next, since a gather per layer would mak
 
 import json
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import NumericsError
+from tttscale.scan.timeline import Activity, Timeline
 from tttscale.train.deepspeed_import import import_deepspeed, leave_dynamo_out, quiet
 from tttscale.train.zero_fragments import Fragment, ZeroFragments
 
@@ -96,11 +96,11 @@ class Engine:
             rank=mesh.rank,
             world_size=mesh.world_size,
         )
-        self.comm_seconds = 0.0
-        """Communication of the last step: from having all gradients to having their sums over the ranks,
-        and from having this rank's share of the new parameters to having all of them."""
-        self._updated_at = 0.0
-        optimizer.register_step_post_hook(self._note_update)
+        self.timeline: Timeline | None = None
+        """Told when gradients are summed over the ranks, parameters updated and collected."""
+        optimizer.register_step_pre_hook(lambda *_: self._begin(Activity.OPTIMIZER))
+        if zero_stage > 0:  # the shares are gathered as soon as the last one is updated
+            optimizer.register_step_post_hook(lambda *_: self._begin(Activity.GATHER))
         if zero_stage < 3:  # stage 3 has scattered its values; ours are unchanged
             self._share()
 
@@ -131,7 +131,7 @@ class Engine:
                 stage, before anything has changed.
             PeerError: another rank died.
         """
-        self.comm_seconds = 0.0
+        self._begin(Activity.OPTIMIZER)
         # DeepSpeed averages over the ranks; ours is a sum.
         grads = []
         for parameter in self._model.parameters():
@@ -145,15 +145,13 @@ class Engine:
                 raise NumericsError(self._fault())
         with self._mesh.noticing("in the update of parameters"):
             self._engine.step()
-            if self._stage > 0:  # the shares are gathered as soon as the last one is updated
-                self._communicated_since(self._updated_at)
+        self._begin(Activity.OTHER)
         self._share()
         return norm
 
     def skip(self) -> None:
         """Clear the gradients in place of a step; all ranks or none."""
         self._model.zero_grad()
-        self.comm_seconds = 0.0
 
     def updates(self) -> int:
         """Return how many steps AdamW has made; skipped ones do not count."""
@@ -178,24 +176,18 @@ class Engine:
     def _reduce(self, grads: list[Tensor]) -> None:
         product = self._engine(grads)
         grads.clear()
-        began = self._now()
+        self._begin(Activity.REDUCE)
         self._engine.backward(product)
-        self._communicated_since(began)
+        self._begin(Activity.OPTIMIZER)
 
-    def _communicated_since(self, began: float) -> None:
-        self._updated_at = self._now()
-        if self._mesh.world_size > 1:
-            self.comm_seconds += self._updated_at - began
-
-    def _note_update(self, *_: Any) -> None:
-        """Called by AdamW after each step of its own: one for every flat partition."""
-        self._updated_at = self._now()
-
-    def _now(self) -> float:
-        """Return the time in seconds, after waiting for the device."""
+    def _begin(self, activity: Activity) -> None:
+        """Tell the timeline, after waiting for the device: these activities are timed by the host."""
+        if self.timeline is None:
+            return
         if next(self._model.parameters()).is_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        alone = self._mesh.world_size == 1 and activity in (Activity.REDUCE, Activity.GATHER)
+        self.timeline.begin(Activity.OPTIMIZER if alone else activity)
 
     def _reduced(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Return parameters and their reduced gradients, or parts of both: over all ranks each element once.
@@ -216,9 +208,9 @@ class Engine:
     def _norm(self) -> float:
         """Return the norm of the reduced gradient; infinite where its square overflows fp32. Collective."""
         own = float(torch.nn.utils.get_total_norm([grad for _, grad in self._reduced()]))
-        began = self._now()
+        self._begin(Activity.REDUCE)
         squares = self._mesh.gather([own**2])
-        self._communicated_since(began)
+        self._begin(Activity.OPTIMIZER)
         return math.sqrt(float(squares.sum()))
 
     def _fault(self) -> str:

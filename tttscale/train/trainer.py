@@ -14,11 +14,14 @@ from tttscale.data.windows.order import data_step, sequence_groups
 from tttscale.data.windows.window import WindowSource
 from tttscale.errors import NumericsError
 from tttscale.model import TTTForCausalLM
+from tttscale.observe.timeline import Held
 from tttscale.scan.losses import Losses
 from tttscale.scan.reader import TokenSequence
 from tttscale.scan.sweep import Sweeps
+from tttscale.scan.timeline import Activity
 from tttscale.train import memory
 from tttscale.train.engine import Engine
+from tttscale.train.figures import step_figures, work_tokens
 from tttscale.train.schedules import inner_lr_scale, learning_rate
 
 
@@ -43,8 +46,8 @@ class Trainer:
         self._skipped = config.data.skipped
         self.tokens = 0
         """Tokens with a loss in all steps so far."""
+        self.timeline = engine.timeline = sweeps.timeline
         self._ended_at: float | None = None
-        self._groups_seconds = 0.0
 
     def step(self, step: int, windows: WindowSource) -> dict[str, Any]:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
@@ -60,23 +63,17 @@ class Trainer:
         self._model.set_inner_lr_scale(inner_lr_scale(self._config.model, step))
         self._sweeps.forward(self._groups(step, windows))
         losses = self._sweeps.backward()
-        everything, idle_seconds = self._gather_replicas(losses.flat())
+        everything = self._gather_replicas(losses.flat())
         loss, tokens = self._mean_loss(losses, everything, step)
         if step < self._config.train.steps:
             self._sweeps.prepare(self._groups(step + 1, windows))
         grad_norm = self._update(tokens, step)
         largest_weight = self._largest_weight()
         seconds = time.perf_counter() - began
-        carries_seconds = self._sweeps.wait_seconds
-        parts = [
-            carries_seconds + idle_seconds,
-            carries_seconds + self._engine.comm_seconds,
-            self._groups_seconds + self._sweeps.data_seconds,
-        ]
-        # GPU and host have different clocks, so a part may appear longer than the whole.
-        parts = [min(part, seconds) for part in parts]
+        held = Held(*(min(part, seconds) for part in self.timeline.take()))
         peak_bytes = float(memory.peak_bytes(self._sweeps.device))
-        rows = self._mesh.gather([seconds, *parts, peak_bytes, largest_weight])
+        work = work_tokens(self._sweeps)
+        rows = self._mesh.gather([seconds, *held, peak_bytes, work, largest_weight])
         self._ended_at = time.perf_counter()
         self._check_weights(rows[:, -1], step, lr, grad_norm)
         self.tokens += int(tokens)
@@ -86,7 +83,7 @@ class Trainer:
             "grad_norm": grad_norm,
             "lr": lr,
             "tokens": self.tokens,
-            **_figures(rows, tokens),
+            **step_figures(rows, tokens),
             "between_seconds": between_seconds,
         }
 
@@ -99,9 +96,11 @@ class Trainer:
         Returns:
             The time now, and the seconds since the last step ended; 0 for the first.
         """
+        self.timeline.begin(Activity.IDLE)
         self._mesh.gather([0.0])
+        self.timeline.begin(Activity.OTHER)
+        self.timeline.take()
         began = time.perf_counter()
-        self._groups_seconds = 0.0
         return began, 0.0 if self._ended_at is None else began - self._ended_at
 
     def evaluate(self, windows: WindowSource, sweeps: Sweeps | None, sequences: int) -> Evaluation:
@@ -123,7 +122,7 @@ class Trainer:
 
     def _groups(self, step: int, windows: WindowSource) -> list[list[TokenSequence]]:
         """Return this replica's sequences of a step, `parallel.batch` side by side."""
-        began = time.perf_counter()
+        self.timeline.begin(Activity.DATA)
         groups = sequence_groups(
             data_step(step, self._skipped),
             self._config.train.sequences_per_step,
@@ -134,7 +133,7 @@ class Trainer:
         found: list[list[TokenSequence]] = [
             [windows.sequence(index) for index in group] for group in groups
         ]
-        self._groups_seconds += time.perf_counter() - began
+        self.timeline.begin(Activity.OTHER)
         return found
 
     def _largest_weight(self) -> float:
@@ -150,17 +149,15 @@ class Trainer:
                 sound=step - 1,
             )
 
-    def _gather_replicas(self, own: Tensor) -> tuple[Tensor, float]:
-        """Sum a tensor over the ranks of each replica.
-
-        Returns:
-            One row for each replica, and the seconds of waiting for the slowest rank.
-        """
+    def _gather_replicas(self, own: Tensor) -> Tensor:
+        """Sum a tensor over the ranks of each replica, one row for each; waits for the slowest rank."""
         rows = torch.zeros(self._mesh.replicas, len(own), dtype=torch.float64)
         rows[self._mesh.replica] = own
-        began = time.perf_counter()
+        if self._mesh.world_size > 1:
+            self.timeline.begin(Activity.IDLE)
         self._mesh.sum_on_cpu(rows)
-        return rows, time.perf_counter() - began if self._mesh.world_size > 1 else 0.0
+        self.timeline.begin(Activity.OTHER)
+        return rows
 
     def _update(self, tokens: float, step: int) -> float:
         """Update the parameters, or skip that if the step held only padding; return the gradient's norm."""
@@ -212,26 +209,3 @@ def _sum_in_order(values: Tensor) -> float:
         total += value
     assert not math.isnan(total)
     return total
-
-
-def _figures(rows: Tensor, tokens: float) -> dict[str, Any]:
-    """Combine the ranks' times into a step's figures; `observe.metrics` says what each means.
-
-    All ranks begin a step together, and it ends with the last of them: the others' wait for it is idle, too.
-    So every part lies in the interval that it is compared with.
-
-    Args:
-        rows: by rank: seconds until it was done; of these idle, communicating, without tokens; peak bytes.
-        tokens: tokens with a loss, of all ranks.
-    """
-    seconds, idle, exposed, data, peak = rows.unbind(1)[:5]
-    step_seconds = float(seconds.max())
-    idle = idle + (step_seconds - seconds)
-    return {
-        "tokens_per_second": tokens / step_seconds,
-        "step_seconds": step_seconds,
-        "data_seconds": float(data.max()),
-        "bubble_fraction": min(1.0, float(idle.mean()) / step_seconds),
-        "exposed_comm_seconds": float(exposed.mean()),
-        "peak_memory_bytes": int(peak.max()),
-    }

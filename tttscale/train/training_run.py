@@ -18,6 +18,7 @@ from tttscale.config import Config
 from tttscale.data.windows.mixture import Mixture, open_mixture
 from tttscale.errors import NumericsError
 from tttscale.scan.sweep import Sweeps
+from tttscale.scan.timeline import Activity
 from tttscale.train import build
 from tttscale.train.checkpoint.compatibility import check_compatible, start_notices
 from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, TrainingState
@@ -190,6 +191,7 @@ class TrainingRun:
         for step in range(parts.done + 1, steps + 1):
             record = parts.trainer.step(step, parts.tokens.train)
             evaluation = self._evaluate() if self._evaluates(step) else None
+            parts.trainer.timeline.begin(Activity.RECORD)
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             parts.recorder.step(record)
@@ -228,6 +230,7 @@ class TrainingRun:
 
     def _evaluate(self) -> Evaluation:
         parts = self.parts
+        parts.trainer.timeline.begin(Activity.EVALUATE)
         assert parts.tokens.heldout is not None
         evaluation = parts.trainer.evaluate(
             parts.tokens.heldout, parts.evaluation_sweeps, parts.config.evaluate.sequences
@@ -245,6 +248,7 @@ class TrainingRun:
 
     def _save(self, step: int) -> bool:
         parts = self.parts
+        parts.trainer.timeline.begin(Activity.CHECKPOINT)
         parts.recorder.sync()
         saved = parts.checkpoints.save(
             TrainingState(

@@ -1,0 +1,15 @@
+"""A folder with two checkpoints."""
+
+import pytest
+
+from tests.train.checkpoint.test_folder import write
+from tttscale.train.checkpoint.folder import CheckpointFolder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with checkpoints of steps 1 and 2."""
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    for step in (1, 2):
+        write(folder, step)
+    return folder
