@@ -210,6 +210,60 @@ def baseline(
 
 
 @app.command()
+def rehearse(
+    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, max=512, help="Ranks of a sequence; default: parallel.sequence."),
+    ] = None,
+    sequences: Annotated[
+        int, typer.Option(min=1, help="Sequences of a step that these ranks share.")
+    ] = 1,
+    gpu: Annotated[
+        str, typer.Option(help="Whose costs: h200, h100, a100, cpu, or measured (costs.json).")
+    ] = "h200",
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument, help="A file of costs instead (bench step --calibrate)."
+        ),
+    ] = None,
+    ranks_per_host: Annotated[
+        int, typer.Option("--gpus-per-node", min=1, help="Neighbouring ranks that share a host.")
+    ] = 8,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument, help="Write a trace that Perfetto opens, .json or .json.gz."
+        ),
+    ] = None,
+) -> None:
+    """Rehearse a step of many ranks here: the real schedule and sweeps, with compute in virtual time.
+
+    Example: `tttscale rehearse configs/ttt-linear-1.3b-1Mi.yaml --ranks 16 --gpu h200`
+    """
+    from tttscale.config import load_config
+    from tttscale.plan.chosen_costs import chosen_costs
+    from tttscale.plan.rehearsal_run import run
+
+    resolved = load_config(config, overrides or [])
+    print_result(
+        run(
+            resolved,
+            chosen_costs(gpu, costs, resolved),
+            ranks=ranks,
+            sequences=sequences,
+            ranks_per_host=ranks_per_host,
+            out=out,
+        )
+    )
+
+
+@app.command()
 def doctor(
     config: Annotated[
         Path | None,

@@ -1,13 +1,14 @@
 """Why a step takes longer than its work: causes, what each costs, and what to do about it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from tttscale.observe.hand_overs import HandOvers, HandOverSums, lower_median
+from tttscale.observe.hand_overs import lower_median
 from tttscale.observe.overlap import Overlap, analyse
+from tttscale.observe.slow_edges import ExpectedWire, slow_edges, typical_seconds
 from tttscale.observe.spans import Trace
 from tttscale.observe.wave import Wave
 
@@ -23,8 +24,6 @@ Kind = Literal[
     "chain",
     "none",
 ]
-ExpectedWire = Callable[[int, int, str], float]
-"""(sender, receiver, part) -> seconds that a message should take."""
 
 _FAULT_SHARE = 0.03
 """What costs a smaller share of a step is not named: a fault,"""
@@ -32,9 +31,6 @@ _ADVICE_SHARE = 0.05
 """or a choice that another would be better than."""
 _NETWORK_SHARE = 0.1
 """Exposed messages of all ranks alike that are more than one has to put up with."""
-_EDGE_FACTOR = 1.5
-_EDGE_SPREADS = 4.0
-"""A slow edge is slower than the others by so many of their median deviations."""
 
 
 @dataclass(frozen=True)
@@ -102,101 +98,37 @@ class _Case:
 
     def edges(self) -> Iterator[Cause]:
         """Edges that are slower than the others; or a network that is slow everywhere."""
-        steps, messages = len(self.found.steps), self.found.hand_overs
-        wires = [
-            edge
-            for edge in messages.sums("sender", "receiver", "backward", "part", steps=steps)
-            if edge.wire_median_seconds is not None
-        ]
-        slow: dict[tuple[int, int], _SlowWire] = {}
-        for edge in wires:
-            place, wire = (edge.sender, edge.receiver), self._slow(edge, wires)
-            if wire is not None and (place not in slow or wire.excess > slow[place].excess):
-                slow[place] = wire
-        named = set()
-        for (sender, receiver), wire in slow.items():
-            seconds = self._excess(messages, sender, receiver, wires) / steps
-            if seconds < _FAULT_SHARE * self.period:
+        messages, error = self.found.hand_overs, self.found.clock_error_seconds
+        rest = np.ones(len(messages), bool)
+        for edge in slow_edges(self.trace, messages, error, self.expected):
+            if edge.seconds < _FAULT_SHARE * self.period:
                 continue
-            named.add((sender, receiver))
-            a, b = self.name(sender), self.name(receiver)
+            rest &= (messages.sender != edge.sender) | (messages.receiver != edge.receiver)
+            a, b = self.name(edge.sender), self.name(edge.receiver)
+            against = "on other edges" if edge.compared else "expected"
             yield self.cause(
                 "slow edge",
-                seconds,
-                f"from rank {a} to rank {b} the {wire.part} takes {_time(wire.seconds)}, "
-                f"{wire.seconds / wire.usual:.1f} times as long as {wire.against} "
-                f"({_time(wire.usual)}), and rank {b} waits {_time(seconds)} in a step for it",
+                edge.seconds,
+                f"from rank {a} to rank {b} the {edge.part} takes {_time(edge.wire_seconds)}, "
+                f"{edge.factor:.3g} times as long as {against} ({_time(edge.usual_seconds)}), and rank {b} "
+                f"waits {_time(edge.seconds)} in a step for that",
                 f"look at the link between rank {a} and rank {b} (`tttscale doctor` measures links)",
                 sender=a,
                 receiver=b,
-                factor=wire.seconds / wire.usual,
+                factor=edge.factor,
             )
-        rest = ~np.isin(
-            messages.sender * len(self.trace.ranks) + messages.receiver,
-            [a * len(self.trace.ranks) + b for a, b in named],
-        )
-        exposed = float((messages.exposed_seconds + messages.send_seconds)[rest].sum())
-        exposed /= steps * len(self.trace.ranks)
-        if exposed >= _NETWORK_SHARE * self.period:
+        seconds = typical_seconds(messages.take(rest), len(self.trace.ranks))
+        if seconds >= _NETWORK_SHARE * self.period:
             median = float(np.median(messages.wire_seconds[rest]))
             yield self.cause(
                 "slow network",
-                exposed,
+                seconds,
                 f"messages on all edges take {_time(median)} (median), and a rank is held up by them "
-                f"for {_time(exposed)} of a step",
+                f"for {_time(seconds)} of a step",
                 "check that the fast network is used (`tttscale doctor`), or use longer chunks: there are "
                 "fewer hand-overs then",
                 key="parallel.chunk_length",
             )
-
-    def _slow(self, edge: HandOverSums, wires: list[HandOverSums]) -> "_SlowWire | None":
-        """Whether one part on one edge is slower than on the others."""
-        others = [
-            other.wire_median_seconds
-            for other in wires
-            if other.part == edge.part
-            and (other.sender, other.receiver) != (edge.sender, edge.receiver)
-            and self._same_host(other) == self._same_host(edge)
-            and other.wire_median_seconds is not None
-        ]
-        seconds = edge.wire_median_seconds
-        assert seconds is not None
-        spread = 0.0
-        if others:
-            usual, against = lower_median(others), "on other edges"
-            spread = float(np.median([abs(other - usual) for other in others]))
-        elif self.expected is not None:
-            usual = self.expected(self.name(edge.sender), self.name(edge.receiver), edge.part)
-            against = "expected"
-        else:
-            return None
-        usual, excess = max(usual, 1e-9), seconds - usual
-        noise = max(_EDGE_SPREADS * spread, self.found.clock_error_seconds)
-        if seconds < _EDGE_FACTOR * usual or excess < noise:
-            return None
-        return _SlowWire(edge.part, seconds, usual, against, excess)
-
-    def _same_host(self, edge: HandOverSums) -> bool:
-        return self.trace.ranks[edge.sender].host == self.trace.ranks[edge.receiver].host
-
-    def _excess(
-        self, messages: HandOvers, sender: int, receiver: int, wires: list[HandOverSums]
-    ) -> float:
-        """Seconds by which an edge held its two ranks up for longer than another would have."""
-        here = messages.take((messages.sender == sender) & (messages.receiver == receiver))
-        total = 0.0
-        for code in np.unique(here.part):
-            part, chosen = messages.parts[code], here.part == code
-            others = [
-                wire.wire_median_seconds
-                for wire in wires
-                if wire.part == part and (wire.sender, wire.receiver) != (sender, receiver)
-            ]
-            usual = lower_median([seconds for seconds in others if seconds is not None] or [0.0])
-            total += float((here.exposed_seconds[chosen] - usual).clip(0).sum())
-            sends = messages.send_seconds[messages.part == code]
-            total += float((here.send_seconds[chosen] - np.median(sends)).clip(0).sum())
-        return total
 
     def rank(self) -> Iterator[Cause]:
         """A rank that computes more slowly."""
@@ -218,9 +150,9 @@ class _Case:
     def data(self) -> Iterator[Cause]:
         """Waits for tokens, on the rank that waits longest."""
         waits = [
-            sum(step.ranks[rank].data_seconds for step in self.found.steps) / len(self.found.steps)
+            lower_median([step.ranks[rank].data_seconds for step in self.found.steps])
             for rank in range(len(self.trace.ranks))
-        ]
+        ]  # so that a single hiccup is no cause
         worst = int(np.argmax(waits))
         if waits[worst] < _FAULT_SHARE * self.period:
             return
@@ -305,8 +237,8 @@ class _Case:
                 lost,
                 f"the serial chain of one layer through a sequence takes {_time(wave.chain_seconds)}, a "
                 f"rank's share of the work only {_time(wave.work_seconds / wave.ranks)}: no more than "
-                f"{useful:.0f} ranks are of use for one sequence",
-                f"use {max(1, int(useful))} ranks or fewer per sequence, and the others for more sequences",
+                f"{useful:.3g} ranks are of use",
+                f"use {max(1, int(useful))} ranks per sequence, and the others for more sequences at a time",
                 key="parallel.sequence",
                 factor=wave.ranks * wave.chain_seconds / wave.work_seconds,
             )
@@ -323,15 +255,6 @@ class _Case:
             f"nothing stands out: {', '.join(parts)} of a step of {_time(self.step)}",
             "nothing to change; faster kernels or larger chunks would shorten the compute itself",
         )
-
-
-@dataclass(frozen=True)
-class _SlowWire:
-    part: str
-    seconds: float
-    usual: float
-    against: str
-    excess: float
 
 
 def _time(seconds: float) -> str:

@@ -221,15 +221,13 @@ def _usual(chosen: np.ndarray, gap: np.ndarray, edge: np.ndarray, part: np.ndarr
     return np.where(enough[edge], here[edge], everywhere[part])
 
 
-def reference_wires(found: HandOvers) -> dict[tuple[bool, str], float]:
-    """Seconds of a message by (backward, part) on an ordinary edge: lower median of the edges' medians."""
-    wires: dict[tuple[bool, str], list[float]] = {}
-    for edge in found.sums("sender", "receiver", "backward", "part", steps=1):
+def reference_wires(found: HandOvers) -> dict[str, float]:
+    """Seconds of a message on an ordinary edge, by part: the lower median of the edges' medians."""
+    wires: dict[str, list[float]] = {}
+    for edge in found.sums("sender", "receiver", "part", steps=1):
         if edge.wire_median_seconds is not None:
-            wires.setdefault((edge.direction == "gradients", edge.part), []).append(
-                edge.wire_median_seconds
-            )
-    return {place: lower_median(values) for place, values in wires.items()}
+            wires.setdefault(edge.part, []).append(edge.wire_median_seconds)
+    return {part: lower_median(values) for part, values in wires.items()}
 
 
 def lower_median(values: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ from tttscale.observe.span_table import (
     medians,
 )
 
-_LEAST_EXCESS = 0.07
+_LEAST_EXCESS = 0.1
 """A rank that is slower by less is none that anybody should look for."""
 _SURE = 4.0
 """Standard errors that make a difference."""
@@ -63,13 +63,14 @@ def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
         return None
     slowest = int(np.nanargmax(factors))
     excess = float(factors[slowest]) - 1
-    mine = (ranks == slowest) & both.ravel()[group]
-    deviation = np.abs(seconds[mine] / typical.ravel()[group[mine]] - 1)
-    error = _ERROR_OF_MEDIAN * float(np.median(deviation)) / len(deviation) ** 0.5
     rest = np.delete(factors, slowest)
     rest = rest[np.isfinite(rest)]
-    spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if len(rest) else 0.0
-    if excess < max(_LEAST_EXCESS, _SURE * error, _SURE * spread):
+    noise = max(
+        _error_of_units(seconds, typical.ravel()[group], ranks == slowest),
+        _error_of_kinds(typical[slowest], expected[slowest]),
+        1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if len(rest) else 0.0,
+    )
+    if excess < max(_LEAST_EXCESS, _SURE * noise):
         return None
     compute = table.of(*COMPUTE) & (table.rank == slowest) & (table.step >= 0)
     steps = max(1, len(np.unique(table.step[table.step >= 0])))
@@ -94,6 +95,25 @@ def _units(table: SpanTable, facts: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     _, first, unit = np.unique(key_of(chunk, kind), return_index=True, return_inverse=True)
     _, cells = np.unique(kind, return_inverse=True)
     return work.rank[first], cells[first], np.bincount(unit, work.seconds)
+
+
+def _error_of_units(seconds: np.ndarray, typical: np.ndarray, mine: np.ndarray) -> float:
+    """Standard error of a rank's factor, from how much chunks differ on one and the same rank."""
+    some = typical > 0
+    deviation = float(np.median(np.abs(seconds[some] / typical[some] - 1))) if some.any() else 0.0
+    own = int(mine.sum())
+    others = max(1, len(mine) - own)
+    return _ERROR_OF_MEDIAN * deviation * (1 / max(1, own) + 1 / others) ** 0.5
+
+
+def _error_of_kinds(own: np.ndarray, others: np.ndarray) -> float:
+    """Standard error of a rank's factor, from how much that differs between its kinds of work."""
+    some = np.isfinite(own) & (others > 0)
+    if not some.any():
+        return 0.0
+    ratios = own[some] / others[some]
+    deviation = float(np.median(np.abs(ratios - np.median(ratios))))
+    return _ERROR_OF_MEDIAN * deviation / len(ratios) ** 0.5
 
 
 def has_short_chunk(facts: dict[str, Any]) -> bool:
@@ -137,11 +157,7 @@ def chain(table: SpanTable, found: HandOvers) -> Chain:
         table: of one step and one replica.
         found: of the same.
     """
-    wires = reference_wires(found)
-    of_phase = [
-        max((seconds for (back, _), seconds in wires.items() if back == backward), default=0.0)
-        for backward in (False, True)
-    ]
+    wire_seconds = max(reference_wires(found).values(), default=0.0)
     work = table.take(
         table.of("advance") & (table.step >= 0) & np.isin(table.run, (FORWARD, BACKWARD))
     )
@@ -150,17 +166,18 @@ def chain(table: SpanTable, found: HandOvers) -> Chain:
     place = np.stack([work.sequence, work.layer], 1)
     places, group = np.unique(place, axis=0, return_inverse=True)
     advances = np.bincount(group.ravel(), work.seconds)
-    crossed = np.unique(np.stack([found.backward, found.sequence, found.boundary], 1), axis=0)
-    wire = np.array([sum(of_phase[b] for b, s, _ in crossed if s == m) for m, _ in places])
+    crossed = np.unique(np.stack([found.sequence, found.backward, found.boundary], 1), axis=0)
+    crossings = np.bincount(crossed[:, 0], minlength=int(places[:, 0].max()) + 1)
+    wire = crossings[places[:, 0]] * wire_seconds
     longest = int((advances + wire).argmax())
     return Chain(
         float(advances[longest] + wire[longest]),
         int(places[longest][1]),
         float(advances[longest]),
-        int((crossed[:, 1] == places[longest][0]).sum()),
+        int(crossings[places[longest][0]]),
         _typical(work, FORWARD),
         _typical(work, BACKWARD),
-        sum(of_phase),
+        2 * wire_seconds,
     )
 
 

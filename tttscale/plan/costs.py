@@ -91,7 +91,8 @@ class Costs:
     kinds: tuple[str, ...]
     """The kind of each layer, first to last."""
     layers: Mapping[str, Mapping[str, Line]]
-    """Kind -> "run.activity" -> cost. A recomputation costs as much as a forward run if it is not named."""
+    """Kind -> "run.activity" -> cost. A recomputation costs as much as a forward run if it is not named.
+    "alone.run.activity", if named, is the cost where no other rank waits: a scan's phases then take turns."""
     ends: Mapping[str, Line]
     """"run.embed" and "run.head" -> cost."""
     same_host: Wire
@@ -103,7 +104,9 @@ class Costs:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Whatever explains the numbers: assumptions, or residuals of the fit."""
 
-    def seconds(self, run: Run, activity: Activity, tokens: int, layer: int) -> float:
+    def seconds(
+        self, run: Run, activity: Activity, tokens: int, layer: int, alone: bool = False
+    ) -> float:
         """Of one activity in one run of a chunk.
 
         Args:
@@ -111,11 +114,14 @@ class Costs:
             activity: EMBED, PROJECT, ADVANCE, SEND (one message), READOUT, FINISH or HEAD.
             tokens: of the chunk, in each of the sequences that go side by side.
             layer: index of the layer; of no account for EMBED and HEAD.
+            alone: no other rank waits for what this run hands over (see `program.is_alone`).
         """
         lines = self.ends
         if activity not in (Activity.EMBED, Activity.HEAD):
             lines = self.layers[self.kinds[layer]]
-        line = lines.get(f"{run}.{activity}")
+        line = (lines.get(f"alone.{run}.{activity}") if alone else None) or lines.get(
+            f"{run}.{activity}"
+        )
         if line is None and run is Run.RECOMPUTE:
             line = lines.get(f"{Run.FORWARD}.{activity}")
         return 0.0 if line is None else line.seconds(0 if activity in _NO_TOKENS else tokens)

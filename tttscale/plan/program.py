@@ -56,6 +56,28 @@ class Program(NamedTuple):
     """Seconds in which sends hold up the rank."""
 
 
+def is_alone(run: Run, receives: bool, sends: bool) -> bool:
+    """Whether no other rank waits for what a run hands over, so that a scan need not hurry.
+
+    Args:
+        run: forward, recompute or backward.
+        receives: the chunk before it in this sweep is on another rank.
+        sends: so is the chunk after it.
+    """
+    return not (sends or (receives and run is Run.BACKWARD))
+
+
+class _Task(NamedTuple):
+    """What decides on a program; see `Programs.get`."""
+
+    run: Run
+    layers: range
+    tokens: int
+    receives: bool
+    sends: bool
+    head: bool
+
+
 class Programs:
     """Makes the programs of a model, each once."""
 
@@ -89,77 +111,75 @@ class Programs:
         """
         key = run, layers, tokens, receives, sends, head
         if key not in self._made:
-            walk = self._backward if run is Run.BACKWARD else self._forward
-            steps = list(walk(run, layers, tokens, receives, sends, head))
+            task = _Task(run, layers, tokens, receives, sends, head)
+            steps = list(self._backward(task) if run is Run.BACKWARD else self._forward(task))
             busy, held = sum(s.seconds for s in steps), sum(s.held for s in steps)
             self._made[key] = Program(run, steps if self._labels else _merged(steps), busy, held)
         return self._made[key]
 
-    def _forward(
-        self, run: Run, layers: range, tokens: int, receives: bool, sends: bool, head: bool
-    ) -> Iterator[Step]:
-        if layers.start == 0:
-            yield self._compute(run, Activity.EMBED, tokens)
-        for layer in layers:
-            *pieces, rest = self._project(run, layer, tokens)
-            *earlier, last = self._exchanges(run, layer, receives, sends) or [((), ())]
+    def _forward(self, task: _Task) -> Iterator[Step]:
+        if task.layers.start == 0:
+            yield self._compute(task, Activity.EMBED)
+        for layer in task.layers:
+            *pieces, rest = self._project(task, layer)
+            *earlier, last = self._exchanges(task, layer) or [((), ())]
             for seconds, (waits, leaves) in zip(pieces, earlier, strict=True):
                 yield Step(seconds, Does.COMPUTE, label=Label(Activity.PROJECT, layer))
                 yield from (*waits, *leaves)
             yield Step(rest, Does.COMPUTE, label=Label(Activity.PROJECT, layer))
             yield from last[0]
-            yield self._compute(run, Activity.ADVANCE, tokens, layer)
+            yield self._compute(task, Activity.ADVANCE, layer)
             yield from last[1]
-            yield self._compute(run, Activity.READOUT, tokens, layer)
-            yield self._compute(run, Activity.FINISH, tokens, layer)
-        if head and layers.stop == len(self._parts):
-            yield self._compute(run, Activity.HEAD, tokens)
+            yield self._compute(task, Activity.READOUT, layer)
+            yield self._compute(task, Activity.FINISH, layer)
+        if self._has_head(task):
+            yield self._compute(task, Activity.HEAD)
 
-    def _backward(
-        self, run: Run, layers: range, tokens: int, receives: bool, sends: bool, head: bool
-    ) -> Iterator[Step]:
-        if head and layers.stop == len(self._parts):
-            yield self._compute(run, Activity.HEAD, tokens)
-        for layer in reversed(layers):
-            *pieces, rest = self._project(run, layer, tokens)
-            last, *earlier = reversed(self._exchanges(run, layer, receives, sends) or [((), ())])
-            yield self._compute(run, Activity.FINISH, tokens, layer)
-            yield self._compute(run, Activity.READOUT, tokens, layer)
+    def _backward(self, task: _Task) -> Iterator[Step]:
+        if self._has_head(task):
+            yield self._compute(task, Activity.HEAD)
+        for layer in reversed(task.layers):
+            *pieces, rest = self._project(task, layer)
+            last, *earlier = reversed(self._exchanges(task, layer) or [((), ())])
+            yield self._compute(task, Activity.FINISH, layer)
+            yield self._compute(task, Activity.READOUT, layer)
             yield from last[0]
-            yield self._compute(run, Activity.ADVANCE, tokens, layer)
+            yield self._compute(task, Activity.ADVANCE, layer)
             yield from last[1]
             for seconds, (waits, leaves) in zip(pieces, earlier, strict=True):
                 yield Step(seconds, Does.COMPUTE, label=Label(Activity.PROJECT, layer))
                 yield from (*waits, *leaves)
             yield Step(rest, Does.COMPUTE, label=Label(Activity.PROJECT, layer))
-        if layers.start == 0:
-            yield self._compute(run, Activity.EMBED, tokens)
+        if task.layers.start == 0:
+            yield self._compute(task, Activity.EMBED)
 
-    def _compute(self, run: Run, activity: Activity, tokens: int, layer: int = -1) -> Step:
-        seconds = self._costs.seconds(run, activity, tokens, layer)
+    def _has_head(self, task: _Task) -> bool:
+        return task.head and task.layers.stop == len(self._parts)
+
+    def _seconds(self, task: _Task, activity: Activity, layer: int) -> float:
+        alone = is_alone(task.run, task.receives, task.sends)
+        return self._costs.seconds(task.run, activity, task.tokens, layer, alone)
+
+    def _compute(self, task: _Task, activity: Activity, layer: int = -1) -> Step:
+        seconds = self._seconds(task, activity, layer)
         return Step(seconds, Does.COMPUTE, label=Label(activity, layer))
 
-    def _project(self, run: Run, layer: int, tokens: int) -> list[float]:
+    def _project(self, task: _Task, layer: int) -> list[float]:
         """Seconds of PROJECT between the exchanges of the earlier parts, in the order of this run."""
-        total = self._costs.seconds(run, Activity.PROJECT, tokens, layer)
-        parts = self._parts[layer]
-        shares = [self._costs.share_before(run, parts, i) for i in range(len(parts) - 1)]
-        if run is Run.BACKWARD:
+        total, parts = self._seconds(task, Activity.PROJECT, layer), self._parts[layer]
+        shares = [self._costs.share_before(task.run, parts, i) for i in range(len(parts) - 1)]
+        if task.run is Run.BACKWARD:
             shares.reverse()
         return [total * (after - before) for before, after in pairwise([0.0, *shares, 1.0])]
 
-    def _exchanges(
-        self, run: Run, layer: int, receives: bool, sends: bool
-    ) -> list[tuple[Iterable[Step], Iterable[Step]]]:
+    def _exchanges(self, task: _Task, layer: int) -> list[tuple[Iterable[Step], Iterable[Step]]]:
         """Of each part, in the order of the forward: the wait for it, and its send."""
-        if run is Run.RECOMPUTE:
-            receives = sends = False
-        held = self._costs.seconds(run, Activity.SEND, 0, layer) if sends else 0.0
+        held = self._seconds(task, Activity.SEND, layer) if task.sends else 0.0
         found = []
         for slot, part in enumerate(self._parts[layer], self.offsets[layer]):
             wait = Step(0.0, Does.WAIT, slot, label=Label(Activity.WAIT, layer, part))
             send = Step(0.0, Does.SEND, slot, held, Label(Activity.SEND, layer, part))
-            found.append(((wait,) * receives, (send,) * sends))
+            found.append(((wait,) * task.receives, (send,) * task.sends))
         return found
 
 

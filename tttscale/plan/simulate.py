@@ -10,8 +10,9 @@ and the link has taken those before it).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from tttscale.observe.spans import RankTrace, Span, Trace
+from tttscale.observe.spans import RankTrace, Span, StepMark, Trace
 from tttscale.plan.bounds import possible
 from tttscale.plan.costs import Costs
 from tttscale.plan.message_bytes import MessageBytes
@@ -35,9 +36,9 @@ class Simulation:
     busy_seconds: list[float]
     """Compute."""
     ramp_seconds: list[float]
-    """Waits for a sender that was not done, in the first task of either sweep, and idle at the end."""
+    """Waits for a sender that was not done, in the first chunk of either sweep, and idle at the end."""
     starved_seconds: list[float]
-    """Waits for a sender that was not done, in all other tasks."""
+    """Waits for a sender that was not done, in all other chunks."""
     exposed_seconds: list[float]
     """What is left of waits (the wire), sends as far as they hold up the rank, and flushes."""
     chain_seconds: float
@@ -215,7 +216,8 @@ class _Simulator:
         rank.clock = clock
         rank.busy += program.busy
         rank.exposed += wire + program.held
-        if rank.place % rank.per_sweep == 0:
+        first = rank.tasks[rank.place // rank.per_sweep * rank.per_sweep]
+        if (task.sequence, task.chunk) == (first.sequence, first.chunk):
             rank.ramp += late
         else:
             rank.starved += late
@@ -279,29 +281,36 @@ class _Simulator:
             exposed_seconds=[rank.exposed for rank in self.ranks],
             chain_seconds=chain,
             possible_seconds=least,
-            trace=self._trace() if self.traces else None,
+            trace=self._trace(end) if self.traces else None,
         )
 
-    def _trace(self) -> Trace:
+    def _trace(self, end: float) -> Trace:
         ranks = [
-            RankTrace(rank.index, host=f"host{rank.index // self.ranks_per_host}", spans=rank.spans)
-            for rank in self.ranks
+            rank_trace(rank.index, rank.spans, self.ranks_per_host, end) for rank in self.ranks
         ]
         return Trace("simulated", ranks, trace_facts(self.schedule, self.bytes, self.costs))
 
 
-def trace_facts(schedule: Schedule, sizes: MessageBytes, costs: Costs) -> dict[str, object]:
-    """What a trace says of the job, besides its spans."""
+def rank_trace(rank: int, spans: list[Span], ranks_per_host: int, seconds: float) -> RankTrace:
+    """One step of a rank that was not measured."""
+    host = f"host {rank // ranks_per_host}"
+    return RankTrace(rank, host=host, steps=[StepMark(1, 0.0, seconds)], spans=spans)
+
+
+def trace_facts(schedule: Schedule, sizes: MessageBytes, costs: Costs) -> dict[str, Any]:
+    """What a trace that was not measured says of the job, besides its spans."""
     layout = schedule.layout
+    names = [name for parts in schedule.parts for name in parts]
     return {
         "sequence_ranks": layout.ranks,
+        "replicas": 1,
+        "layout": layout.kind,
         "chunks": layout.chunks,
         "chunk_tokens": layout.chunk_tokens,
-        "length_tokens": layout.length_tokens,
+        "sequence_tokens": layout.length_tokens,
         "sequences": layout.sequences,
         "layers": schedule.layers,
-        "layout": layout.kind,
         "parts": [list(names) for names in schedule.parts],
-        "carry_bytes": sum(sizes.at(0)) if layout.chunks > 1 else 0,
+        "part_bytes": dict(zip(names, sizes.at(0), strict=True)) if layout.chunks > 1 else {},
         "costs": costs.source,
     }
