@@ -1,14 +1,12 @@
-"""The report's values, and the same as markdown."""
+"""The report's values."""
 
 import json
-import re
 
 import pytest
 
 from tests.profile.reports import report_of
 from tests.traces import make_trace
 from tttscale.observe.overlap import analyse
-from tttscale.profile.markdown import report_markdown
 from tttscale.profile.report import (
     facts_line,
     make_report,
@@ -54,11 +52,6 @@ def test_it_names_the_cause_and_ends_with_what_to_change(made):
         a["gain"] for a in report["advice"] if not a["needs_ranks"]
     )
     assert "Simulated" in report["advice_note"]
-    text = report_markdown(report, ["report.html"])
-    headings = re.findall(r"^## (.*)$", text, re.M)
-    assert headings[-1] == "What to change"
-    assert report["advice"][0]["text"] in text.rpartition("## What to change")[2]
-    assert "`report.html`" in text
 
 
 def test_it_is_json(made):
@@ -82,21 +75,7 @@ def test_a_trace_without_steps_is_said_to_be_one():
     report = make_report(trace, analyse(trace), [])
     assert report["verdict"] == "The trace holds no whole step."
     assert report["headline"] == []
-    assert "Nothing was simulated" in report_markdown(report)
-
-
-def test_markdown_shows_names_as_they_are(made):
-    _, report, _ = made
-    evil = "<b>|x|\n# `rm`"
-    text = report_markdown({**report, "run": evil, "notes": [evil]})
-    assert "<b>" not in text
-    assert "\n# `" not in text
-    widths = {
-        len(re.findall(r"(?<!\\)\|", line))
-        for line in text.splitlines()
-        if line.startswith("| rank 0")
-    }
-    assert len(widths) <= 1
+    assert "Nothing was simulated" in report["advice_note"]
 
 
 def test_what_was_cut_is_said():
