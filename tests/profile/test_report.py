@@ -7,6 +7,7 @@ import pytest
 from tests.profile.reports import report_of
 from tests.traces import make_trace
 from tttscale.observe.overlap import analyse
+from tttscale.observe.spans import Span
 from tttscale.profile.report import (
     facts_line,
     make_report,
@@ -85,6 +86,18 @@ def test_what_was_cut_is_said():
     report, _ = report_of(trace)
     assert "Of the trace: steps 2 to 3 left out." in report["notes"]
     assert any("agree within 4 us" in note for note in report["notes"])
+
+
+def test_unsteady_steps_are_said_to_be():
+    trace = make_trace(steps=3)
+    assert not any("differ by" in note for note in report_of(trace)[0]["notes"])
+    for rank in trace.ranks:
+        mark = rank.steps[2]
+        late = (mark.end - mark.begin) / 2
+        rank.steps[2] = mark._replace(end=mark.end + late)
+        rank.spans.append(Span(mark.end, mark.end + late, "other"))
+    notes = report_of(trace)[0]["notes"]
+    assert any("The traced steps differ by 50 %" in note for note in notes)
 
 
 def test_words():

@@ -294,7 +294,7 @@ def test_dark_mode_and_back(browser, folder):
     dark = page.value(background)
     assert colours(page) > 20
     page.value("document.getElementById('theme').click()")
-    assert text(page, "#theme") == ["light"]
+    assert text(page, "#theme") == ["theme: light"]
     assert page.value(background) != dark
     page.value("document.getElementById('theme').click()")
     assert page.value(background) == dark
