@@ -74,6 +74,7 @@ class Trainer:
         peak_bytes = float(memory.peak_bytes(self._sweeps.device))
         work = work_tokens(self._sweeps)
         rows = self._mesh.gather([seconds, *held, peak_bytes, work, largest_weight])
+        self.timeline.mark_step(step, began, began + seconds)
         self._ended_at = time.perf_counter()
         self._check_weights(rows[:, -1], step, lr, grad_norm)
         self.tokens += int(tokens)
