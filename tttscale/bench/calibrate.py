@@ -293,8 +293,8 @@ def _costs(
         same_host=near,
         between_hosts=far,
         step_seconds=StepCosts(
-            Wire(50e-6, wires.reduce_bytes_per_second),
-            Wire(50e-6, wires.reduce_bytes_per_second),
+            Wire(50e-6, wires.between_hosts[1]),
+            Wire(50e-6, wires.between_hosts[1]),
             step.optimizer,
             step.overhead,
         ),
