@@ -13,7 +13,7 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "bench", "check_mixer", "launch", "doctor"},
+    {"train", "evaluate", "bench", "check_mixer", "launch", "doctor", "profile"},
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
@@ -31,6 +31,7 @@ SIDEWAYS = {
     ("bench", "train"),
     ("launch", "train"),
     ("doctor", "train"),
+    ("profile", "train"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
 NAMES_ONLY = {("model", "check_mixer")}
@@ -231,6 +232,7 @@ CALLS = {  # a call -> the only files or folders that may make it, and why there
         "tttscale/train/memory.py",  # the system's own files
         "tttscale/train/cpu_products.py",
         "tttscale/bench/",
+        "tttscale/profile/page/",  # its own files
     ],
     r"(open|os\.open|.*\bpath\.open|Path\(.*\)\.open)": [
         "tttscale/files.py",

@@ -7,6 +7,7 @@ from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import Phase, Schedule
 
 PARTS = ("qk_conv", "state")
+BYTES = {"qk_conv": 1600, "state": 530_000}
 MICROSECONDS = {  # per chunk of a layer
     "embed": 12.0,
     "project": 160.0,
@@ -24,8 +25,9 @@ WIRE = 30e-6
 class _Clock:
     """One rank: its time, and the spans that it adds."""
 
-    def __init__(self, rank, replica, host, rng, slow):
+    def __init__(self, rank, replica, host, rng, slow, place, delays):
         self.trace = RankTrace(rank, replica, host)
+        self.place, self.delays = place, delays
         self.now, self.rng, self.slow = 0.0, rng, slow
         self.bytes = 400 << 20
 
@@ -57,12 +59,12 @@ def _forward(clock, task, layout, arrivals, run, messages):
             last = place == len(PARTS) - 1
             clock.work("project", run, task, layer, 0.5)
             if not last and messages and right not in (None, here):
-                _send(clock, task, layer, part, arrivals, run)
+                _send(clock, task, layer, part, arrivals, run, right)
             if messages and left not in (None, here):
                 yield from _wait(clock, task, layer, part, arrivals, run)
         clock.work("advance", run, task, layer)
         if messages and right not in (None, here):
-            _send(clock, task, layer, PARTS[-1], arrivals, run)
+            _send(clock, task, layer, PARTS[-1], arrivals, run, right)
         clock.work("readout", run, task, layer)
         clock.work("finish", run, task, layer)
         clock.use(1 if messages else 3)
@@ -80,17 +82,18 @@ def _backward(clock, task, layout, arrivals):
                 yield from _wait(clock, task, layer, part, arrivals, run)
             clock.work("project" if place else "advance", run, task, layer)
             if left not in (None, here):
-                _send(clock, task, layer, part, arrivals, run)
+                _send(clock, task, layer, part, arrivals, run, left)
         clock.use(-4)
     if task.layers.start == 0:
         clock.work("embed", run, task)
 
 
-def _send(clock, task, layer, part, arrivals, run):
+def _send(clock, task, layer, part, arrivals, run, to):
     clock.work("send", "forward", task, layer, part=part)
     clock.trace.spans[-1] = clock.trace.spans[-1]._replace(run=run)
     span = clock.trace.spans[-1]
-    arrivals[run, clock.trace.replica, task.sequence, span.boundary, layer, part] = clock.now + WIRE
+    key = (run, clock.trace.replica, task.sequence, span.boundary, layer, part)
+    arrivals[key] = clock.now + WIRE + clock.delays.get((clock.place, to), 0.0)
 
 
 def _wait(clock, task, layer, part, arrivals, run):
@@ -135,16 +138,21 @@ def make_trace(
     kept=1,
     layout="striped",
     slow=None,
+    delays=None,
     hosts=1,
     origin="measured",
     seed=0,
 ):
-    """A trace of `replicas` x `ranks` ranks; `slow` maps a rank to the factor by which it is slower."""
+    """A trace of `replicas` x `ranks` ranks.
+
+    `slow` maps a rank to the factor by which it is slower, `delays` an edge (sender, receiver) of a replica
+    to the seconds by which its messages are late.
+    """
     schedule = Schedule(Layout(layout, chunks * 64, 64, ranks, sequences), (PARTS,) * layers)
     clocks = [
         _Clock(
             r, r // ranks, f"node{r * hosts // (ranks * replicas)}", random.Random(seed * 997 + r),
-            (slow or {}).get(r, 1.0),
+            (slow or {}).get(r, 1.0), r % ranks, delays or {},
         )
         for r in range(ranks * replicas)
     ]  # fmt: skip
@@ -178,6 +186,8 @@ def make_trace(
         "sequences": sequences,
         "layers": layers,
         "layout": layout,
-        "parts": list(PARTS),
+        "parts": [list(PARTS)] * layers,
+        "part_bytes": BYTES,
+        "tokens_per_step": chunks * 64 * sequences * replicas,
     }
     return Trace(origin, [c.trace for c in clocks], facts)

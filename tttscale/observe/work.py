@@ -1,0 +1,192 @@
+"""What ranks compute, and how fast: the work of a step, its serial chain, and a rank that is slower."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tttscale.observe.hand_overs import HandOvers, reference_wires
+from tttscale.observe.span_table import (
+    BACKWARD,
+    COMPUTE,
+    FORWARD,
+    RECOMPUTE,
+    SpanTable,
+    key_of,
+    medians,
+)
+
+_LEAST_EXCESS = 0.1
+"""A rank that is slower by less is none that anybody should look for."""
+_SURE = 4.0
+"""Standard errors that make a difference."""
+_ERROR_OF_MEDIAN = 1.2533 * 1.4826
+"""From a median absolute deviation to the standard error of a median, times the root of the count."""
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """The rank that takes longest for the same work."""
+
+    rank: int
+    """Index into the trace's ranks."""
+    factor: float
+    """Its time for a layer of a chunk, over that of the other ranks."""
+    seconds: float
+    """By which its own compute is longer in a step than it would be at the others' speed."""
+
+
+def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
+    """The rank whose compute is slowest for the same work; None if the difference is within the noise.
+
+    The work that is compared is one layer of one chunk in one of its runs, by the median over chunks, so
+    that a rank with more chunks is not slower for that.
+
+    Args:
+        table: of any number of steps.
+        facts: of the trace.
+    """
+    ranks, cells, seconds = _units(table, facts)
+    if not len(seconds):
+        return None
+    count, kinds = int(ranks.max()) + 1, int(cells.max()) + 1
+    group = ranks * kinds + cells
+    typical = medians(group, seconds, count * kinds).reshape(count, kinds)
+    expected = _of_others(typical)
+    both = np.isfinite(typical) & np.isfinite(expected)
+    if not both.any():
+        return None
+    own = np.where(both, typical, 0).sum(1)
+    others = np.where(both, expected, 0).sum(1)
+    factors = np.divide(own, others, out=np.full(count, np.nan), where=others > 0)
+    if np.isnan(factors).all():
+        return None
+    slowest = int(np.nanargmax(factors))
+    excess = float(factors[slowest]) - 1
+    rest = np.delete(factors, slowest)
+    rest = rest[np.isfinite(rest)]
+    noise = max(
+        _error_of_units(seconds, typical.ravel()[group], ranks == slowest),
+        _error_of_kinds(typical[slowest], expected[slowest]),
+        1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if len(rest) else 0.0,
+    )
+    if excess < max(_LEAST_EXCESS, _SURE * noise):
+        return None
+    compute = table.of(*COMPUTE) & (table.rank == slowest) & (table.step >= 0)
+    steps = max(1, len(np.unique(table.step[table.step >= 0])))
+    total = float(table.seconds[compute].sum()) / steps
+    return Straggler(slowest, 1 + excess, total * excess / (1 + excess))
+
+
+def _units(table: SpanTable, facts: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rank, kind of work and seconds of every layer of every chunk, in each of its runs.
+
+    A chunk that is not recomputed builds its graph in the forward, which is work of another kind.
+    """
+    inside = (table.step >= 0) & (table.layer >= 0) & table.of(*COMPUTE)
+    if has_short_chunk(facts):
+        inside &= table.chunk < int(facts["chunks"]) - 1
+    work = table.take(inside)
+    if not len(work.begin):
+        return work.rank, work.rank, work.begin
+    chunk = key_of(work.rank, work.step, work.sequence, work.chunk)
+    again = np.isin(chunk, chunk[work.run == RECOMPUTE])
+    kind = key_of(work.run, again, work.layer)
+    _, first, unit = np.unique(key_of(chunk, kind), return_index=True, return_inverse=True)
+    _, cells = np.unique(kind, return_inverse=True)
+    return work.rank[first], cells[first], np.bincount(unit, work.seconds)
+
+
+def _error_of_units(seconds: np.ndarray, typical: np.ndarray, mine: np.ndarray) -> float:
+    """Standard error of a rank's factor, from how much chunks differ on one and the same rank."""
+    some = typical > 0
+    deviation = float(np.median(np.abs(seconds[some] / typical[some] - 1))) if some.any() else 0.0
+    own = int(mine.sum())
+    others = max(1, len(mine) - own)
+    return _ERROR_OF_MEDIAN * deviation * (1 / max(1, own) + 1 / others) ** 0.5
+
+
+def _error_of_kinds(own: np.ndarray, others: np.ndarray) -> float:
+    """Standard error of a rank's factor, from how much that differs between its kinds of work."""
+    some = np.isfinite(own) & (others > 0)
+    if not some.any():
+        return 0.0
+    ratios = own[some] / others[some]
+    deviation = float(np.median(np.abs(ratios - np.median(ratios))))
+    return _ERROR_OF_MEDIAN * deviation / len(ratios) ** 0.5
+
+
+def has_short_chunk(facts: dict[str, Any]) -> bool:
+    """Whether a sequence's last chunk is shorter than the others."""
+    tokens, chunk = facts.get("sequence_tokens"), facts.get("chunk_tokens")
+    return bool(tokens and chunk and "chunks" in facts and tokens % chunk)
+
+
+def _of_others(typical: np.ndarray) -> np.ndarray:
+    """For each rank [R, kinds], the median of the other ranks; NaN where no other has such work."""
+    found = np.full_like(typical, np.nan)
+    for rank in range(len(typical)):
+        others = np.delete(typical, rank, axis=0)
+        some = np.isfinite(others).any(0)
+        found[rank, some] = np.nanmedian(others[:, some], axis=0)
+    return found
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The longest serial chain of a step: one layer through a sequence, forward and backward."""
+
+    seconds: float
+    """All of it."""
+    layer: int
+    advance_seconds: float
+    """Of these, computing; the rest is the wire."""
+    crossings: int
+    """Hand-overs to another rank on the way."""
+    forward_advance_seconds: float
+    """One chunk's advance of one layer: median over chunks and layers."""
+    backward_advance_seconds: float
+    wire_seconds: float
+    """A state's and a gradient's hand-over on an ordinary edge."""
+
+
+def chain(table: SpanTable, found: HandOvers) -> Chain:
+    """Add up the advances of each layer through each sequence, and the wire of an ordinary edge.
+
+    Args:
+        table: of one step and one replica.
+        found: of the same.
+    """
+    wire_seconds = max(reference_wires(found).values(), default=0.0)
+    work = table.take(
+        table.of("advance") & (table.step >= 0) & np.isin(table.run, (FORWARD, BACKWARD))
+    )
+    if not len(work.begin):
+        return Chain(0.0, -1, 0.0, 0, 0.0, 0.0, 0.0)
+    place = np.stack([work.sequence, work.layer], 1)
+    places, group = np.unique(place, axis=0, return_inverse=True)
+    advances = np.bincount(group.ravel(), work.seconds)
+    crossed = np.unique(np.stack([found.sequence, found.backward, found.boundary], 1), axis=0)
+    crossings = np.bincount(crossed[:, 0], minlength=int(places[:, 0].max()) + 1)
+    wire = crossings[places[:, 0]] * wire_seconds
+    longest = int((advances + wire).argmax())
+    return Chain(
+        float(advances[longest] + wire[longest]),
+        int(places[longest][1]),
+        float(advances[longest]),
+        int(crossings[places[longest][0]]),
+        _typical(work, FORWARD),
+        _typical(work, BACKWARD),
+        2 * wire_seconds,
+    )
+
+
+def _typical(advances: SpanTable, run: int) -> float:
+    """Seconds of one advance: a chunk's may be in several pieces, so by chunk and layer."""
+    chosen = advances.take(advances.run == run)
+    if not len(chosen.begin):
+        return 0.0
+    unit = np.unique(
+        key_of(chosen.step, chosen.sequence, chosen.chunk, chosen.layer), return_inverse=True
+    )[1]
+    return float(np.median(np.bincount(unit, chosen.seconds)))
