@@ -51,7 +51,9 @@ A100_PCIE = Device("a100-pcie", 312e12, 19.5e12, 156e12, 81_920 * _MIB, 1.935e12
 """80 GB of HBM2e; PCIe 4 x16, 64 GB/s both ways."""
 A100_40GB = Device("a100-40gb", 312e12, 19.5e12, 156e12, 40_960 * _MIB, 1.555e12, 300 * _GB)
 """SXM: 40 GB of HBM2."""
-A100_PCIE_40GB = Device("a100-pcie-40gb", 312e12, 19.5e12, 156e12, 40_960 * _MIB, 1.555e12, 32 * _GB)
+A100_PCIE_40GB = Device(
+    "a100-pcie-40gb", 312e12, 19.5e12, 156e12, 40_960 * _MIB, 1.555e12, 32 * _GB
+)
 """40 GB of HBM2."""
 
 DEVICES = {

@@ -46,7 +46,9 @@ def step_rates(
 
 def flops_per_token(config: Config) -> float | None:
     """Model FLOPs of a token, forward and backward; None if a layer cannot be counted."""
-    return _per_token(config.architecture(), config.data.sequence_length, config.parallel.chunk_length)
+    return _per_token(
+        config.architecture(), config.data.sequence_length, config.parallel.chunk_length
+    )
 
 
 def peak_flops(config: Config, device_name: str) -> float | None:
