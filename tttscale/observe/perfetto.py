@@ -19,6 +19,7 @@ from tttscale.observe.trace_bounds import bounded
 
 MAX_EVENTS = 1_000_000
 """About 12 MB of .json.gz, and what Perfetto opens in a few seconds."""
+_FEWEST_SPANS = 64
 _TICKS = 8
 """Times are rounded to an eighth of a microsecond: 125 ns, a whole number for Perfetto, and exact in binary,
 so that spans that touch do not overlap after rounding."""
@@ -94,20 +95,20 @@ def write_perfetto(path: Path, trace: Trace, *, max_events: int = MAX_EVENTS) ->
 
 def perfetto_events(trace: Trace, max_events: int = MAX_EVENTS) -> tuple[list[Event], str]:
     """Return the events, in the order of time within a track, and what was cut to have at most so many."""
-    arrows = find_arrows(trace)
-    small = bounded(trace, max_events // 4, max_events // 8)
+    arrows, most_spans = find_arrows(trace), max_events // 2
+    while True:
+        small = bounded(trace, most_spans, max_events // 16)
+        events = [event for rank in small.ranks for event in _of_rank(rank)]
+        if len(events) <= max_events * 3 // 4 or most_spans < _FEWEST_SPANS:
+            break
+        most_spans //= 2  # steps, chunks and reads are events as well
     cut = [small.cut] if small.cut else []
     ends = {rank.rank: rank.spans[-1].end if rank.spans else 0.0 for rank in small.ranks}
     inside = [a for a in arrows if a.sent < ends[a.source] and a.received < ends[a.target]]
-    if len(inside) > max_events // 8:
-        cut.append(
-            f"of {len(inside):,} arrows those of the {max_events // 8:,} longest waits are there"
-        )
-        inside = sorted(inside, key=lambda arrow: -arrow.waited_seconds)[: max_events // 8]
-    events = [event for rank in small.ranks for event in _of_rank(rank)]
-    room = max_events - len(events) - 2 * len(inside)
-    if room < 0:
-        inside = inside[: max(0, len(inside) + room // 2)]
+    room = max(0, max_events - len(events)) // 2
+    if len(inside) > room:
+        cut.append(f"of {len(inside):,} arrows those of the {room:,} longest waits are there")
+        inside = sorted(inside, key=lambda arrow: -arrow.waited_seconds)[:room]
     return [*_names(small), *events, *_flows(small, inside)], "; ".join(cut)
 
 

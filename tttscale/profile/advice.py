@@ -12,7 +12,7 @@ from tttscale.scan.schedule import CarryKey, Schedule
 
 _ALIKE = 0.01
 """A smaller difference is none: the simulator is not that exact."""
-_LARGEST_TASKS = 60_000
+_LARGEST_TASKS = 50_000
 """Layers of chunks of a step; a simulation of more would take too long."""
 
 
@@ -172,7 +172,7 @@ def _neighbours(job: Job, now: Setting) -> Iterator[tuple[str, str, Setting, str
     own = -(-job.chunks(now) * job.sequences // now.ranks)
     least = min(now.kept) if isinstance(now.kept, tuple) else now.kept
     for kept, words in ((least + 1, "one chunk more"), (own, "all chunks")):
-        if least < kept <= own and (kept == own or own > least + 1):
+        if least < kept <= own and (kept == own) == (words == "all chunks"):
             note = "no recomputation" if kept == own else ""
             if job.kept_chunk_bytes is not None:
                 size = _size((kept - least) * job.kept_chunk_bytes)

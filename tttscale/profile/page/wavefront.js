@@ -9,9 +9,9 @@ class Wavefront {
 
   measure() {
     const width = this.canvas.parentElement.clientWidth, rows = this.trace.ranks.length;
-    const height = clamp(Math.floor(Math.max(260, Math.min(560, innerHeight * 0.58)) / rows), 7, rows <= 4 ? 72 : 46);
+    const height = clamp(Math.floor(Math.max(260, Math.min(560, innerHeight * 0.58)) / rows), rows > 160 ? 2 : rows > 80 ? 4 : 7, rows <= 4 ? 72 : 46);
     Object.assign(this, { width, gutter: gutterOf(width), rowHeight: height, height: rows * height + 2 });
-    this.gap = height >= 20 ? 4 : height >= 12 ? 2 : 1;
+    this.gap = height >= 20 ? 4 : height >= 12 ? 2 : height >= 6 ? 1 : 0;
     this.lane = height >= 30 ? 12 : height >= 16 ? 4 : height >= 11 ? 2 : 0;
   }
 
