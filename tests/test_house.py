@@ -13,8 +13,8 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "bench", "check_mixer", "launch", "doctor"},
-    {"comm"},
+    {"train", "evaluate", "bench", "check_mixer", "launch", "doctor", "profile"},
+    {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
     {"kernels", "observe", "cluster"},
@@ -26,10 +26,12 @@ FLOORS = [
 SIDEWAYS = {
     ("config", "model"),
     ("data", "config"),
+    ("plan", "comm"),
     ("evaluate", "train"),
     ("bench", "train"),
     ("launch", "train"),
     ("doctor", "train"),
+    ("profile", "train"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
 NAMES_ONLY = {("model", "check_mixer")}
@@ -230,6 +232,7 @@ CALLS = {  # a call -> the only files or folders that may make it, and why there
         "tttscale/train/memory.py",  # the system's own files
         "tttscale/train/cpu_products.py",
         "tttscale/bench/",
+        "tttscale/profile/page/",  # its own files
     ],
     r"(open|os\.open|.*\bpath\.open|Path\(.*\)\.open)": [
         "tttscale/files.py",

@@ -7,6 +7,7 @@ from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import Phase, Schedule
 
 PARTS = ("qk_conv", "state")
+BYTES = {"qk_conv": 1600, "state": 530_000}
 MICROSECONDS = {  # per chunk of a layer
     "embed": 12.0,
     "project": 160.0,
@@ -185,6 +186,8 @@ def make_trace(
         "sequences": sequences,
         "layers": layers,
         "layout": layout,
-        "parts": list(PARTS),
+        "parts": [list(PARTS)] * layers,
+        "part_bytes": BYTES,
+        "tokens_per_step": chunks * 64 * sequences * replicas,
     }
     return Trace(origin, [c.trace for c in clocks], facts)

@@ -124,13 +124,52 @@ def train(
             print_result(dump_config(resolved).rstrip("\n"))
         return
     check_world(resolved, ranks.world_size)
-    # Threads of torch that spin while they wait slow each other down on a busy host. OpenMP reads this once.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Hide its retries while ranks meet, each with a C++ traceback; if they fail we raise an error of ours.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    _prepare_torch()
     from tttscale.train.main import train as run
 
     raise typer.Exit(run(resolved, ranks))
+
+
+@app.command()
+def profile(
+    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Such as data.sequence_length=64Ki."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps to trace.")] = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument, help="Folder of the results; default: profile in the run's."
+        ),
+    ] = None,
+    torch_profiler: Annotated[
+        bool,
+        typer.Option("--torch-profiler", help="Also write torch.profiler's trace of every rank."),
+    ] = False,
+    max_events: Annotated[
+        int, typer.Option(min=1000, help="Largest number of events in the merged trace.")
+    ] = 1_000_000,
+) -> None:
+    """See how communication overlaps: trace a few steps, alone or as one process of a job, as `train`.
+
+    Writes one merged trace for Perfetto, and a report as a page, markdown and JSON. It ends with what to
+    change and by how much, simulated with the costs of this machine. A run's own files stay as they are.
+
+    Example: `tttscale profile configs/quickstart.yaml --steps 5`, or of a job:
+    `VERB=profile N=2 bash launch/torchrun.sh configs/quickstart.yaml`
+    """
+    from tttscale.config import check_world, load_config
+
+    resolved = load_config(config, overrides or [])
+    ranks = discover(os.environ)
+    check_world(resolved, ranks.world_size)
+    _prepare_torch()
+    from tttscale.profile.main import Options
+    from tttscale.profile.main import profile as run
+
+    raise typer.Exit(run(resolved, ranks, Options(steps, out, torch_profiler, max_events)))
 
 
 @app.command()
@@ -168,6 +207,60 @@ def baseline(
     from tttscale.evaluate.bigram import compare
 
     print_result(compare(run_dir, overrides or []).render())
+
+
+@app.command()
+def rehearse(
+    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, max=512, help="Ranks of a sequence; default: parallel.sequence."),
+    ] = None,
+    sequences: Annotated[
+        int, typer.Option(min=1, help="Sequences of a step that these ranks share.")
+    ] = 1,
+    gpu: Annotated[
+        str, typer.Option(help="Whose costs: h200, h100, a100, cpu, or measured (costs.json).")
+    ] = "h200",
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument, help="A file of costs instead (bench step --calibrate)."
+        ),
+    ] = None,
+    ranks_per_host: Annotated[
+        int, typer.Option("--gpus-per-node", min=1, help="Neighbouring ranks that share a host.")
+    ] = 8,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument, help="Write a trace that Perfetto opens, .json or .json.gz."
+        ),
+    ] = None,
+) -> None:
+    """Rehearse a step of many ranks here: the real schedule and sweeps, with compute in virtual time.
+
+    Example: `tttscale rehearse configs/ttt-linear-1.3b-1Mi.yaml --ranks 16 --gpu h200`
+    """
+    from tttscale.config import load_config
+    from tttscale.plan.chosen_costs import chosen_costs
+    from tttscale.plan.rehearsal_run import run
+
+    resolved = load_config(config, overrides or [])
+    print_result(
+        run(
+            resolved,
+            chosen_costs(gpu, costs, resolved),
+            ranks=ranks,
+            sequences=sequences,
+            ranks_per_host=ranks_per_host,
+            out=out,
+        )
+    )
 
 
 @app.command()
@@ -213,6 +306,14 @@ def doctor(
     if code:
         tell_torchrun("the doctor found a problem; see its report")
     raise typer.Exit(code)
+
+
+def _prepare_torch() -> None:
+    """Set what torch reads when it is imported."""
+    # Threads of torch that spin while they wait slow each other down on a busy host. OpenMP reads this once.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Hide its retries while ranks meet, each with a C++ traceback; if they fail we raise an error of ours.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:

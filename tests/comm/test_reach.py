@@ -1,148 +1,143 @@
-"""Ranks of two hosts find each other whatever their names are, or end with one line on all ranks."""
+"""What hosts say to each other before torch tries: the same line on all ranks. Ranks are threads here."""
 
-import os
-import time
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
-import torch
-from torch.distributed import TCPStore
+from torch.distributed import HashStore
 
-from tests.comm.namespaces import enter, missing, run, two_hosts
-from tests.comm.test_first_store import listening
-from tests.ranks import run_ranks, values
-from tttscale.comm import first_store, reach
-from tttscale.comm import mesh as meshes
+from tttscale.cluster.ranks import Ranks
+from tttscale.comm import reach
+from tttscale.comm.interfaces import Route
 from tttscale.errors import LaunchError
 
-REASON = missing()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
-
-HOST_OF = [0, 0, 1]
-ONE = [("10.77.0.1/24", "10.77.0.2/24")]
-TWO = [*ONE, ("10.78.0.1/24", "10.78.0.2/24")]
-KNOWN = ["10.77.0.1 hosta", "10.77.0.2 hostb"]
+HERE = Ranks(0, 3, 0, 1, "127.0.0.1", 29500, "environment")
 
 
-def on_hosts(ranks, holders, environs, seconds=None):
-    """Join the job on this rank's host: what becomes of it, and where rank 0 listens."""
-    place = HOST_OF[ranks.rank]
-    enter(holders[place])
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TTTSCALE_JOB_SECRET"):
-        os.environ.pop(name, None)
-    os.environ.update(environs[place])
-    reach.REACH_SECONDS = first_store.ANSWER_SECONDS = 2.0
-    if "TORCHELASTIC_USE_AGENT_STORE" in environs[place] and ranks.rank == 0:
-        agent = TCPStore("127.0.0.1", ranks.master_port, is_master=True, wait_for_workers=False)
-        assert agent.port
-    if seconds is not None:
-        meshes.TIMEOUT = timedelta(seconds=seconds)
-    local = [rank for rank, host in enumerate(HOST_OF) if host == place]
-    mine = replace(
-        ranks,
-        local_rank=local.index(ranks.rank),
-        local_world_size=len(local),
-        master_addr="hosta",
-    )
-    began = time.monotonic()
-    try:
-        mesh = meshes.start(mine, ranks.world_size, torch.device("cpu"))
-    except LaunchError as error:
-        return str(error), time.monotonic() - began
-    total = mesh.sum_on_cpu(torch.full((3,), float(ranks.rank))).tolist()
-    names = os.environ.get("GLOO_SOCKET_IFNAME"), os.environ.get("NCCL_SOCKET_IFNAME")
-    where = listening(ranks.master_port) if ranks.rank == 0 else None
-    mesh.gather_texts("rank 0's store is needed until here")
-    return names, total, where
+def on_all_ranks(work):
+    """The result of each of three ranks, or its error."""
+    store = HashStore()
+
+    def guarded(rank):
+        try:
+            return work(replace(HERE, rank=rank), store)
+        except LaunchError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(guarded, range(3)))
 
 
-@pytest.mark.parametrize(
-    ("hosts_files", "networks", "interface", "listens"),
-    [
-        ((KNOWN, KNOWN), ONE, "eth0", {"10.77.0.1"}),
-        # Debian's and Ubuntu's own line.
-        ((["127.0.1.1 hosta"], ["127.0.1.1 hostb", KNOWN[0]]), ONE, "eth0", None),
-        # Neither host knows its own name.
-        (([], KNOWN[:1]), ONE, "eth0", None),
-        ((["fd00:77::1 hosta"],) * 2, [("fd00:77::1/64", "fd00:77::2/64")], "eth0", None),
-        ((["10.78.0.1 hosta"], ["127.0.1.1 hostb", "10.78.0.1 hosta"]), TWO, "eth1", {"10.78.0.1"}),
-        ((["127.0.1.1 hosta"], ["10.77.0.2 hostb", "10.78.0.1 hosta"]), TWO, "eth1", None),
-    ],
-    ids=["known", "debian", "no name", "IPv6", "two networks", "two networks, debian"],
-)
-def test_ranks_find_each_other(tmp_path, hosts_files, networks, interface, listens):
-    with two_hosts(tmp_path, hosts_files, networks) as holders:
-        found = values(run_ranks(on_hosts, 3, holders, [{}, {}], timeout_seconds=120))
-    for names, total, _ in found:
-        assert names == (interface, f"={interface}")
-        assert total == [3.0] * 3
-    if listens is not None:
-        assert found[0][2] == listens
+def stand(rank, port=1, home=None, address="127.0.0.1"):
+    home = home or f"10.0.0.{rank}"
+    return reach._Stand(rank, f"host{rank}", home, "eth0", address, port)
 
 
-def test_ranks_of_torchrun_meet_at_its_agent(tmp_path):
-    """Which listens at all addresses before rank 0 is there."""
-    files = (["127.0.1.1 hosta"], ["127.0.1.1 hostb", KNOWN[0]])
-    environs = [{"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "none"}] * 2
-    with two_hosts(tmp_path, files, ONE) as holders:
-        found = values(run_ranks(on_hosts, 3, holders, environs, timeout_seconds=120))
-    for names, total, _ in found:
-        assert names == ("eth0", "=eth0")
-        assert total == [3.0] * 3
+def listening(stack, stands):
+    """Stands at which somebody listens."""
+    for one in stands:
+        server = stack.enter_context(socket.create_server((one.address, 0)))
+        yield replace(one, port=server.getsockname()[1])
 
 
-def one_line(found, *words):
-    lines = {line for line, _ in found}
-    assert len(lines) == 1, lines  # the same on all ranks
-    assert max(seconds for _, seconds in found) < 60
-    line = lines.pop()
-    assert "\n" not in line
-    for word in words:
-        assert word in line, line
+def refusing():
+    """A port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
-def test_a_network_that_does_not_join_the_hosts(tmp_path):
-    """The address is there, and what is sent to it is lost without a word."""
-    wrong = [{"GLOO_SOCKET_IFNAME": "eth1"}] * 2
-    with two_hosts(tmp_path, (KNOWN, KNOWN), TWO) as holders:
-        lost = "ip neigh add 10.78.0.2 lladdr 02:00:00:00:00:99 dev eth1"
-        run(holders[0], *lost.split())
-        found = run_ranks(on_hosts, 3, holders, wrong, timeout_seconds=120)
-    one_line(
-        found,
-        "host hosta (rank 0, interface eth1, 10.78.0.1) does not reach host hostb (rank 2, interface eth1, ",
-        "timed out",
-        "GLOO_SOCKET_IFNAME",
-        "NCCL_SOCKET_IFNAME",
-    )
+def test_rank_0_combines_what_all_say_in_rank_order():
+    def say(ranks, store):
+        return reach._together(ranks, store, "word", f"from {ranks.rank}", ", ".join)
+
+    assert on_all_ranks(say) == ["from 0, from 1, from 2"] * 3
 
 
-def test_the_loopback_interface_joins_no_hosts(tmp_path):
-    """Its address is the same on both."""
-    wrong = [{"GLOO_SOCKET_IFNAME": "lo"}] * 2
-    with two_hosts(tmp_path, (KNOWN, KNOWN), ONE) as holders:
-        found = run_ranks(on_hosts, 3, holders, wrong, timeout_seconds=120)
-    one_line(found, "interface lo, 127.0.0.1) does not reach host", "GLOO_SOCKET_IFNAME")
+def test_the_first_problem_is_raised_on_all_ranks():
+    problems = ["", "rank 1: no such interface", "rank 2: no such interface"]
+    found = on_all_ranks(lambda ranks, store: reach._agree(ranks, store, "a", problems[ranks.rank]))
+    assert found == ["rank 1: no such interface"] * 3
+    assert on_all_ranks(lambda ranks, store: reach._agree(ranks, store, "a", "")) == [None] * 3
 
 
-def test_an_interface_that_only_one_host_has(tmp_path):
-    wrong = [{}, {"GLOO_SOCKET_IFNAME": "ib0"}]
-    with two_hosts(tmp_path, (KNOWN, KNOWN), ONE) as holders:
-        found = run_ranks(on_hosts, 3, holders, wrong, timeout_seconds=120)
-    one_line(found, "rank 2: GLOO_SOCKET_IFNAME=ib0: host hostb has no interface", "eth0 10.77.0.2")
+def test_the_first_rank_of_each_host_speaks_for_it():
+    homes = ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
+
+    def speak(ranks, store):
+        return reach._one_of_each_host(ranks, store, stand(ranks.rank, home=homes[ranks.rank]))
+
+    for found in on_all_ranks(speak):
+        assert found == [stand(0, home=homes[0]), stand(1, home=homes[1])]
 
 
-def test_an_address_of_another_host(tmp_path):
-    files = (["10.77.0.2 hosta"], ["10.77.0.2 hosta"])
-    with two_hosts(tmp_path, files, ONE) as holders:
-        found = run_ranks(on_hosts, 3, holders, [{}, {}], 4, timeout_seconds=120)
-    line, _ = found[0]
-    assert line.startswith(
-        "rank 0 on hosta is not reached as MASTER_ADDR=hosta, which is no address"
-    )
-    assert "Set MASTER_ADDR" in line
-    for rank, own in ((1, "(interface eth0, 10.77.0.1)"), (2, "(interface eth0, 10.77.0.2)")):
-        line, _ = found[rank]
-        assert own in line, line
-        assert "MASTER_ADDR" in line
+def test_hosts_that_reach_each_other_have_nothing_to_say():
+    with ExitStack() as stack:
+        hosts = list(listening(stack, [stand(0), stand(1), stand(2)]))
+        assert [reach._not_reached(one, hosts) for one in hosts] == [""] * 3
+
+
+def test_only_the_first_rank_of_a_host_looks():
+    hosts = [stand(0), stand(1, port=refusing())]
+    assert reach._not_reached(stand(5), hosts) == ""
+
+
+def test_a_host_that_is_not_reached_is_named_with_both_ends_and_the_remedy():
+    port = refusing()
+    with ExitStack() as stack:
+        own, other = listening(stack, [stand(0), stand(2)])
+        said = reach._not_reached(own, [own, stand(1, port=port), other])
+        assert said.startswith(
+            "host host0 (rank 0, interface eth0, 127.0.0.1) does not reach host host1 (rank 1, interface "
+            "eth0, 127.0.0.1): Connection refused. Open TCP between these hosts"
+        )
+        assert "GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME too), on each host." in said
+        assert "hosts in all" not in said
+        both = [own, stand(1, port=port), stand(2, port=port)]
+        assert reach._not_reached(own, both).endswith(" (2 hosts in all.)")
+
+
+def test_a_host_of_a_large_job_looks_at_the_next_ones_only(monkeypatch):
+    monkeypatch.setattr(reach, "_MOST_HOSTS", 2)
+    port = refusing()
+    with ExitStack() as stack:
+        first, second, third = listening(stack, [stand(0), stand(1), stand(2)])
+        hosts = [first, second, third, stand(3, port=port)]
+        assert reach._not_reached(first, hosts) == ""
+        assert "does not reach host host3" in reach._not_reached(second, hosts)
+        assert "does not reach host host3" in reach._not_reached(third, hosts)  # then around: host0
+
+
+def test_on_one_host_nothing_is_agreed_on(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(reach, "interface_for", lambda *_: pytest.fail("an interface was chosen"))
+    route = Route("", "")
+    assert on_all_ranks(lambda r, store: reach.settle_interfaces(r, store, route)) == [None] * 3
+
+
+@pytest.mark.parametrize("who", [0, 2])
+def test_an_interface_that_one_host_lacks_ends_all_with_its_line(who, monkeypatch):
+    def choose(own, addresses, environ):
+        if own == f"10.0.0.{who}":
+            raise LaunchError("there is no interface eth9 (GLOO_SOCKET_IFNAME)")
+        return reach.Interface("lo", "127.0.0.1")
+
+    monkeypatch.setattr(reach, "interface_for", choose)
+    monkeypatch.setattr(reach, "_own_address", lambda ranks, *_: f"10.0.0.{ranks.rank}")
+    used = []
+    monkeypatch.setattr(reach, "use_interface", lambda *_: used.append(1))
+    route = Route("", "")
+    found = on_all_ranks(lambda ranks, store: reach.settle_interfaces(ranks, store, route))
+    assert found == [f"rank {who}: there is no interface eth9 (GLOO_SOCKET_IFNAME)"] * 3
+    assert used == []
+
+
+def test_hosts_that_reach_each_other_use_what_they_chose(monkeypatch):
+    monkeypatch.setattr(reach, "interface_for", lambda own, *_: reach.Interface("lo", "127.0.0.1"))
+    monkeypatch.setattr(reach, "_own_address", lambda ranks, *_: f"10.0.0.{ranks.rank}")
+    used = []
+    monkeypatch.setattr(reach, "use_interface", lambda interface, _: used.append(interface.name))
+    route = Route("", "")
+    assert on_all_ranks(lambda r, store: reach.settle_interfaces(r, store, route)) == [None] * 3
+    assert used == ["lo"] * 3

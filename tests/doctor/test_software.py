@@ -3,6 +3,8 @@
 import importlib.metadata
 import subprocess
 
+import pytest
+
 from tests.doctor.found import levels
 from tttscale.doctor import software
 
@@ -68,3 +70,40 @@ def test_the_commit_of_a_checkout(tmp_path):
     assert len(of) == 12
     (tmp_path / "a").write_text("b")
     assert software.commit(tmp_path) == f"{of}+"
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [((3, 10, 9), "warning"), ((3, 14, 0), "warning"), ((3, 11, 0), "ok"), ((3, 13, 7), "ok")],
+)
+def test_pythons(version, level, monkeypatch):
+    monkeypatch.setattr(software.sys, "version_info", version)
+    (found,) = software.python()
+    assert found.level == level
+    assert ".".join(map(str, version)) in found.what
+
+
+@pytest.mark.parametrize(
+    ("there", "on_gpu", "level"),
+    [(True, True, "ok"), (True, False, "ok"), (False, True, "problem"), (False, False, "ok")],
+)
+def test_a_compiler_is_needed_on_gpus(there, on_gpu, level, monkeypatch):
+    monkeypatch.setattr(software.shutil, "which", lambda name: name if there else None)
+    (found,) = software.compiler({"CXX": "clang++"}, on_gpu)
+    assert (found.level, "clang++" in found.what) == (level, True)
+
+
+def test_what_ranks_compare_names_what_is_missing(monkeypatch):
+    monkeypatch.setattr(software, "installed", lambda name: None if name == "triton" else "1.2")
+    monkeypatch.setattr(software, "commit", lambda: None)
+    found = software.versions()
+    assert (found["torch"], found["triton"], found["commit"]) == ("1.2", "none", "none")
+    assert {"tttscale", "python", "deepspeed"} < found.keys()
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("2.11.0+cu128", (2, 11, 0)), ("3.1", (3, 1)), ("5.0.0rc1", (5, 0, 0)), ("dev", ())],
+)
+def test_versions_are_compared_by_their_numbers(version, numbers):
+    assert software._numbers(version) == numbers

@@ -19,6 +19,7 @@ RECORD = {
     "data_seconds": 0.1,
     "slowest_rank": 3,
     "slowest_factor": 1.514,
+    "mfu": 0.4213,
 }
 
 
@@ -40,7 +41,7 @@ def test_lines_are_aligned_and_have_units():
         assert word in header
     assert first.split() == [
         *("1/400", "2.0794", "3.000", "0.123", "1.00e-03", "123k", "10", "3.00GiB", "7.2%"),
-        *("5.0%", "1.0%", "3:", "1.51x", "1h06m"),
+        *("5.0%", "1.0%", "3:", "1.51x", "42.1%", "1h06m"),
     ]
     assert last.split()[-1] == "0s"
 
@@ -49,7 +50,7 @@ def test_missing_and_strange_values():
     stream = io.StringIO()
     Console(3, stream).step({"step": 1, "loss": math.nan, "grad_norm": math.inf})
     words = stream.getvalue().splitlines()[-1].split()
-    assert words == ["1/3", "nan", "nan", "inf", *"---------"]
+    assert words == ["1/3", "nan", "nan", "inf", *"----------"]
 
 
 def test_heldout_and_notes():

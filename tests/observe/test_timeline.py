@@ -112,7 +112,7 @@ def test_a_trace_is_a_partition_of_the_time(clock):
     assert (spans[-1].run, spans[-1].chunk) == ("", -1)
     assert [tuple(r)[:6] for r in reads] == [(1.0, 2.0, "read", "", 0, 5)]
     assert steps == [(3, 100.0, 200.0)]
-    assert [size for _, size in memory] == [7, 7]  # once for every chunk
+    assert [size for _, size in memory] == [7, 7, 7]  # before every chunk, and at the end
     assert timeline.take() == Held(4, 128, 528, 65)  # summed as without a trace
     timeline.note_read(1.0, 2.0, 0, 5)
     assert len(reads) == 1

@@ -1,4 +1,4 @@
-"""A layer that declares what a test wants it to."""
+"""A layer that declares what a test wants it to, and a timeline that keeps what it is told."""
 
 import torch
 
@@ -18,3 +18,14 @@ class Declaring:
 
 def layout(layers=2, chunk_tokens=4, dtype=torch.float32):
     return CarryLayout([Declaring() for _ in range(layers)], 2, chunk_tokens, dtype)
+
+
+class Notes:
+    """A timeline that keeps what it is told: (activity, run, (sequence, chunk), layer, part)."""
+
+    def __init__(self, traces=False):
+        self.traces, self.log = traces, []
+
+    def begin(self, activity, run=None, task=None, layer=-1, part=""):
+        place = None if task is None else (task.sequence, task.chunk)
+        self.log.append((str(activity), run and str(run), place, layer, part))

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.scan.declared import layout
+from tests.scan.declared import Notes, layout
 from tttscale.errors import MixerError
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.layout import Layout
-from tttscale.scan.ports import CarryRouter, ChunkPorts
+from tttscale.scan.ports import CarryRouter, ChunkPorts, LayerPorts
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
 from tttscale.scan.transport import RecvQueue
 
@@ -43,7 +43,7 @@ def router():
     schedule = Schedule(Layout("striped", 16, 4, 2), carry.parts)
     boundaries = [(0, b) for b in range(CHUNKS - 1)]
     store = CarryStore(carry, boundaries, torch.device("cpu"))
-    made = CarryRouter(schedule, carry, Wire(), store)
+    made = CarryRouter(schedule, carry, Wire(), store, Notes())
     for phase in Phase:
         made.queues[phase] = RecvQueue(made.transport, schedule.incoming(0, phase), carry, 2)
     return made
@@ -51,7 +51,7 @@ def router():
 
 def ports(router, chunk, phase=Phase.FORWARD, **kind):
     task = ChunkTask(phase, 0, chunk, range(1))
-    return ChunkPorts(router, task, **{"replay": False, **kind}).layer(0)
+    return LayerPorts(ChunkPorts(router, task, **{"replay": False, **kind}), 0)
 
 
 def part_of(router, part, boundary, value=1.0):
@@ -102,7 +102,7 @@ def test_a_chunk_of_the_same_rank_is_handed_its_state_here():
     carry = layout(layers=1)
     schedule = Schedule(Layout("contiguous", 16, 4, 2), carry.parts)
     store = CarryStore(carry, [(0, 0)], torch.device("cpu"))
-    router = CarryRouter(schedule, carry, Wire(), store)
+    router = CarryRouter(schedule, carry, Wire(), store, Notes())
     first = ports(router, 0)
     assert not first["tail"].peer_waits_for_state
     run(router, first, 0)

@@ -80,14 +80,14 @@ def test_one_chunk_is_read_ahead_and_no_more(sequences):
     assert log == expected
 
 
-def test_waiting_is_measured(sequences):
-    groups, _, gate = sequences
-    reader = Reader(CPU)
-    gate.clear()
-    batches = reader.read(groups, [(0, 0, 4)])
-    threading.Timer(0.1, gate.set).start()
-    next(batches)
-    assert reader.wait_seconds > 0.05
+def test_every_read_is_noted_with_its_chunk(sequences):
+    groups, *_ = sequences
+    noted = []
+    reader = Reader(CPU, lambda *read: noted.append(read), chunk_tokens=4)
+    list(reader.read(groups, [(0, 0, 4), (1, 8, 10)]))
+    assert [place for _, _, *place in noted] == [[0, 0], [1, 2]]
+    times = [time for began, ended, *_ in noted for time in (began, ended)]
+    assert times == sorted(times)
 
 
 def test_an_error_of_a_store_comes_where_the_chunk_is_used(sequences):

@@ -94,6 +94,8 @@ class TrainSection(Section):
     """Where to compute; auto = cuda where there is one."""
     compile: Literal["auto"] | bool = "auto"
     """Compile the pointwise operations with torch.compile (needs a C++ compiler); auto = on a GPU."""
+    ignore_memory: bool = False
+    """Start even if the plan predicts that memory will not suffice."""
 
 
 class EvaluateSection(Section):
@@ -131,6 +133,9 @@ class LoggingSection(Section):
 
     every: Positive = 1
     """Steps between console lines."""
+    peak_tflops: Annotated[HumanFloat, Field(gt=0)] | None = None
+    """Peak of one device in TFLOP/s, for the model FLOPs utilisation; null = that of known devices, and
+    none of others."""
     wandb: WandbSection = WandbSection()
     """Weights & Biases."""
 

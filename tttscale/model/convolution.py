@@ -54,7 +54,8 @@ def _as_leaf(tail: Tensor, port: CarryPort) -> Tensor:
     if not torch.is_grad_enabled():
         return tail
     leaf = tail.detach().requires_grad_()
-    leaf.register_hook(lambda grad: port.send_grad((grad,)))
+    # A copy: the gradient is a view into that of the whole chunk, which would live as long.
+    leaf.register_hook(lambda grad: port.send_grad((grad.clone(),)))
     return leaf
 
 

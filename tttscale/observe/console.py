@@ -90,6 +90,7 @@ _COLUMNS = (
     Column("comm", 6, _share("exposed_comm_seconds")),
     Column("data", 6, _share("data_seconds")),
     Column("slowest", 9, _slowest),
+    Column("MFU", 5, _field("mfu", lambda v: f"{100 * v:.1f}%")),
 )
 
 

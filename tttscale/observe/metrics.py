@@ -2,8 +2,9 @@
 
 Keys: step (from 1), loss (nats per token), grad_norm, lr, tokens (with a loss, since the start of the
 run; padding has none), tokens_per_second, step_seconds, data_seconds, bubble_fraction, ramp_fraction,
-starved_fraction, exposed_comm_seconds, slowest_rank, slowest_factor, between_seconds, peak_memory_bytes (so
-far, of the rank that has taken most) and, on some steps, heldout_loss (nats per token).
+starved_fraction, exposed_comm_seconds, slowest_rank, slowest_factor, model_flops_per_second, mfu,
+between_seconds, peak_memory_bytes (so far, of the rank that has taken most) and, on some steps, heldout_loss
+(nats per token).
 
 All ranks begin a step together, and `step_seconds` later the last of them has ended it: tokens_per_second is
 over this interval, and what follows lies inside it, on every rank and in every step:
@@ -17,6 +18,10 @@ over this interval, and what follows lies inside it, on every rank and in every 
   carries in all other chunks. What is left of the bubble is handing messages over;
 - slowest_rank and slowest_factor: the rank that computes slowest for the work it has, without all its waits,
   and its time over the median's; with one rank there are none;
+- model_flops_per_second: what the model needs for the tokens with a loss, forward and backward, without
+  recomputation, of all ranks together; null if a layer's cannot be counted;
+- mfu: its share of the devices' peak (model FLOPs utilisation); null if the peak is not known
+  (logging.peak_tflops gives it);
 - exposed_comm_seconds: exchanging carries and their gradients, with the wait for a rank that is behind;
   summing the parameters' gradients over the ranks; gathering the new parameters (ZeRO 1 to 3); a mean
   over the ranks. Only what holds up a rank counts, not what travels while it computes.

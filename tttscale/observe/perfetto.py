@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tttscale.files import replaced
+from tttscale.observe.hand_overs import hand_overs
+from tttscale.observe.span_table import span_table
 from tttscale.observe.spans import RankTrace, Span, Trace
 from tttscale.observe.trace_bounds import bounded
 
@@ -91,7 +93,7 @@ def write_perfetto(path: Path, trace: Trace, *, max_events: int = MAX_EVENTS) ->
 
 
 def perfetto_events(trace: Trace, max_events: int = MAX_EVENTS) -> tuple[list[Event], str]:
-    """Return the events in the order of time within a track, and what was cut to have no more than so many."""
+    """Return the events, in the order of time within a track, and what was cut to have at most so many."""
     arrows = find_arrows(trace)
     small = bounded(trace, max_events // 4, max_events // 8)
     cut = [small.cut] if small.cut else []
@@ -110,44 +112,25 @@ def perfetto_events(trace: Trace, max_events: int = MAX_EVENTS) -> tuple[list[Ev
 
 
 def find_arrows(trace: Trace) -> list[Arrow]:
-    """Return what went from rank to rank, in no special order; a message with one end only is left out."""
-    sends: dict[tuple, tuple[int, Span]] = {}
-    waits: list[tuple[tuple, int, Span]] = []
-    for rank in trace.ranks:
-        begins = [mark.begin for mark in rank.steps]
-        for span in rank.spans:
-            if span.activity not in ("send", "wait") or not span.part:
-                continue
-            step = bisect_right(begins, span.begin)
-            key = (
-                step,
-                rank.replica,
-                span.run,
-                span.sequence,
-                span.boundary,
-                span.layer,
-                span.part,
-            )
-            if span.activity == "send":
-                sends.setdefault(key, (rank.rank, span))
-            else:
-                waits.append((key, rank.rank, span))
-    found = []
-    for key, target, wait in waits:
-        if key not in sends:
-            continue
-        source, send = sends.pop(key)
-        found.append(
-            Arrow(
-                source,
-                send.begin,
-                target,
-                wait.end,
-                *key[2:],
-                wait.end - wait.begin,
-            )
+    """Return what went from rank to rank inside of steps; a message with one end only is left out."""
+    found = hand_overs(span_table(trace))
+    names = [rank.rank for rank in trace.ranks]
+    waited = found.wait_end - found.wait_begin
+    columns = (
+        *(found.sender, found.sent, found.receiver, found.wait_end),
+        *(found.backward, found.sequence, found.boundary, found.layer, found.part, waited),
+    )
+    return [
+        Arrow(
+            *(names[sender], sent, names[receiver], received),
+            *("backward" if backward else "forward", sequence, boundary, layer),
+            found.parts[part],
+            seconds,
         )
-    return found
+        for sender, sent, receiver, received, backward, sequence, boundary, layer, part, seconds in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
 
 
 def _of_rank(rank: RankTrace) -> Iterator[Event]:

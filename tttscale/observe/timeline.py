@@ -19,6 +19,8 @@ _ON_HOST = frozenset({"data", "idle", "reduce", "gather"})
 """Activities at whose begin and end the host has waited for the device, or in which the host waits."""
 _ON_CPU = _ON_DEVICE | _ON_HOST | {"send"}
 """On a CPU host and device are one. A GPU does not wait while the host starts to send."""
+_SAMPLED = frozenset({"data", "head", "flush", "optimizer"})
+"""Memory is asked for when these begin: before a chunk, and with all its activations in memory."""
 _MOST_SPANS = 2_000_000
 
 
@@ -106,7 +108,7 @@ class Timeline:
         """Take down every activity from now on.
 
         Args:
-            bytes_in_use: this rank's memory, asked for once per chunk.
+            bytes_in_use: this rank's memory, asked for a few times per chunk.
         """
         self._clock.synchronize()
         self._trace, self._bytes_in_use = [], bytes_in_use
@@ -115,7 +117,8 @@ class Timeline:
 
     def mark_step(self, step: int, began: float, ended: float) -> None:
         """Note a step's begin and end, `time.perf_counter` seconds."""
-        self._steps.append(StepMark(step, began, ended))
+        if self.traces:
+            self._steps.append(StepMark(step, began, ended))
 
     def note_read(self, began: float, ended: float, sequence: int, chunk: int) -> None:
         """Note a read of tokens by the reader's thread, `time.perf_counter` seconds."""
@@ -145,7 +148,7 @@ class Timeline:
             self.cut = True
             return
         self._trace.append((self._clock.now(), activity, run, task, layer, part))
-        if self._bytes_in_use is not None and activity == "data":
+        if self._bytes_in_use is not None and activity in _SAMPLED:
             self._memory.append((time.perf_counter(), self._bytes_in_use()))
 
 

@@ -15,6 +15,7 @@ from tttscale.data.windows.window import WindowSource
 from tttscale.errors import NumericsError
 from tttscale.model import TTTForCausalLM
 from tttscale.observe.timeline import Held
+from tttscale.plan.rates import step_rates
 from tttscale.scan.losses import Losses
 from tttscale.scan.reader import TokenSequence
 from tttscale.scan.sweep import Sweeps
@@ -48,6 +49,8 @@ class Trainer:
         """Tokens with a loss in all steps so far."""
         self.timeline = engine.timeline = sweeps.timeline
         self._ended_at: float | None = None
+        device = sweeps.device
+        self._device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def step(self, step: int, windows: WindowSource) -> dict[str, Any]:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
@@ -74,16 +77,25 @@ class Trainer:
         peak_bytes = float(memory.peak_bytes(self._sweeps.device))
         work = work_tokens(self._sweeps)
         rows = self._mesh.gather([seconds, *held, peak_bytes, work, largest_weight])
+        self.timeline.mark_step(step, began, began + seconds)
         self._ended_at = time.perf_counter()
         self._check_weights(rows[:, -1], step, lr, grad_norm)
         self.tokens += int(tokens)
+        figures = step_figures(rows, tokens)
         return {
             "step": step,
             "loss": loss,
             "grad_norm": grad_norm,
             "lr": lr,
             "tokens": self.tokens,
-            **step_figures(rows, tokens),
+            **figures,
+            **step_rates(
+                self._config,
+                tokens,
+                figures["step_seconds"],
+                self._mesh.world_size,
+                self._device_name,
+            ),
             "between_seconds": between_seconds,
         }
 

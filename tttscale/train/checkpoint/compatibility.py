@@ -23,7 +23,8 @@ _FREE = re.compile(
 """Keys among them that may differ: stores are compared by content and presets by their fields, and bad data
 may be found late."""
 _SILENT = re.compile(
-    r"\.store$|^(checkpoint|logging|evaluate)\.|^run\.(name|dir)$|^model\.(preset|init|initial_weights)$"
+    r"\.store$|^(checkpoint|logging|evaluate)\.|^run\.(name|dir)$|^model\.(preset|init|initial_weights)$|"
+    r"^train\.ignore_memory$"
 )
 """Keys whose differences are not worth a notice."""
 

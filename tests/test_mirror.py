@@ -1,0 +1,82 @@
+"""Every module has a test file of its name in the folder that mirrors its own, or says here why not.
+
+`tttscale/scan/carry.py` is tested by `tests/scan/test_carry.py`. The kernels are tested by what they compute:
+see tests/kernels.
+"""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ELSEWHERE = {  # a module without a test file of its own -> where it is tested, or why not
+    "bench/step_worker.py": "a rank's process: bench/test_step.py runs it",
+    "config/section.py": "one base class without code: config/test_schema.py sees what it forbids",
+    "data/store/protocols.py": "declarations only",
+    "launch/cli.py": "the words of one command: launch/test_slurm.py gives them",
+    "model/ports.py": "declarations, and a port that does nothing",
+    "train/main.py": "the door from the command to a run: test_cli.py, train/test_run.py",
+}
+
+
+def modules(package):
+    """Modules that may need a test: not packages' own files, nor what is behind a link."""
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        behind_a_link = any((package / parent).is_symlink() for parent in inside.parents)
+        if path.name not in ("__init__.py", "__main__.py") and not behind_a_link:
+            yield inside
+
+
+def problems(package, tests, elsewhere):
+    """What does not agree: modules without a test, and entries that are no longer true."""
+    found = list(modules(package))
+    own = {
+        path.as_posix(): (tests / path.with_name(f"test_{path.name}")).is_file() for path in found
+    }
+    for name, is_tested in own.items():
+        where = Path("tests") / Path(name).with_name(f"test_{Path(name).name}")
+        if not is_tested and name not in elsewhere:
+            yield f"{name} needs {where}, or a word in ELSEWHERE that says where it is tested"
+        if is_tested and name in elsewhere:
+            yield f"{name} has {where}: take it out of ELSEWHERE"
+    for name, words in elsewhere.items():
+        if name not in own:
+            yield f"{name} is gone: take it out of ELSEWHERE"
+        named = [word.strip(",:") for word in words.split() if word.strip(",:").endswith(".py")]
+        yield from (f"{name}: no {test}" for test in named if not (tests / test).is_file())
+
+
+def test_every_module_has_its_tests():
+    assert list(problems(ROOT / "tttscale", ROOT / "tests", ELSEWHERE)) == []
+
+
+def test_the_table_stays_short():
+    assert len(ELSEWHERE) < 45
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("p/room/a.py", "p/room/b.py", "p/__init__.py", "tests/room/test_a.py", "k/c.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "p/linked").symlink_to("../k")
+    return tmp_path / "p", tmp_path / "tests"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"room/b.py": "declarations"}, []),
+        ({"room/b.py": "room/test_a.py runs it"}, []),
+        ({}, ["room/b.py needs tests/room/test_b.py, or a word in ELSEWHERE"]),
+        ({"room/a.py": "", "room/b.py": ""}, ["room/a.py has tests/room/test_a.py: take it out"]),
+        ({"room/b.py": "", "room/c.py": ""}, ["room/c.py is gone: take it out"]),
+        ({"room/b.py": "room/test_gone.py runs it"}, ["room/b.py: no room/test_gone.py"]),
+    ],
+)
+def test_what_does_not_agree_is_named(tree, table, said):
+    found = list(problems(*tree, table))
+    assert len(found) == len(said)
+    for problem, words in zip(found, said, strict=True):
+        assert problem.startswith(words)

@@ -1,0 +1,58 @@
+"""Which costs a command computes with: those of `--costs FILE`, measured ones, or a GPU's assumptions."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tttscale.config import Config
+from tttscale.errors import ConfigError
+from tttscale.model.architecture import SHOWN, TTTConfig
+from tttscale.model.registry import names_of
+from tttscale.plan.costs import Costs, assumed, load
+
+MEASURED = Path("costs.json")
+"""What `tttscale bench step --calibrate` writes, and `--gpu measured` reads."""
+_ANY_NUMBER = frozenset({"num_hidden_layers", "ttt_layer_type"})
+"""Fields that may differ from those of the measured model: costs are those of a layer of a kind."""
+
+
+def chosen_costs(gpu: str, file: Path | None, config: Config) -> Costs:
+    """Costs for a run.
+
+    Args:
+        gpu: a name in `gpus.GPUS`, or "measured" for the file `costs.json`.
+        file: costs to be read instead.
+        config: of the run.
+
+    Raises:
+        ConfigError: nothing is assumed of this GPU, or the file does not fit the run.
+    """
+    if file is None and gpu != "measured":
+        return assumed(gpu, config)
+    file = file or MEASURED
+    costs, model = load(file), config.architecture()
+    names = tuple(names_of(model))
+    told = costs.facts.get("of") if isinstance(costs.facts.get("of"), dict) else {}
+    for key, now in what_costs_depend_on(config).items():
+        if told and told.get(key) != now:
+            raise ConfigError(
+                f"{file} was measured with {key} = {told.get(key)}, and the run has {now}. Measure it again: "
+                "`tttscale bench step --calibrate CONFIG`"
+            )
+    if missing := sorted(set(names) - set(costs.layers)):
+        raise ConfigError(
+            f"{file} holds no costs of {', '.join(missing)}, which model.pattern has. Measure them: "
+            "`tttscale bench step --calibrate CONFIG`"
+        )
+    return replace(costs, kinds=names)
+
+
+def what_costs_depend_on(config: Config) -> dict[str, Any]:
+    """Keys and values of a run for which costs per layer and token were measured."""
+    model: TTTConfig = config.architecture()
+    shape = {f"model.{name}": getattr(model, name) for name in sorted(SHOWN - _ANY_NUMBER)}
+    others = {
+        "train.precision": config.train.precision,
+        "parallel.batch": config.parallel.batch,
+    }
+    return shape | others
