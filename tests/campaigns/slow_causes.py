@@ -27,7 +27,7 @@ KINDS = (
     *("chain", "layout", "slow checkpoint"),
 )
 IN_PROCESSES = KINDS[:6]
-_QUIET_SECONDS = 60.0
+_QUIET_SECONDS = 20.0
 HOW = (
     "Each episode runs some steps with one thing made slow at a random place, and diagnoses the trace. "
     "*rehearsed*: real sweeps, schedule, ports and timelines over ranks as threads, which sleep instead of "

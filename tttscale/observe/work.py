@@ -21,7 +21,9 @@ _LEAST_EXCESS = 0.1
 _SEVERAL = 3
 """Steps, of which a straggler is one in three quarters."""
 _SURE = 4.0
-"""Standard errors that make a difference."""
+"""Standard errors that make a difference,"""
+_RANKS_SURE = 2.0
+"""and standard deviations of the other ranks."""
 _ERROR_OF_MEDIAN = 1.2533 * 1.4826
 """From a median absolute deviation to the standard error of a median, times the root of the count."""
 
@@ -58,9 +60,8 @@ def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
     if len(steps) >= _SEVERAL:
         of_steps = [_Speeds(table.take(table.step == step), facts).factor(rank) for step in steps]
         factor, surely = (float(np.quantile(of_steps, q, method="lower")) for q in (0.5, 0.25))
-    if not surely > 1 + max(_LEAST_EXCESS if len(steps) >= _SEVERAL else 0.0, _SURE * noise):
-        return None
-    if factor < 1 + _LEAST_EXCESS:
+        noise = max(noise, _LEAST_EXCESS)
+    if not (surely > 1 + noise and factor > 1 + _LEAST_EXCESS):
         return None
     compute = table.of(*COMPUTE) & (table.rank == rank) & (table.step >= 0)
     total = float(table.seconds[compute].sum()) / len(steps)
@@ -90,13 +91,14 @@ class _Speeds:
         return float(self.factors[rank]) if rank < len(self.factors) else np.nan
 
     def noise(self, rank: int) -> float:
-        """Standard error of a factor, from chunks of one rank or from the other ranks' factors."""
+        """How far a factor may be from 1 by chance: as chunks of one rank differ, and as other ranks do."""
         rest = np.delete(self.factors, rank)
         rest = rest[np.isfinite(rest)]
         spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if len(rest) else 0.0
-        return max(spread, self._difference_of_chunks(rank))
+        return max(_RANKS_SURE * spread, _SURE * self._difference_of_chunks(rank))
 
     def _difference_of_chunks(self, rank: int) -> float:
+        """Standard error of a factor, from how much chunks differ on one and the same rank."""
         some = self._of_unit > 0
         if not some.any():
             return 0.0
