@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tttscale.bench import step
+from tttscale.bench import calibrate, step
 from tttscale.cli import app
 from tttscale.errors import ConfigError
 
@@ -66,3 +66,22 @@ def test_what_moved_to_benchmarks_is_named_whatever_is_asked_of_it(name):
     module = str(done.exception).split("python -m ")[1]
     assert importlib.util.find_spec(module).origin.startswith(str(ROOT / "benchmarks"))
     assert name not in bench("--help").output
+
+
+def test_a_configuration_is_for_calibration(asked):
+    done = bench("step", str(ROOT / "configs/quickstart.yaml"))
+    assert isinstance(done.exception, ConfigError)
+    assert "Leave CONFIG out, or add --calibrate" in str(done.exception)
+    assert not asked
+
+
+def test_what_is_calibrated(monkeypatch, asked):
+    found = []
+    monkeypatch.setattr(calibrate, "calibrate", lambda *arguments: found.append(arguments))
+    assert bench("step", "--calibrate").exit_code == 0
+    words = (str(ROOT / "configs/quickstart.yaml"), "parallel.threads=3", "--costs", "c.json")
+    assert bench("step", "--calibrate", *words, "--steps", "5").exit_code == 0
+    (default, *_), (config, out, repeats) = found
+    assert default.model.hidden_size == 128
+    assert (config.parallel.threads, out, repeats) == (3, Path("c.json"), 5)
+    assert not asked

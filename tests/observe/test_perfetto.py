@@ -120,6 +120,14 @@ def test_bounded(most):
     assert any(event["ph"] == "s" for event in events)
 
 
+def test_activities_that_go_on_over_the_end_of_a_step_are_cut_there():
+    trace = make_trace(steps=2)
+    for rank in trace.ranks:
+        rank.steps = [m._replace(begin=m.begin + 3e-6, end=m.end + 2e-6) for m in rank.steps]
+    tracks, _ = check(perfetto_events(trace)[0])
+    assert {name for _, _, name in tracks[1, 1]} >= {"step 1", "step 2"}
+
+
 def test_spans_of_no_length_and_numbers_beyond_any():
     trace = make_trace()
     spans = [Span(0.0, 0.0, "wait", "forward", 0, 1, 0, "state"), Span(0.0, 1e-9, "idle")]

@@ -111,9 +111,7 @@ def test_a_layer_of_someones_own_is_named():
 
 
 def test_an_unknown_gpu():
-    with pytest.raises(
-        ConfigError, match=r"--gpu b300: .* one of h200, h100, a100, cpu, or measured"
-    ):
+    with pytest.raises(ConfigError, match=r"--gpu b300: .* one of h200, .*cpu, or measured"):
         assumed("b300", config())
 
 

@@ -44,6 +44,16 @@ def scan(
 
 @app.command("step")
 def step(
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            parser=path_argument,
+            help="With --calibrate: the run's YAML file; default: the quickstart's model.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as parallel.threads=1.")
+    ] = None,
     out: Out = Path("benchmarks/step_cpu"),
     lengths: Annotated[str, typer.Option(help="Context lengths, such as 64Ki,256Ki,1Mi.")] = "64Ki",
     ranks: Annotated[str, typer.Option(help="Numbers of sequence ranks, such as 1,2.")] = "1,2",
@@ -52,11 +62,34 @@ def step(
     steps: Annotated[
         int, typer.Option(min=1, help="Steps per measurement; the fastest counts.")
     ] = 2,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Measure what every activity of CONFIG's model costs here, and write --costs.",
+        ),
+    ] = False,
+    costs: Annotated[
+        Path,
+        typer.Option(
+            parser=path_argument, help="With --calibrate: the file that --gpu measured reads."
+        ),
+    ] = Path("costs.json"),
 ) -> None:
     """A whole optimizer step of the quickstart's model, by context length and by ranks.
 
-    Example: `tttscale bench step --lengths 64Ki,256Ki --ranks 1,2`
+    With --calibrate: the costs of CONFIG's model, with which plan and rehearse compute.
+
+    Example: `tttscale bench step --lengths 64Ki,256Ki --ranks 1,2`, or
+    `tttscale bench step --calibrate configs/quickstart.yaml parallel.threads=1`
     """
+    if calibrate:
+        _calibrate(config, overrides or [], costs, steps)
+        return
+    if config is not None:
+        raise ConfigError(
+            f"bench step {config}: it measures the quickstart's model. Leave CONFIG out, or add --calibrate"
+        )
     from tttscale.bench.step import bench_step
     from tttscale.model.architecture import TTTConfig
 
@@ -72,6 +105,15 @@ def step(
             f"--chunk {chunk} is not a multiple of the model's {mini} tokens a mini-batch; set --chunk {up}"
         )
     typer.echo(bench_step(out, sizes, counts, chunk_tokens, keep, steps))
+
+
+def _calibrate(config: Path | None, overrides: list[str], costs: Path, steps: int) -> None:
+    from tttscale.bench.calibrate import calibrate
+    from tttscale.bench.step_worker import small_config
+    from tttscale.config import load_config
+
+    resolved = load_config(config, overrides) if config else small_config(65536, 2048, "1", 1, 1)
+    typer.echo(calibrate(resolved, costs, steps))
 
 
 @app.command("build")

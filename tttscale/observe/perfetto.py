@@ -6,8 +6,8 @@ hold activities; an arrow leads from every send of a carry to the wait that it e
 
 import gzip
 import json
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,17 +135,19 @@ def find_arrows(trace: Trace) -> list[Arrow]:
 
 def _of_rank(rank: RankTrace) -> Iterator[Event]:
     pid, tid = _pid(rank), _tid(rank)
+    edges = sorted({time for mark in rank.steps for time in (mark.begin, mark.end)})
+    pieces = list(_cut(rank.spans, edges))
     marks = [
         _complete(pid, tid, mark.begin, mark.end, f"step {mark.step}", "step", {"step": mark.step})
         for mark in rank.steps
     ]
     tasks = [
         _complete(pid, tid, begin, end, *_task_name(first))
-        for begin, end, first in _tasks(rank.spans)
+        for begin, end, first in _tasks(pieces, edges)
     ]
     spans = [
         _complete(pid, tid, span.begin, span.end, *_span_name(span), _COLOURS.get(span.activity))
-        for span in rank.spans
+        for span in pieces
     ]
     # Of those that begin together the outer ones come first.
     yield from sorted((e for e in [*marks, *tasks, *spans] if e["dur"] > 0), key=lambda e: e["ts"])
@@ -165,13 +167,25 @@ def _of_rank(rank: RankTrace) -> Iterator[Event]:
         }
 
 
-def _tasks(spans: Iterable[Span]) -> Iterator[tuple[float, float, Span]]:
+def _cut(spans: Iterable[Span], edges: Sequence[float]) -> Iterator[Span]:
+    """Yield spans that end where a step begins or ends: an activity may go on from one to the next."""
+    for span in spans:
+        begin = span.begin
+        for edge in edges[bisect_right(edges, begin) : bisect_left(edges, span.end)]:
+            yield span._replace(begin=begin, end=edge)
+            begin = edge
+        yield span._replace(begin=begin)
+
+
+def _tasks(spans: Iterable[Span], edges: Sequence[float]) -> Iterator[tuple[float, float, Span]]:
     """Yield begin, end and first span of what a rank does of one chunk, one after the other."""
     first: Span | None = None
     end = 0.0
     for span in spans:
         same = first is not None and _key(first) == _key(span)
-        if first is not None and not same:
+        if first is not None and (
+            not same or bisect_right(edges, end) < bisect_right(edges, span.begin)
+        ):
             yield first.begin, end, first
             first = None
         if first is None and span.run and span.chunk >= 0:

@@ -214,10 +214,10 @@ class _Assumptions:
             same_host=Wire(*self.gpu.same_host),
             between_hosts=Wire(*self.gpu.between_hosts),
             step_seconds=StepCosts(
-                Wire(50e-6, self.gpu.reduce_bytes_per_second),
-                Wire(50e-6, self.gpu.reduce_bytes_per_second),
+                Wire(50e-6, self.gpu.between_hosts[1]),
+                Wire(50e-6, self.gpu.between_hosts[1]),
                 # AdamW reads and writes 28 bytes a parameter.
-                optimizer=28 / self.gpu.memory_bytes_per_second,
+                optimizer=28 / self.gpu.memory_bandwidth,
                 overhead=self.gpu.step_overhead,
             ),
             splits=_splits(self.model),
@@ -225,9 +225,9 @@ class _Assumptions:
         )
 
     def _source(self, foreign: list[str]) -> str:
-        clock, gpu = self.gpu.clock_hz / 1e9, self.gpu
+        clock, gpu = self.gpu.chip.clock_hz / 1e9, self.gpu
         text = (
-            f"assumed for {gpu.name}: products at {self.rate / 1e12:g} TFLOP/s (with {gpu.half_tokens} "
+            f"assumed for {gpu.name}: products at {self.rate / 1e12:.3g} TFLOP/s (with {gpu.half_tokens} "
             f"tokens half of it), {gpu.launch * 1e6:g} us of launches a block, serial scans as predicted "
             f"from compiled code at {clock:g} GHz, {gpu.same_host[1] / 1e9:g} GB/s inside a host and "
             f"{gpu.between_hosts[1] / 1e9:g} GB/s between hosts; nothing was measured"
@@ -248,7 +248,7 @@ class _Assumptions:
         project = self._products(projections * square)
         readout = self._products(square)
         finish = self._products(3 * width * model.intermediate_size)
-        chains, beside = gpu.chain_cycles[learner], gpu.parallel_cycles[learner]
+        chains, beside = gpu.chip.chain_cycles[learner], gpu.chip.parallel_cycles[learner]
         advance, back = (self._chain(cycles) for cycles in chains)
         # The parallel kernels of a scan: a quarter forward, half of the rest on either side of the chain.
         scan = self._parallel(beside)
@@ -270,22 +270,22 @@ class _Assumptions:
     def _chain(self, cycles: float) -> Line:
         """A kernel that goes from mini-batch to mini-batch, one program for each head of each sequence."""
         model, gpu = self.model, self.gpu
-        waves = math.ceil(self.rows * model.num_attention_heads / gpu.multiprocessors)
+        waves = math.ceil(self.rows * model.num_attention_heads / gpu.chip.multiprocessors)
         # Products of a mini-batch take longer with its tokens and with the head, its latencies do not.
         size = max(1.0, model.mini_batch_size / 16) * max(1.0, model.head_dim / 64)
-        seconds = waves * cycles * size / gpu.clock_hz
+        seconds = waves * cycles * size / gpu.chip.clock_hz
         return Line(gpu.launch * 0.15, seconds / model.mini_batch_size)
 
     def _parallel(self, cycles: float) -> Line:
         """Kernels that are parallel over the tokens; cycles of the GPU for 16 tokens of 32 heads of 64."""
         features = self.rows * self.model.hidden_size / (32 * 64)
-        return Line(0, cycles / 16 * features / self.gpu.clock_hz)
+        return Line(0, cycles / 16 * features / self.gpu.chip.clock_hz)
 
     def _ends(self) -> dict[str, Line]:
         model = self.model
         logits = self._products(model.hidden_size * model.vocab_size)
         launch = Line(self.gpu.launch, 0)
-        embed = Line(0, 8 * self.rows * model.hidden_size / self.gpu.memory_bytes_per_second)
+        embed = Line(0, 8 * self.rows * model.hidden_size / self.gpu.memory_bandwidth)
         # Where a chunk's graph is built, the loss forms its gradients with it: three products.
         return {
             "forward.embed": embed,

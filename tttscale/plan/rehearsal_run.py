@@ -54,9 +54,10 @@ def run(
             f"chunks to rehearse, at most {_MOST_TASKS:,} are possible. Set parallel.chunk_length higher, "
             "model.num_hidden_layers or data.sequence_length lower."
         )
-    options = {"kept": kept, "ranks_per_host": ranks_per_host}
-    found = rehearse(config.architecture(), schedule, carries.bytes, costs, **options)
-    simulated = simulate(schedule, carries.bytes, costs, **options)
+    given = schedule, carries.bytes, costs
+    model = config.architecture()
+    found = rehearse(model, *given, kept=kept, ranks_per_host=ranks_per_host)
+    simulated = simulate(*given, kept=kept, ranks_per_host=ranks_per_host)
     alone = Schedule(Layout(parallel.layout, *lengths, 1, sequences), carries.parts)
     one = simulate(alone, carries.bytes, costs, kept=kept)
     if out is not None:
@@ -94,7 +95,7 @@ def _text(
         f"step        {seconds:.4f} s, {tokens / seconds:,.0f} tokens/s",
         f"efficiency  {100 * one.seconds / ranks / seconds:.1f} % (one rank: {one.seconds:.4f} s)",
         f"time        {', '.join(shares)}",
-        f"possible    {simulated.possible_seconds:.4f} s; the serial chain alone {simulated.chain_seconds:.4f} s",
+        f"possible    {simulated.possible_seconds:.4f} s; the serial chain {simulated.chain_seconds:.4f} s",
         f"simulated   {simulated.seconds:.4f} s, rehearsed / simulated = {seconds / simulated.seconds:.4f}",
     ]
     if found.starved_seconds[starved] > 0.001 * seconds:

@@ -1,0 +1,114 @@
+"""Lines through measured seconds: the costs of activities, and how well they fit."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from tttscale.observe.spans import Span
+from tttscale.plan.costs import Line
+
+Key = tuple[str, str]
+"""Kind of layer ("" for embedding and head), and "run.activity"."""
+_OF_A_LAYER = ("project", "advance", "readout", "finish")
+_ENDS = ("embed", "head")
+
+
+@dataclass
+class Samples:
+    """Seconds of activities by the tokens of their chunk."""
+
+    seconds: dict[Key, dict[int, list[float]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+    shares: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    """(forward or backward, part) -> share of PROJECT before its exchange."""
+
+    def add(
+        self,
+        spans: Iterable[Span],
+        chunks: Mapping[int, int],
+        kinds: tuple[str, ...],
+        prefix: str = "",
+    ) -> None:
+        """Take in one step's sweeps.
+
+        Args:
+            spans: of one rank.
+            chunks: chunks that count, and their tokens; those at a sequence's ends exchange less.
+            kinds: the kind of each layer.
+            prefix: of the activities' names, such as "alone.".
+        """
+        sums: dict[tuple[int, int, str, str], float] = defaultdict(float)
+        sends: dict[tuple[int, str], list[float]] = defaultdict(list)
+        before: dict[tuple[int, int, str, str], float] = {}
+        for span in spans:
+            if span.chunk not in chunks or not span.run:
+                continue
+            seconds, place = span.end - span.begin, (span.chunk, span.layer, span.run)
+            if span.activity in _OF_A_LAYER and span.layer >= 0:
+                sums[*place, span.activity] += seconds
+            elif span.activity in _ENDS:
+                sums[span.chunk, -1, span.run, span.activity] += seconds
+            elif span.activity == "send":
+                sends[span.layer, span.run].append(seconds)
+            if span.activity in ("wait", "send"):
+                before.setdefault((*place, span.part), sums[*place, "project"])
+        for (chunk, layer, run, activity), seconds in sums.items():
+            kind = kinds[layer] if layer >= 0 else ""
+            self.seconds[kind, f"{prefix}{run}.{activity}"][chunks[chunk]].append(seconds)
+        for (layer, run), found in sends.items():
+            self.seconds[kinds[layer], f"{prefix}{run}.send"][0] += found
+        for (chunk, layer, run, part), seconds in before.items():
+            total = sums[chunk, layer, run, "project"]
+            if 0 < seconds < total and run != "recompute":
+                self.shares[run, part].append(seconds / total)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Lines, and how far single medians are from them."""
+
+    lines: dict[Key, Line]
+    residuals: dict[Key, float]
+    """Largest distance of a median from its line, as a share of the median."""
+    totals: dict[int, float]
+    """Tokens -> all activities together: (line - median) / median."""
+
+
+def fit(samples: Samples) -> Fit:
+    """Fit every activity: the line with the least squares of relative errors, no part of it negative."""
+    lines, residuals = {}, {}
+    measured: dict[int, float] = defaultdict(float)
+    fitted: dict[int, float] = defaultdict(float)
+    for key, by_tokens in samples.seconds.items():
+        medians = {tokens: median(found) for tokens, found in by_tokens.items()}
+        lines[key] = line = line_through(medians)
+        errors = {t: line.seconds(t) / max(m, 1e-9) - 1 for t, m in medians.items()}
+        residuals[key] = max(errors.values(), key=abs)
+        if not key[1].startswith("alone."):
+            for tokens, value in medians.items():
+                measured[tokens] += value
+                fitted[tokens] += line.seconds(tokens)
+    measured.pop(0, None)
+    totals = {tokens: fitted[tokens] / value - 1 for tokens, value in measured.items()}
+    return Fit(lines, residuals, totals)
+
+
+def line_through(medians: Mapping[int, float]) -> Line:
+    """The line through seconds by tokens; of one length in proportion to it, of messages (0) as it is."""
+    if len(medians) == 1:
+        ((tokens, seconds),) = medians.items()
+        return Line(0.0, seconds / tokens) if tokens else Line(seconds, 0.0)
+    weights = {t: 1 / max(s, 1e-9) ** 2 for t, s in medians.items()}
+    total = sum(weights.values())
+    center = sum(weights[t] * t for t in medians) / total
+    mean = sum(weights[t] * s for t, s in medians.items()) / total
+    spread = sum(weights[t] * (t - center) ** 2 for t in medians)
+    slope = sum(weights[t] * (t - center) * (s - mean) for t, s in medians.items()) / spread
+    if slope <= 0:
+        return Line(mean, 0.0)
+    if mean < slope * center:
+        through = sum(weights[t] * t * s for t, s in medians.items())
+        return Line(0.0, through / sum(weights[t] * t * t for t in medians))
+    return Line(mean - slope * center, slope)
