@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tttscale.observe.overlap import Overlap
-from tttscale.observe.span_table import COMPUTE, key_of
+from tttscale.observe.span_table import COMPUTE, key_of, typical_sum
 from tttscale.observe.spans import Trace
 
 _MOST_CHUNKS_PER_RANK = 16
@@ -62,8 +62,8 @@ class Wave:
             int(work.chunk.max()) + 1,
             int(work.layer.max()) + 1,
             trace.facts.get("layout") == "contiguous",
-            _typical(chunk, work.seconds),
-            _typical(layer, work.seconds[in_layers]),
+            typical_sum(chunk, work.seconds),
+            typical_sum(layer, work.seconds[in_layers]),
             float(np.median(advances)),
             float(np.median(wires)),
             tokens / mini_batch if tokens and mini_batch else 0.0,
@@ -129,9 +129,3 @@ class Wave:
             few = self.chunks * self.sequences * pieces <= _MOST_CHUNKS_PER_RANK * self.ranks
             if few and not 0 < self.shortest < pieces:
                 yield pieces
-
-
-def _typical(units: np.ndarray, seconds: np.ndarray) -> float:
-    """Median of what belongs together."""
-    found = np.bincount(np.unique(units, return_inverse=True)[1], seconds)
-    return float(np.median(found)) if len(found) else 0.0

@@ -14,6 +14,7 @@ from tttscale.observe.span_table import (
     SpanTable,
     key_of,
     medians,
+    typical_sum,
 )
 
 _LEAST_EXCESS = 0.1
@@ -205,9 +206,5 @@ def chain(table: SpanTable, found: HandOvers) -> Chain:
 def _typical(advances: SpanTable, run: int) -> float:
     """Seconds of one advance: a chunk's may be in several pieces, so by chunk and layer."""
     chosen = advances.take(advances.run == run)
-    if not len(chosen.begin):
-        return 0.0
-    unit = np.unique(
-        key_of(chosen.step, chosen.sequence, chosen.chunk, chosen.layer), return_inverse=True
-    )[1]
-    return float(np.median(np.bincount(unit, chosen.seconds)))
+    units = key_of(chosen.step, chosen.sequence, chosen.chunk, chosen.layer)
+    return typical_sum(units, chosen.seconds)
