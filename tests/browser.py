@@ -167,7 +167,8 @@ class Browser:
         ):
             self.complaints.append(str(params["args"]))
         elif event.get("method") == "Log.entryAdded":
-            self.complaints.append(params["entry"]["text"])
+            if "willReadFrequently" not in params["entry"]["text"]:  # it is we who read canvases
+                self.complaints.append(params["entry"]["text"])
         elif event.get("method") == "Network.requestWillBeSent":
             address = params["request"]["url"]
             if not address.startswith(("file:", "about:", "data:")):

@@ -68,8 +68,10 @@ class Rotary:
     """Rotary positions modulo the mini-batch: adjacent pairs (a, b) turned by p * theta^(-2i/f)."""
 
     def __init__(self, head_dim: int, mini_batch_size: int, theta: float) -> None:
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-        positions = torch.arange(mini_batch_size, dtype=torch.float64)
+        # On the CPU whatever torch's default device is: the tables are copied to where tokens are.
+        pairs = torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu")
+        positions = torch.arange(mini_batch_size, dtype=torch.float64, device="cpu")
+        exponents = pairs / head_dim
         angles = torch.outer(positions, theta**-exponents).repeat_interleave(2, dim=-1)
         self.cos, self.sin = angles.cos(), angles.sin()
         self.sin[:, ::2] *= -1

@@ -13,6 +13,9 @@ from tttscale.scan.schedule import CarryKey
 class Carries:
     """What every layer hands over every boundary, and how long its messages are."""
 
+    blocks: dict[str, Block]
+    """One block of each kind of layer, on the meta device."""
+
     def __init__(self, config: Config) -> None:
         """Ask one block of each kind, made without memory for its weights.
 
@@ -21,8 +24,8 @@ class Carries:
         """
         shape = config.architecture()
         with torch.device("meta"):
-            blocks = {name: Block(shape, name) for name in kinds_of(shape)}
-        layers = [blocks[name] for name in names_of(shape)]
+            self.blocks = {name: Block(shape, name) for name in kinds_of(shape)}
+        layers = [self.blocks[name] for name in names_of(shape)]
         parallel = config.parallel
         self.layout = CarryLayout(layers, parallel.batch, parallel.chunk_length, torch.float32)
         self.parts = self.layout.parts

@@ -20,6 +20,8 @@ _PARTS = {
     "data": "waiting for tokens",
     "rest": "optimizer and the rest",
 }
+_STEADY = 0.1
+"""Traced steps that differ by more are said to."""
 _SEEN_GAIN = 0.02
 """A change that promises less is not in the verdict."""
 
@@ -363,6 +365,13 @@ def _trust(found: Overlap, trace: Trace) -> list[str]:
         notes.append(
             f"Clocks of two ranks agree within {seconds_text(found.clock_error_seconds, 2)}; "
             "shorter times on the wire are not measured."
+        )
+    times = [step.seconds for step in found.steps]
+    if len(times) > 1 and max(times) > (1 + _STEADY) * min(times):
+        notes.append(
+            f"The traced steps differ by {share_text(max(times) / min(times) - 1)}: something else kept this "
+            "machine busy, or it was not warm yet. Smaller gains than that may be noise; trace more steps "
+            "(--steps) on a quiet machine."
         )
     if found.inverted:
         notes.append(f"{found.inverted:,} messages appear to arrive before they were sent.")

@@ -110,7 +110,7 @@ const drawHead = () => {
   say("facts", report.facts_line);
   say("verdict", report.verdict);
   byId("cards").replaceChildren(...report.headline.map((card) => element("div", { class: `card ${card.tone || ""}` },
-    element("span", { class: "card-name" }, card.name), element("strong", {}, card.value), element("span", { class: "card-note" }, card.note || ""))));
+    element("span", { class: "card-name" }, card.name), element("strong", {}, card.value), element("span", { class: "card-note" }, (card.note || "").replace(/ %/g, "\u00a0%")))));
   const notes = [...report.notes, packedTraces.measured.cut && `Of the page: ${packedTraces.measured.cut}.`].filter(Boolean);
   byId("notes").replaceChildren(...notes.map((note) => element("p", {}, note)));
 };
@@ -135,7 +135,7 @@ const drawEnd = () => {
 const cycleTheme = () => {
   const root = document.documentElement, order = ["", "light", "dark"], next = order[(order.indexOf(root.dataset.theme || "") + 1) % 3];
   if (next) root.dataset.theme = next; else delete root.dataset.theme;
-  say("theme", next || "auto");
+  say("theme", `theme: ${next || "auto"}`);
   refresh();
 };
 
@@ -169,7 +169,7 @@ const start = async () => {
   byId("zoom-out").addEventListener("click", () => view.glide(...view.zoomed(2)));
   byId("fit").addEventListener("click", () => view.fit());
   byId("theme").addEventListener("click", cycleTheme);
-  say("theme", "auto");
+  say("theme", "theme: auto");
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
   new ResizeObserver(() => view.changed()).observe(byId("wavefront"));
   window.addEventListener("scroll", () => showTooltip(null), { passive: true });
