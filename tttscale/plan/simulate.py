@@ -75,7 +75,7 @@ def simulate(
         ranks_per_host: neighbouring ranks that share a host; rank 0 is the first of its host.
         trace: also note every activity.
     """
-    return _Simulator(schedule, carry_bytes, costs, kept, ranks_per_host, trace).run()
+    return Simulator(schedule, carry_bytes, costs, kept, ranks_per_host, trace).run()
 
 
 @dataclass
@@ -108,7 +108,9 @@ class _Link:
     """When all that was sent so far has left."""
 
 
-class _Simulator:
+class Simulator:
+    """One step's sweeps under given costs; see `simulate`."""
+
     def __init__(
         self,
         schedule: Schedule,
@@ -122,6 +124,7 @@ class _Simulator:
         self.layout, self.ranks_per_host = schedule.layout, ranks_per_host
         self.bytes = MessageBytes(schedule, carry_bytes)
         self.programs = Programs(schedule.parts, costs, labels=trace)
+        """What happens inside tasks; to be replaced before `run` by what is to be tried."""
         self.ranks = [self._rank(rank, kept) for rank in range(self.layout.ranks)]
         self.messages: dict[tuple[Phase, int, int], tuple[list[float], list[float]]] = {}
         """(sweep, sequence, chunk that sends) -> when each of its messages was sent, and arrived."""
