@@ -9,7 +9,7 @@ import json
 import os
 import resource
 import sys
-import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +60,8 @@ def _tensors_peak(trainer: Trainer, step: int, windows: Windows) -> int:
     before = _held()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         trainer.step(step, windows)
-    events = prof.profiler.kineto_results.events()
+    assert prof.profiler is not None and prof.profiler.kineto_results is not None
+    events: Any = prof.profiler.kineto_results.events()
     found = ((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     changes = sorted(change for change in found if abs(change[1]) != BUCKET_BYTES)
     held = most = before
@@ -81,5 +82,4 @@ def _held() -> int:
 
 
 if __name__ == "__main__":
-    began = time.perf_counter()
     main(Config.model_validate_json(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1")

@@ -210,6 +210,56 @@ def baseline(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, max=4096, help="Hosts.")] = 1,
+    gpus_per_node: Annotated[
+        int,
+        typer.Option("--gpus-per-node", min=1, max=64, help="GPUs of a host, one for each rank."),
+    ] = 8,
+    gpu: Annotated[
+        str, typer.Option(help="Which: h200, h100, a100, cpu, or measured (costs.json).")
+    ] = "h200",
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument, help="A file of costs instead (bench step --calibrate)."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", parser=path_argument, help="Draw time against ranks and context, as PNG."
+        ),
+    ] = None,
+) -> None:
+    """Predict memory and time of a run on so many GPUs, and look for a better way. Needs no GPU.
+
+    Example: `tttscale plan configs/ttt-linear-1.3b-1Mi.yaml --nodes 4 --gpus-per-node 8 --gpu h200`
+    """
+    from tttscale.config import load_config
+    from tttscale.plan.plan_run import run
+
+    resolved = load_config(config, overrides or [])
+    print_result(
+        run(
+            resolved,
+            nodes=nodes,
+            per_node=gpus_per_node,
+            gpu=gpu,
+            costs=costs,
+            as_json=as_json,
+            plot=plot,
+        )
+    )
+
+
+@app.command()
 def rehearse(
     config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
     overrides: Annotated[

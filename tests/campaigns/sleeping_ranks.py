@@ -252,6 +252,8 @@ class SleepingModel(nn.Module):
         self._spending = spending
         self.blocks = nn.ModuleList(SleepingBlock(spending) for _ in range(setting.layers))
         self.weight = nn.Parameter(torch.zeros(1))
+        self.lm_head = SimpleNamespace(weight=None)  # no weight that it shares with the embedding
+        self.model = SimpleNamespace(embed_tokens=SimpleNamespace(weight=self.weight))
 
     @property
     def carry_layers(self):

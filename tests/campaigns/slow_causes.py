@@ -27,16 +27,16 @@ KINDS = (
     *("chain", "layout", "slow checkpoint"),
 )
 IN_PROCESSES = KINDS[:6]
-_QUIET_SECONDS = 120.0
+_QUIET_SECONDS = 20.0
 HOW = (
     "Each episode runs some steps with one thing made slow at a random place, and diagnoses the trace. "
     "*rehearsed*: real sweeps, schedule, ports and timelines over ranks as threads, which sleep instead of "
     "computing (a backward twice as long as a forward). *measured*: two real processes that train a small "
-    "model over gloo, begun when nothing else kept the machine busy. A slow edge delivers every message "
-    "later by a fixed time, a slow rank needs 1.5 times as long for everything it computes, slow data makes every "
-    "read take longer, slow records and checkpoints hold up one rank between two steps; with too long chunks "
-    "a rank has one, or some have none; in a chain ranks wait for the serial part; `none` are healthy "
-    "controls. "
+    "model over gloo, begun when nothing else kept the machine busy.\n\n"
+    "A slow edge delivers every message later by a fixed time; a slow rank needs 1.5 times as long for all "
+    "that it computes; slow data makes every read take longer; slow records and checkpoints hold up one rank "
+    "between two steps; with too long chunks a rank has one, or some have none; in a chain ranks wait for "
+    "the serial part; `none` are healthy controls.\n\n"
     "A diagnosis is right if its most costly cause is the one that was made, on that rank or edge, "
     "and if every further cause that it names is true, too: a contiguous layout makes ranks wait (*layout*) "
     "whatever else is slow, and a chain gets shorter with shorter chunks. *costs*: by how much a step gets "
@@ -103,7 +103,7 @@ def _sound(rng: random.Random, *, contiguous: bool) -> Setting:
     layers = rng.randint(4, 8) if contiguous else rng.randint(2, 5)
     sequences = rng.choice([1, 1, 2]) if not contiguous and ranks % 2 == 0 else 1
     own = rng.randint(2, 4) if contiguous else rng.randint(max(6, ranks), 10)
-    seconds = 0.006 if contiguous else max(0.003, 0.0008 * ranks)
+    seconds = 0.006 if contiguous else max(0.004, 0.0008 * ranks)
     return Setting(
         ranks,
         own * ranks // sequences,

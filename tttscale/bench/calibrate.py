@@ -302,6 +302,7 @@ def _costs(
         facts={
             "of": what_costs_depend_on(config),
             "circumstances": report.circumstances(),
+            "device": _device(machine.device) if machine.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "residuals": {f"{k}.{n}".lstrip("."): e for (k, n), e in found.residuals.items()},
         },

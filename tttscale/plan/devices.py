@@ -1,4 +1,4 @@
-"""What GPUs can do at most, by their makers' data sheets. A device that is not listed is unknown, never guessed.
+"""What GPUs can do at most, by their makers' data sheets. Others are unknown, never guessed.
 
 Rates are dense (data sheets of NVIDIA often print twice as much, with sparsity). Sources: "NVIDIA H200 Tensor
 Core GPU" and "NVIDIA H100 Tensor Core GPU" data sheets (nvidia.com/en-us/data-center/h200, .../h100), "NVIDIA

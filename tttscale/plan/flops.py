@@ -24,8 +24,9 @@ from tttscale.model.ports import NULL_PORTS
 from tttscale.model.registry import fault, kinds_of, mixer_class, names_of, options_of
 from tttscale.model.sequence_layer import build_mixer
 from tttscale.model.ttt_layer import TTTLayer
+from tttscale.scan.keep_policy import split_kept
 from tttscale.scan.layout import Layout
-from tttscale.scan.schedule import ChunkTask, Phase, Schedule
+from tttscale.scan.schedule import Phase, Schedule
 
 _SMALLEST_COUNT_TOKENS = 64
 
@@ -253,7 +254,7 @@ class SweepFlops:
         return self.hardware / self.tokens
 
 
-def sweep_flops(config: TTTConfig, layout: Layout, kept: int = 0) -> SweepFlops:
+def sweep_flops(config: TTTConfig, layout: Layout, kept: float = 0) -> SweepFlops:
     """Of a forward and a backward sweep over sequences without documents inside and without padding.
 
     Args:
@@ -269,13 +270,8 @@ def sweep_flops(config: TTTConfig, layout: Layout, kept: int = 0) -> SweepFlops:
     schedule = Schedule(layout, ((),) * config.num_hidden_layers)
     for rank in range(layout.ranks):
         tasks = schedule.tasks(rank, Phase.FORWARD)
-        for task in tasks[: len(tasks) - kept_tasks(tasks, schedule.layers, kept)]:
+        cut, recorded = split_kept(tasks, round(kept * schedule.layers))
+        for task in cut[: len(cut) - len(recorded)]:
             again += of_chunk[task.chunk].forward_of(task.layers)
     tokens = layout.sequences * layout.length_tokens
     return SweepFlops(tokens, model, model + again, of_chunk[0].unknown)
-
-
-def kept_tasks(tasks: Sequence[ChunkTask], layers: int, kept: int) -> int:
-    """How many of a rank's tasks, the last ones, keep their graphs if `kept` chunks may."""
-    per_chunk = layers // len(tasks[0].layers) if tasks else 1
-    return min(kept * per_chunk, len(tasks))

@@ -1,6 +1,6 @@
 """One way to run a configuration on a number of GPUs: its time and its memory."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,8 +21,10 @@ FREE_SHARE = 0.95
 AUTO_SHARE = 0.5
 """The share of the free memory that `parallel.keep_chunks=auto` takes."""
 _LAYER = (Activity.PROJECT, Activity.ADVANCE, Activity.READOUT, Activity.FINISH)
-_MOST_LAYERS = 3000
-"""Layers of chunks in one simulation; longer sequences are continued from two shorter ones."""
+_MOST_LAYERS = 2000
+"""Layers of chunks in one simulation, about; longer sequences are continued from two shorter ones."""
+_MOST_SEQUENCES = 4
+"""Sequences in one simulation, likewise."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,22 @@ class Option:
         }
 
 
+class _Sweep(NamedTuple):
+    """The sweeps of one replica, in seconds."""
+
+    seconds: float
+    busy: float
+    """Compute of all ranks."""
+    exposed: float
+    """In which messages hold up a rank; a mean."""
+    chain: float
+    """The serial chain of a sequence."""
+
+    def towards(self, other: "_Sweep", share: float) -> "_Sweep":
+        """A point on the line from here to another."""
+        return _Sweep(*(a + (b - a) * share for a, b in zip(self, other, strict=True)))
+
+
 @dataclass
 class Model:
     """A configuration, and all that is needed to price a choice for it."""
@@ -119,7 +137,7 @@ class Model:
     limit_bytes: int
     peak_flops: float | None
     ranks_per_host: int
-    _sweeps: dict[Any, tuple[float, float, float, float]] = field(default_factory=dict)
+    _sweeps: dict[tuple[Layout, int], _Sweep] = field(default_factory=dict)
     _works: dict[int, "_Work"] = field(default_factory=dict)
 
     @cached_property
@@ -162,9 +180,9 @@ class Model:
         """Simulate a choice."""
         layout = self.layout(choice, world)
         own = -(-layout.chunks // choice.sequence) * layout.sequences
-        seconds, busy, exposed, chain = self._sweep(layout, min(choice.kept, own))
+        sweep = self._sweep(layout, min(choice.kept, own))
         parts = self.costs.step_seconds.seconds(self.parameters, world, choice.stage)
-        step = seconds + sum(parts.values())
+        step = sweep.seconds + sum(parts.values())
         tokens = self.config.train.sequences_per_step * layout.length_tokens
         flops = sweep_flops(self.config.architecture(), layout, min(choice.kept, own))
         mfu = None
@@ -177,14 +195,14 @@ class Model:
             memory=self.memory(choice, world),
             limit_bytes=self.limit_bytes,
             step_seconds=step,
-            sweep_seconds=seconds,
+            sweep_seconds=sweep.seconds,
             parts=parts,
-            bubble=max(0.0, 1 - busy / (choice.sequence * seconds)),
-            exposed=exposed,
+            bubble=max(0.0, 1 - sweep.busy / (choice.sequence * sweep.seconds)),
+            exposed=sweep.exposed,
             tokens_per_second=tokens / step,
             flops=flops,
             mfu=mfu,
-            useful_ranks=max(1, int(busy / layout.sequences / chain)) if chain else layout.chunks,
+            useful_ranks=_useful_ranks(layout, sweep),
             own_chunks=own,
         )
 
@@ -202,26 +220,38 @@ class Model:
         others = self.costs.step_seconds.seconds(self.parameters, world, choice.stage)
         return max(even, chain) + sum(others.values())
 
-    def _sweep(self, layout: Layout, kept: int) -> tuple[float, float, float, float]:
-        """Seconds of the sweeps; compute of all ranks; what messages hold up; the chain of a sequence."""
+    def _sweep(self, layout: Layout, kept: int) -> _Sweep:
+        """Of one replica, if each rank keeps so many chunks."""
         if (layout, kept) not in self._sweeps:
-            self._sweeps[layout, kept] = self._simulated(layout, kept)
+            self._sweeps[layout, kept] = self._shortened(layout, kept)
         return self._sweeps[layout, kept]
 
-    def _simulated(self, layout: Layout, kept: int) -> tuple[float, float, float, float]:
-        """One simulation, or what two of shorter sequences say of each further round of chunks."""
+    def _shortened(self, layout: Layout, kept: int) -> _Sweep:
+        """Simulate; a long sweep is continued from shorter ones, as each round of chunks takes as long."""
         layers = self.config.architecture().num_hidden_layers
-        per_round = layout.ranks * layers * layout.sequences
-        rounds = layout.chunks // layout.ranks
-        most = max(4, _MOST_LAYERS // per_round, kept // layout.sequences + 3)
-        if rounds <= most or layout.kind == "contiguous":
+        rounds, sequences = layout.chunks // layout.ranks, layout.sequences
+        most = max(4, _MOST_LAYERS // (layout.ranks * layers * sequences))
+        own = -(-layout.chunks // layout.ranks) * sequences
+        if rounds <= most and sequences <= _MOST_SEQUENCES:
             return self._run(layout, kept)
-        less = max(2, most // 2, kept // layout.sequences + 1)
-        short, long = (self._run(_of_rounds(layout, count), kept) for count in (less, most))
-        more = layout.length_tokens / (layout.chunk_tokens * layout.ranks) - most
-        return _extended(short, long, more / (most - less))
+        if 1 < kept < own:  # what is not computed again is saved evenly
+            return self._sweep(layout, 1).towards(self._sweep(layout, own), (kept - 1) / (own - 1))
+        if sequences > _MOST_SEQUENCES:
+            few = [replace(layout, sequences=n) for n in (_MOST_SEQUENCES // 2, _MOST_SEQUENCES)]
+            less, more = few[0].sequences, few[1].sequences
+            by = (sequences - less) / (more - less)
+        else:
+            less, more = most // 2, most
+            few = [_of_rounds(layout, count) for count in (less, more)]
+            whole = layout.length_tokens / (layout.chunk_tokens * layout.ranks)
+            by = (whole - less) / (more - less)
+        short, long = (
+            self._sweep(one, kept if kept < own else one.chunks // one.ranks * one.sequences)
+            for one in few
+        )
+        return short.towards(long, by)
 
-    def _run(self, layout: Layout, kept: int) -> tuple[float, float, float, float]:
+    def _run(self, layout: Layout, kept: int) -> _Sweep:
         found = simulate(
             Schedule(layout, self.carries.parts),
             self.carries.bytes,
@@ -230,7 +260,7 @@ class Model:
             ranks_per_host=self.ranks_per_host,
         )
         exposed = sum(found.exposed_seconds) / layout.ranks
-        return found.seconds, sum(found.busy_seconds), exposed, found.chain_seconds
+        return _Sweep(found.seconds, sum(found.busy_seconds), exposed, found.chain_seconds)
 
 
 class _Work(NamedTuple):
@@ -263,17 +293,16 @@ def _work(costs: Costs, chunk: int) -> _Work:
     )
 
 
+def _useful_ranks(layout: Layout, sweep: _Sweep) -> int:
+    """So many ranks' share of a sequence's work takes as long as its serial chain."""
+    work = sweep.busy / layout.sequences
+    return min(layout.chunks, max(1, int(work / sweep.chain))) if sweep.chain else layout.chunks
+
+
 def _of_rounds(layout: Layout, rounds: int) -> Layout:
     """The same layout of a shorter sequence, of so many chunks for each rank."""
     length = rounds * layout.ranks * layout.chunk_tokens
     return Layout(layout.kind, length, layout.chunk_tokens, layout.ranks, layout.sequences)
-
-
-def _extended(
-    short: tuple[float, float, float, float], long: tuple[float, float, float, float], by: float
-) -> tuple[float, float, float, float]:
-    one, two, three, four = (b + (b - a) * by for a, b in zip(short, long, strict=True))
-    return one, two, three, four
 
 
 def check_split(config: Config, nodes: int, per_node: int) -> None:

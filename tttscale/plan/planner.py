@@ -7,7 +7,6 @@ from typing import Any
 import psutil
 
 from tttscale.config import Config
-from tttscale.errors import ConfigError
 from tttscale.plan.chosen_costs import chosen_costs
 from tttscale.plan.costs import Costs
 from tttscale.plan.devices import DEVICES, Device, known_device
@@ -17,6 +16,7 @@ from tttscale.plan.rates import peak_flops
 from tttscale.plan.search import (
     asked_option,
     best_option,
+    chunk_lengths,
     neighbours,
     smallest_change,
     splits,
@@ -60,7 +60,8 @@ class Plan:
     config: Config
     target: Target
     costs: Costs
-    parameters: int
+    model: Model
+    """What prices choices."""
     asked: Option
     best: Option | None
     """None if nothing fits."""
@@ -82,7 +83,7 @@ class Plan:
             "gpus_per_node": self.target.per_node,
             "gpu": self.target.gpu,
             "costs": self.costs.source,
-            "parameters": self.parameters,
+            "parameters": self.model.parameters,
             "asked": self.asked.json(),
             "smallest_change": change,
             "best": None if self.best is None else self.best.json(),
@@ -93,11 +94,9 @@ class Plan:
 
 def target_of(nodes: int, per_node: int, gpu: str, costs: Costs) -> Target:
     """What `--nodes`, `--gpus-per-node` and `--gpu` mean."""
-    device = DEVICES.get(gpu.lower())
-    if gpu == "measured":
-        name = str(costs.facts.get("device", "cpu"))
-        device = DEVICES.get(name.lower()) or known_device(name)
-    return Target(nodes, per_node, gpu, device, psutil.virtual_memory().total)
+    name = str(costs.facts.get("device", gpu))  # where costs were measured
+    device = DEVICES.get(name.lower()) or known_device(name)
+    return Target(nodes, per_node, name, device, psutil.virtual_memory().total)
 
 
 def model_of(config: Config, costs: Costs, target: Target) -> Model:
@@ -127,8 +126,6 @@ def plan(config: Config, nodes: int, per_node: int, gpu: str, costs_file: Path |
     costs = chosen_costs(gpu, costs_file, config)
     target = target_of(nodes, per_node, gpu, costs)
     model = model_of(config, costs, target)
-    if config.parallel.sequence > -(-config.data.sequence_length // config.parallel.chunk_length):
-        raise ConfigError("parallel.chunk_length leaves some ranks without a chunk")
     asked = asked_option(model, target.world)
     change = None if asked.fits else smallest_change(model, asked)
     around = sorted(neighbours(model, asked), key=lambda pair: pair[1].step_seconds)
@@ -137,7 +134,7 @@ def plan(config: Config, nodes: int, per_node: int, gpu: str, costs_file: Path |
         config=config,
         target=target,
         costs=costs,
-        parameters=model.parameters,
+        model=model,
         asked=asked,
         best=best,
         change=change,
@@ -178,8 +175,6 @@ def times_by_ranks(model: Model) -> dict[int, list[tuple[int, float]]]:
 
 
 def _fastest(model: Model, ranks: int) -> float | None:
-    from tttscale.plan.search import chunk_lengths
-
     choices = [
         Choice(ranks, chunk, "striped", 1, 1) for chunk in chunk_lengths(model.config, ranks)
     ]

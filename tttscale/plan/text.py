@@ -27,7 +27,7 @@ def _head(plan: Plan) -> list[str]:
     what = "processes" if target.device is None else target.gpu
     return [
         f"{config.run.name} on {target.nodes} node(s) with {target.per_node} {what} each: "
-        f"{plan.parameters:,} parameters, {config.data.sequence_length:,} tokens a sequence, "
+        f"{plan.model.parameters:,} parameters, {config.data.sequence_length:,} tokens a sequence, "
         f"{config.train.sequences_per_step} sequence(s) a step",
         describe(plan.asked),
     ]

@@ -27,6 +27,7 @@ from tttscale.train.divergence import Divergence
 from tttscale.train.engine import Engine
 from tttscale.train.recorder import NullRecorder, Recorder, RunRecorder
 from tttscale.train.run_folder import check_folder, run_folder
+from tttscale.train.run_plan import RunPlan
 from tttscale.train.schedules import schedule_notices
 from tttscale.train.trainer import Evaluation, Trainer
 from tttscale.train.ways import kept
@@ -55,6 +56,8 @@ class RunParts:
     trainer: Trainer
     notices: tuple[str, ...]
     """Lines for the console about how the parts were built."""
+    local_ranks: int
+    """Ranks of this host."""
 
     @property
     def done(self) -> int:
@@ -67,6 +70,7 @@ class TrainingRun:
 
     def __init__(self, parts: RunParts) -> None:
         self.parts = parts
+        self._plan: RunPlan | None = None
 
     @classmethod
     def build(cls, config: Config, ranks: Ranks) -> "TrainingRun":
@@ -126,18 +130,27 @@ class TrainingRun:
                 engine=engine,
                 trainer=trainer,
                 notices=notices,
+                local_ranks=ranks.local_world_size,
             )
             # 7. All ranks: room on the disk for the checkpoints to come.
             checkpoints.check_room(sum(p.numel() for p in model.parameters()), parts.done)
         return cls(parts)
 
     def announce(self) -> None:
-        """Say on the console what will run, and how."""
+        """Say on the console what will run, and how, and what it is planned to take.
+
+        Raises:
+            LaunchError: memory will not suffice.
+        """
         parts = self.parts
         with _closed_on_error(parts.recorder):
             lines = describe(parts.config, parts.mesh, parts.sweeps, parts.tokens)
-            for line in [*parts.notices, *lines]:
+            plan = RunPlan(parts.config, parts.mesh, parts.sweeps.device, parts.local_ranks)
+            for line in [*parts.notices, *lines, plan.line()]:
                 parts.recorder.log(line)
+            if (warning := plan.check()) is not None:
+                parts.recorder.log(warning)
+            self._plan = plan
 
     def run(self, requests: SaveRequests) -> int:
         """Run all steps that are left, with held-out losses and checkpoints; write the final weights.
@@ -198,6 +211,8 @@ class TrainingRun:
             parts.divergence.passed(step)
             if step == parts.done + 1:
                 self._announce_kept_chunks()
+            if self._plan and (line := self._plan.compared(record, parts.sweeps.keep.chunks)):
+                parts.recorder.log(line)
             asked = step < steps and self._is_asked_to_save(requests)
             saved = (asked or parts.checkpoints.due(step)) and self._save(step)
             if asked and saved:  # if the disk refused: again after the next step

@@ -1,0 +1,47 @@
+"""`tttscale plan`: plan, and say or draw what came of it."""
+
+import json
+from pathlib import Path
+
+from tttscale.config import Config
+from tttscale.observe.plan_plot import draw_times
+from tttscale.plan.planner import plan, times_by_ranks
+from tttscale.plan.text import text_of
+
+
+def run(
+    config: Config,
+    *,
+    nodes: int,
+    per_node: int,
+    gpu: str,
+    costs: Path | None,
+    as_json: bool = False,
+    plot: Path | None = None,
+) -> str:
+    """Plan a run.
+
+    Args:
+        config: of the run.
+        nodes: hosts.
+        per_node: GPUs of each.
+        gpu: their kind.
+        costs: a file of measured costs.
+        as_json: give JSON in place of text.
+        plot: draw the time of a sequence against ranks and context here, as PNG.
+
+    Returns:
+        What to print.
+
+    Raises:
+        ConfigError: the run cannot be split so, or the costs are unknown.
+        MixerError: a layer cannot be made.
+    """
+    found = plan(config, nodes, per_node, gpu, costs)
+    if plot is not None:
+        name = config.run.name
+        draw_times(plot, f"{name} on {found.target.gpu}", times_by_ranks(found.model))
+    if as_json:
+        return json.dumps(found.json(), indent=1)
+    drawn = f"\nPlot: {plot}" if plot is not None else ""
+    return text_of(found) + drawn
