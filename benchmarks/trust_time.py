@@ -187,8 +187,8 @@ def main() -> None:
     lengths = ", ".join(map(str, LENGTHS))
     where = (
         f"The quickstart's model and its like with TTT-MLP, {TOKENS:,} random tokens. Costs are fitted at "
-        f"chunks of {lengths} tokens, as `tttscale bench step --calibrate` does, on one rank whose neighbours "
-        "are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; medians of "
+        f"chunks of {lengths} tokens, as `tttscale bench step --calibrate` does, on one rank whose "
+        "neighbours are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; medians of "
         f"{asked.rounds} rounds in turns. The machine was crowded: load {min(loads):.0f} to {max(loads):.0f} "
         f"on {os.cpu_count()} cores."
     )
