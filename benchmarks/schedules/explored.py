@@ -42,7 +42,7 @@ class Setting:
         """Length of a message."""
         return state_bytes(self.learner) if key.part.startswith("state") else _TAIL_BYTES
 
-    def now(self, kept: int = 1, **options: Any) -> Simulation:
+    def now(self, kept: float = 1, **options: Any) -> Simulation:
         """As it is built."""
         return simulate(self.schedule, self.bytes, self.costs, kept=kept, **options)
 
@@ -51,8 +51,8 @@ def explore(setting: Setting) -> Iterator[tuple[str, float]]:
     """What is tried, and by which share the step is longer with it."""
     now = setting.now().seconds
     own = setting.schedule.layout.chunks // setting.ranks
-    half = (setting.now(2).seconds - now) / 2 / now
-    yield "activations of half a chunk more kept", half
+    half = setting.now(1.5).seconds / now - 1
+    yield "activations of half a chunk more kept (is built)", half
     yield "activations of all chunks kept (is built)", setting.now(own).seconds / now - 1
     yield "another chunk kept than the last, by rank", _best_kept(setting) / now - 1
     yield from _sequences(setting)

@@ -28,7 +28,7 @@ class Rehearsed(NamedTuple):
     learner: str = "linear"
     layout: Kind = "striped"
     sequences: int = 1
-    kept: int = 1
+    kept: float = 1
     ranks_per_host: int = 8
     preset: str = "1.3b"
     tokens: int = TOKENS
@@ -50,6 +50,7 @@ GRID = [
     Rehearsed("predicted chains", 6, 16384, 4, sequences=3, kept=4),
     Rehearsed("predicted chains", 8, 16384, 4, kept=0),
     Rehearsed("longer chains", 8, 16384, 4, kept=3),
+    Rehearsed("predicted chains", 16, 16384, 4, kept=1.5),
     Rehearsed("slow network", 8, 8192, 4, "mlp", ranks_per_host=2),
     Rehearsed("predicted chains", 12, 16384, 4, tokens=TOKENS + 5000),
     Rehearsed("longer chains", 16, 16384, 4, preset="1.3b-transformer"),

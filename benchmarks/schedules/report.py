@@ -107,7 +107,7 @@ def _run(row: dict[str, Any]) -> str:
     words = [f"TTT-{ {'linear': 'Linear', 'mlp': 'MLP'}[row['learner']] }"]
     words += ["contiguous"] * (row["layout"] == "contiguous")
     words += [f"{row['sequences']} sequences"] * (row["sequences"] > 1)
-    words += [f"{row['kept']} kept"] * (row["kept"] != 1)
+    words += [f"{row['kept']:g} kept"] * (row["kept"] != 1)
     words += ["no convolutions"] * row["preset"].endswith("transformer")
     words += ["a short last chunk"] * (row["tokens"] % row["chunk_tokens"] != 0)
     return ", ".join(words)
