@@ -1,8 +1,6 @@
 """`tttscale profile`: a few traced steps, and what they say."""
 
-import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +13,9 @@ from tttscale.observe.guard import print_result
 from tttscale.observe.overlap import Overlap, analyse
 from tttscale.observe.perfetto import MAX_EVENTS
 from tttscale.observe.spans import Trace
-from tttscale.plan.carries import Carries
-from tttscale.plan.costs import Costs
-from tttscale.plan.memory import Machine, memory_plan
-from tttscale.profile.advice import Job, Setting
+from tttscale.profile.advice import Setting
 from tttscale.profile.fitted_costs import fit, kept_chunks
+from tttscale.profile.job import job_of
 from tttscale.profile.results import (
     Results,
     check_folder,
@@ -30,7 +26,6 @@ from tttscale.profile.results import (
 )
 from tttscale.profile.torch_traces import trace_with_torch
 from tttscale.profile.traced_run import TracedRun, bytes_in_use
-from tttscale.scan.schedule import CarryKey
 from tttscale.train.memory import available_bytes
 from tttscale.train.run_folder import run_folder
 
@@ -129,51 +124,19 @@ def analysed(
             *notes,
             "One more step had chunks of half the length, to find what does not grow with them.",
         ]
-    job = _job(run, ranks, trace, fit(pairs, carry.names, sizes))
-    layout, kept = run.sweeps.schedule.layout, kept_chunks(trace)
+    layout, kept, device = run.sweeps.schedule.layout, kept_chunks(trace), run.sweeps.device
+    job = job_of(
+        run.config,
+        layout,
+        fit(pairs, carry.names, sizes),
+        replicas=run.mesh.replicas,
+        ranks_per_host=max(1, len(trace.ranks) // len({rank.host for rank in trace.ranks})),
+        gpu=device.type == "cuda",
+        capacity_bytes=_capacity(device, ranks),
+    )
     by_rank = tuple(kept[rank] for rank in range(layout.ranks))
     now = Setting(layout.chunk_tokens, layout.kind, layout.ranks, by_rank)
     return results_of(trace, found, job, now, notes)
-
-
-def _job(run: TracedRun, ranks: Ranks, trace: Trace, costs: Costs) -> Job:
-    """What stays the same while settings change."""
-    layout, device = run.sweeps.schedule.layout, run.sweeps.device
-
-    def as_set(setting: Setting) -> Config:
-        """The run's configuration with another setting."""
-        values = {
-            "chunk_length": setting.chunk_tokens,
-            "layout": setting.layout,
-            "sequence": setting.ranks,
-        }
-        parallel = run.config.parallel.model_copy(update=values)
-        return run.config.model_copy(update={"parallel": parallel})
-
-    def carry_bytes(tokens: int) -> Callable[[CarryKey], int]:
-        """Lengths of messages when chunks have so many tokens."""
-        now = Setting(tokens, layout.kind, layout.ranks, 1)
-        return Carries(as_set(now)).bytes
-
-    def memory(setting: Setting) -> int | None:
-        """Predicted peak of the rank that needs most; None if some layer's is not known."""
-        config = as_set(setting)
-        world = run.mesh.replicas * setting.ranks
-        machine = Machine.of(config, device.type == "cuda")
-        found = memory_plan(config, world, machine, Carries(config), math.ceil(setting.most_kept))
-        return None if found.unknown else found.peak
-
-    return Job(
-        layout.length_tokens,
-        layout.sequences,
-        run.sweeps.schedule.parts,
-        carry_bytes,
-        costs,
-        ranks_per_host=max(1, len(trace.ranks) // len({rank.host for rank in trace.ranks})),
-        alignment=run.config.alignment,
-        memory=memory,
-        capacity_bytes=_capacity(device, ranks),
-    )
 
 
 def _capacity(device: torch.device, ranks: Ranks) -> int:

@@ -79,8 +79,12 @@ def write_results(folder: Path, results: Results, max_events: int) -> None:
                 opened[name].write(text.encode())
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, option: str = "--out") -> None:
     """Find out before anything takes time whether results can be written.
+
+    Args:
+        folder: of the results.
+        option: that has named it.
 
     Raises:
         ConfigError: they cannot.
@@ -95,7 +99,7 @@ def check_folder(folder: Path) -> None:
         problem = f"{above} cannot be written to"
     if problem:
         raise ConfigError(
-            f"--out {folder}: {problem}. Name another folder with --out, or check its permissions."
+            f"{option} {folder}: {problem}. Name another folder with {option}, or check its permissions."
         )
 
 
@@ -110,8 +114,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(
-            f"--out {folder}: cannot write: {error}. Check space and permissions, or name another folder "
-            "with --out."
+            f"{folder}: cannot write: {error}. Check space and permissions, or name another folder."
         ) from error
 
 
