@@ -154,10 +154,12 @@ def _advice(
 ) -> Advice:
     """Add what it means for memory."""
     peak, fits = job.peak_bytes(setting), job.fits(setting)
-    today = job.peak_bytes(now)
+    today, longer = job.peak_bytes(now), setting.chunk_tokens / now.chunk_tokens
     if peak is not None and today is not None and abs(peak - today) > 0.02 * today:
         words = f"{_size(peak)} of memory in place of {_size(today)}, predicted"
         note = f"{note}; {words}" if note else words
+    elif peak is None and longer > 1:
+        note = f"a chunk's activations take {longer:g} times as much memory"
     if not fits:
         note += f": more than the {_size(job.capacity_bytes or 0)} that are there"
     gain = 1 - seconds / before
@@ -203,10 +205,7 @@ def _neighbours(job: Job, now: Setting) -> Iterator[tuple[str, str, Setting, str
             continue
         change = f"chunk_length {_binary(now.chunk_tokens)} -> {_binary(tokens)}"
         if _is_possible(job, setting):
-            note = (
-                "" if factor <= 1 else f"a chunk's activations take {factor} times as much memory"
-            )
-            yield change, f"parallel.chunk_length={_binary(tokens)}", setting, note
+            yield change, f"parallel.chunk_length={_binary(tokens)}", setting, ""
     other: Kind = "contiguous" if now.layout == "striped" else "striped"
     setting = replace(now, layout=other)
     if now.ranks > 1 and job.chunks(now) >= now.ranks and _is_possible(job, setting):

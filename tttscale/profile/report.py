@@ -22,6 +22,8 @@ _PARTS = {
 }
 _MOST_CELLS = 60_000
 """Edges times layers times directions that are listed one by one."""
+_NO_SECONDS = 5e-10
+"""Less than this is rounding."""
 _STEADY = 0.1
 """Traced steps that differ by more are said to."""
 _SEEN_GAIN = 0.02
@@ -116,7 +118,7 @@ def seconds_text(seconds: float, digits: int = 3) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if abs(seconds) >= size:
             return f"{_digits(seconds / size, digits)} {unit}"
-    return f"{_digits(seconds * 1e9, digits)} ns" if seconds else "0"
+    return f"{_digits(seconds * 1e9, digits)} ns" if abs(seconds) >= _NO_SECONDS else "0"
 
 
 def share_text(share: float) -> str:
@@ -185,7 +187,7 @@ def _headline(trace: Trace, found: Overlap, prediction: Prediction | None) -> li
     ]
     if prediction is not None:
         predicted = prediction.trace.ranks[0].steps[0].end
-        ratio = f"{predicted / step:.3f} of what was measured"
+        ratio = f"{predicted / step:.3f} of what was {trace.origin}"
         cards.append(_card("predicted step", seconds_text(predicted), ratio))
     peaks = [(size, r.rank) for r in trace.ranks for _, size in r.memory]
     if peaks:
