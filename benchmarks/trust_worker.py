@@ -1,4 +1,4 @@
-"""One rank of a measured setting of the trust table, in a process of its own; the launcher's variables say which.
+"""One rank of a measured setting of the trust table, in a process of its own, as launchers start them.
 
 Run as `python -m benchmarks.trust_worker CONFIG_JSON STEPS TENSORS`. Prints one JSON object: resident peak
 after the steps and time of each, and if TENSORS is 1 the most that tensors took at once in one more step.
@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,23 +47,22 @@ def main(config: Config, steps: int, tensors: bool) -> None:
         rows.append({"step_seconds": record["step_seconds"], "cpu_seconds": spent})
     result = {"peak_bytes": peak_bytes(device), "steps": rows}
     if tensors:
-        result["tensors_bytes"] = _tensors_peak(trainer, steps + 1, windows)
+        result["tensors_bytes"] = tensors_peak(lambda: trainer.step(steps + 1, windows))
     mesh.close()
     print(json.dumps(result))
 
 
-def _tensors_peak(trainer: Trainer, step: int, windows: Windows) -> int:
-    """The most that all tensors took at once in one step, without the reduction's buffer.
+def tensors_peak(function: Callable[[], Any]) -> int:
+    """The most bytes that all tensors take at once while a function runs, without the reduction's buffer.
 
     A CPU's kernel gives memory to what is written only, and DeepSpeed's buffer is hardly written here.
     """
     gc.collect()
-    before = _held()
+    before = held_bytes()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        trainer.step(step, windows)
-    assert prof.profiler is not None and prof.profiler.kineto_results is not None
-    events: Any = prof.profiler.kineto_results.events()
-    found = ((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+        function()
+    results: Any = prof.profiler and prof.profiler.kineto_results
+    found = ((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
     changes = sorted(change for change in found if abs(change[1]) != BUCKET_BYTES)
     held = most = before
     for _, change in changes:
@@ -71,8 +71,8 @@ def _tensors_peak(trainer: Trainer, step: int, windows: Windows) -> int:
     return most
 
 
-def _held() -> int:
-    """Bytes of all tensors that there are."""
+def held_bytes() -> int:
+    """Bytes of all tensors of the CPU that there are."""
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type == "cpu":

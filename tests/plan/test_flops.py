@@ -145,8 +145,8 @@ def test_figures_of_the_paper_sizes():
 
     config = TTTConfig(**preset_fields("ttt-linear-1.3b"))
     found = sweep_flops(config, Layout("striped", 2**20, 8192, 8))
-    D, I, L, V, H, f, K = 2048, 5504, 24, 32000, 32, 64, 16
-    dense = L * (4 * D * D + D * H + 3 * D * I) + D * V
+    D, inner_width, L, V, H, f, K = 2048, 5504, 24, 32000, 32, 64, 16
+    dense = L * (4 * D * D + D * H + 3 * D * inner_width) + D * V
     inner = H * (3 * 2 * (f + 1) * f + 2 * K * (f + 1) + 2 * K * f)
     assert found.model_per_token == 3 * (2 * dense + L * inner)
     assert 7.4e9 < found.model_per_token < 8.2e9

@@ -122,7 +122,7 @@ class _Speeds:
 def _units(table: SpanTable, facts: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rank, kind of work and seconds of every layer of every chunk, in each of its runs.
 
-    A chunk that is not recomputed builds its graph in the forward, which is work of another kind.
+    A layer that is not recomputed builds its graph in the forward, which is work of another kind.
     """
     inside = (table.step >= 0) & (table.layer >= 0) & table.of(*COMPUTE)
     if has_short_chunk(facts):
@@ -130,10 +130,10 @@ def _units(table: SpanTable, facts: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     work = table.take(inside)
     if not len(work.begin):
         return work.rank, work.rank, work.begin
-    chunk = key_of(work.rank, work.step, work.sequence, work.chunk)
-    again = np.isin(chunk, chunk[work.run == RECOMPUTE])
+    layer = key_of(work.rank, work.step, work.sequence, work.chunk, work.layer)
+    again = np.isin(layer, layer[work.run == RECOMPUTE])
     kind = key_of(work.run, again, work.layer)
-    _, first, unit = np.unique(key_of(chunk, kind), return_index=True, return_inverse=True)
+    _, first, unit = np.unique(key_of(layer, work.run), return_index=True, return_inverse=True)
     _, kinds = np.unique(kind, return_inverse=True)
     return work.rank[first], kinds[first], np.bincount(unit, work.seconds)
 

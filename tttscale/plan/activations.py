@@ -11,8 +11,10 @@ from functools import cache
 import torch
 
 from tttscale.kernels.learners import LEARNERS
+from tttscale.kernels.torch_scan.group_scan import CACHE_BYTES
 from tttscale.kernels.torch_scan.minibatch import GROUP
 from tttscale.kernels.triton_scan.launch_table import mini_batches_per_block
+from tttscale.kernels.triton_scan.scan import SCRATCH_BYTES
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE
 from tttscale.model.ports import NULL_PORTS
@@ -39,6 +41,8 @@ class Shape:
     """The scan runs on Triton's kernels (a GPU)."""
     compiled: bool = False
     """Operators between products are compiled: they hold nothing but what goes in and out."""
+    waits: bool = False
+    """Another rank has a neighbouring chunk: a scan then runs each phase over all of its tokens."""
 
     @property
     def n(self) -> int:
@@ -224,14 +228,17 @@ def _slice_tokens(shape: Shape) -> int:
 
 
 def _scan_transients(config: TTTConfig, kind: str, shape: Shape) -> int:
-    """Scratch of one group of mini-batches in the scan's backward, or of one segment on Triton's kernels."""
+    """Scratch of the scan's backward: of one group of mini-batches or segment, or of all if a rank waits."""
     heads, size, dim = config.num_attention_heads, config.mini_batch_size, config.head_dim
     learner, c = LEARNERS[kind], shape.compute_bytes
-    if (
-        shape.triton
-    ):  # "Scratch of a segment's backward", per token and head (triton_scan/*/segment.py)
-        tokens = min(shape.n, (8 if kind == "linear" else 2) << 10)
-        of_token = (800 if kind == "linear" else 7300) * dim / 64 * c / 2
-        return round(tokens * heads * of_token)
-    group = shape.rows * heads * min(GROUP, -(-shape.tokens // size))
-    return WIDE * group * (learner.floats(dim) + 25 * size * learner.inner_width(dim))
+    if shape.triton:
+        # "Scratch of a segment's backward", per token and head (triton_scan/*/segment.py).
+        segment = min(shape.n, (8 if kind == "linear" else 2) << 10)
+        of_token = heads * (800 if kind == "linear" else 7300) * dim / 64 * c / 2
+        more = min((shape.n - segment) * of_token, SCRATCH_BYTES) if shape.waits else 0
+        return round(segment * of_token + more)
+    batches = -(-shape.tokens // size)
+    states, of_feature = (batches, 12) if shape.waits else (min(GROUP, batches), 22)
+    scans = shape.rows * heads
+    inside = min(WIDE * scans * states * learner.floats(dim), CACHE_BYTES)
+    return inside + WIDE * scans * states * of_feature * size * learner.inner_width(dim)

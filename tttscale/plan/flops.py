@@ -9,6 +9,7 @@ of chunks whose activations are not kept, and what the scan's backward forms aga
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -267,11 +268,18 @@ def sweep_flops(config: TTTConfig, layout: Layout, kept: float = 0) -> SweepFlop
     of_chunk = [of_size[size] for size in sizes]
     model = layout.sequences * sum(chunk.model for chunk in of_chunk)
     again = layout.sequences * sum(chunk.again for chunk in of_chunk)
+    tokens = layout.sequences * layout.length_tokens
+    if layout.kind == "striped" and len(of_size) == 1:  # all tasks are alike
+        pairs = ((m, c) for m in range(layout.sequences) for c in range(layout.chunks))
+        own = Counter(layout.owner(m, c) for m, c in pairs)
+        recorded = sum(min(kept, count) for count in own.values())
+        once = of_chunk[0].forward_of(range(config.num_hidden_layers))
+        again += (own.total() - recorded) * once
+        return SweepFlops(tokens, model, model + again, of_chunk[0].unknown)
     schedule = Schedule(layout, ((),) * config.num_hidden_layers)
     for rank in range(layout.ranks):
         tasks = schedule.tasks(rank, Phase.FORWARD)
         cut, recorded = split_kept(tasks, round(kept * schedule.layers))
         for task in cut[: len(cut) - len(recorded)]:
             again += of_chunk[task.chunk].forward_of(task.layers)
-    tokens = layout.sequences * layout.length_tokens
     return SweepFlops(tokens, model, model + again, of_chunk[0].unknown)

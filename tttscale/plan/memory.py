@@ -5,7 +5,7 @@ partition say. On a CPU a process takes more: interpreter and libraries, and hol
 which are a share of what was allocated and freed, found by measurement (benchmarks/trust_memory.md).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tttscale.config import Config
@@ -61,8 +61,10 @@ class MemoryPlan:
     """The most during reduction and update."""
     base: int
     """Of the process, without tensors."""
-    slack: int
-    """Holes in the heap (CPU)."""
+    sweeps_holes: int
+    """In the heap of a CPU's process, that the sweeps leave."""
+    update_holes: int
+    """Likewise, that reduction and update leave."""
     unknown: tuple[str, ...] = ()
     """Why the activations of some layers are not known, and are missing above."""
 
@@ -74,7 +76,13 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """The most that the rank takes: on a GPU of its memory, on a CPU resident."""
-        return self.base + self.tensors_peak + self.slack
+        sweeps, update = self.sweeps_peak + self.sweeps_holes, self.update_peak + self.update_holes
+        return self.base + max(sweeps, update)
+
+    @property
+    def holes(self) -> int:
+        """What the peak has beside tensors and base."""
+        return self.peak - self.base - self.tensors_peak
 
     def json(self) -> dict[str, Any]:
         """All fields, and the sums."""
@@ -137,7 +145,8 @@ class _Planner:
         self.layers = self.shape.num_hidden_layers
         tokens = min(parallel.chunk_length, config.data.sequence_length)
         width = 2 if config.train.precision == "bf16" else WIDE
-        self.chunk = Shape(parallel.batch, tokens, width, machine.triton, machine.compiled)
+        waits = parallel.sequence > 1
+        self.chunk = Shape(parallel.batch, tokens, width, machine.triton, machine.compiled, waits)
         self.parameters = WIDE * parameters_of(carries, config)
 
     def plan(self) -> MemoryPlan:
@@ -146,10 +155,7 @@ class _Planner:
         blocks = [of if isinstance(of := found[n], int) else 0 for n in names_of(self.shape)]
         head = head_bytes(self.shape, self.chunk)
         live, inputs, kept = self._activations(blocks, head)
-        kinds = {getattr(mixer_class(name), "kind", None) for name in kinds_of(self.shape)}
-        transients = transient_bytes(
-            self.shape, self.chunk, tuple(sorted(kind for kind in kinds if kind is not None))
-        )
+        transients = self._transients(self.chunk)
         optimizer, bucket, update = self._optimizer()
         casts = self.parameters // 2 if self.chunk.compute_bytes == 2 else 0
         carries = self._carries()
@@ -158,7 +164,6 @@ class _Planner:
         first = kept + transients if kept else 0
         again = live + transients + self.parameters if self.kept < self.own else 0
         sweeps = through + max(first, again)
-        slack = 0 if self.machine.gpu else self._slack(max(live, kept), transients)
         return MemoryPlan(
             parameters=self.parameters,
             gradients=self.parameters,
@@ -173,9 +178,15 @@ class _Planner:
             sweeps_peak=sweeps,
             update_peak=update,
             base=GPU_CONTEXT_BYTES if self.machine.gpu else CPU_BASE_BYTES,
-            slack=slack,
+            sweeps_holes=self._sweeps_holes(transients),
+            update_holes=self._update_holes(update),
             unknown=unknown,
         )
+
+    def _transients(self, chunk: Shape) -> int:
+        kinds = {getattr(mixer_class(name), "kind", None) for name in kinds_of(self.shape)}
+        known = tuple(sorted(kind for kind in kinds if kind is not None))
+        return transient_bytes(self.shape, chunk, known)
 
     def _activations(self, blocks: list[int], head: int) -> tuple[int, int, int]:
         """Of one live task, of inputs left for later layers, and of all kept tasks."""
@@ -220,8 +231,49 @@ class _Planner:
         held = (4 if R == 1 else 5) * P // R
         return held + bucket, bucket, P + held + bucket + P + 2 * P // R
 
-    def _slack(self, activations: int, transients: int) -> int:
-        return round(_SLACK[0] * MIB + _SLACK[1] * activations + _SLACK[2] * transients)
+    def _sweeps_holes(self, transients: int) -> int:
+        """Free pieces between tensors, into which no tensor of the next layer or chunk fits.
+
+        Forward runs leave them, in proportion to their short-lived results: for each layer and kept chunk,
+        and more where a chunk is computed again in what another has left.
+        """
+        if self.machine.gpu:
+            return 0
+        shape, layers = self.shape, self.layers
+        # Convolutions and gate have short-lived results, too.
+        more = (shape.pre_conv + shape.share_qk + shape.use_gate) / 3
+        width = shape.hidden_size + _HOLES_INNER * shape.intermediate_size
+        unit = WIDE * self.chunk.n * width * (_HOLES_LEAST + (1 - _HOLES_LEAST) * more)
+        kept = max(1, self.kept)
+        if self.config.parallel.layout == "contiguous":
+            return round(unit * (_HOLES_FIXED + kept * _HOLES_TASK * layers))
+        holes = kept * (_HOLES_KEPT_WAITING if self.chunk.waits else _HOLES_KEPT) * layers
+        if self.kept < self.own:
+            once = self.kept <= 1
+            holes += _HOLES_FIXED + _HOLES_AGAIN * layers if once else _HOLES_KEPT * layers
+        # What a scan takes for all of its tokens at once has its place among them.
+        more = transients - self._transients(replace(self.chunk, waits=False))
+        return max(0, round(unit * holes - _HOLES_FILLED * more))
+
+    def _update_holes(self, update: int) -> int:
+        if self.machine.gpu:
+            return 0
+        return round(update * (_HOLES_SHARDED if self.config.zero.stage else _HOLES_PLAIN))
 
 
-_SLACK = (32, 0.72, 0.0)
+# Found by measurement on small models (benchmarks/trust_memory.md).
+_HOLES_INNER = 0.09
+"""What a feature of the SwiGLU leaves beside one of the stream."""
+_HOLES_LEAST = 0.6
+"""What a block leaves that has neither convolutions nor a gate."""
+_HOLES_FIXED = 28.4
+_HOLES_KEPT = 4.77
+_HOLES_KEPT_WAITING = 6.8
+_HOLES_AGAIN = 9.95
+_HOLES_TASK = 5.43
+"""Times a chunk's stream: once; for each layer of a kept chunk, of one computed again, of a task."""
+_HOLES_FILLED = 0.6
+"""Of what a scan needs more where another rank waits."""
+_HOLES_SHARDED = 0.8
+_HOLES_PLAIN = 0.34
+"""Times what reduction and update take, from ZeRO stage 1 on, and without."""

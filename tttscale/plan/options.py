@@ -9,8 +9,8 @@ from tttscale.errors import ConfigError
 from tttscale.plan.carries import Carries
 from tttscale.plan.costs import Costs
 from tttscale.plan.devices import Device
-from tttscale.plan.flops import SweepFlops, sweep_flops
 from tttscale.plan.memory import Machine, MemoryPlan, memory_plan, parameters_of
+from tttscale.plan.rates import flops_per_token
 from tttscale.plan.simulate import simulate
 from tttscale.scan.layout import Kind, Layout
 from tttscale.scan.schedule import Schedule
@@ -23,7 +23,7 @@ AUTO_SHARE = 0.5
 _LAYER = (Activity.PROJECT, Activity.ADVANCE, Activity.READOUT, Activity.FINISH)
 _MOST_LAYERS = 2000
 """Layers of chunks in one simulation, about; longer sequences are continued from two shorter ones."""
-_MOST_SEQUENCES = 4
+_MOST_SEQUENCES = 8
 """Sequences in one simulation, likewise."""
 
 
@@ -74,7 +74,6 @@ class Option:
     exposed: float
     """Seconds in which messages hold up a rank; a mean over the ranks."""
     tokens_per_second: float
-    flops: SweepFlops
     mfu: float | None
     useful_ranks: int
     """Work of a sequence divided by its serial chain: more ranks would only wait."""
@@ -102,8 +101,6 @@ class Option:
             "sweep_seconds": self.sweep_seconds,
             "seconds": self.parts,
             "tokens_per_second": self.tokens_per_second,
-            "model_flops_per_token": self.flops.model_per_token,
-            "hardware_flops_per_token": self.flops.hardware_per_token,
             "mfu": self.mfu,
             "bubble_fraction": self.bubble,
             "exposed_comm_seconds": self.exposed,
@@ -184,10 +181,9 @@ class Model:
         parts = self.costs.step_seconds.seconds(self.parameters, world, choice.stage)
         step = sweep.seconds + sum(parts.values())
         tokens = self.config.train.sequences_per_step * layout.length_tokens
-        flops = sweep_flops(self.config.architecture(), layout, min(choice.kept, own))
-        mfu = None
-        if self.peak_flops is not None and not flops.unknown:
-            mfu = flops.model_per_token * tokens / step / (world * self.peak_flops)
+        of_token, mfu = flops_per_token(self.config), None
+        if self.peak_flops is not None and of_token is not None:
+            mfu = of_token * tokens / step / (world * self.peak_flops)
         return Option(
             choice=choice,
             world=world,
@@ -200,7 +196,6 @@ class Model:
             bubble=max(0.0, 1 - sweep.busy / (choice.sequence * sweep.seconds)),
             exposed=sweep.exposed,
             tokens_per_second=tokens / step,
-            flops=flops,
             mfu=mfu,
             useful_ranks=_useful_ranks(layout, sweep),
             own_chunks=own,

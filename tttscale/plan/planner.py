@@ -10,6 +10,7 @@ from tttscale.config import Config
 from tttscale.plan.chosen_costs import chosen_costs
 from tttscale.plan.costs import Costs
 from tttscale.plan.devices import DEVICES, Device, known_device
+from tttscale.plan.flops import SweepFlops, sweep_flops
 from tttscale.plan.memory import Machine
 from tttscale.plan.options import Choice, Model, Option, check_split, limit_of
 from tttscale.plan.rates import peak_flops
@@ -63,6 +64,8 @@ class Plan:
     model: Model
     """What prices choices."""
     asked: Option
+    flops: SweepFlops
+    """Of one replica's step, as it is configured."""
     best: Option | None
     """None if nothing fits."""
     change: tuple[list[str], Option] | None
@@ -84,6 +87,10 @@ class Plan:
             "gpu": self.target.gpu,
             "costs": self.costs.source,
             "parameters": self.model.parameters,
+            "model_flops_per_token": None if self.flops.unknown else self.flops.model_per_token,
+            "hardware_flops_per_token": None
+            if self.flops.unknown
+            else self.flops.hardware_per_token,
             "asked": self.asked.json(),
             "smallest_change": change,
             "best": None if self.best is None else self.best.json(),
@@ -136,6 +143,9 @@ def plan(config: Config, nodes: int, per_node: int, gpu: str, costs_file: Path |
         costs=costs,
         model=model,
         asked=asked,
+        flops=sweep_flops(
+            config.architecture(), model.layout(asked.choice, target.world), asked.choice.kept
+        ),
         best=best,
         change=change,
         alternatives=around,
@@ -149,7 +159,7 @@ def _numbers(nodes: int) -> list[int]:
 
 def _on_nodes(model: Model, nodes: int) -> Option | None:
     world = nodes * model.ranks_per_host
-    return best_option(model, world) if splits(model.config, world) else None
+    return best_option(model, world, priced=2) if splits(model.config, world) else None
 
 
 def times_by_ranks(model: Model) -> dict[int, list[tuple[int, float]]]:

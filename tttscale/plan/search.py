@@ -9,8 +9,6 @@ from tttscale.plan.options import Choice, Model, Option
 
 _CHUNKS = tuple(2**power for power in range(10, 18))
 """Chunk lengths that are tried, 1Ki to 128Ki."""
-_PRICED = 4
-"""Of all choices, this many of the best by estimate are simulated."""
 
 
 def choice_of(config: Config, kept: int) -> Choice:
@@ -59,13 +57,16 @@ def chunk_lengths(config: Config, ranks: int) -> list[int]:
     return sorted(c for c in found if c <= max(length, unit) and -(-length // c) >= ranks)
 
 
-def best_option(model: Model, world: int, known: Option | None = None) -> Option | None:
+def best_option(
+    model: Model, world: int, known: Option | None = None, priced: int = 4
+) -> Option | None:
     """The fastest choice that fits; None if none does.
 
     Args:
         model: the run's.
         world: ranks of the job.
         known: a choice that is priced already.
+        priced: of all choices, so many of the best by estimate are simulated.
     """
     candidates = []
     for ranks in splits(model.config, world):
@@ -73,10 +74,11 @@ def best_option(model: Model, world: int, known: Option | None = None) -> Option
             choice = _that_fits(model, Choice(ranks, chunk, "striped", 1, 1), world)
             if choice is not None:
                 candidates.append((model.estimate(choice, world), ranks, chunk, choice))
-    priced = [model.price(c, world) for *_, c in sorted(candidates, key=lambda x: x[:3])[:_PRICED]]
+    likely = sorted(candidates, key=lambda candidate: candidate[:3])[:priced]
+    options = [model.price(choice, world) for *_, choice in likely]
     if known is not None and known.fits:
-        priced.append(known)
-    return min(priced, key=lambda option: option.step_seconds, default=None)
+        options.append(known)
+    return min(options, key=lambda option: option.step_seconds, default=None)
 
 
 def _that_fits(model: Model, choice: Choice, world: int) -> Choice | None:

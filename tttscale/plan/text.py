@@ -76,7 +76,7 @@ def _memory(plan: Plan) -> list[str]:
         ("while computing, beside them", memory.transients),
         ("buffer of the reduction", memory.bucket),
         ("process and libraries" if cpu else "CUDA's context (assumed)", memory.base),
-        ("holes in the heap", memory.slack),
+        ("holes in the heap", memory.holes),
         ("peak of the sweeps (tensors)", memory.sweeps_peak),
         ("peak of the update (tensors)", memory.update_peak),
         ("peak", memory.peak),
@@ -86,7 +86,7 @@ def _memory(plan: Plan) -> list[str]:
 
 def _time(plan: Plan) -> list[str]:
     asked, parts = plan.asked, plan.asked.parts
-    flops = asked.flops
+    flops = plan.flops
     counted = (
         f"not counted: {'; '.join(flops.unknown)}"
         if flops.unknown

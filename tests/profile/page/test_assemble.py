@@ -288,6 +288,28 @@ def test_choices(page):
     assert text(page, "#edges tbody tr") != rows
 
 
+def test_edges_by_layers(page, folder):
+    cells = json.loads((folder / "report.json").read_text())["cells"]
+    assert len(cells["layer"]) == 2 * RANKS * LAYERS
+    assert text(page, "#heat-times button")[0] == "waited for upstream"
+    before = colours(page, "#heat")
+    page.value("document.querySelector('[data-choice=upstream_seconds]').click()")
+    page.value("document.querySelector('[data-choice=backward]').click()")
+    assert colours(page, "#heat") > 4 < before
+    most = max(
+        seconds
+        for seconds, direction in zip(cells["upstream_seconds"], cells["direction"], strict=True)
+        if direction == "backward"
+    )
+    assert page.value("overlapReport.state.heat.highest") == most
+    left, top, *_ = box(page, "#heat")
+    settled(page)
+    page.mouse("Moved", left + 130, top + 5)
+    tip = text(page, "#tooltip")[0]
+    assert "gradients" in tip
+    assert "layer0" in tip
+
+
 def test_dark_mode_and_back(browser, folder):
     page = opened(browser, folder, dark=True)
     background = "getComputedStyle(document.documentElement).backgroundColor"
@@ -307,7 +329,7 @@ def test_dark_mode_and_back(browser, folder):
 def test_without_predictions_and_without_steps(browser, tmp_path):
     trace = make_trace(1, 3, 1)
     report, _ = report_of(trace)
-    report |= {"comparison": [], "edges": [], "layers": []}
+    report |= {"comparison": [], "edges": [], "layers": [], "cells": {}}
     (tmp_path / "page.html").write_text(page_html(report, trace))
     page = opened(browser, tmp_path)
     assert page.value("document.getElementById('edges-section').hidden")

@@ -99,6 +99,7 @@ const refresh = () => {
   drawColours();
   drawLegend();
   drawStepBars();
+  drawHeat();
   state.pictures.forEach((picture) => { picture.key = null; });
   view.changed();
 };
@@ -130,6 +131,18 @@ const drawEnd = () => {
     element("span", { class: "change-bar" }, element("i", { style: { width: `${(Math.abs(row.gain) / most) * 100}%` } })),
     element("span", { class: "change-gain" }, row.text), element("span", { class: "change-note" }, row.note || ""))));
   say("advice-help", report.advice_note);
+};
+
+/** The map of edges by layers, with its choices. */
+const drawHeat = () => {
+  const { heat } = state;
+  byId("heat-part").hidden = !heat;
+  if (!heat) return;
+  const choice = (name, text, key) => element("button", { "aria-pressed": `${heat[key] === name}`, "data-choice": name, onclick: () => { heat[key] = name; drawHeat(); } }, text);
+  byId("heat-times").replaceChildren(...HEAT_TIMES.map(([name, text]) => choice(name, text, "time")));
+  byId("heat-directions").replaceChildren(choice("forward", "states", "direction"), choice("backward", "gradients", "direction"));
+  heat.draw();
+  say("heat-scale", `full colour: ${formatSeconds(heat.highest)} in a step`);
 };
 
 const cycleTheme = () => {
@@ -171,10 +184,11 @@ const start = async () => {
   byId("theme").addEventListener("click", cycleTheme);
   say("theme", "theme: auto");
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
-  new ResizeObserver(() => view.changed()).observe(byId("wavefront"));
+  new ResizeObserver(() => { view.changed(); drawHeat(); }).observe(byId("wavefront"));
   window.addEventListener("scroll", () => showTooltip(null), { passive: true });
 
   drawEnd();
+  if ((report.cells.source || []).length) state.heat = new HeatMap(byId("heat"), report.cells, showTooltip);
   chooseStep(steps.length ? `${steps[0]}` : "");
   refresh();
   requestAnimationFrame(() => requestAnimationFrame(() => {
