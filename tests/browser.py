@@ -94,7 +94,7 @@ class Browser:
         )  # fmt: skip
         os.close(to_browser)
         os.close(from_browser)
-        self._number, self._buffer = 0, b""
+        self._number, self._buffer, self._target = 0, b"", None
         self.complaints = []
 
     def __enter__(self):
@@ -124,7 +124,9 @@ class Browser:
 
     def open(self, address, width=1280, height=900, *, dark=False, touch=False, scale=1):
         """A page of this size; what its console says is kept."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        if self._target:  # a page that is not in front is not drawn
+            self.call("Target.closeTarget", targetId=self._target)
+        self._target = target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
         self.complaints = []
@@ -167,7 +169,8 @@ class Browser:
         ):
             self.complaints.append(str(params["args"]))
         elif event.get("method") == "Log.entryAdded":
-            self.complaints.append(params["entry"]["text"])
+            if "willReadFrequently" not in params["entry"]["text"]:  # it is we who read canvases
+                self.complaints.append(params["entry"]["text"])
         elif event.get("method") == "Network.requestWillBeSent":
             address = params["request"]["url"]
             if not address.startswith(("file:", "about:", "data:")):

@@ -25,8 +25,10 @@ WIRE = 30e-6
 class _Clock:
     """One rank: its time, and the spans that it adds."""
 
-    def __init__(self, rank, replica, host, rng, slow, place, delays):
+    def __init__(self, rank, replica, host, rng, slow, place, delays, cost, data):
         self.trace = RankTrace(rank, replica, host)
+        self.data = data
+        self.cost = MICROSECONDS | (cost or {})
         self.place, self.delays = place, delays
         self.now, self.rng, self.slow = 0.0, rng, slow
         self.bytes = 400 << 20
@@ -38,7 +40,7 @@ class _Clock:
         self.now = end
 
     def work(self, activity, run, task, layer=-1, share=1.0, part=""):
-        seconds = MICROSECONDS[activity] * 1e-6 * FACTOR[run] * share * self.slow
+        seconds = self.cost[activity] * 1e-6 * FACTOR[run] * share * self.slow
         self.spend(seconds * self.rng.uniform(0.96, 1.04), activity, run, task, layer, part)
 
     def use(self, mebibytes):
@@ -112,6 +114,7 @@ def _step(clock, schedule, rank, kept, arrivals):
     kept = set(chunks[len(chunks) - kept :])
     for task in tasks:
         clock.trace.reads.append(Span(clock.now, clock.now + 5e-5, "data", "", *chunks[0]))
+        clock.spend(clock.data, "data", "forward", task)
         yield from _forward(clock, task, layout, arrivals, "forward", True)
         if (task.sequence, task.chunk) in kept and task.layers.stop == schedule.layers:
             clock.work("head", "forward", task)
@@ -139,6 +142,8 @@ def make_trace(
     layout="striped",
     slow=None,
     delays=None,
+    cost=None,
+    data=None,
     hosts=1,
     origin="measured",
     seed=0,
@@ -146,13 +151,14 @@ def make_trace(
     """A trace of `replicas` x `ranks` ranks.
 
     `slow` maps a rank to the factor by which it is slower, `delays` an edge (sender, receiver) of a replica
-    to the seconds by which its messages are late.
+    to the seconds by which its messages are late, `data` a rank to the seconds for which each of its chunks
+    waits for tokens; `cost` has other microseconds than `MICROSECONDS`.
     """
     schedule = Schedule(Layout(layout, chunks * 64, 64, ranks, sequences), (PARTS,) * layers)
     clocks = [
         _Clock(
             r, r // ranks, f"node{r * hosts // (ranks * replicas)}", random.Random(seed * 997 + r),
-            (slow or {}).get(r, 1.0), r % ranks, delays or {},
+            (slow or {}).get(r, 1.0), r % ranks, delays or {}, cost, (data or {}).get(r, 0.0),
         )
         for r in range(ranks * replicas)
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from tttscale.scan.timeline import Activity
 
 RANKS = 2
 MINI_BATCH = 16
-WARM_STEPS, STEPS = 2, 3
+WARM_STEPS, STEPS = 2, 6
 _MESSAGES = 1 << 14
 SHARES = {"slow edge": 0.2, "slow data": 0.12, "slow records": 0.3}
 """Delays, as shares of a step with nothing slow."""

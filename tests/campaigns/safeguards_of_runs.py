@@ -210,9 +210,16 @@ SAFEGUARDS = (
     Safeguard(
         "SIGUSR1 is heard",
         "tttscale/cluster/interrupts.py",
-        "        self.heard = True\n",
+        "        self.heard, self._heard_at = number, now\n",
         "        pass\n",
         ("tests/train/test_resume.py::test_told_to_save",),
+    ),
+    Safeguard(
+        "a rank ends with its launcher",
+        "tttscale/cluster/launcher.py",
+        "        leave(LAUNCHER_LOST)\n",
+        "        pass\n",
+        ("tests/cluster/test_launcher.py::test_a_rank_ends_when_its_launcher_is_killed",),
     ),
     # ---- a run's folder ------------------------------------------------------------------------
     Safeguard(

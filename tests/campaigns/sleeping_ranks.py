@@ -75,8 +75,13 @@ class Fault:
     """Of a slow rank."""
 
 
-def rehearse(setting: Setting, fault: Fault) -> Trace:
-    """Run some steps and return what every rank did."""
+def rehearse(setting: Setting, fault: Fault) -> tuple[Trace, float]:
+    """Run some steps.
+
+    Returns:
+        What every rank did, and by which share of its time the machine held up the rank that it held up most:
+        how much longer than asked it slept.
+    """
     layout = Layout(
         setting.layout,
         setting.chunks * CHUNK_TOKENS,
@@ -86,6 +91,7 @@ def rehearse(setting: Setting, fault: Fault) -> Trace:
     )
     sent_at = np.zeros((len(Phase), _MESSAGES))
     barrier = threading.Barrier(setting.ranks)
+    held_up: list[float] = []
 
     def rank(transport):
         slow = fault.factor if fault.kind == "slow rank" and fault.rank == transport.rank else 1.0
@@ -96,9 +102,12 @@ def rehearse(setting: Setting, fault: Fault) -> Trace:
         model = SleepingModel(setting, slow)
         sweeps = Sweeps(model, layout, late, keep=ActivationPolicy(setting.kept))
         groups = [[SlowTokens(layout.length_tokens, reading)] for _ in range(setting.sequences)]
-        return _steps(sweeps, groups, setting, fault, barrier)
+        taken = _steps(sweeps, groups, setting, fault, barrier)
+        held_up.append(model.spending.overslept_share)
+        return taken
 
-    tracks = ThreadWorld(setting.ranks).run(rank)
+    with Metronome() as metronome:
+        tracks = ThreadWorld(setting.ranks).run(rank)
     facts = {
         "sequence_ranks": setting.ranks,
         "chunks": setting.chunks,
@@ -108,7 +117,31 @@ def rehearse(setting: Setting, fault: Fault) -> Trace:
         "layers": setting.layers,
         "layout": setting.layout,
     }
-    return gathered("rehearsed", tracks, facts)
+    return gathered("rehearsed", tracks, facts), max(*held_up, metronome.late_share)
+
+
+class Metronome:
+    """A thread that sleeps for short times, and finds out how late threads get their turn."""
+
+    SECONDS = 0.002
+
+    def __enter__(self) -> "Metronome":
+        self.late_share, self._over = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        began, late = time.perf_counter(), 0.0
+        while not self._over.is_set():
+            before = time.perf_counter()
+            time.sleep(self.SECONDS)
+            late += max(0.0, time.perf_counter() - before - 1.5 * self.SECONDS)
+        self.late_share = late / (time.perf_counter() - began)
 
 
 def gathered(origin, tracks, facts) -> Trace:
@@ -134,6 +167,7 @@ def _earlier(span: Span, seconds: float) -> Span:
 
 def _steps(sweeps, groups, setting, fault, barrier):
     timeline, rank = sweeps.timeline, sweeps.transport.rank
+    sweeps.prepare(groups)
     timeline.start_trace()
     for step in range(1, setting.steps + 1):
         timeline.begin(Activity.IDLE)
@@ -144,6 +178,7 @@ def _steps(sweeps, groups, setting, fault, barrier):
         sweeps.backward()
         timeline.begin(Activity.IDLE)
         barrier.wait(60)
+        sweeps.prepare(groups)
         timeline.begin(Activity.OPTIMIZER)
         time.sleep(0.1 * setting.layer_seconds)
         timeline.begin(Activity.OTHER)
@@ -235,12 +270,21 @@ class Spending:
             "finish": 0.5 * rest,
             "head": 0.3 * layer,
         }
+        self._asked = self._taken = 0.0
+
+    @property
+    def overslept_share(self) -> float:
+        """How much longer it slept than it was asked to."""
+        return self._taken / self._asked - 1 if self._asked else 0.0
 
     def spend(self, activity: str, backward: bool = False) -> None:
         """Sleep, by the clock: what sleeping costs on top is not added up."""
-        until = time.perf_counter() + self._seconds[activity] * (BACKWARD if backward else 1)
-        while (left := until - time.perf_counter()) > 2e-4:
+        began, seconds = time.perf_counter(), self._seconds[activity]
+        seconds *= BACKWARD if backward else 1
+        while (left := began + seconds - time.perf_counter()) > 2e-4:
             time.sleep(left - 1e-4)
+        self._asked += seconds
+        self._taken += time.perf_counter() - began
 
 
 class SleepingModel(nn.Module):
@@ -249,9 +293,11 @@ class SleepingModel(nn.Module):
     def __init__(self, setting: Setting, slow: float) -> None:
         super().__init__()
         spending = Spending(setting, slow)
-        self._spending = spending
+        self.spending = spending
         self.blocks = nn.ModuleList(SleepingBlock(spending) for _ in range(setting.layers))
         self.weight = nn.Parameter(torch.zeros(1))
+        self.lm_head = SimpleNamespace(weight=None)  # no weight that it shares with the embedding
+        self.model = SimpleNamespace(embed_tokens=SimpleNamespace(weight=self.weight))
 
     @property
     def carry_layers(self):
@@ -264,7 +310,7 @@ class SleepingModel(nn.Module):
 
     def head(self, x, labels):
         """Sleep; no loss."""
-        return _Work.apply(x, self._spending, "head").sum(), torch.zeros(labels.shape)
+        return _Work.apply(x, self.spending, "head").sum(), torch.zeros(labels.shape)
 
 
 class SleepingBlock(nn.Module):

@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
@@ -106,3 +108,75 @@ def test_the_same_signal_passed_on_by_the_launcher():
     )
     done = Fresh([sys.executable, "-c", check]).wait()
     assert (done.returncode, done.stdout) == (143, "still here 130\n")
+
+
+SAVING = """
+import os, signal, sys, threading, time
+from tttscale.cluster.interrupts import Interrupted, Interrupts, SaveRequests
+
+def send(number, after):
+    threading.Timer(after, os.kill, (os.getpid(), number)).start()
+
+with Interrupts(), SaveRequests() as requests:
+    try:
+        with requests.also_sigterm():
+            {what}
+            print(requests.heard and requests.heard.name, flush=True)
+        if requests.heard is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    except Interrupted as end:
+        print("interrupted", end.exit_code, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "said"),
+    [
+        ("send(15, 0); send(15, 0.2); time.sleep(1)", 0, "SIGTERM\n"),
+        ("send(15, 0); send(15, 2.5); time.sleep(5); print('not reached')", 143, ""),
+        ("send(15, 0); send(2, 0.5); time.sleep(5)", 0, "interrupted 130\n"),
+        ("send(10, 0); time.sleep(0.5)", 0, "SIGUSR1\n"),
+        ("pass", 0, "None\ninterrupted 143\n"),  # afterwards it ends the process again
+    ],
+    ids=["once", "twice", "ctrl-c", "usr1", "none"],
+)
+def test_a_run_takes_sigterm_as_a_request_to_save_it(what, code, said):
+    done = Fresh([sys.executable, "-c", SAVING.format(what=what)]).wait()
+    assert (done.returncode, done.stdout) == (code, said), done.stderr
+
+
+def test_the_request_is_heard_while_the_main_thread_is_in_foreign_code():
+    """As in a wait for another rank's carry, which may take longer than the grace of other signals."""
+    # sleep() returns early when a signal comes.
+    blocked = (
+        "import ctypes; send(15, 0.1); libc, end = ctypes.CDLL(None), time.monotonic() + 6\n"
+        "            pthread = libc.pthread_mutex_lock, ctypes.create_string_buffer(64)\n"
+        "            pthread[0](pthread[1]); send_unlock = threading.Timer(6, libc.pthread_mutex_unlock, "
+        "(pthread[1],)); send_unlock.start(); pthread[0](pthread[1])"
+    )
+    done = Fresh([sys.executable, "-c", SAVING.format(what=blocked)]).wait()
+    assert (done.returncode, done.stdout) == (0, "SIGTERM\n"), done.stderr
+
+
+def test_ranks_end_when_torchrun_is_killed(folder):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    words = ("-m", "tttscale", "train", folder / "run.yaml", "run.name=orphans")
+    started = Fresh([sys.executable, *launcher, *words, "parallel.sequence=2"])
+    _, _, records = signal_once_it_runs(started, folder, "orphans", signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while left := those_with("run.name=orphans"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert "its launcher is gone" in started.said()[1]
+    assert len(records) >= 2
+
+
+def those_with(word):
+    """Processes that were started with this word."""
+    found = []
+    for words in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if word in words.read_bytes().decode(errors="replace").split("\0"):
+                found.append(int(words.parent.name))
+    return found

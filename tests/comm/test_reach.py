@@ -106,7 +106,15 @@ def test_a_host_of_a_large_job_looks_at_the_next_ones_only(monkeypatch):
         hosts = [first, second, third, stand(3, port=port)]
         assert reach._not_reached(first, hosts) == ""
         assert "does not reach host host3" in reach._not_reached(second, hosts)
-        assert "does not reach host host3" in reach._not_reached(third, hosts)  # then around: host0
+        assert "does not reach host host3" in reach._not_reached(third, hosts)
+
+
+def test_after_the_last_host_the_first_follows():
+    with ExitStack() as stack:
+        (last,) = listening(stack, [stand(1)])
+        assert "does not reach host host0" in reach._not_reached(
+            last, [stand(0, port=refusing()), last]
+        )
 
 
 def test_on_one_host_nothing_is_agreed_on(monkeypatch):

@@ -1,8 +1,10 @@
 import math
+from typing import Annotated
 
 import pytest
+from pydantic import TypeAdapter
 
-from tttscale.config.numbers import parse_float, parse_int
+from tttscale.config.numbers import amount_or, parse_float, parse_int
 
 
 @pytest.mark.parametrize(
@@ -60,3 +62,17 @@ def test_not_a_whole_number(bad):
 def test_not_a_real_number(bad):
     with pytest.raises(ValueError, match="expected a finite number"):
         parse_float(bad)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [("1.5", 1.5), (2.0, 2), ("2Ki", 2048), ("auto", "auto"), (0, 0)]
+)
+def test_an_amount_may_have_a_fraction(given, found):
+    value = TypeAdapter(Annotated[int | float | str, amount_or("auto")]).validate_python(given)
+    assert (value, type(value)) == (found, type(found))
+
+
+@pytest.mark.parametrize("bad", [-1, "-0.5", "nan", "inf", True, None, "all", []])
+def test_not_an_amount(bad):
+    with pytest.raises(ValueError, match="expected auto, or a number of at least 0"):
+        TypeAdapter(Annotated[int | float | str, amount_or("auto")]).validate_python(bad)

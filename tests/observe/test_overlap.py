@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.plan.helpers import schedule, simple_costs
 from tests.traces import make_trace
 from tttscale.observe.hand_overs import hand_overs
 from tttscale.observe.overlap import analyse
 from tttscale.observe.span_table import medians, span_table
 from tttscale.observe.spans import RankTrace, Span, StepMark, Trace
+from tttscale.plan.simulate import simulate
 
 
 def send(begin, end, chunk=0, run="forward", layer=0, part="state", sequence=0):
@@ -185,9 +187,23 @@ def test_what_was_possible():
     assert step.chain.seconds == pytest.approx(advances + 5 * 0.25)
     work_seconds = 5.25 + 1 + 1.5 + 0.75 + 0.25
     assert step.work_seconds == pytest.approx(work_seconds)
-    possible = max(work_seconds / 2, step.chain.seconds) + step.ramp_seconds
+    hop = step.chain.seconds / 4
+    passing = (2 + 2.5) / 2  # forward and backward of one chunk: 3.25, 2.5, 2, 1
+    possible = max(work_seconds / 2 + hop, step.chain.seconds + passing - hop)
     assert step.possible_seconds == pytest.approx(possible)
     assert step.possible_step_seconds <= step.seconds
+
+
+@pytest.mark.parametrize("layout", ["striped", "contiguous"])
+def test_possible_does_not_depend_on_what_is_in_the_way(layout):
+    """Ranks with more chunks than others, an edge that is late: both could be mended."""
+    even = analyse(make_trace(4, 16, 4, layout=layout)).steps[0]
+    assert even.possible_step_seconds <= even.seconds
+    late = analyse(make_trace(4, 16, 4, layout=layout, delays={(1, 2): 9e-3})).steps[0]
+    assert late.seconds > 1.05 * even.seconds
+    assert late.possible_seconds == pytest.approx(even.possible_seconds, rel=0.01)
+    uneven = analyse(make_trace(4, 17, 4, layout=layout)).steps[0]
+    assert uneven.possible_seconds == pytest.approx(even.possible_seconds * 17 / 16, rel=0.03)
 
 
 def test_a_contiguous_rank_is_in_its_first_task_for_one_layer_only():
@@ -238,6 +254,34 @@ def test_an_empty_trace():
     assert len(found.hand_overs) == 0
     assert found.total == []
     assert found.straggler is None
+
+
+@pytest.mark.parametrize("wire", [(0.3, 1e12), (0.0, 1e3)])
+@pytest.mark.parametrize(
+    ("chunks", "ranks", "sequences", "kept"),
+    [(16, 4, 1, 1), (5, 4, 1, 0), (3, 4, 2, 1), (12, 3, 2, 2)],
+)
+def test_the_simulator_says_the_same_of_its_own_trace(chunks, ranks, sequences, kept, wire):
+    """Two ways to the same times: on the simulator's clocks, and from the spans alone."""
+    said = simulate(
+        schedule("striped", chunks, ranks, sequences, layers=3),
+        lambda key: 100,
+        simple_costs(3, wire=wire, embed=0.2, head=0.4),
+        kept=kept,
+        trace=True,
+    )
+    step = analyse(said.trace).steps[0]
+    assert step.seconds == pytest.approx(said.seconds)
+    for ours, theirs in (
+        ("compute", said.busy_seconds),
+        ("ramp", said.ramp_seconds),
+        ("starved", said.starved_seconds),
+        ("exposed", said.exposed_seconds),
+    ):
+        found = [getattr(rank, f"{ours}_seconds") for rank in step.ranks]
+        assert found == pytest.approx(theirs, abs=1e-6), ours
+    assert step.chain.seconds == pytest.approx(said.chain_seconds)
+    assert step.possible_seconds == pytest.approx(said.possible_seconds, rel=0.01)
 
 
 # ---- the slowest rank --------------------------------------------------------------------------

@@ -20,6 +20,8 @@ GRID = [  # layout, chunks, a short last chunk, ranks, sequences, kept chunks, b
     ("striped", 4, False, 2, 1, 1, MAMBA),
     ("striped", 7, True, 3, 1, 0, MAMBA),
     ("striped", 8, False, 4, 2, 3, {}),
+    ("striped", 9, False, 3, 1, 1 + 1 / 3, MAMBA),  # and one layer of one more chunk
+    ("contiguous", 6, False, 3, 1, 1.5, {}),
     ("striped", 3, True, 4, 1, 1, MAMBA),
     ("contiguous", 4, False, 4, 1, 0, MAMBA),
     ("contiguous", 6, True, 2, 2, 1, MAMBA),

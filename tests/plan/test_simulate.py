@@ -65,6 +65,7 @@ def test_tails_are_exchanged_inside_the_projections():
 GRID = [
     ("striped", 4, 2, 1, 1),
     ("striped", 9, 4, 1, 0),
+    ("striped", 9, 4, 1, 1.5),
     ("striped", 7, 3, 2, 2),
     ("striped", 3, 5, 1, 1),
     ("striped", 8, 4, 4, 3),

@@ -5,9 +5,12 @@ import contextlib
 import pytest
 import torch
 
+from tests.scan.helpers import K, random_tokens, sweep, tiny_config
 from tttscale.kernels.ops.pointwise import EAGER
 from tttscale.model import TTTConfig, TTTForCausalLM
-from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes
+from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes, split_kept
+from tttscale.scan.layout import Layout
+from tttscale.scan.schedule import Phase, Schedule
 
 WIDTH, TOKENS = 256, 512
 MAMBA = {"share_qk": True, "use_gate": True, "pre_conv": True}
@@ -84,3 +87,39 @@ def test_contiguous_ranks_know_a_chunk_once_they_know_all_its_layers():
     policy.measured(range(1, 2), 50, 3)
     assert (policy.chunks, policy.chunk_bytes) == (1 + 1000 // 200, 200)
     assert not policy.wants_measure(range(0, 1))
+
+
+PARTS = (("state",),) * 3
+
+
+@pytest.mark.parametrize("kind", ["striped", "contiguous"])
+@pytest.mark.parametrize("layers", range(15))
+def test_the_last_layers_that_run_are_kept(kind, layers):
+    tasks = Schedule(Layout(kind, 40, 5, 2), PARTS).tasks(1, Phase.FORWARD)
+    found, kept = split_kept(tasks, layers)
+    places = [(t.sequence, t.chunk, layer) for t in found for layer in t.layers]
+    assert places == [(t.sequence, t.chunk, layer) for t in tasks for layer in t.layers]
+    assert sum(len(t.layers) for t in kept) == min(layers, 4 * 3)
+    assert found[len(found) - len(kept) :] == tuple(t for t in found if t in kept)
+    assert len(found) <= len(tasks) + 1
+
+
+@pytest.mark.parametrize("kind", ["striped", "contiguous"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_however_many_layers_are_kept_the_bits_are_the_same(kind, ranks):
+    config, groups = tiny_config(layers=3), [[random_tokens(8 * K)]]
+    results = [
+        sweep(config, groups, ranks=ranks, chunk=2 * K, kind=kind, keep=keep)
+        for keep in (0, 1, 1 / 3, 1.5, 2 + 2 / 3, 9)
+    ]
+    losses, grads = results[0]
+    for other_losses, other_grads in results[1:]:
+        assert torch.equal(other_losses.sums, losses.sums)
+        for name, grad in grads.items():
+            assert torch.equal(other_grads[name], grad), name
+
+
+def test_auto_keeps_as_many_layers_as_fit():
+    policy = ActivationPolicy("auto", lambda: 1000)
+    policy.measured(range(4), 400, of_layers=4)
+    assert policy.chunks == 1 + 10 / 4

@@ -84,26 +84,28 @@ def test_killed_and_started_again(folder, whole):
     assert there(folder, "killed") == ["step-12", "step-9"]
 
 
-def test_told_to_save(folder, whole):
-    code, output = stop(folder, "told", signal.SIGUSR1, 4)
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_told_to_save(folder, whole, number):
+    name = f"told-by-{number.name}"
+    code, output = stop(folder, name, number, 4)
     assert code == 75, output
-    assert "SIGUSR1: saved and ended" in output
+    assert f"{number.name}: saved and ended" in output
     assert "Traceback" not in output
-    done = len(records(folder, "told"))
-    assert f"step-{done}" in there(folder, "told")
-    again = run(folder, "run.name=told", *SAVES)
+    done = len(records(folder, name))
+    assert f"step-{done}" in there(folder, name)
+    again = run(folder, f"run.name={name}", *SAVES)
     assert again.returncode == 0, again.stderr
     assert f"resumes after step {done} from " in again.stdout
-    assert records(folder, "told") == whole[0]
-    assert weights(folder, "told") == whole[1]
+    assert records(folder, name) == whole[0]
+    assert weights(folder, name) == whole[1]
 
 
 def test_one_rank_of_two_is_told(folder):
     split = ["parallel.sequence=2"]
     expected = run(folder, "run.name=two", *SAVES, *split, ranks=2)
     assert expected.returncode == 0, expected.stderr
-    _, output = stop(folder, "two-told", signal.SIGUSR1, 4, *split, ranks=2)
-    assert "SIGUSR1: saved and ended" in output
+    _, output = stop(folder, "two-told", signal.SIGTERM, 4, *split, ranks=2)
+    assert "SIGTERM: saved and ended" in output
     assert "<N/A>" not in output  # torchrun knows why, too
     again = run(folder, "run.name=two-told", *SAVES, *split, ranks=2)
     assert again.returncode == 0, again.stderr

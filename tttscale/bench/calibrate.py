@@ -43,7 +43,6 @@ from tttscale.train.engine import Engine
 _CHUNKS = 7
 """Of a sequence on two ranks: this one has four, and two of them have neighbours on both sides."""
 _ALONE_CHUNKS = 3
-_WARM_UPS = 1
 
 
 def calibrate(config: Config, out: Path, repeats: int) -> str:
@@ -66,13 +65,16 @@ def calibrate(config: Config, out: Path, repeats: int) -> str:
     build.choose_products(mesh, device, None)
     try:
         model = build.build_model(config, device)
-        machine = _Machine(config, model, device)
-        samples = machine.sweeps(lengths, repeats)
+        machine = Machine(config, model, device)
+        samples = Samples()
+        machine.sweep(lengths, Samples())  # the first time memory is new, and some things are made
+        for _ in range(repeats):
+            machine.sweep(lengths, samples)
         step = machine.step(build.build_engine(config, model, mesh), repeats)
     finally:
         mesh.close()
     found = fit(samples)
-    costs = _costs(config, found, samples, step, machine, lengths)
+    costs = costs_of(config, found, samples, step, machine, lengths)
     write_text(out, costs.to_json())
     return f"{_table(found, lengths)}\n\n{costs.source}\n{out}"
 
@@ -171,7 +173,7 @@ class _Tokens:
     padded: np.ndarray | None = None
 
 
-class _RandomTokens:
+class RandomTokens:
     """A sequence of random tokens."""
 
     def __init__(self, length: int, vocabulary: int) -> None:
@@ -183,7 +185,7 @@ class _RandomTokens:
 
 
 @dataclass(frozen=True)
-class _Step:
+class StepTimes:
     """Seconds of a step besides its sweeps."""
 
     optimizer: float
@@ -191,8 +193,8 @@ class _Step:
     overhead: float
 
 
-class _Machine:
-    """This machine with a model on it."""
+class Machine:
+    """This machine with a model on it, and what its sweeps take."""
 
     def __init__(self, config: Config, model: TTTForCausalLM, device: torch.device) -> None:
         self.config, self.model, self.device = config, model, device
@@ -200,17 +202,12 @@ class _Machine:
         self.by_cpu_time = device.type == "cpu" and torch.get_num_threads() == 1
         self.clock = time.thread_time if self.by_cpu_time else time.perf_counter
 
-    def sweeps(self, lengths: list[int], repeats: int) -> Samples:
-        """Run sweeps at all lengths in turns."""
-        samples, middle = Samples(), range(2, _CHUNKS - 1, 2)
-        for round_ in range(-_WARM_UPS, repeats):
-            for tokens in lengths:
-                split = self._spans(tokens, _CHUNKS, 2)
-                alone = self._spans(tokens, _ALONE_CHUNKS, 1)
-                if round_ >= 0:
-                    samples.add(split, dict.fromkeys(middle, tokens), self.kinds)
-                    samples.add(alone, {1: tokens}, self.kinds, "alone.")
-        return samples
+    def sweep(self, lengths: list[int], samples: Samples) -> None:
+        """Run sweeps once at each chunk length, and take in their chunks that have both neighbours."""
+        for tokens in lengths:
+            middle = dict.fromkeys(range(2, _CHUNKS - 1, 2), tokens)
+            samples.add(self._spans(tokens, _CHUNKS, 2), middle, self.kinds)
+            samples.add(self._spans(tokens, _ALONE_CHUNKS, 1), {1: tokens}, self.kinds, "alone.")
 
     def _spans(self, tokens: int, chunks: int, ranks: int) -> list[Span]:
         layout, batch = (
@@ -226,7 +223,7 @@ class _Machine:
             keep=ActivationPolicy(0),
             autocast=torch.bfloat16 if self.config.train.precision == "bf16" else None,
         )
-        sequence = _RandomTokens(layout.length_tokens, self.config.model.vocab_size)
+        sequence = RandomTokens(layout.length_tokens, self.config.model.vocab_size)
         groups = [[sequence] * batch]
         if self.device.type == "cuda":  # its own timeline takes events on the stream
             sweeps.timeline.start_trace()
@@ -240,7 +237,7 @@ class _Machine:
         sweeps.backward()
         return stopwatch.take_spans()
 
-    def step(self, engine: Engine, repeats: int) -> _Step:
+    def step(self, engine: Engine, repeats: int) -> StepTimes:
         """Update the parameters a few times with gradients of zero."""
         parameters = list(self.model.parameters())
         seconds = []
@@ -253,17 +250,18 @@ class _Machine:
                 torch.cuda.synchronize()
             seconds.append(self.clock() - began)
         count = sum(parameter.numel() for parameter in parameters)
-        return _Step(median(seconds[1:]) / count, 0.0)
+        return StepTimes(median(seconds[1:]) / count, 0.0)
 
 
-def _costs(
+def costs_of(
     config: Config,
     found: Fit,
     samples: Samples,
-    step: _Step,
-    machine: _Machine,
+    step: StepTimes,
+    machine: Machine,
     lengths: list[int],
 ) -> Costs:
+    """What was measured, as costs."""
     layers: dict[str, dict[str, Line]] = {kind: {} for kind in dict.fromkeys(machine.kinds)}
     ends: dict[str, Line] = {}
     for (kind, name), line in found.lines.items():
@@ -326,6 +324,3 @@ def _table(found: Fit, lengths: list[int]) -> str:
         for (kind, name), line in sorted(found.lines.items())
     ]
     return report.table(rows)
-
-
-__all__ = ["calibrate"]

@@ -87,6 +87,24 @@ Fraction = Annotated[HumanFloat, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
 
 
+def amount_or(*words: str) -> BeforeValidator:
+    """Accept a number of at least 0, which may have a fraction, or one of these words."""
+
+    def check(value: Any) -> Any:
+        """Return the value as a number, whole if it can be, or as one of the words."""
+        try:
+            if value in words:
+                return value
+            number = parse_float(value)
+            if number >= 0:
+                return int(number) if number == int(number) else number
+        except ValueError:
+            pass
+        raise ValueError(f"expected {' or '.join(words)}, or a number of at least 0")
+
+    return BeforeValidator(check)
+
+
 def count_or(*words: str) -> BeforeValidator:
     """Accept a whole number of at least 0, or one of these words."""
 

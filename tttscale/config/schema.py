@@ -15,6 +15,7 @@ from tttscale.config.numbers import (
     NonNegative,
     Positive,
     Text,
+    amount_or,
     count_or,
 )
 from tttscale.config.paths import FolderPath
@@ -46,8 +47,9 @@ class ParallelSection(Section):
     transport: Literal["auto", "torch", "mpi"] = "auto"
     """What carries are sent over: torch.distributed (gloo on CPUs, NCCL on GPUs), or mpi (CPUs only, in a job
     that mpirun or srun has started); auto = torch. No loss depends on it."""
-    keep_chunks: Annotated[int | Literal["auto"], count_or("auto")] = "auto"
-    """Chunks whose activations are kept for the backward sweep instead of recomputed."""
+    keep_chunks: Annotated[int | float | Literal["auto"], amount_or("auto")] = "auto"
+    """Chunks whose activations are kept for the backward sweep instead of recomputed; with a fraction (1.5)
+    also those of so many of one more chunk's layers, the last ones."""
     batch: Positive = 1
     """Sequences of one sweep, computed together."""
     threads: Positive | None = None

@@ -1,5 +1,6 @@
 """Why a step takes longer than its work: causes, what each costs, and what to do about it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +29,7 @@ Kind = Literal[
 _FAULT_SHARE = 0.03
 """What costs a smaller share of a step is not named: a fault,"""
 _ADVICE_SHARE = 0.05
-"""or a choice that another would be better than."""
+"""or a choice that another would be better than, or data, for which ranks always wait a little."""
 _NETWORK_SHARE = 0.1
 """Exposed messages of all ranks alike that are more than one has to put up with."""
 
@@ -62,13 +63,15 @@ def diagnose(
 ) -> list[Cause]:
     """Name what makes steps longer, most costly first; one cause of kind "none" if nothing does.
 
+    A trace without a step, or in which no time passes, has no cause at all.
+
     Args:
         trace: measured, rehearsed or simulated.
         found: its analysis, if that was done before.
         expected: what messages should take, for edges that no other can be compared with.
     """
     found = found or analyse(trace)
-    if not found.steps:
+    if not found.mean("seconds"):
         return []
     case = _Case(trace, found, expected)
     causes = [*case.edges(), *case.rank(), *case.data(), *case.between(), *case.choices()]
@@ -154,7 +157,7 @@ class _Case:
             for rank in range(len(self.trace.ranks))
         ]  # so that a single hiccup is no cause
         worst = int(np.argmax(waits))
-        if waits[worst] < _FAULT_SHARE * self.period:
+        if waits[worst] < _ADVICE_SHARE * self.period:
             return
         others = np.delete(waits, worst)
         beside = f"; the others {_time(float(np.median(others)))}" if len(others) else ""
@@ -238,7 +241,7 @@ class _Case:
                 f"the serial chain of one layer through a sequence takes {_time(wave.chain_seconds)}, a "
                 f"rank's share of the work only {_time(wave.work_seconds / wave.ranks)}: no more than "
                 f"{useful:.3g} ranks are of use",
-                f"use {max(1, int(useful))} ranks per sequence, and the others for more sequences at a time",
+                f"use {math.ceil(useful)} ranks per sequence, and the others for more sequences at a time",
                 key="parallel.sequence",
                 factor=wave.ranks * wave.chain_seconds / wave.work_seconds,
             )

@@ -13,9 +13,12 @@ from tttscale.observe.span_table import (
     BACKWARD,
     COMPUTE,
     FORWARD,
+    RECOMPUTE,
     SpanTable,
     StepBounds,
+    key_of,
     span_table,
+    typical_sum,
 )
 from tttscale.observe.spans import Trace
 from tttscale.observe.work import Chain, Straggler, chain, straggler
@@ -68,7 +71,7 @@ class StepTimes:
     chain: Chain
     """The longest serial chain."""
     possible_seconds: float
-    """Of the sweeps: max(W / R, chain) + ramp. Nothing else would have had to be waited for."""
+    """Of the sweeps: W / R or the chain, whichever is longer, each with the least ramp that it has."""
     outside_seconds: float
     """Outside of the sweeps: reduction, optimizer, gathering and the rest; a mean over the ranks."""
     straggler: Straggler | None
@@ -156,7 +159,13 @@ def _step(trace: Trace, table: SpanTable, found: HandOvers, index: int) -> StepT
     replicas = [rank.replica for rank in trace.ranks]
     possible, work, size, longest = max(
         (
-            _possible(inside, messages, ranks, [i for i, r in enumerate(replicas) if r == replica])
+            _possible(
+                trace.facts,
+                inside,
+                messages,
+                ranks,
+                [i for i, r in enumerate(replicas) if r == replica],
+            )
             for replica in sorted(set(replicas))
         ),
         key=lambda one: one[0],
@@ -225,15 +234,29 @@ def _first_tasks(facts: dict[str, Any], inside: SpanTable, found: HandOvers) -> 
 
 
 def _possible(
-    inside: SpanTable, found: HandOvers, ranks: list[RankTimes], members: list[int]
+    facts: dict[str, Any],
+    inside: SpanTable,
+    found: HandOvers,
+    ranks: list[RankTimes],
+    members: list[int],
 ) -> tuple[float, float, int, Chain]:
-    """What was possible in a replica's sweeps, its work, its ranks and its chain."""
-    longest = chain(
-        inside.take(np.isin(inside.rank, members)), found.take(np.isin(found.receiver, members))
-    )
-    work = sum(ranks[member].compute_seconds for member in members)
-    ramp = sum(ranks[member].ramp_seconds for member in members) / len(members)
-    return max(work / len(members), longest.seconds) + ramp, work, len(members), longest
+    """What was possible in a replica's sweeps, its work, its ranks and its chain.
+
+    Work that is divided evenly waits until the wave has reached the last rank, and at the end until it is
+    back. If the chain decides, one chunk goes through all other layers before it, and back after it.
+    """
+    own = inside.take(np.isin(inside.rank, members))
+    longest = chain(own, found.take(np.isin(found.receiver, members)))
+    size, work = len(members), sum(ranks[member].compute_seconds for member in members)
+    chunks, sequences = (int(x.max(initial=-1)) + 1 for x in (own.chunk, own.sequence))
+    if not chunks:
+        return work / size, work, size, longest
+    waves = 1 if facts.get("layout") == "contiguous" else min(sequences, size)
+    hops, hop = -(-min(size, chunks * waves) // waves) - 1, longest.seconds / chunks
+    through = own.take(own.of(*COMPUTE) & (own.layer >= 0) & (own.run != RECOMPUTE))
+    passing = typical_sum(key_of(through.sequence, through.chunk), through.seconds)
+    possible = max(work / size + hops * hop, longest.seconds + max(0.0, passing - hop))
+    return possible, work, size, longest
 
 
 def _between(trace: Trace, table: SpanTable) -> list[dict[str, float]]:

@@ -6,8 +6,8 @@ hold activities; an arrow leads from every send of a carry to the wait that it e
 
 import gzip
 import json
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from tttscale.observe.trace_bounds import bounded
 
 MAX_EVENTS = 1_000_000
 """About 12 MB of .json.gz, and what Perfetto opens in a few seconds."""
+_FEWEST_SPANS = 64
 _TICKS = 8
 """Times are rounded to an eighth of a microsecond: 125 ns, a whole number for Perfetto, and exact in binary,
 so that spans that touch do not overlap after rounding."""
@@ -94,20 +95,20 @@ def write_perfetto(path: Path, trace: Trace, *, max_events: int = MAX_EVENTS) ->
 
 def perfetto_events(trace: Trace, max_events: int = MAX_EVENTS) -> tuple[list[Event], str]:
     """Return the events, in the order of time within a track, and what was cut to have at most so many."""
-    arrows = find_arrows(trace)
-    small = bounded(trace, max_events // 4, max_events // 8)
+    arrows, most_spans = find_arrows(trace), max_events // 2
+    while True:
+        small = bounded(trace, most_spans, max_events // 16)
+        events = [event for rank in small.ranks for event in _of_rank(rank)]
+        if len(events) <= max_events * 3 // 4 or most_spans < _FEWEST_SPANS:
+            break
+        most_spans //= 2  # steps, chunks and reads are events as well
     cut = [small.cut] if small.cut else []
     ends = {rank.rank: rank.spans[-1].end if rank.spans else 0.0 for rank in small.ranks}
     inside = [a for a in arrows if a.sent < ends[a.source] and a.received < ends[a.target]]
-    if len(inside) > max_events // 8:
-        cut.append(
-            f"of {len(inside):,} arrows those of the {max_events // 8:,} longest waits are there"
-        )
-        inside = sorted(inside, key=lambda arrow: -arrow.waited_seconds)[: max_events // 8]
-    events = [event for rank in small.ranks for event in _of_rank(rank)]
-    room = max_events - len(events) - 2 * len(inside)
-    if room < 0:
-        inside = inside[: max(0, len(inside) + room // 2)]
+    room = max(0, max_events - len(events)) // 2
+    if len(inside) > room:
+        cut.append(f"of {len(inside):,} arrows those of the {room:,} longest waits are there")
+        inside = sorted(inside, key=lambda arrow: -arrow.waited_seconds)[:room]
     return [*_names(small), *events, *_flows(small, inside)], "; ".join(cut)
 
 
@@ -135,17 +136,19 @@ def find_arrows(trace: Trace) -> list[Arrow]:
 
 def _of_rank(rank: RankTrace) -> Iterator[Event]:
     pid, tid = _pid(rank), _tid(rank)
+    edges = sorted({time for mark in rank.steps for time in (mark.begin, mark.end)})
+    pieces = list(_cut(rank.spans, edges))
     marks = [
         _complete(pid, tid, mark.begin, mark.end, f"step {mark.step}", "step", {"step": mark.step})
         for mark in rank.steps
     ]
     tasks = [
         _complete(pid, tid, begin, end, *_task_name(first))
-        for begin, end, first in _tasks(rank.spans)
+        for begin, end, first in _tasks(pieces, edges)
     ]
     spans = [
         _complete(pid, tid, span.begin, span.end, *_span_name(span), _COLOURS.get(span.activity))
-        for span in rank.spans
+        for span in pieces
     ]
     # Of those that begin together the outer ones come first.
     yield from sorted((e for e in [*marks, *tasks, *spans] if e["dur"] > 0), key=lambda e: e["ts"])
@@ -165,13 +168,25 @@ def _of_rank(rank: RankTrace) -> Iterator[Event]:
         }
 
 
-def _tasks(spans: Iterable[Span]) -> Iterator[tuple[float, float, Span]]:
+def _cut(spans: Iterable[Span], edges: Sequence[float]) -> Iterator[Span]:
+    """Yield spans that end where a step begins or ends: an activity may go on from one to the next."""
+    for span in spans:
+        begin = span.begin
+        for edge in edges[bisect_right(edges, begin) : bisect_left(edges, span.end)]:
+            yield span._replace(begin=begin, end=edge)
+            begin = edge
+        yield span._replace(begin=begin)
+
+
+def _tasks(spans: Iterable[Span], edges: Sequence[float]) -> Iterator[tuple[float, float, Span]]:
     """Yield begin, end and first span of what a rank does of one chunk, one after the other."""
     first: Span | None = None
     end = 0.0
     for span in spans:
         same = first is not None and _key(first) == _key(span)
-        if first is not None and not same:
+        if first is not None and (
+            not same or bisect_right(edges, end) < bisect_right(edges, span.begin)
+        ):
             yield first.begin, end, first
             first = None
         if first is None and span.run and span.chunk >= 0:

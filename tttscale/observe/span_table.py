@@ -165,3 +165,14 @@ def medians(groups: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     some = sizes > 0
     found[some] = values[order][(first + (sizes - 1) // 2)[some]]
     return found
+
+
+def typical_sum(units: np.ndarray, values: np.ndarray) -> float:
+    """The median, over units, of the sum of a unit's values; 0 without any.
+
+    Args:
+        units: of each value: any whole numbers.
+        values: any numbers.
+    """
+    found = np.bincount(np.unique(units, return_inverse=True)[1], values)
+    return float(np.median(found)) if len(found) else 0.0

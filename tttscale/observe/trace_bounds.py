@@ -29,8 +29,8 @@ def bounded(trace: Trace, max_spans: int, max_samples: int) -> Trace:
         ranks = [_until(rank, steps[kept - 1]) for rank in ranks]
         left_out = _numbers(steps[kept:])
         cut.append(f"{left_out} left out, to stay below {max_spans:,} spans")
-    seconds, doublings = _FIRST_SECONDS, 0
-    full, whole = ranks, _count(ranks)
+    full, whole, doublings = ranks, _count(ranks), 0
+    seconds = _shortest_that_must_go(ranks, whole - max_spans) if whole > max_spans else 0.0
     while _count(ranks) > max_spans and doublings < _DOUBLINGS:
         ranks = [
             replace(rank, spans=joined(rank.spans, seconds, across=False), reads=[])
@@ -49,6 +49,12 @@ def bounded(trace: Trace, max_spans: int, max_samples: int) -> Trace:
     share = max(2, max_samples // max(1, len(ranks)))
     ranks = [replace(rank, memory=peaks(rank.memory, share)) for rank in ranks]
     return replace(trace, ranks=ranks, cut="; ".join(dict.fromkeys(cut)))
+
+
+def _shortest_that_must_go(ranks: list[RankTrace], count: int) -> float:
+    """Return the length of spans below which so many are, at least a microsecond; or that of all of them."""
+    lengths = sorted(span.end - span.begin for rank in ranks for span in rank.spans)
+    return max(_FIRST_SECONDS, lengths[min(count, len(lengths) - 1)]) if lengths else _FIRST_SECONDS
 
 
 def joined(spans: Iterable[Span], seconds: float, *, across: bool) -> list[Span]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tttscale.observe.overlap import Overlap
-from tttscale.observe.span_table import COMPUTE, key_of
+from tttscale.observe.span_table import COMPUTE, key_of, typical_sum
 from tttscale.observe.spans import Trace
 
 _MOST_CHUNKS_PER_RANK = 16
@@ -29,6 +29,8 @@ class Wave:
     contiguous: bool
     chunk_seconds: float
     """All compute of one chunk: median."""
+    layer_seconds: float
+    """Of these, one layer."""
     advance_seconds: float
     """A chunk's advance of one layer, forward and backward: medians."""
     wire_seconds: float
@@ -43,9 +45,9 @@ class Wave:
         work = table.take((table.step >= 0) & table.of(*COMPUTE) & (table.chunk >= 0))
         if step.sequence_ranks < 2 or not len(work.begin):
             return None
-        unit = np.unique(
-            key_of(work.step, work.replica, work.sequence, work.chunk), return_inverse=True
-        )[1]
+        chunk = key_of(work.step, work.replica, work.sequence, work.chunk)
+        in_layers = work.layer >= 0
+        layer = key_of(chunk[in_layers], work.layer[in_layers])
         advances = [
             one.chain.forward_advance_seconds + one.chain.backward_advance_seconds
             for one in found.steps
@@ -60,7 +62,8 @@ class Wave:
             int(work.chunk.max()) + 1,
             int(work.layer.max()) + 1,
             trace.facts.get("layout") == "contiguous",
-            float(np.median(np.bincount(unit, work.seconds))),
+            typical_sum(chunk, work.seconds),
+            typical_sum(layer, work.seconds[in_layers]),
             float(np.median(advances)),
             float(np.median(wires)),
             tokens / mini_batch if tokens and mini_batch else 0.0,
@@ -78,19 +81,22 @@ class Wave:
 
     @property
     def chain_seconds(self) -> float:
-        """One layer through a sequence, both ways."""
-        return self.chunks * self.hop_seconds
+        """What is computed one after the other: one layer through a sequence, both ways."""
+        return self.chunks * self.advance_seconds
 
     def seconds(self) -> float:
         """Both sweeps: the fullest rank's work after the wave has come to it, or the chain and one chunk."""
         reached = min(-(-self.ranks // self.sequences), self.chunks) - 1
         if self.contiguous:
-            own = -(-self.chunks // self.ranks)
-            work = self.sequences * own * self.chunk_seconds
-            return work + reached * max(own * self.chunk_seconds / self.layers, self.hop_seconds)
+            work = self.sequences * -(-self.chunks // self.ranks) * self.chunk_seconds
+            # The last layer takes longest, since the head comes with it.
+            last = self.chunk_seconds - (self.layers - 1) * self.layer_seconds
+            return work + reached * (
+                max(0.0, self.chunks / self.ranks - 1) * last + self.hop_seconds
+            )
         own = -(-self.sequences * self.chunks // self.ranks)
         work = own * self.chunk_seconds + reached * self.hop_seconds
-        return max(work, self.chain_seconds - self.hop_seconds + self.chunk_seconds)
+        return max(work, (self.chunks - 1) * self.hop_seconds + self.chunk_seconds)
 
     def striped(self) -> "Wave":
         """The same, striped."""
@@ -102,6 +108,7 @@ class Wave:
             self,
             chunks=self.chunks * pieces,
             chunk_seconds=self.chunk_seconds / pieces,
+            layer_seconds=self.layer_seconds / pieces,
             advance_seconds=self.advance_seconds / pieces,
         )
 

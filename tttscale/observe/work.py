@@ -14,12 +14,17 @@ from tttscale.observe.span_table import (
     SpanTable,
     key_of,
     medians,
+    typical_sum,
 )
 
 _LEAST_EXCESS = 0.1
 """A rank that is slower by less is none that anybody should look for."""
+_SEVERAL = 3
+"""Steps, of which a straggler is one in three quarters."""
 _SURE = 4.0
-"""Standard errors that make a difference."""
+"""Standard errors that make a difference,"""
+_RANKS_SURE = 2.0
+"""and standard deviations of the other ranks."""
 _ERROR_OF_MEDIAN = 1.2533 * 1.4826
 """From a median absolute deviation to the standard error of a median, times the root of the count."""
 
@@ -40,48 +45,84 @@ def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
     """The rank whose compute is slowest for the same work; None if the difference is within the noise.
 
     The work that is compared is one layer of one chunk in one of its runs, by the median over chunks, so
-    that a rank with more chunks is not slower for that.
+    that a rank with more chunks is not slower for that. A rank that was slower in a few steps only is none.
 
     Args:
         table: of any number of steps.
         facts: of the trace.
     """
-    ranks, cells, seconds = _units(table, facts)
-    if not len(seconds):
+    steps = np.unique(table.step[table.step >= 0])
+    whole = _Speeds(table, facts)
+    if np.isnan(whole.factors).all():
         return None
-    count, kinds = int(ranks.max()) + 1, int(cells.max()) + 1
-    group = ranks * kinds + cells
-    typical = medians(group, seconds, count * kinds).reshape(count, kinds)
-    expected = _of_others(typical)
-    both = np.isfinite(typical) & np.isfinite(expected)
-    if not both.any():
+    rank = int(np.nanargmax(whole.factors))
+    factor, noise = float(whole.factors[rank]), whole.noise(rank)
+    surely = factor - _SURE * whole.difference_of_kinds(rank)
+    if len(steps) >= _SEVERAL:
+        of_steps = [_Speeds(table.take(table.step == step), facts).factor(rank) for step in steps]
+        factor, surely = (float(np.quantile(of_steps, q, method="lower")) for q in (0.5, 0.25))
+        noise = max(noise, _LEAST_EXCESS)
+    if not (surely > 1 + noise and factor > 1 + _LEAST_EXCESS):
         return None
-    own = np.where(both, typical, 0).sum(1)
-    others = np.where(both, expected, 0).sum(1)
-    factors = np.divide(own, others, out=np.full(count, np.nan), where=others > 0)
-    if np.isnan(factors).all():
-        return None
-    slowest = int(np.nanargmax(factors))
-    excess = float(factors[slowest]) - 1
-    rest = np.delete(factors, slowest)
-    rest = rest[np.isfinite(rest)]
-    noise = max(
-        _error_of_units(seconds, typical.ravel()[group], ranks == slowest),
-        _error_of_kinds(typical[slowest], expected[slowest]),
-        1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if len(rest) else 0.0,
-    )
-    if excess < max(_LEAST_EXCESS, _SURE * noise):
-        return None
-    compute = table.of(*COMPUTE) & (table.rank == slowest) & (table.step >= 0)
-    steps = max(1, len(np.unique(table.step[table.step >= 0])))
-    total = float(table.seconds[compute].sum()) / steps
-    return Straggler(slowest, 1 + excess, total * excess / (1 + excess))
+    compute = table.of(*COMPUTE) & (table.rank == rank) & (table.step >= 0)
+    total = float(table.seconds[compute].sum()) / len(steps)
+    return Straggler(rank, factor, total * (1 - 1 / factor))
+
+
+class _Speeds:
+    """How long each rank takes for each kind of work, compared with the others."""
+
+    def __init__(self, table: SpanTable, facts: dict[str, Any]) -> None:
+        ranks, kinds, seconds = _units(table, facts)
+        self._ranks, self._seconds = ranks, seconds
+        shape = int(ranks.max(initial=-1)) + 1, int(kinds.max(initial=-1)) + 1
+        group = ranks * shape[1] + kinds
+        self._typical = medians(group, seconds, shape[0] * shape[1]).reshape(shape)
+        self._of_unit = self._typical.ravel()[group]
+        self._expected = _of_others(self._typical)
+        both = np.isfinite(self._typical) & np.isfinite(self._expected)
+        often = np.bincount(kinds, minlength=shape[1])
+        own = np.where(both, self._typical * often, 0).sum(1)
+        others = np.where(both, self._expected * often, 0).sum(1)
+        self.factors = np.divide(own, others, out=np.full(shape[0], np.nan), where=others > 0)
+        """Time for a step's work over that of the other ranks; NaN where nothing can be compared."""
+
+    def factor(self, rank: int) -> float:
+        """One rank's factor; NaN if it has no work."""
+        return float(self.factors[rank]) if rank < len(self.factors) else np.nan
+
+    def noise(self, rank: int) -> float:
+        """How far a factor may be from 1 by chance: as chunks of one rank differ, and as other ranks do."""
+        rest = np.delete(self.factors, rank)
+        rest = rest[np.isfinite(rest)]
+        spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if len(rest) else 0.0
+        return max(_RANKS_SURE * spread, _SURE * self._difference_of_chunks(rank))
+
+    def _difference_of_chunks(self, rank: int) -> float:
+        """Standard error of a factor, from how much chunks differ on one and the same rank."""
+        some = self._of_unit > 0
+        if not some.any():
+            return 0.0
+        deviation = float(np.median(np.abs(self._seconds[some] / self._of_unit[some] - 1)))
+        own = int((self._ranks == rank).sum())
+        others = len(self._ranks) - own
+        return _ERROR_OF_MEDIAN * deviation * (1 / max(1, own) + 1 / max(1, others)) ** 0.5
+
+    def difference_of_kinds(self, rank: int) -> float:
+        """Standard error of a factor, from how much it differs between kinds of work."""
+        own, others = self._typical[rank], self._expected[rank]
+        some = np.isfinite(own) & (others > 0)
+        if not some.any():
+            return 0.0
+        ratios = own[some] / others[some]
+        deviation = float(np.median(np.abs(ratios - np.median(ratios))))
+        return _ERROR_OF_MEDIAN * deviation / len(ratios) ** 0.5
 
 
 def _units(table: SpanTable, facts: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rank, kind of work and seconds of every layer of every chunk, in each of its runs.
 
-    A chunk that is not recomputed builds its graph in the forward, which is work of another kind.
+    A layer that is not recomputed builds its graph in the forward, which is work of another kind.
     """
     inside = (table.step >= 0) & (table.layer >= 0) & table.of(*COMPUTE)
     if has_short_chunk(facts):
@@ -89,31 +130,12 @@ def _units(table: SpanTable, facts: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     work = table.take(inside)
     if not len(work.begin):
         return work.rank, work.rank, work.begin
-    chunk = key_of(work.rank, work.step, work.sequence, work.chunk)
-    again = np.isin(chunk, chunk[work.run == RECOMPUTE])
+    layer = key_of(work.rank, work.step, work.sequence, work.chunk, work.layer)
+    again = np.isin(layer, layer[work.run == RECOMPUTE])
     kind = key_of(work.run, again, work.layer)
-    _, first, unit = np.unique(key_of(chunk, kind), return_index=True, return_inverse=True)
-    _, cells = np.unique(kind, return_inverse=True)
-    return work.rank[first], cells[first], np.bincount(unit, work.seconds)
-
-
-def _error_of_units(seconds: np.ndarray, typical: np.ndarray, mine: np.ndarray) -> float:
-    """Standard error of a rank's factor, from how much chunks differ on one and the same rank."""
-    some = typical > 0
-    deviation = float(np.median(np.abs(seconds[some] / typical[some] - 1))) if some.any() else 0.0
-    own = int(mine.sum())
-    others = max(1, len(mine) - own)
-    return _ERROR_OF_MEDIAN * deviation * (1 / max(1, own) + 1 / others) ** 0.5
-
-
-def _error_of_kinds(own: np.ndarray, others: np.ndarray) -> float:
-    """Standard error of a rank's factor, from how much that differs between its kinds of work."""
-    some = np.isfinite(own) & (others > 0)
-    if not some.any():
-        return 0.0
-    ratios = own[some] / others[some]
-    deviation = float(np.median(np.abs(ratios - np.median(ratios))))
-    return _ERROR_OF_MEDIAN * deviation / len(ratios) ** 0.5
+    _, first, unit = np.unique(key_of(layer, work.run), return_index=True, return_inverse=True)
+    _, kinds = np.unique(kind, return_inverse=True)
+    return work.rank[first], kinds[first], np.bincount(unit, work.seconds)
 
 
 def has_short_chunk(facts: dict[str, Any]) -> bool:
@@ -184,9 +206,5 @@ def chain(table: SpanTable, found: HandOvers) -> Chain:
 def _typical(advances: SpanTable, run: int) -> float:
     """Seconds of one advance: a chunk's may be in several pieces, so by chunk and layer."""
     chosen = advances.take(advances.run == run)
-    if not len(chosen.begin):
-        return 0.0
-    unit = np.unique(
-        key_of(chosen.step, chosen.sequence, chosen.chunk, chosen.layer), return_inverse=True
-    )[1]
-    return float(np.median(np.bincount(unit, chosen.seconds)))
+    units = key_of(chosen.step, chosen.sequence, chosen.chunk, chosen.layer)
+    return typical_sum(units, chosen.seconds)

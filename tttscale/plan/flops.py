@@ -24,7 +24,7 @@ from tttscale.model.ports import NULL_PORTS
 from tttscale.model.registry import fault, kinds_of, mixer_class, names_of, options_of
 from tttscale.model.sequence_layer import build_mixer
 from tttscale.model.ttt_layer import TTTLayer
-from tttscale.plan.simulate import kept_tasks
+from tttscale.scan.keep_policy import split_kept
 from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import Phase, Schedule
 
@@ -257,7 +257,7 @@ class SweepFlops:
         return self.hardware / self.tokens
 
 
-def sweep_flops(config: TTTConfig, layout: Layout, kept: int = 0) -> SweepFlops:
+def sweep_flops(config: TTTConfig, layout: Layout, kept: float = 0) -> SweepFlops:
     """Of a forward and a backward sweep over sequences without documents inside and without padding.
 
     Args:
@@ -281,7 +281,7 @@ def sweep_flops(config: TTTConfig, layout: Layout, kept: int = 0) -> SweepFlops:
     schedule = Schedule(layout, ((),) * config.num_hidden_layers)
     for rank in range(layout.ranks):
         tasks = schedule.tasks(rank, Phase.FORWARD)
-        recorded = kept_tasks(tasks, schedule.layers, kept)
-        for task in tasks[: len(tasks) - len(recorded)]:
+        cut, recorded = split_kept(tasks, round(kept * schedule.layers))
+        for task in cut[: len(cut) - len(recorded)]:
             again += of_chunk[task.chunk].forward_of(task.layers)
     return SweepFlops(tokens, model, model + again, of_chunk[0].unknown)

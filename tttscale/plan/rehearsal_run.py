@@ -72,7 +72,7 @@ def _text(
     found: Rehearsal,
     simulated: Simulation,
     one: Simulation,
-    kept: int,
+    kept: float,
 ) -> str:
     ranks, seconds = layout.ranks, found.seconds
     auto = " (keep_chunks: auto; the planner says how many fit)"
@@ -88,7 +88,7 @@ def _text(
     starved = max(range(ranks), key=lambda rank: found.starved_seconds[rank])
     lines = [
         f"{ranks} ranks, {layout.sequences} x {layout.length_tokens:,} tokens in {layout.chunks} "
-        f"{layout.kind} chunks of {layout.chunk_tokens:,}; kept chunks: {kept}{note}",
+        f"{layout.kind} chunks of {layout.chunk_tokens:,}; kept chunks: {kept:g}{note}",
         f"costs: {costs.source}",
         "real schedule, sweeps, ports and in-process transport; all times are virtual, of the sweeps alone",
         "",

@@ -73,7 +73,7 @@ def rehearse(
     carry_bytes: Callable[[CarryKey], int],
     costs: Costs,
     *,
-    kept: int = 1,
+    kept: float = 1,
     ranks_per_host: int = 8,
 ) -> Rehearsal:
     """Run one step's real sweeps in virtual time.

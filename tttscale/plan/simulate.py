@@ -9,7 +9,7 @@ and the link has taken those before it).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tttscale.observe.spans import RankTrace, Span, StepMark, Trace
@@ -17,11 +17,12 @@ from tttscale.plan.bounds import possible
 from tttscale.plan.costs import Costs
 from tttscale.plan.message_bytes import MessageBytes
 from tttscale.plan.program import Does, Program, Programs
+from tttscale.scan.keep_policy import split_kept
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
 from tttscale.scan.timeline import Activity, Run
 
-Kept = Mapping[int, int] | int
-"""Chunks whose activations are kept: of each rank, or of all."""
+Kept = Mapping[int, float] | float
+"""Chunks whose activations are kept: of each rank, or of all. A fraction is of one more chunk's layers."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,7 @@ def simulate(
         ranks_per_host: neighbouring ranks that share a host; rank 0 is the first of its host.
         trace: also note every activity.
     """
-    return _Simulator(schedule, carry_bytes, costs, kept, ranks_per_host, trace).run()
-
-
-def kept_tasks(tasks: list[ChunkTask], layers: int, chunks: int) -> frozenset[ChunkTask]:
-    """The last tasks of a forward sweep, as many as so many chunks have: their graphs are kept."""
-    per_chunk = layers // len(tasks[0].layers) if tasks else 1
-    count = min(chunks * per_chunk, len(tasks))
-    return frozenset(tasks[len(tasks) - count :])
+    return Simulator(schedule, carry_bytes, costs, kept, ranks_per_host, trace).run()
 
 
 @dataclass
@@ -114,7 +108,9 @@ class _Link:
     """When all that was sent so far has left."""
 
 
-class _Simulator:
+class Simulator:
+    """One step's sweeps under given costs; see `simulate`."""
+
     def __init__(
         self,
         schedule: Schedule,
@@ -128,6 +124,7 @@ class _Simulator:
         self.layout, self.ranks_per_host = schedule.layout, ranks_per_host
         self.bytes = MessageBytes(schedule, carry_bytes)
         self.programs = Programs(schedule.parts, costs, labels=trace)
+        """What happens inside tasks; to be replaced before `run` by what is to be tried."""
         self.ranks = [self._rank(rank, kept) for rank in range(self.layout.ranks)]
         self.messages: dict[tuple[Phase, int, int], tuple[list[float], list[float]]] = {}
         """(sweep, sequence, chunk that sends) -> when each of its messages was sent, and arrived."""
@@ -137,9 +134,11 @@ class _Simulator:
         self.occupied: dict[tuple[int, bool], list[float]] = {}
 
     def _rank(self, index: int, kept: Kept) -> _Rank:
-        forward, backward = (self.schedule.tasks(index, phase) for phase in Phase)
-        chunks = kept if isinstance(kept, int) else kept[index]
-        return _Rank(index, forward + backward, kept_tasks(forward, self.schedule.layers, chunks))
+        chunks = kept[index] if isinstance(kept, Mapping) else kept
+        tasks = self.schedule.tasks(index, Phase.FORWARD)
+        forward, graphs = split_kept(tasks, round(chunks * self.schedule.layers))
+        backward = [replace(task, phase=Phase.BACKWARD) for task in reversed(forward)]
+        return _Rank(index, [*forward, *backward], graphs)
 
     def run(self) -> Simulation:
         """Let every rank go on until its next task receives from one that has not run yet."""

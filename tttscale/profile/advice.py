@@ -12,7 +12,7 @@ from tttscale.scan.schedule import CarryKey, Schedule
 
 _ALIKE = 0.01
 """A smaller difference is none: the simulator is not that exact."""
-_LARGEST_TASKS = 60_000
+_LARGEST_TASKS = 50_000
 """Layers of chunks of a step; a simulation of more would take too long."""
 
 
@@ -24,7 +24,7 @@ class Setting:
     layout: Kind
     ranks: int
     """Of a sequence."""
-    kept: int | tuple[int, ...]
+    kept: float | tuple[float, ...]
     """Chunks whose activations are kept: of each rank, or of all."""
 
 
@@ -59,7 +59,7 @@ class Job:
             Schedule(layout, self.parts),
             self.carry_bytes(setting.chunk_tokens),
             self.costs,
-            kept=kept if isinstance(kept, int) else dict(enumerate(kept)),
+            kept=dict(enumerate(kept)) if isinstance(kept, tuple) else kept,
             ranks_per_host=self.ranks_per_host,
             trace=trace,
         )
@@ -170,15 +170,15 @@ def _neighbours(job: Job, now: Setting) -> Iterator[tuple[str, str, Setting, str
     if now.ranks > 1 and job.chunks(now) >= now.ranks and _is_possible(job, setting):
         yield f"layout {now.layout} -> {other}", f"parallel.layout={other}", setting, ""
     own = -(-job.chunks(now) * job.sequences // now.ranks)
-    least = now.kept if isinstance(now.kept, int) else min(now.kept)
+    least = min(now.kept) if isinstance(now.kept, tuple) else now.kept
     for kept, words in ((least + 1, "one chunk more"), (own, "all chunks")):
-        if least < kept <= own and (kept == own or own > least + 1):
+        if least < kept <= own and (kept == own) == (words == "all chunks"):
             note = "no recomputation" if kept == own else ""
             if job.kept_chunk_bytes is not None:
                 size = _size((kept - least) * job.kept_chunk_bytes)
                 note = f"{note}, {size} more memory" if note else f"{size} more memory"
-            change = f"keep_chunks {least} -> {kept} ({words})"
-            yield change, f"parallel.keep_chunks={kept}", replace(now, kept=kept), note
+            change = f"keep_chunks {least:.4g} -> {kept:.4g} ({words})"
+            yield change, f"parallel.keep_chunks={kept:.6g}", replace(now, kept=kept), note
     for factor, ranks in ((0.5, now.ranks // 2), (2, now.ranks * 2)):
         setting = replace(now, ranks=ranks, kept=least)
         if ranks != now.ranks * factor or ranks < 1 or not _is_possible(job, setting):
@@ -214,11 +214,11 @@ def _is_possible(job: Job, setting: Setting) -> bool:
     return few and (setting.layout == "striped" or job.chunks(setting) >= setting.ranks)
 
 
-def _kept(now: Setting, factor: float) -> int | tuple[int, ...]:
+def _kept(now: Setting, factor: float) -> float | tuple[float, ...]:
     """As many tokens kept as now, in chunks that are `factor` times as long."""
-    if isinstance(now.kept, int):
-        return max(min(now.kept, 1), int(now.kept / factor))
-    return tuple(max(min(kept, 1), int(kept / factor)) for kept in now.kept)
+    if not isinstance(now.kept, tuple):
+        return max(min(now.kept, 1), now.kept / factor)
+    return tuple(max(min(kept, 1), kept / factor) for kept in now.kept)
 
 
 def _binary(tokens: int) -> str:

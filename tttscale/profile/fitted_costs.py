@@ -98,14 +98,19 @@ def line(seconds: dict[int, float]) -> Line:
     return Line(mean - slope * center, slope)
 
 
-def kept_chunks(trace: Trace) -> dict[int, int]:
-    """By place among the sequence ranks: how many own chunks were not recomputed in a step."""
+def kept_chunks(trace: Trace) -> dict[int, float]:
+    """By place among the sequence ranks: how many own chunks were not recomputed in a step.
+
+    A chunk of which some layers were not counts as their share.
+    """
     size = int(trace.facts["sequence_ranks"])
     found = {}
     for rank in trace.ranks[:size]:
-        ran = {(s.sequence, s.chunk) for s in rank.spans if s.run == "forward" and s.chunk >= 0}
-        again = {(s.sequence, s.chunk) for s in rank.spans if s.run == "recompute"}
-        found[rank.rank % size] = len(ran - again)
+        ran, again = (
+            {(s.sequence, s.chunk, s.layer) for s in rank.spans if s.run == run and s.layer >= 0}
+            for run in ("forward", "recompute")
+        )
+        found[rank.rank % size] = len(ran - again) / int(trace.facts["layers"])
     return found
 
 

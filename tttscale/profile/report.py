@@ -20,6 +20,10 @@ _PARTS = {
     "data": "waiting for tokens",
     "rest": "optimizer and the rest",
 }
+_MOST_CELLS = 60_000
+"""Edges times layers times directions that are listed one by one."""
+_STEADY = 0.1
+"""Traced steps that differ by more are said to."""
 _SEEN_GAIN = 0.02
 """A change that promises less is not in the verdict."""
 
@@ -69,6 +73,7 @@ def make_report(
         "ranks": _ranks(trace, found),
         "edges": _edges(trace, found, known_sizes=bool(size)),
         "layers": [{"layer": one.layer, **_times(one)} for one in found.layers],
+        "cells": _cells(trace, found),
         "comparison": [] if prediction is None else _comparison(found, prediction.simulation),
         "causes": [
             f"{cause.evidence[:1].upper()}{cause.evidence[1:]}. Next: {cause.next_step}."
@@ -297,6 +302,21 @@ def _edges(trace: Trace, found: Overlap, *, known_sizes: bool) -> list[dict[str,
     ]
 
 
+def _cells(trace: Trace, found: Overlap) -> dict[str, list[Any]]:
+    """Columns: source, target, layer, direction and the four times of every edge, layer and direction."""
+    if len(found.cells) > _MOST_CELLS:
+        return {}
+    columns: dict[str, list[Any]] = {
+        "source": [trace.ranks[one.sender].rank for one in found.cells],
+        "target": [trace.ranks[one.receiver].rank for one in found.cells],
+        "layer": [one.layer for one in found.cells],
+        "direction": [_times(one)["direction"] for one in found.cells],
+    }
+    for name in ("upstream_seconds", "wire_seconds", "hidden_seconds", "exposed_seconds"):
+        columns[name] = [float(f"{getattr(one, name):.4g}") for one in found.cells]
+    return columns
+
+
 def _times(one: HandOverSums) -> dict[str, Any]:
     names = (
         "upstream_seconds",
@@ -363,6 +383,13 @@ def _trust(found: Overlap, trace: Trace) -> list[str]:
         notes.append(
             f"Clocks of two ranks agree within {seconds_text(found.clock_error_seconds, 2)}; "
             "shorter times on the wire are not measured."
+        )
+    times = [step.seconds for step in found.steps]
+    if len(times) > 1 and max(times) > (1 + _STEADY) * min(times):
+        notes.append(
+            f"The traced steps differ by {share_text(max(times) / min(times) - 1)}: something else kept this "
+            "machine busy, or it was not warm yet. Smaller gains than that may be noise; trace more steps "
+            "(--steps) on a quiet machine."
         )
     if found.inverted:
         notes.append(f"{found.inverted:,} messages appear to arrive before they were sent.")

@@ -122,6 +122,10 @@ class TracedRun:
             self._run(trainer)
         was_cut = timeline.cut
         spans, reads, marks, memory = timeline.end_trace()
+        if (
+            was_cut
+        ):  # a step that is not whole would look as if the rank did nothing in the rest of it
+            marks = [mark for mark in marks if mark.end <= spans[-1].end] or marks[:1]
         place = mesh.rank, mesh.replica, socket.gethostname(), str(sweeps.device)
         rank, cut = self._bounded(RankTrace(*place, marks, spans, reads, memory))
         again = time.perf_counter()

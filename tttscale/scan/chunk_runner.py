@@ -13,6 +13,7 @@ from tttscale.scan.noted_layers import NotedLayers
 from tttscale.scan.ports import CarryRouter, ChunkPorts, LayerPorts
 from tttscale.scan.reader import Batch
 from tttscale.scan.schedule import ChunkTask
+from tttscale.scan.tied_weight import TiedWeight
 from tttscale.scan.timeline import Activity, Run
 
 Spot = tuple[int, int, int]
@@ -70,6 +71,7 @@ class ChunkRunner:
         self, model: TTTForCausalLM, device: torch.device, autocast: torch.dtype | None
     ) -> None:
         self.model, self.device, self.autocast = model, device, autocast
+        self._tied = TiedWeight(model)
 
     def precision(self) -> AbstractContextManager:
         """Autocast, where the compute dtype is not the parameters'."""
@@ -109,7 +111,7 @@ class ChunkRunner:
             step.router.timeline.begin(Activity.HEAD, Run.BACKWARD, task)
         else:
             grad = step.grads.pop((task.sequence, task.chunk, task.layers.stop))
-        torch.autograd.backward(recorded.out, grad)
+        self._tied.backward(recorded.out, grad, task, step.router.schedule)
         for ports in recorded.ports:
             ports.checks.complete("recv_grad", *["send_grad"] * (task.chunk > 0))
         if recorded.x is not None:

@@ -1,14 +1,41 @@
 """How many chunks may keep their activations: `parallel.keep_chunks`.
 
 The last own chunks of the forward sweep are the first of the backward sweep. If their graphs are kept,
-they need no recomputation. One is always free, since the backward needs room for one chunk anyway.
+they need no recomputation. One is always free, since the backward needs room for one chunk anyway. Of one
+more chunk the last layers may be kept, if there is no room for all of them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+
+from tttscale.scan.schedule import ChunkTask
+
+
+def split_kept(
+    tasks: Sequence[ChunkTask], kept_layers: int
+) -> tuple[tuple[ChunkTask, ...], frozenset[ChunkTask]]:
+    """Choose the tasks whose graphs are kept: the last ones, with so many layers of chunks in all.
+
+    Args:
+        tasks: of a forward sweep, in order.
+        kept_layers: layers of chunks; more than there are keep everything.
+
+    Returns:
+        The tasks, of which one may be cut in two, and those that are kept.
+    """
+    before, kept, left = list(tasks), [], kept_layers
+    while before and left > 0:
+        task = before.pop()
+        if len(task.layers) > left:
+            before.append(replace(task, layers=task.layers[:-left]))
+            task = replace(task, layers=task.layers[-left:])
+        kept.insert(0, task)
+        left -= len(task.layers)
+    return (*before, *kept), frozenset(kept)
 
 
 class SavedBytes:
@@ -38,17 +65,18 @@ class ActivationPolicy:
     """Number of own chunks whose activations are kept; "auto" measures one and sees what fits."""
 
     def __init__(
-        self, asked: int | Literal["auto"], available_bytes: Callable[[], int] | None = None
+        self, asked: float | Literal["auto"], available_bytes: Callable[[], int] | None = None
     ) -> None:
         """Start with the number asked for, or with one.
 
         Args:
-            asked: a number, or "auto".
+            asked: a number, such as 1.5, or "auto".
             available_bytes: memory that this rank may still take; None: unknown, keep one.
         """
         self._available = available_bytes if asked == "auto" else None
         self._layer_bytes: dict[int, float] = {}
-        self.chunks = 1 if asked == "auto" else asked
+        self.chunks: float = 1 if asked == "auto" else asked
+        """With a fraction, so many of one more chunk's layers."""
         self.chunk_bytes: int | None = None
 
     def wants_measure(self, layers: range) -> bool:
@@ -67,4 +95,5 @@ class ActivationPolicy:
             return
         self.chunk_bytes = max(round(sum(self._layer_bytes.values())), 1)
         # What was measured is itself still in memory.
-        self.chunks = 1 + max(0, self._available() // self.chunk_bytes)
+        more = max(0, self._available() * of_layers // self.chunk_bytes)
+        self.chunks = 1 + more / of_layers

@@ -16,7 +16,7 @@ from tttscale.observe.timeline import Timeline
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepPlan, StepState
-from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes
+from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes, split_kept
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
 from tttscale.scan.noted_transport import NotedTransport
@@ -129,11 +129,10 @@ class Sweeps:
         self._prepared = groups, plan, self._read(groups, plan)
 
     def plan(self, train: bool) -> StepPlan:
-        """This rank's tasks; the last of them are kept, as many as the kept chunks have."""
-        tasks = tuple(self.schedule.tasks(self.transport.rank, Phase.FORWARD))
-        per_chunk = self.schedule.layers // len(tasks[0].layers) if tasks else 1
-        count = min(self.keep.chunks * per_chunk, len(tasks)) if train else 0
-        return StepPlan(train, tasks, frozenset(tasks[len(tasks) - count :]))
+        """This rank's tasks; the last of them are kept, as many as the policy says."""
+        tasks = self.schedule.tasks(self.transport.rank, Phase.FORWARD)
+        layers = round(self.keep.chunks * self.schedule.layers) if train else 0
+        return StepPlan(train, *split_kept(tasks, layers))
 
     def _begin(self, groups: Groups, train: bool) -> StepState:
         plan, layout = self.plan(train), self.schedule.layout

@@ -5,9 +5,10 @@ succeeds on all of them or fails on all of them, so that none waits for another 
 """
 
 import math
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from tttscale.cluster.interrupts import SaveRequests
@@ -165,7 +166,9 @@ class TrainingRun:
         try:
             self._warm_up()
             self._archive_later_steps()
-            code = self._steps(requests)
+            saves = parts.config.checkpoint.every > 0
+            with requests.also_sigterm() if saves else nullcontext():
+                code = self._steps(requests)
         except NumericsError as error:
             raise parts.divergence.explained(error) from None
         finally:
@@ -213,10 +216,10 @@ class TrainingRun:
                 self._announce_kept_chunks()
             if self._plan and (line := self._plan.compared(record, parts.sweeps.keep.chunks)):
                 parts.recorder.log(line)
-            asked = step < steps and self._is_asked_to_save(requests)
+            asked = self._asked_to_save(requests) if step < steps else None
             saved = (asked or parts.checkpoints.due(step)) and self._save(step)
             if asked and saved:  # if the disk refused: again after the next step
-                self._announce_saved_end()
+                self._announce_saved_end(asked)
                 return SAVED_ON_REQUEST
         if evaluation is None and self._evaluates(steps):  # it ended between its last step and here
             evaluation = self._evaluate()
@@ -231,10 +234,10 @@ class TrainingRun:
         if line := kept(self.parts.config, sweeps.keep, own_chunks):
             self.parts.recorder.log(line)
 
-    def _announce_saved_end(self) -> None:
+    def _announce_saved_end(self, asked: signal.Signals) -> None:
         auto = self.parts.config.checkpoint.resume == "auto"
         how = "" if auto else " with checkpoint.resume=auto"
-        text = f"SIGUSR1: saved and ended; the same command{how} resumes from here"
+        text = f"{asked.name}: saved and ended; the same command{how} resumes from here"
         self.parts.recorder.log(text)
         tell_torchrun(text)
 
@@ -255,11 +258,12 @@ class TrainingRun:
             parts.recorder.log("WARNING: the held-out loss is not finite; the run continues")
         return evaluation
 
-    def _is_asked_to_save(self, requests: SaveRequests) -> bool:
-        """Return whether any rank was asked to save and end; a run without checkpoints ignores that."""
+    def _asked_to_save(self, requests: SaveRequests) -> signal.Signals | None:
+        """Return the signal by which any rank was asked to save and end; without checkpoints none counts."""
         if self.parts.config.checkpoint.every == 0:
-            return False
-        return bool(self.parts.mesh.gather([float(requests.heard)]).any())
+            return None
+        number = int(self.parts.mesh.gather([float(requests.heard or 0)]).max())
+        return signal.Signals(number) if number else None
 
     def _save(self, step: int) -> bool:
         parts = self.parts

@@ -69,7 +69,7 @@ def kept(config: Config, keep: ActivationPolicy, own_chunks: int) -> str | None:
     chunks = min(keep.chunks, own_chunks)
     again = own_chunks - chunks
     return (
-        f"parallel.keep_chunks = auto: {chunks} of {own_chunks} chunks of a rank keep their activations, "
+        f"parallel.keep_chunks = auto: {chunks:.4g} of {own_chunks} chunks of a rank keep their activations, "
         f"{human(keep.chunk_bytes, 1024)}B each, as memory allows"
-        f"{f'; {again} are computed twice' * (again > 0)}"
+        f"{f'; {again:.4g} are computed twice' * (again > 0)}"
     )

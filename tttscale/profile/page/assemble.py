@@ -18,6 +18,7 @@ _SCRIPTS = (
     "pointer.js",
     "charts.js",
     "tables.js",
+    "heat.js",
     "main.js",
 )
 

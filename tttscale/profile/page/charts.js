@@ -6,7 +6,7 @@ class MemoryChart {
   get empty() { return !this.trace.ranks.some(({ memory }) => memory.time.length > 1); }
 
   draw() {
-    const width = this.canvas.parentElement.clientWidth, gutter = gutterOf(width), { view, trace, height } = this;
+    const width = this.canvas.parentElement.clientWidth, gutter = gutterOf(width), { trace, height } = this;
     const context = prepareCanvas(this.canvas, width, height), bottom = height - 6, text = pageColour("--muted");
     const highest = Math.max(...trace.ranks.map(({ memory }) => memory.kib.reduce((most, kib) => Math.max(most, kib), 0))) * 1024 || 1;
     const unit = 1024 ** Math.floor(Math.log2(highest) / 10), distance = roundDistance(highest / unit, 4) * unit;
@@ -29,7 +29,27 @@ class MemoryChart {
     });
     if (special !== null) this.line(context, trace.ranks[special].memory, gutter, width, y, pageColour("--accent"), 1, 2.2);
     context.restore();
-    void view;
+    this.markPeak(context, gutter, width, y);
+  }
+
+  /** A ring and a word at the largest memory of the time that is shown. */
+  markPeak(context, gutter, width, y) {
+    const { view, trace } = this, first = view.begin / trace.tick, last = view.end / trace.tick;
+    let best = null;
+    trace.ranks.forEach(({ memory, rank }) => {
+      for (let i = after(memory.time, first); i < memory.time.length && memory.time[i] < last; i += 1) {
+        if (!best || memory.kib[i] > best.kib) best = { kib: memory.kib[i], time: memory.time[i], rank };
+      }
+    });
+    if (!best) return;
+    const x = gutter + ((best.time * trace.tick - view.begin) / view.length) * (width - gutter), at = y(best.kib * 1024);
+    const text = `${formatBytes(best.kib * 1024)} on rank ${best.rank}`;
+    context.strokeStyle = context.fillStyle = pageColour("--text");
+    context.lineWidth = 1.5;
+    context.beginPath();
+    context.arc(x, at, 4, 0, 7);
+    context.stroke();
+    context.fillText(text, clamp(x + 9, gutter, width - context.measureText(text).width - 4), Math.min(at + 14, this.height - 8));
   }
 
   line(context, memory, gutter, width, y, colour, alpha, thick) {

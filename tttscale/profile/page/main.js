@@ -99,6 +99,7 @@ const refresh = () => {
   drawColours();
   drawLegend();
   drawStepBars();
+  drawHeat();
   state.pictures.forEach((picture) => { picture.key = null; });
   view.changed();
 };
@@ -110,7 +111,7 @@ const drawHead = () => {
   say("facts", report.facts_line);
   say("verdict", report.verdict);
   byId("cards").replaceChildren(...report.headline.map((card) => element("div", { class: `card ${card.tone || ""}` },
-    element("span", { class: "card-name" }, card.name), element("strong", {}, card.value), element("span", { class: "card-note" }, card.note || ""))));
+    element("span", { class: "card-name" }, card.name), element("strong", {}, card.value), element("span", { class: "card-note" }, (card.note || "").replace(/ %/g, "\u00a0%")))));
   const notes = [...report.notes, packedTraces.measured.cut && `Of the page: ${packedTraces.measured.cut}.`].filter(Boolean);
   byId("notes").replaceChildren(...notes.map((note) => element("p", {}, note)));
 };
@@ -132,10 +133,22 @@ const drawEnd = () => {
   say("advice-help", report.advice_note);
 };
 
+/** The map of edges by layers, with its choices. */
+const drawHeat = () => {
+  const { heat } = state;
+  byId("heat-part").hidden = !heat;
+  if (!heat) return;
+  const choice = (name, text, key) => element("button", { "aria-pressed": `${heat[key] === name}`, "data-choice": name, onclick: () => { heat[key] = name; drawHeat(); } }, text);
+  byId("heat-times").replaceChildren(...HEAT_TIMES.map(([name, text]) => choice(name, text, "time")));
+  byId("heat-directions").replaceChildren(choice("forward", "states", "direction"), choice("backward", "gradients", "direction"));
+  heat.draw();
+  say("heat-scale", `full colour: ${formatSeconds(heat.highest)} in a step`);
+};
+
 const cycleTheme = () => {
   const root = document.documentElement, order = ["", "light", "dark"], next = order[(order.indexOf(root.dataset.theme || "") + 1) % 3];
   if (next) root.dataset.theme = next; else delete root.dataset.theme;
-  say("theme", next || "auto");
+  say("theme", `theme: ${next || "auto"}`);
   refresh();
 };
 
@@ -169,12 +182,13 @@ const start = async () => {
   byId("zoom-out").addEventListener("click", () => view.glide(...view.zoomed(2)));
   byId("fit").addEventListener("click", () => view.fit());
   byId("theme").addEventListener("click", cycleTheme);
-  say("theme", "auto");
+  say("theme", "theme: auto");
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
-  new ResizeObserver(() => view.changed()).observe(byId("wavefront"));
+  new ResizeObserver(() => { view.changed(); drawHeat(); }).observe(byId("wavefront"));
   window.addEventListener("scroll", () => showTooltip(null), { passive: true });
 
   drawEnd();
+  if ((report.cells.source || []).length) state.heat = new HeatMap(byId("heat"), report.cells, showTooltip);
   chooseStep(steps.length ? `${steps[0]}` : "");
   refresh();
   requestAnimationFrame(() => requestAnimationFrame(() => {

@@ -91,7 +91,7 @@ class _Columns:
 
     def base64(self) -> str:
         """Return all columns."""
-        return base64.b64encode(zlib.compress(b"".join(self._data), 9)).decode()
+        return base64.b64encode(zlib.compress(b"".join(self._data), 7)).decode()
 
 
 def _rank(

@@ -9,9 +9,9 @@ class Wavefront {
 
   measure() {
     const width = this.canvas.parentElement.clientWidth, rows = this.trace.ranks.length;
-    const height = clamp(Math.floor(Math.max(260, Math.min(560, innerHeight * 0.58)) / rows), 7, rows <= 4 ? 72 : 46);
+    const height = clamp(Math.floor(Math.max(260, Math.min(560, innerHeight * 0.58)) / rows), rows > 160 ? 2 : rows > 80 ? 4 : 7, rows <= 4 ? 72 : 46);
     Object.assign(this, { width, gutter: gutterOf(width), rowHeight: height, height: rows * height + 2 });
-    this.gap = height >= 20 ? 4 : height >= 12 ? 2 : 1;
+    this.gap = height >= 20 ? 4 : height >= 12 ? 2 : height >= 6 ? 1 : 0;
     this.lane = height >= 30 ? 12 : height >= 16 ? 4 : height >= 11 ? 2 : 0;
   }
 
@@ -24,9 +24,10 @@ class Wavefront {
   draw() {
     this.measure();
     const context = prepareCanvas(this.canvas, this.width, this.height), { gutter, width } = this;
-    const back = pageColour("--lane"), line = pageColour("--line"), text = pageColour("--text");
+    const back = pageColour("--lane"), text = pageColour("--text");
+    this.waiting = this.trace.kinds.map(({ activity }) => GROUP_OF[activity] === "waiting");
     this.paint = new Paint(this.trace, this.options.mode, this.options.picked, this.options.layers);
-    this.shown = { labels: [], edges: [], tasks: [], spans: 0 };
+    this.shown = { labels: [], edges: [], tasks: [], waits: [], spans: 0 };
     this.fillTexture(rgb(back));
     context.imageSmoothingEnabled = false;
     this.trace.ranks.forEach((rank, row) => {
@@ -34,9 +35,12 @@ class Wavefront {
       if (this.lane) context.drawImage(this.texture, 0, 2 * row, this.texture.width, 1, gutter, y, plot, this.lane);
       context.drawImage(this.texture, 0, 2 * row + 1, this.texture.width, 1, gutter, y + this.lane, plot, body);
     });
-    context.fillStyle = line;
-    for (const mark of timeMarks(this.view, gutter, width)) context.fillRect(mark.x, 0, 1, this.height);
     this.drawEdges(context, back);
+    this.drawHatching(context);
+    context.fillStyle = text;
+    context.globalAlpha = 0.18;
+    for (const mark of timeMarks(this.view, gutter, width)) context.fillRect(mark.x, 0, 1, this.height);
+    context.globalAlpha = 1;
     this.drawLabels(context);
     this.drawNames(context, text);
     this.drawArrows(context);
@@ -84,6 +88,7 @@ class Wavefront {
     if (last && last.row === row && last.run === run && last.chunk === spans.chunk[i] && last.sequence === spans.sequence[i]) last.to = to;
     else tasks.push({ row, run, chunk: spans.chunk[i], sequence: spans.sequence[i], from, to });
     if (to - from > 7 && edges.length < 8000) edges.push([row, from]);
+    if (to - from > 5 && this.waiting[spans.kind[i]] && this.shown.waits.length < 6000) this.shown.waits.push([row, from, to]);
     if (to - from > 30 && labels.length < 3000) labels.push([row, i, from, to]);
   }
 
@@ -91,6 +96,28 @@ class Wavefront {
     context.fillStyle = back;
     for (const [row, from] of this.shown.edges) context.fillRect(this.gutter + from - 0.5, this.top(row) + this.lane, 1, this.rowHeight - this.gap - this.lane);
     for (const { row, from, to } of this.shown.tasks) if (to - from > 12 && this.rowHeight > 11) context.fillRect(this.gutter + from - 0.5, this.top(row), 1, this.rowHeight - this.gap);
+  }
+
+  /** Waiting is hatched, so that it is told from work without colours too. */
+  drawHatching(context) {
+    if (this.rowHeight < 9) return;
+    context.save();
+    context.beginPath();
+    for (const [row, from, to] of this.shown.waits) context.rect(this.gutter + from, this.top(row) + this.lane, to - from, this.rowHeight - this.gap - this.lane);
+    context.clip();
+    context.strokeStyle = theme() === "dark" ? "rgba(0, 0, 0, 0.3)" : "rgba(255, 255, 255, 0.45)";
+    context.lineWidth = 2;
+    context.beginPath();
+    const spacing = 9, high = this.rowHeight - this.gap - this.lane;
+    for (const [row, from, to] of this.shown.waits) {
+      const y = this.top(row) + this.lane, left = this.gutter + from;
+      for (let x = left - high - ((left - high) % spacing); x < this.gutter + to; x += spacing) {
+        context.moveTo(x, y + high);
+        context.lineTo(x + high, y);
+      }
+    }
+    context.stroke();
+    context.restore();
   }
 
   drawLabels(context) {
