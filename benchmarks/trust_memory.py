@@ -75,7 +75,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 NOT_FITTED = {"3 layers of width 192, chunks of 1.5Ki", "30 M parameters"}
 """Settings that no constant was chosen by; nor were the long ones."""
 LONG = {
-    f"{tokens // 1024}Ki tokens": {"data.sequence_length": tokens, "tensors": False, "steps": 2}
+    f"{tokens // 1024}Ki tokens": {"data.sequence_length": tokens, "tensors": False, "steps": 1}
     for tokens in (2**16, 2**18, 2**20)
 }
 
@@ -122,16 +122,19 @@ def measured(name: str, changes: dict[str, Any]) -> dict[str, Any]:
         "ranks": world,
         "peak_bytes": max(r["peak_bytes"] for r in results),
         "tensors_bytes": max(r.get("tensors_bytes", 0) for r in results),
-        "step_seconds": min(step["step_seconds"] for step in results[0]["steps"][1:]),
-        "cpu_seconds": min(max(s["cpu_seconds"] for s in steps) for steps in _later(results)),
+        "step_seconds": min(step["step_seconds"] for step in _later(results[0]["steps"])),
+        "cpu_seconds": min(
+            max(s["cpu_seconds"] for s in steps)
+            for steps in zip(*(_later(r["steps"]) for r in results), strict=True)
+        ),
     }
     report.emit(row)
     return row
 
 
-def _later(results: list[dict[str, Any]]) -> list[tuple[dict[str, float], ...]]:
-    """The steps after the first, each as all ranks had it."""
-    return list(zip(*(r["steps"][1:] for r in results), strict=True))
+def _later(steps: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The steps after the first, if there are any."""
+    return steps[1:] or steps
 
 
 def _run(config: Config, world: int, steps: int, tensors: bool) -> list[dict[str, Any]]:
@@ -176,11 +179,19 @@ def _row(measured: dict[str, Any], files: list[Path]) -> dict[str, str]:
         "resident, MiB": f"{peak / _MIB:.0f}",
         "estimate / measured ": f"{plan.peak / peak:.3f}",
         "without the base": f"{(plan.peak - plan.base) / own:.3f}",
-        "step, s": f"{measured['step_seconds']:.2f}",
-        "CPU, s": f"{measured['cpu_seconds']:.2f}",
-        "estimate / step": "" if seconds is None else f"{seconds / measured['step_seconds']:.3f}",
-        "estimate / CPU": "" if seconds is None else f"{seconds / measured['cpu_seconds']:.3f}",
+        **_times(measured, seconds),
     }
+
+
+def _times(measured: dict[str, Any], seconds: float | None) -> dict[str, str]:
+    """Columns of time; empty where it was not measured."""
+    row = {}
+    for name, key in (("step", "step_seconds"), ("CPU", "cpu_seconds")):
+        found = measured.get(key)
+        row[f"{name}, s"] = "" if found is None else f"{found:.2f}"
+        known = found is not None and seconds is not None
+        row[f"estimate / {name}"] = f"{seconds / found:.3f}" if known else ""
+    return row
 
 
 _NOTE = (
@@ -188,7 +199,7 @@ _NOTE = (
     "chunks of 2Ki, 1 kept, ZeRO 1, one thread a rank, but for what a setting says. *tensors*: the most "
     "that all tensors took at once in a step, counted by torch's profiler without the reduction's "
     "buffer, of which a CPU's memory holds what is written only. *resident*: the largest resident set "
-    f"(VmHWM) after {_STEPS} steps, of the rank that took most; 2 steps of the long ones. *base*: "
+    f"(VmHWM) after {_STEPS} steps, of the rank that took most; one step of the long ones. *base*: "
     f"{CPU_BASE_BYTES // _MIB} MiB for interpreter and libraries, measured once. Estimates are those of "
     "`tttscale plan`: tensors are sums of what the code allocates, and the resident set adds the holes "
     "of the C library's heap, a share found from these settings; those with * were not used for it. "
