@@ -211,20 +211,6 @@ def test_a_rank_alone_and_an_empty_trace():
     assert diagnose(empty) == []
 
 
-# ---- the closed form ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layout", ["striped", "contiguous"])
-@pytest.mark.parametrize(("ranks", "chunks"), [(2, 8), (4, 4), (4, 6), (6, 36), (8, 5)])
-def test_the_closed_form_is_close_to_the_schedule(ranks, chunks, layout):
-    trace = make_trace(ranks, chunks, 4, kept=0, layout=layout)
-    found = analyse(trace)
-    wave = Wave.of(trace, found)
-    sweeps = found.mean("seconds") - found.mean("outside_seconds")
-    assert wave.seconds() == pytest.approx(sweeps, rel=0.12)
-    assert wave.striped().seconds() <= wave.seconds() * 1.001
-
-
 # ---- the campaign ------------------------------------------------------------------------------
 
 
