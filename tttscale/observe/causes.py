@@ -255,7 +255,7 @@ class _Case:
         if shares["starved"] < _ADVICE_SHARE:
             next_step = "nothing to change; faster kernels would shorten the compute itself"
         else:
-            next_step = "ranks are slow in turns: look for what else keeps their machines busy, and trace again"
+            next_step = "ranks are slow in turns: look for what else keeps their hosts busy, and trace again"
         return self.cause(
             "none",
             self.step - self.found.mean("compute_seconds"),
