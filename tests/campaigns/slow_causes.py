@@ -46,8 +46,8 @@ HOW = (
     "the serial part; `none` are healthy controls.\n\n"
     "A diagnosis is right if it names what was made, on that rank or edge, and nothing else that is not "
     "true: a contiguous layout makes ranks wait (*layout*) whatever else is slow, and may cost more; and a "
-    "chain gets shorter with shorter chunks. In all other episodes nothing but the cause that was made may be "
-    "named, and nothing at all in the controls. *costs*: by how much a step gets "
+    "chain gets shorter with shorter chunks. In all other episodes nothing but the cause that was made may "
+    "be named, and nothing at all in the controls. *costs*: by how much a step gets "
     "shorter without it, as the diagnosis has it. *held up*: by the machine; and how often it was run."
 )
 
