@@ -248,9 +248,10 @@ class _Planner:
         if self.config.parallel.layout == "contiguous":
             return round(unit * (_HOLES_FIXED + kept * _HOLES_TASK * layers))
         holes = kept * (_HOLES_KEPT_WAITING if self.chunk.waits else _HOLES_KEPT) * layers
+        if self.kept <= 1:
+            holes += _HOLES_FIXED
         if self.kept < self.own:
-            once = self.kept <= 1
-            holes += _HOLES_FIXED + _HOLES_AGAIN * layers if once else _HOLES_KEPT * layers
+            holes += (_HOLES_AGAIN if self.kept <= 1 else _HOLES_KEPT) * layers
         # What a scan takes for all of its tokens at once has its place among them.
         more = transients - self._transients(replace(self.chunk, waits=False))
         return max(0, round(unit * holes - _HOLES_FILLED * more))

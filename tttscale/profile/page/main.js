@@ -123,7 +123,8 @@ const drawEnd = () => {
   byId("layers-part").hidden = !report.layers.length;
   if (report.layers.length) drawLayers(byId("layers"), report.layers);
   byId("predicted-section").hidden = !report.comparison.length;
-  if (report.comparison.length) drawComparison(byId("comparison"), report.comparison);
+  say("predicted-heading", `Predicted beside ${report.origin}`);
+  if (report.comparison.length) drawComparison(byId("comparison"), report.comparison, report.origin);
   byId("causes").replaceChildren(...report.causes.map((cause) => element("li", {}, cause)));
   const most = Math.max(...report.advice.map((row) => Math.abs(row.gain)), 0.01);
   byId("advice").replaceChildren(...report.advice.map((row) => element("div", { class: `change ${row.gain > 0 ? "better" : "worse"}` },
