@@ -5,11 +5,14 @@
 
 Most episodes are rehearsed: real sweeps and timelines over ranks as threads that sleep instead of computing;
 the last ones (`--processes`) are real processes that compute, over gloo. Exits with 1 if one is wrong.
-About four minutes on two cores.
+About three minutes on two cores. A machine with other work holds ranks up; `chrt -r 5` before the command
+lets them run first (Linux, root).
 """
 
 import argparse
+import os
 import random
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -41,9 +44,10 @@ HOW = (
     "that it computes; slow data makes every read take longer; slow records and checkpoints hold up one rank "
     "between two steps; with too long chunks a rank has one, or some have none; in a chain ranks wait for "
     "the serial part; `none` are healthy controls.\n\n"
-    "A diagnosis is right if its most costly cause is the one that was made, on that rank or edge, "
-    "and if every further cause that it names is true, too: a contiguous layout makes ranks wait (*layout*) "
-    "whatever else is slow, and a chain gets shorter with shorter chunks. *costs*: by how much a step gets "
+    "A diagnosis is right if it names what was made, on that rank or edge, and nothing else that is not "
+    "true: a contiguous layout makes ranks wait (*layout*) whatever else is slow, and may cost more; and a "
+    "chain gets shorter with shorter chunks. In all other episodes nothing but the cause that was made may "
+    "be named, and nothing at all in the controls. *costs*: by how much a step gets "
     "shorter without it, as the diagnosis has it. *held up*: by the machine; and how often it was run."
 )
 
@@ -210,7 +214,7 @@ def _traced(episode: Episode) -> tuple[Trace, float]:
 
 
 def is_right(episode: Episode, causes: Sequence[Cause]) -> bool:
-    """The cause that was made is the most costly one, at its place, and every other one is true."""
+    """The cause that was made is named, at its place, and every other one is true, too."""
     fault = episode.fault
     made = [cause for cause in causes if cause.kind not in episode.true or cause.kind == fault.kind]
     if len(made) != 1:
@@ -273,7 +277,9 @@ def write(out: Path, results: Sequence[Result]) -> None:
         ("What is said", words),
         ("How", HOW),
     ]
-    report.write(out, "Slow causes", sections, data)
+    first = "chrt -r 5 " if os.sched_getscheduler(0) == os.SCHED_RR else ""
+    command = f"{first}python -m tests.campaigns.slow_causes {shlex.join(sys.argv[1:])}"
+    report.write(out, "Slow causes", sections, data, command)
 
 
 def main() -> None:

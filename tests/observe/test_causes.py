@@ -211,6 +211,25 @@ def test_a_rank_alone_and_an_empty_trace():
     assert diagnose(empty) == []
 
 
+def test_ranks_that_are_slow_in_turns():
+    """No rank, edge or choice is to blame when processors are busy with something else."""
+    trace = make_trace(3, 24, 4, steps=3)
+    turns = [make_trace(3, 24, 4, slow={rank: 1.6}).ranks for rank in range(3)]
+    ranks = []
+    for rank in trace.ranks:
+        spans, marks, now = [], [], 0.0
+        for step, turn in enumerate(turns):
+            own = turn[rank.rank]
+            spans += [s._replace(begin=s.begin + now, end=s.end + now) for s in own.spans]
+            end = max(other.steps[0].end for other in turn)
+            marks.append(StepMark(step, now, now + end))
+            now += end
+        ranks.append(replace(rank, spans=spans, steps=marks))
+    cause = only(replace(trace, ranks=ranks))
+    assert cause.kind == "none"
+    assert "slow in turns" in cause.next_step
+
+
 # ---- the campaign ------------------------------------------------------------------------------
 
 
