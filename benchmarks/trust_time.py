@@ -12,7 +12,7 @@ import os
 import time
 from collections import defaultdict
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -114,7 +114,7 @@ class _Learner:
         costs = costs_of(self.config, found, self.samples, step, self.machine, LENGTHS)
         rows = []
         for setting, measured in self.seconds.items():
-            by_rank = [median(rank) for rank in zip(*measured, strict=True)]
+            by_rank = [fmean(rank) for rank in zip(*measured, strict=True)]
             estimated = _estimate(self.config, setting, costs)
             rows.append(
                 {
@@ -188,7 +188,7 @@ def main() -> None:
     where = (
         f"The quickstart's model and its like with TTT-MLP, {TOKENS:,} random tokens. Costs are fitted at "
         f"chunks of {lengths} tokens, as `tttscale bench step --calibrate` does, on one rank whose "
-        "neighbours are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; medians of "
+        "neighbours are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; means of "
         f"{asked.rounds} rounds in turns. The machine was crowded: load {min(loads):.0f} to {max(loads):.0f} "
         f"on {os.cpu_count()} cores."
     )
