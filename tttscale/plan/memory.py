@@ -165,6 +165,7 @@ class _Planner:
         first = kept + transients if kept else 0
         again = live + transients + self.parameters if self.kept < self.own else 0
         sweeps = through + max(first, again)
+        holes = self._sweeps_holes(transients)
         return MemoryPlan(
             parameters=self.parameters,
             gradients=self.parameters,
@@ -179,8 +180,8 @@ class _Planner:
             sweeps_peak=sweeps,
             update_peak=update,
             base=GPU_CONTEXT_BYTES if self.machine.gpu else CPU_BASE_BYTES,
-            sweeps_holes=self._sweeps_holes(transients),
-            update_holes=self._update_holes(update),
+            sweeps_holes=holes,
+            update_holes=self._update_holes(update, sweeps + holes),
             unknown=unknown,
         )
 
@@ -257,10 +258,12 @@ class _Planner:
         more = transients - self._transients(replace(self.chunk, waits=False))
         return max(0, round(unit * holes - _HOLES_FILLED * more))
 
-    def _update_holes(self, update: int) -> int:
+    def _update_holes(self, update: int, sweeps: int) -> int:
+        """Those of the update itself, and what of the sweeps' heap it cannot use."""
         if self.machine.gpu:
             return 0
-        return round(update * (_HOLES_SHARDED if self.config.zero.stage else _HOLES_PLAIN))
+        own = _HOLES_SHARDED if self.config.zero.stage else _HOLES_PLAIN
+        return round(own * update + _HOLES_OF_SWEEPS * sweeps)
 
 
 # Found by measurement on small models (benchmarks/trust_memory.md).
@@ -279,3 +282,5 @@ _HOLES_FILLED = 0.6
 _HOLES_SHARDED = 0.8
 _HOLES_PLAIN = 0.34
 """Times what reduction and update take, from ZeRO stage 1 on, and without."""
+_HOLES_OF_SWEEPS = 0.2
+"""Times what the sweeps take with their holes."""
