@@ -108,7 +108,7 @@ def config_of(changes: dict[str, Any]) -> Config:
 def planned(config: Config, world: int) -> MemoryPlan:
     """The estimate of a setting."""
     kept = config.parallel.keep_chunks
-    assert isinstance(kept, int)
+    assert kept != "auto"
     return memory_plan(config, world, Machine.of(config, gpu=False), Carries(config), kept)
 
 
@@ -154,7 +154,7 @@ def _run(config: Config, world: int, steps: int, tensors: bool) -> list[dict[str
 def estimated_seconds(config: Config, world: int, files: list[Path]) -> float | None:
     """The step by the first costs that fit; None if none do."""
     kept = config.parallel.keep_chunks
-    assert isinstance(kept, int)
+    assert kept != "auto"
     for file in files:
         try:
             costs = chosen_costs("measured", file, config)
@@ -189,8 +189,9 @@ def _times(measured: dict[str, Any], seconds: float | None) -> dict[str, str]:
     for name, key in (("step", "step_seconds"), ("CPU", "cpu_seconds")):
         found = measured.get(key)
         row[f"{name}, s"] = "" if found is None else f"{found:.2f}"
-        known = found is not None and seconds is not None
-        row[f"estimate / {name}"] = f"{seconds / found:.3f}" if known else ""
+        row[f"estimate / {name}"] = ""
+        if found is not None and seconds is not None:
+            row[f"estimate / {name}"] = f"{seconds / found:.3f}"
     return row
 
 

@@ -68,5 +68,8 @@ def test_the_console_names_what_would_help(tmp_path, results):
     assert "parallel.keep_chunks=4: about" in text
     assert text.count("parallel.") <= 4
     assert str(tmp_path / "report.html") in text
-    nothing = replace(results, report={**results.report, "advice": [], "headline": []})
+    nothing = replace(
+        results, report={**results.report, "advice": [], "headline": [], "cautions": ["mind it"]}
+    )
+    assert "mind it" in summary(nothing, tmp_path)
     assert "would help" not in summary(nothing, tmp_path)

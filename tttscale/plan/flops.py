@@ -271,12 +271,12 @@ def sweep_flops(config: TTTConfig, layout: Layout, kept: float = 0) -> SweepFlop
     model = layout.sequences * sum(chunk.model for chunk in of_chunk)
     again = layout.sequences * sum(chunk.again for chunk in of_chunk)
     tokens = layout.sequences * layout.length_tokens
-    if layout.kind == "striped" and len(of_size) == 1:  # all tasks are alike
+    if layout.kind == "striped" and len(of_size) == 1 and kept == int(kept):  # tasks are alike
         pairs = ((m, c) for m in range(layout.sequences) for c in range(layout.chunks))
         own = Counter(layout.owner(m, c) for m, c in pairs)
         recorded = sum(min(kept, count) for count in own.values())
         once = of_chunk[0].forward_of(range(config.num_hidden_layers))
-        again += (own.total() - recorded) * once
+        again += (own.total() - int(recorded)) * once
         return SweepFlops(tokens, model, model + again, of_chunk[0].unknown)
     schedule = Schedule(layout, ((),) * config.num_hidden_layers)
     for rank in range(layout.ranks):

@@ -4,8 +4,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tttscale.cluster.ranks import Ranks
 from tttscale.comm.messages import message_bytes
 from tttscale.config import Config
@@ -25,9 +23,9 @@ from tttscale.profile.results import (
     writing,
 )
 from tttscale.profile.torch_traces import trace_with_torch
-from tttscale.profile.traced_run import TracedRun, bytes_in_use
-from tttscale.train.memory import available_bytes
+from tttscale.profile.traced_run import TracedRun
 from tttscale.train.run_folder import run_folder
+from tttscale.train.run_plan import Room, RunPlan
 
 _OTHER_STEPS = 5
 """At most: warm-up, chunks of half the length, torch's profiler."""
@@ -68,7 +66,8 @@ def profile(config: Config, ranks: Ranks, options: Options) -> int:
     if ranks.world_size > 1:
         say(f"waiting for all {ranks.world_size} ranks at {ranks.master_addr}:{ranks.master_port}")
     run = TracedRun.build(config, ranks, options.steps + _OTHER_STEPS)
-    for notice in run.notices:
+    plan = RunPlan(run.config, run.mesh, run.sweeps.device, ranks.local_world_size)
+    for notice in [*run.notices, plan.line(), *filter(None, [plan.check()])]:
         say(notice)
     say("warming up")
     warm = run.warm_up()
@@ -85,7 +84,7 @@ def profile(config: Config, ranks: Ranks, options: Options) -> int:
             f"{options.steps} traced after {warm} untraced step{'s' * (warm > 1)}, from the run's first "
             "weights and tokens; no checkpoint or record of a run was read or changed."
         ]
-        results = analysed(run, ranks, trace, shorter, notes)
+        results = analysed(run, plan.room, trace, shorter, notes)
         write_results(folder, results, options.max_events)
         print_result(summary(results, folder))
         if options.torch_profiler:
@@ -97,13 +96,13 @@ def profile(config: Config, ranks: Ranks, options: Options) -> int:
 
 
 def analysed(
-    run: TracedRun, ranks: Ranks, trace: Trace, shorter: Trace | None, notes: list[str]
+    run: TracedRun, room: Room, trace: Trace, shorter: Trace | None, notes: list[str]
 ) -> Results:
     """Analyse the trace, and simulate the run and its neighbours with costs that are fitted to it.
 
     Args:
         run: this rank's share.
-        ranks: this process's place.
+        room: memory of a rank.
         trace: of all ranks.
         shorter: of one step with chunks of half the length; None if there was none.
         notes: how the trace came about.
@@ -132,15 +131,8 @@ def analysed(
         replicas=run.mesh.replicas,
         ranks_per_host=max(1, len(trace.ranks) // len({rank.host for rank in trace.ranks})),
         gpu=device.type == "cuda",
-        capacity_bytes=_capacity(device, ranks),
+        capacity_bytes=room.taken + room.free,
     )
     by_rank = tuple(kept[rank] for rank in range(layout.ranks))
     now = Setting(layout.chunk_tokens, layout.kind, layout.ranks, by_rank)
     return results_of(trace, found, job, now, notes)
-
-
-def _capacity(device: torch.device, ranks: Ranks) -> int:
-    """Memory that this rank may have: of its GPU, or its share of what the host has free."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return bytes_in_use(device)() + available_bytes() // ranks.local_world_size

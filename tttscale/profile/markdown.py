@@ -19,6 +19,8 @@ def report_markdown(report: dict[str, Any], files: Sequence[str] = ()) -> str:
     """
     lines = [f"# {_plain(report['run'])}: overlap report ({report['origin']})", ""]
     lines += [_plain(report["facts_line"]), "", _plain(report["verdict"]), ""]
+    for caution in report["cautions"]:
+        lines += [f"**{_plain(caution)}**", ""]
     lines += _table(("", "", ""), [(c["name"], c["value"], c["note"]) for c in report["headline"]])
     lines += ["## Steps", "", *_steps(report["steps"])]
     lines += ["## Where each rank's time went", "", *_ranks(report["ranks"])]

@@ -86,6 +86,7 @@ def make_report(
         "cause_values": [vars(cause) for cause in causes],
         "advice": [] if prediction is None else [_advice(one) for one in prediction.advice],
         "advice_note": _advice_note(prediction),
+        "cautions": _cautions(found),
         "notes": [*notes, *_trust(found, trace)],
     }
 
@@ -398,19 +399,25 @@ def _advice_note(prediction: Prediction | None) -> str:
     )
 
 
+def _cautions(found: Overlap) -> list[str]:
+    """What to know before believing the rest."""
+    times = [step.seconds for step in found.steps]
+    if len(times) < 2 or max(times) <= (1 + _STEADY) * min(times):
+        return []
+    share = share_text(max(times) / min(times) - 1)
+    return [
+        f"The traced steps differ by {share}: something else kept this machine busy, or it "
+        " was not warm yet. Smaller gains than that may be noise; trace more steps (--steps) on a "
+        "quiet machine."
+    ]
+
+
 def _trust(found: Overlap, trace: Trace) -> list[str]:
     notes = []
     if found.clock_error_seconds > 0:
         notes.append(
             f"Clocks of two ranks agree within {seconds_text(found.clock_error_seconds, 2)}; "
             "shorter times on the wire are not measured."
-        )
-    times = [step.seconds for step in found.steps]
-    if len(times) > 1 and max(times) > (1 + _STEADY) * min(times):
-        notes.append(
-            f"The traced steps differ by {share_text(max(times) / min(times) - 1)}: something else kept this "
-            "machine busy, or it was not warm yet. Smaller gains than that may be noise; trace more steps "
-            "(--steps) on a quiet machine."
         )
     if found.inverted:
         notes.append(f"{found.inverted:,} messages appear to arrive before they were sent.")

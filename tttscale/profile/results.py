@@ -127,6 +127,7 @@ def summary(results: Results, folder: Path) -> str:
         f"{card['name']:<{width}}  {card['value']:<10} {card['note']}".rstrip()
         for card in report["headline"]
     ]
+    lines += ["", *report["cautions"]] if report["cautions"] else []
     helpful = [change for change in report["advice"] if change["helps"]][:_MOST_CHANGES]
     if helpful:
         lines += ["", "what would help (simulated):"]

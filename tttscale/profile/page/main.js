@@ -112,6 +112,7 @@ const drawHead = () => {
   say("verdict", report.verdict);
   byId("cards").replaceChildren(...report.headline.map((card) => element("div", { class: `card ${card.tone || ""}` },
     element("span", { class: "card-name" }, card.name), element("strong", {}, card.value), element("span", { class: "card-note" }, (card.note || "").replace(/ %/g, "\u00a0%")))));
+  byId("cautions").replaceChildren(...report.cautions.map((caution) => element("p", { class: "caution" }, caution)));
   const notes = [...report.notes, packedTraces.measured.cut && `Of the page: ${packedTraces.measured.cut}.`].filter(Boolean);
   byId("notes").replaceChildren(...notes.map((note) => element("p", {}, note)));
 };
