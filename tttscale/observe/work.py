@@ -59,8 +59,10 @@ def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
     factor, noise = float(whole.factors[rank]), whole.noise(rank)
     surely = factor - _SURE * whole.difference_of_kinds(rank)
     if len(steps) >= _SEVERAL:
-        of_steps = [_Speeds(table.take(table.step == step), facts).factor(rank) for step in steps]
-        factor, surely = (float(np.quantile(of_steps, q, method="lower")) for q in (0.5, 0.25))
+        of_steps = sorted(
+            _Speeds(table.take(table.step == step), facts).factor(rank) for step in steps
+        )
+        factor, surely = of_steps[(len(steps) - 1) // 2], of_steps[len(steps) // 4]
         noise = max(noise, _LEAST_EXCESS)
     if not (surely > 1 + noise and factor > 1 + _LEAST_EXCESS):
         return None

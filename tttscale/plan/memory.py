@@ -5,6 +5,7 @@ partition say. On a CPU a process takes more: interpreter and libraries, and hol
 which are a share of what was allocated and freed, found by measurement (benchmarks/trust_memory.md).
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -116,7 +117,7 @@ def parameters_of(carries: Carries, config: Config) -> int:
 
 
 def memory_plan(
-    config: Config, world: int, machine: Machine, carries: Carries, kept: int
+    config: Config, world: int, machine: Machine, carries: Carries, kept: float
 ) -> MemoryPlan:
     """Plan the rank that needs most.
 
@@ -132,7 +133,7 @@ def memory_plan(
 
 class _Planner:
     def __init__(
-        self, config: Config, world: int, machine: Machine, carries: Carries, kept: int
+        self, config: Config, world: int, machine: Machine, carries: Carries, kept: float
     ) -> None:
         self.config, self.world, self.machine, self.carries = config, world, machine, carries
         self.shape, parallel = config.architecture(), config.parallel
@@ -192,10 +193,10 @@ class _Planner:
         """Of one live task, of inputs left for later layers, and of all kept tasks."""
         if self.config.parallel.layout == "striped":
             whole = sum(blocks) + head
-            return whole, 0, self.kept * whole
+            return whole, 0, round(self.kept * whole)
         stream = WIDE * self.chunk.n * self.shape.hidden_size
         inputs = self.own * (self.layers - 1) * stream
-        kept, left = 0, self.kept * self.layers
+        kept, left = 0, round(self.kept * self.layers)
         for layer in reversed(range(self.layers)):
             count = min(left, self.own)
             # A task's input is one of those left.
@@ -209,7 +210,7 @@ class _Planner:
         if self.layout.chunks < 2:
             return 0
         one = boundary_bytes(self.carries.layout, self.layout.chunks - 2)
-        stored = max(0, self.own - self.kept) * one
+        stored = max(0, math.ceil(self.own - self.kept)) * one
         if self.config.parallel.sequence == 1:
             return stored + one
         return stored + one + 2 * AHEAD_LAYERS * one // self.layers
@@ -248,9 +249,10 @@ class _Planner:
         if self.config.parallel.layout == "contiguous":
             return round(unit * (_HOLES_FIXED + kept * _HOLES_TASK * layers))
         holes = kept * (_HOLES_KEPT_WAITING if self.chunk.waits else _HOLES_KEPT) * layers
+        if self.kept < 2:
+            holes += _HOLES_FIXED
         if self.kept < self.own:
-            once = self.kept <= 1
-            holes += _HOLES_FIXED + _HOLES_AGAIN * layers if once else _HOLES_KEPT * layers
+            holes += (_HOLES_AGAIN if self.kept < 2 else _HOLES_KEPT) * layers
         # What a scan takes for all of its tokens at once has its place among them.
         more = transients - self._transients(replace(self.chunk, waits=False))
         return max(0, round(unit * holes - _HOLES_FILLED * more))
