@@ -48,6 +48,21 @@ class StepPlan:
         if self.train:
             yield from (task for task in reversed(self.tasks) if task not in self.kept)
 
+    def backward(self) -> Iterator[tuple[Run, ChunkTask]]:
+        """What the backward sweep does, in order.
+
+        Of a chunk that is kept in part the other layers are recomputed first, so that the gradients that come
+        through the kept ones are not held up.
+        """
+        built, tasks = set(self.kept), self.tasks[::-1]
+        for place, task in enumerate(tasks):
+            for each in tasks[place : place + 1 + (task in self.kept)]:
+                same = (each.sequence, each.chunk) == (task.sequence, task.chunk)
+                if same and each not in built:
+                    built.add(each)
+                    yield Run.RECOMPUTE, each
+            yield Run.BACKWARD, task
+
 
 @dataclass
 class StepState:

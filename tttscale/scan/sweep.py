@@ -103,9 +103,11 @@ class Sweeps:
         step, self._step = self._step, None
         assert step is not None, "backward follows a forward with train=True"
         with self._receiving(step.router, Phase.BACKWARD):
-            for task in reversed(step.plan.tasks):
-                recorded = step.recorded.pop(task, None) or self._recompute(task, step)
-                self.runner.backpropagate(task, recorded, step)
+            for run, task in step.plan.backward():
+                if run is Run.RECOMPUTE:
+                    step.recorded[task] = self._recompute(task, step)
+                else:
+                    self.runner.backpropagate(task, step.recorded.pop(task), step)
         assert step.router.empty, "carries or gradients were left over"
         step.losses.settle()
         return step.losses
