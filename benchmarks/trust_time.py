@@ -34,6 +34,7 @@ from tttscale.scan.sweep import Sweeps
 from tttscale.train import build
 
 TOKENS = 8192
+_NEAR = 0.05
 LENGTHS = [2048, 1024, 512]
 """Chunks at which costs are measured; some settings lie between."""
 
@@ -146,7 +147,20 @@ def _estimate(config: Config, setting: Setting, costs: Costs) -> list[float]:
 
 
 def render(rows: list[dict[str, Any]]) -> str:
-    """The table."""
+    """The table, and a line on it."""
+    ratios = [row["estimated"] / row["measured"] for row in rows]
+    near = sum(abs(ratio - 1) <= _NEAR for ratio in ratios)
+    spread = fmean((max(row["all"]) - min(row["all"])) / 2 / row["measured"] for row in rows)
+    line = (
+        f"\n\n{near} of {len(rows)} estimates lie within {100 * _NEAR:.0f} % of the measurement; in the mean "
+        f"they are {fmean(ratios):.3f} of it. Single measurements scatter by {100 * spread:.0f} % "
+        "to either side, so on a crowded machine single ratios say little."
+    )
+    return line_table(rows) + line
+
+
+def line_table(rows: list[dict[str, Any]]) -> str:
+    """A line for each setting."""
     return report.table(
         [
             {

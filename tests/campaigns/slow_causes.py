@@ -160,19 +160,20 @@ def _fault(rng: random.Random, kind: str, setting: Setting) -> Fault:
 
 
 def _slow_edge(rng: random.Random, setting: Setting, share: float, step: float) -> Fault:
-    """Late by more than what ranks compute meanwhile: a chunk's forward, or what its gradient waits for."""
+    """Late by more than what ranks compute meanwhile, of all sequences; a gradient has more time."""
     ranks = setting.ranks
+    meanwhile = setting.sequences * setting.chunk_seconds
     if setting.layout == "contiguous":
         left = rng.randrange(ranks - 1)
         ends, seconds = (left, left + 1), share * step
     else:
         left = rng.randrange(ranks)
-        ends, slack = (left, (left + 1) % ranks), setting.chunk_seconds
-        seconds = slack + share * setting.all_seconds
+        ends = left, (left + 1) % ranks
+        seconds = meanwhile + share * setting.all_seconds
     if rng.random() < 0.5:
         ends = ends[::-1]
         if setting.layout == "striped" and ranks > 2:  # only gradients go there
-            seconds += BACKWARD * setting.chunk_seconds
+            seconds += BACKWARD * meanwhile
     return Fault("slow edge", sender=ends[0], receiver=ends[1], seconds=seconds)
 
 

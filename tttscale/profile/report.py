@@ -407,7 +407,7 @@ def _cautions(found: Overlap) -> list[str]:
     share = share_text(max(times) / min(times) - 1)
     return [
         f"The traced steps differ by {share}: something else kept this machine busy, or it "
-        " was not warm yet. Smaller gains than that may be noise; trace more steps (--steps) on a "
+        "was not warm yet. Smaller gains than that may be noise; trace more steps (--steps) on a "
         "quiet machine."
     ]
 
