@@ -8,12 +8,15 @@ from tttscale.observe.plan_plot import draw_times
 from tttscale.plan.planner import plan, times_by_ranks
 from tttscale.plan.text import text_of
 
+_PER_NODE = 8
+"""GPUs of a host, if they are not told."""
+
 
 def run(
     config: Config,
     *,
-    nodes: int,
-    per_node: int,
+    nodes: int | None,
+    per_node: int | None,
     gpu: str,
     costs: Path | None,
     as_json: bool = False,
@@ -24,7 +27,7 @@ def run(
     Args:
         config: of the run.
         nodes: hosts.
-        per_node: GPUs of each.
+        per_node: GPUs of each. If both are None: as many as one replica takes.
         gpu: their kind.
         costs: a file of measured costs.
         as_json: give JSON in place of text.
@@ -37,7 +40,7 @@ def run(
         ConfigError: the run cannot be split so, or the costs are unknown.
         MixerError: a layer cannot be made.
     """
-    found = plan(config, nodes, per_node, gpu, costs)
+    found = plan(config, *_hosts(config, nodes, per_node), gpu, costs)
     if plot is not None:
         name = config.run.name
         draw_times(plot, f"{name} on {found.target.gpu}", times_by_ranks(found.model))
@@ -45,3 +48,11 @@ def run(
         return json.dumps(found.json(), indent=1)
     drawn = f"\nPlot: {plot}" if plot is not None else ""
     return text_of(found) + drawn
+
+
+def _hosts(config: Config, nodes: int | None, per_node: int | None) -> tuple[int, int]:
+    """Return hosts and GPUs of each; if neither is given, those of one replica."""
+    ranks = config.parallel.sequence
+    if nodes is None and per_node is None:
+        return (ranks // _PER_NODE, _PER_NODE) if ranks % _PER_NODE == 0 else (1, ranks)
+    return nodes or 1, per_node or _PER_NODE
