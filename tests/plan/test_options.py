@@ -50,7 +50,7 @@ def test_figures_agree_with_each_other():
     assert option.own_chunks == 128 // 4 * 8
     assert option.tokens_per_second == 16 * 2**20 / option.step_seconds
     assert option.step_seconds == option.sweep_seconds + sum(option.parts.values())
-    assert 0 <= option.bubble < 1
+    assert 0 <= option.sweeps_idle_fraction < 1
     assert option.fits == (option.memory.peak <= option.limit_bytes)
 
 

@@ -69,10 +69,15 @@ class Option:
     sweep_seconds: float
     parts: dict[str, float]
     """Seconds of reduction, optimizer, gathering and the rest."""
-    bubble: float
-    """The share of the sweeps in which ranks do not compute; a mean over the ranks."""
-    exposed: float
-    """Seconds in which messages hold up a rank; a mean over the ranks."""
+    sweeps_idle_fraction: float
+    """The share of the sweeps in which ranks do not compute, messages included; a mean over the ranks.
+
+    Not the `bubble_fraction` of a record, which is a share of the whole step."""
+    exposed_messages_seconds: float
+    """Seconds in which carries and their gradients hold up a rank; a mean over the ranks.
+
+    Not the `exposed_comm_seconds` of a record, which has the waits for a rank that is behind and the
+    reduction as well."""
     tokens_per_second: float
     mfu: float | None
     useful_ranks: int
@@ -102,8 +107,8 @@ class Option:
             "seconds": self.parts,
             "tokens_per_second": self.tokens_per_second,
             "mfu": self.mfu,
-            "bubble_fraction": self.bubble,
-            "exposed_comm_seconds": self.exposed,
+            "sweeps_idle_fraction": self.sweeps_idle_fraction,
+            "exposed_messages_seconds": self.exposed_messages_seconds,
             "largest_useful_sequence_ranks": self.useful_ranks,
         }
 
@@ -193,8 +198,8 @@ class Model:
             step_seconds=step,
             sweep_seconds=sweep.seconds,
             parts=parts,
-            bubble=max(0.0, 1 - sweep.busy / (choice.sequence * sweep.seconds)),
-            exposed=sweep.exposed,
+            sweeps_idle_fraction=max(0.0, 1 - sweep.busy / (choice.sequence * sweep.seconds)),
+            exposed_messages_seconds=sweep.exposed,
             tokens_per_second=tokens / step,
             mfu=mfu,
             useful_ranks=_useful_ranks(layout, sweep),
