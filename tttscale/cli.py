@@ -225,7 +225,7 @@ def plan(
         typer.Option(
             min=1,
             max=4096,
-            help="Hosts; default: 1, or without --gpus-per-node those of one replica (parallel.sequence ranks).",
+            help="Hosts; default: 1, or without --gpus-per-node what one replica (parallel.sequence) takes.",
         ),
     ] = None,
     gpus_per_node: Annotated[
