@@ -16,6 +16,7 @@ from tttscale.observe.timeline import Timeline
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepPlan, StepState
+from tttscale.scan.final_gradients import FinalGradients
 from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes, split_kept
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
@@ -64,6 +65,7 @@ class Sweeps:
         if transport is not None and transport.size > 1:
             self.transport = NotedTransport(transport, self.timeline)
         self.runner = ChunkRunner(model, self.device, autocast)
+        self.final_gradients = FinalGradients(model)
         self._reader = Reader(self.device, self.timeline.note_read, layout.chunk_tokens)
         self._store: tuple[tuple[tuple[int, int], ...], CarryStore] | None = None
         self._prepared: tuple[Groups, StepPlan, Generator[Batch, None, None]] | None = None
@@ -103,7 +105,7 @@ class Sweeps:
         step, self._step = self._step, None
         assert step is not None, "backward follows a forward with train=True"
         with self._receiving(step.router, Phase.BACKWARD):
-            for task in reversed(step.plan.tasks):
+            for task in self.final_gradients.backward(step.plan.tasks):
                 recorded = step.recorded.pop(task, None) or self._recompute(task, step)
                 self.runner.backpropagate(task, recorded, step)
         assert step.router.empty, "carries or gradients were left over"

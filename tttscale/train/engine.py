@@ -6,22 +6,29 @@ step it sees exactly one backward, of the scalar sum over parameters of <paramet
 gradient is the accumulated one. Hence one reduction a step at every ZeRO stage, and nothing depends on
 how DeepSpeed counts micro-batches.
 
+With several ranks and stages 0 to 2 the sums over the ranks begin before that, under the last backward sweep
+(`sum_early`), and DeepSpeed takes the gradients without reducing them again.
+
 With stage 3 all parameters are below the persistence threshold: DeepSpeed gathers them once after each
 optimizer step and keeps them until the next, since a gather per layer would make the wavefront serial.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tttscale.comm.background_sums import BackgroundSums
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import NumericsError
+from tttscale.scan.final_gradients import FinalGradients
 from tttscale.scan.timeline import Activity, Timeline
 from tttscale.train.deepspeed_import import import_deepspeed, leave_dynamo_out, quiet
+from tttscale.train.gradient_sums import GradientSums, Share
 from tttscale.train.zero_fragments import Fragment, ZeroFragments
 
 _UNBOUNDED = 10**12
@@ -96,6 +103,10 @@ class Engine:
             rank=mesh.rank,
             world_size=mesh.world_size,
         )
+        self._background: BackgroundSums | None = None
+        self._sums: GradientSums | None = None
+        if mesh.world_size > 1 and zero_stage < 3:
+            self._background = BackgroundSums(mesh, next(model.parameters()).device)
         self.timeline: Timeline | None = None
         """Told when gradients are summed over the ranks, parameters updated and collected."""
         optimizer.register_step_pre_hook(lambda *_: self._begin(Activity.OPTIMIZER))
@@ -115,6 +126,23 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
 
+    def sum_early(self, final: FinalGradients) -> None:
+        """From now on begin the sums over the ranks as soon as gradients are final, where that is done.
+
+        Every backward sweep is followed by a `step` or a `skip` then.
+
+        Args:
+            final: of the sweeps that make the gradients.
+        """
+        if self._background is None:
+            return
+        shares: list[list[Share]] = [[(None, p.numel())] for p in self._model.parameters()]
+        if self._stage > 0:
+            shares = [list(owners) for owners in self._moments.owners()]
+        by_parameter = dict(zip(self._model.parameters(), shares, strict=True))
+        self._sums = GradientSums(final.groups, by_parameter, self._background)
+        final.sink = self._sums.begin
+
     def step(self, scale: float = 1.0) -> float:
         """Reduce the gradients (`scale` times their sum over all ranks), clip, update and clear them.
 
@@ -132,14 +160,16 @@ class Engine:
             PeerError: another rank died.
         """
         self._begin(Activity.OPTIMIZER)
+        summed = self._await_sums()
         # DeepSpeed averages over the ranks; ours is a sum.
+        factor = scale if summed else self._mesh.world_size * scale
         grads = []
         for parameter in self._model.parameters():
             grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            grads.append(grad.contiguous().mul_(self._mesh.world_size * scale))
+            grads.append(grad.contiguous().mul_(factor))
             parameter.grad = None
         with self._mesh.noticing("in the reduction of gradients"):
-            self._reduce(grads)
+            self._reduce(grads, summed)
             norm = self._norm()
             if not norm <= LARGEST_NORM:  # nor is NaN
                 raise NumericsError(self._fault())
@@ -151,6 +181,7 @@ class Engine:
 
     def skip(self) -> None:
         """Clear the gradients in place of a step; all ranks or none."""
+        self._await_sums()
         self._model.zero_grad()
 
     def updates(self) -> int:
@@ -173,12 +204,41 @@ class Engine:
         """
         self._moments.restore(updates, fill)
 
-    def _reduce(self, grads: list[Tensor]) -> None:
+    def _await_sums(self) -> bool:
+        """Wait for sums that began early; return whether there were any."""
+        if self._sums is None:
+            return False
+        self._begin(Activity.REDUCE)
+        summed = self._sums.wait()
+        self._begin(Activity.OPTIMIZER)
+        return summed
+
+    def _reduce(self, grads: list[Tensor], summed: bool) -> None:
         product = self._engine(grads)
         grads.clear()
+        if summed:
+            with self._taking_sums():
+                self._engine.backward(product)
+            return
         self._begin(Activity.REDUCE)
         self._engine.backward(product)
         self._begin(Activity.OPTIMIZER)
+
+    @contextmanager
+    def _taking_sums(self) -> Iterator[None]:
+        """Let DeepSpeed take gradients as they are: stage 0 all of them, 1 and 2 those in its partition."""
+        engine, optimizer = self._engine, self._engine.optimizer
+        if self._stage == 0:
+            engine.enable_backward_allreduce = False
+        else:
+            optimizer.average_tensor = lambda *_: None
+        try:
+            yield
+        finally:
+            if self._stage == 0:
+                engine.enable_backward_allreduce = True
+            else:
+                del optimizer.average_tensor
 
     def _begin(self, activity: Activity) -> None:
         """Tell the timeline, after waiting for the device: these activities are timed by the host."""

@@ -1,0 +1,110 @@
+"""Tells which gradients are final while the last backward of a step still runs.
+
+A rank's gradient of a layer is final once the last of its tasks with that layer has backpropagated through
+it. Groups of parameters become final in one order on all ranks, with or without tasks: the head with the last
+norm, the layers from the last to the first, and the rest (the embedding, and a weight that the head shares).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from torch import nn
+
+from tttscale.errors import MixerError
+from tttscale.model.language_model import TTTForCausalLM
+from tttscale.scan.schedule import ChunkTask
+
+
+class FinalGradients:
+    """Watches the backward sweeps of a model."""
+
+    def __init__(self, model: TTTForCausalLM) -> None:
+        """Watch nothing until `sink` is set."""
+        self.groups = parameter_groups(model)
+        """In the order in which their gradients become final; each parameter once."""
+        self.sink: Callable[[int], None] | None = None
+        """Called with the index of each group in turn, also inside a backward. It may replace `.grad`."""
+
+    def backward(self, tasks: Sequence[ChunkTask]) -> Iterator[ChunkTask]:
+        """Yield the tasks of a forward sweep in reverse; the caller backpropagates each before the next.
+
+        Raises:
+            MixerError: a gradient came when its layer's were final; raised from the backward.
+        """
+        if self.sink is None:
+            yield from reversed(tasks)
+            return
+        watch = _Watch(self.groups, self.sink)
+        for place, task in reversed(list(enumerate(tasks))):
+            with watch.during(self._ended(task, tasks[:place])):
+                yield task
+        watch.tell_before(len(self.groups))
+
+    def _ended(self, task: ChunkTask, before: Sequence[ChunkTask]) -> range:
+        """Return the groups that are final after a task: none before it in the forward has those layers."""
+        layers = len(self.groups) - 2
+        ended = [i for i in task.layers if not any(i in earlier.layers for earlier in before)]
+        if not ended:
+            return range(0)
+        first = 0 if ended[-1] == layers - 1 else layers - ended[-1]
+        return range(first, layers - ended[0] + 1)
+
+
+class _Watch:
+    """One backward sweep: which groups the sink was told of, and what is missing of the next ones."""
+
+    def __init__(
+        self, groups: Sequence[Sequence[nn.Parameter]], sink: Callable[[int], None]
+    ) -> None:
+        self._groups, self._sink = groups, sink
+        self._told = 0
+        self._missing: dict[int, set[int]] = {}
+
+    @contextmanager
+    def during(self, ended: range) -> Iterator[None]:
+        """Watch the gradients of the groups that are final at the end of this task."""
+        watched = [(i, p) for i in ended for p in self._groups[i] if p.requires_grad]
+        self._missing = {i: {id(p) for j, p in watched if j == i} for i in ended}
+        hooks = [p.register_post_accumulate_grad_hook(partial(self._came, i)) for i, p in watched]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if ended:
+            self.tell_before(ended.stop)
+
+    def tell_before(self, stop: int) -> None:
+        """Tell the sink of all groups before one."""
+        while self._told < stop:
+            self._told += 1
+            self._sink(self._told - 1)
+
+    def _came(self, group: int, parameter: nn.Parameter) -> None:
+        """Take a gradient; groups before it are final if they miss none."""
+        if group < self._told:
+            raise MixerError(
+                f"a parameter {tuple(parameter.shape)} was given a gradient again after the backward had "
+                "left its layer. A mixer may give each parameter one gradient in a backward: let it not "
+                "call torch.autograd.backward itself"
+            )
+        self._missing[group].discard(id(parameter))
+        while self._told < group and self._missing.get(self._told) == set():
+            self.tell_before(self._told + 1)
+
+
+def parameter_groups(model: TTTForCausalLM) -> list[list[nn.Parameter]]:
+    """Return head and last norm, the layers from the last to the first, and the rest.
+
+    A parameter of several is in the one that is final last.
+    """
+    blocks = [list(block.parameters()) for block in reversed(model.blocks)]
+    head = [*model.model.norm.parameters(), *model.lm_head.parameters()]
+    elsewhere = {p for group in (head, *blocks) for p in group}
+    elsewhere -= set(model.model.embed_tokens.parameters())
+    groups, left = [], set(model.parameters())
+    for group in ([p for p in model.parameters() if p not in elsewhere], *reversed(blocks), head):
+        groups.insert(0, [p for p in group if p in left])
+        left.difference_update(group)
+    return groups
