@@ -52,20 +52,18 @@ class FinalGradients:
 
 
 class _Watch:
-    """One backward sweep: which groups the sink was told of, and what is missing of the next ones."""
+    """One backward sweep: how many groups the sink was told of."""
 
     def __init__(
         self, groups: Sequence[Sequence[nn.Parameter]], sink: Callable[[int], None]
     ) -> None:
         self._groups, self._sink = groups, sink
         self._told = 0
-        self._missing: dict[int, set[int]] = {}
 
     @contextmanager
     def during(self, ended: range) -> Iterator[None]:
         """Watch the gradients of the groups that are final at the end of this task."""
         watched = [(i, p) for i in ended for p in self._groups[i] if p.requires_grad]
-        self._missing = {i: {id(p) for j, p in watched if j == i} for i in ended}
         hooks = [p.register_post_accumulate_grad_hook(partial(self._came, i)) for i, p in watched]
         try:
             yield
@@ -82,16 +80,18 @@ class _Watch:
             self._sink(self._told - 1)
 
     def _came(self, group: int, parameter: nn.Parameter) -> None:
-        """Take a gradient; groups before it are final if they miss none."""
+        """Take a gradient: the groups before its own are final.
+
+        Autograd does first what was recorded last. So a layer's gradients come before those of the layer
+        below; some, as those of initial states, only come on ranks with a first chunk.
+        """
         if group < self._told:
             raise MixerError(
-                f"a parameter {tuple(parameter.shape)} was given a gradient again after the backward had "
-                "left its layer. A mixer may give each parameter one gradient in a backward: let it not "
-                "call torch.autograd.backward itself"
+                f"the gradient of a parameter {tuple(parameter.shape)} came after the backward had left its "
+                "layer, when the ranks were summing it already. Let the layer use its parameters in its own "
+                "forward only, or set zero.overlap_reduction=false"
             )
-        self._missing[group].discard(id(parameter))
-        while self._told < group and self._missing.get(self._told) == set():
-            self.tell_before(self._told + 1)
+        self.tell_before(group)
 
 
 def parameter_groups(model: TTTForCausalLM) -> list[list[nn.Parameter]]:

@@ -6,8 +6,8 @@ step it sees exactly one backward, of the scalar sum over parameters of <paramet
 gradient is the accumulated one. Hence one reduction a step at every ZeRO stage, and nothing depends on
 how DeepSpeed counts micro-batches.
 
-With several ranks and stages 0 to 2 the sums over the ranks begin before that, under the last backward sweep
-(`sum_early`), and DeepSpeed takes the gradients without reducing them again.
+With `sum_early` the sums over the ranks begin before that, under the last backward sweep, and DeepSpeed takes
+the gradients without reducing them again.
 
 With stage 3 all parameters are below the persistence threshold: DeepSpeed gathers them once after each
 optimizer step and keeps them until the next, since a gather per layer would make the wavefront serial.
@@ -67,6 +67,7 @@ class Engine:
         eps: float,
         weight_decay: float,
         grad_clip: float,
+        overlap_reduction: bool = False,
     ) -> None:
         """Give the parameters to DeepSpeed; every rank calls this.
 
@@ -79,6 +80,7 @@ class Engine:
             eps: AdamW's.
             weight_decay: on every parameter, as the paper trains.
             grad_clip: largest global gradient norm; 0: no clipping.
+            overlap_reduction: `sum_early` is possible (several ranks, stages 0 to 2).
         """
         deepspeed = import_deepspeed(next(model.parameters()).device.type)
         self._model, self._mesh, self._stage = model, mesh, zero_stage
@@ -105,7 +107,8 @@ class Engine:
         )
         self._background: BackgroundSums | None = None
         self._sums: GradientSums | None = None
-        if mesh.world_size > 1 and zero_stage < 3:
+        if overlap_reduction:
+            assert mesh.world_size > 1 and zero_stage < 3
             self._background = BackgroundSums(mesh, next(model.parameters()).device)
         self.timeline: Timeline | None = None
         """Told when gradients are summed over the ranks, parameters updated and collected."""
@@ -140,7 +143,9 @@ class Engine:
         if self._stage > 0:
             shares = [list(owners) for owners in self._moments.owners()]
         by_parameter = dict(zip(self._model.parameters(), shares, strict=True))
-        self._sums = GradientSums(final.groups, by_parameter, self._background)
+        self._sums = GradientSums(
+            final.groups, by_parameter, self._background, self._mesh.world_size
+        )
         final.sink = self._sums.begin
 
     def step(self, scale: float = 1.0) -> float:
@@ -160,13 +165,14 @@ class Engine:
             PeerError: another rank died.
         """
         self._begin(Activity.OPTIMIZER)
-        summed = self._await_sums()
+        divisor = self._await_sums()
+        summed = divisor is not None
         # DeepSpeed averages over the ranks; ours is a sum.
-        factor = scale if summed else self._mesh.world_size * scale
+        divisor = divisor or self._mesh.world_size
         grads = []
         for parameter in self._model.parameters():
             grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            grads.append(grad.contiguous().mul_(factor))
+            grads.append(grad.contiguous().mul_(divisor * scale))
             parameter.grad = None
         with self._mesh.noticing("in the reduction of gradients"):
             self._reduce(grads, summed)
@@ -204,14 +210,14 @@ class Engine:
         """
         self._moments.restore(updates, fill)
 
-    def _await_sums(self) -> bool:
-        """Wait for sums that began early; return whether there were any."""
+    def _await_sums(self) -> int | None:
+        """Wait for sums that began early; return by what they are divided, None if there were none."""
         if self._sums is None:
-            return False
+            return None
         self._begin(Activity.REDUCE)
-        summed = self._sums.wait()
+        divisor = self._sums.wait()
         self._begin(Activity.OPTIMIZER)
-        return summed
+        return divisor
 
     def _reduce(self, grads: list[Tensor], summed: bool) -> None:
         product = self._engine(grads)
@@ -227,18 +233,22 @@ class Engine:
     @contextmanager
     def _taking_sums(self) -> Iterator[None]:
         """Let DeepSpeed take gradients as they are: stage 0 all of them, 1 and 2 those in its partition."""
-        engine, optimizer = self._engine, self._engine.optimizer
         if self._stage == 0:
-            engine.enable_backward_allreduce = False
-        else:
-            optimizer.average_tensor = lambda *_: None
+            assert self._engine.enable_backward_allreduce, "DeepSpeed reduces in another way"
+            self._engine.enable_backward_allreduce = False
+            try:
+                yield
+            finally:
+                self._engine.enable_backward_allreduce = True
+            return
+        taken: list[int] = []
+        self._engine.optimizer.average_tensor = lambda flat, *_: taken.append(flat.numel())
         try:
             yield
         finally:
-            if self._stage == 0:
-                engine.enable_backward_allreduce = True
-            else:
-                del optimizer.average_tensor
+            del self._engine.optimizer.average_tensor
+        elements = sum(p.numel() for p in self._model.parameters())
+        assert sum(taken) == elements, "DeepSpeed reduces in another way"
 
     def _begin(self, activity: Activity) -> None:
         """Tell the timeline, after waiting for the device: these activities are timed by the host."""
