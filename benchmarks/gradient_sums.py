@@ -5,7 +5,7 @@
 
 Ranks are processes of this machine, one thread each, in a network namespace of their own whose loopback is
 slowed to `--mbit` for all ranks together (Linux, root). The kinds: DeepSpeed's own reduction after the sweep;
-this project's, but begun after the sweep (it sends half as much with ZeRO 1 and 2); and begun under it. The
+this project's, but begun after the sweep (with ZeRO 1 and 2 it sends less); and begun under it. The
 order of the kinds changes from round to round. Prints a Markdown table of medians.
 """
 
@@ -101,7 +101,9 @@ def worker(rank: int, ranks: int, rounds: int, stage: int, chunks: int, folder: 
         exposed[kind].append(reducing.seconds)
     if rank == 0:
         size = 4 * sum(p.numel() for p in model.parameters())
-        (folder / "found.json").write_text(json.dumps({"seconds": seconds, "exposed": exposed, "bytes": size}))
+        (folder / "found.json").write_text(
+            json.dumps({"seconds": seconds, "exposed": exposed, "bytes": size})
+        )
     mesh.close()
 
 
@@ -132,7 +134,8 @@ def main() -> None:
     first = statistics.median(found["seconds"][KINDS[0]])
     print(
         f"{asked.ranks} ranks, ZeRO {asked.stage}, {found['bytes'] / 1e6:.0f} MB of gradients, "
-        f"{asked.mbit} Mbit/s, {asked.chunks} chunks\n\n| reduction | step, s (median) | ratio | exposed, s (median) | all steps |\n|---|---|---|---|---|"
+        f"{asked.mbit} Mbit/s, {asked.chunks} chunks\n\n"
+        "| reduction | step, s (median) | ratio | exposed, s (median) | all steps |\n|---|---|---|---|---|"
     )
     for kind, seconds in found["seconds"].items():
         every = " ".join(f"{s:.2f}" for s in seconds)

@@ -57,7 +57,9 @@ def told(config, layout, keep, batch):
 def drawn(seed):
     rng = np.random.default_rng(seed)
     layers, ranks = int(rng.integers(1, 5)), int(rng.integers(1, 5))
-    sequences = int(rng.choice([m for m in (1, 2, 4) if m == 1 or ranks % m == 0 or m % ranks == 0]))
+    sequences = int(
+        rng.choice([m for m in (1, 2, 4) if m == 1 or ranks % m == 0 or m % ranks == 0])
+    )
     chunks = int(rng.integers(1, 9))
     kind = str(rng.choice(["striped", "contiguous"]))
     if kind == "contiguous":

@@ -227,11 +227,11 @@ def build_engine(config: Config, model: TTTForCausalLM, mesh: Mesh) -> Engine:
         eps=train.eps,
         weight_decay=train.weight_decay,
         grad_clip=train.grad_clip,
-        overlap_reduction=mesh.world_size > 1 and _overlaps(config, model),
+        overlap_reduction=mesh.world_size > 1 and overlaps_reduction(config, model),
     )
 
 
-def _overlaps(config: Config, model: TTTForCausalLM) -> bool:
+def overlaps_reduction(config: Config, model: TTTForCausalLM) -> bool:
     """Return `zero.overlap_reduction`; the device decides what "auto" is."""
     asked = config.zero.overlap_reduction
     on_cpu = next(model.parameters()).device.type == "cpu"

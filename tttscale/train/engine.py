@@ -108,7 +108,7 @@ class Engine:
         self._background: BackgroundSums | None = None
         self._sums: GradientSums | None = None
         if overlap_reduction:
-            assert mesh.world_size > 1 and zero_stage < 3
+            assert zero_stage < 3
             self._background = BackgroundSums(mesh, next(model.parameters()).device)
         self.timeline: Timeline | None = None
         """Told when gradients are summed over the ranks, parameters updated and collected."""
