@@ -53,7 +53,7 @@ def worker(rank: int, ranks: int, rounds: int, stage: int, chunks: int, folder: 
 
     torch.set_num_threads(1)
     chunk, tokens = 512, 512 * chunks
-    fields = small_config(tokens, chunk, 1, 1 + 3 * rounds, ranks).model_dump()
+    fields = small_config(tokens, chunk, "1", 1 + 3 * rounds, ranks).model_dump()
     fields["model"] |= {
         "vocab_size": 512,
         "hidden_size": 384,
