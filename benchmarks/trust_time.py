@@ -12,7 +12,7 @@ import os
 import time
 from collections import defaultdict
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +34,7 @@ from tttscale.scan.sweep import Sweeps
 from tttscale.train import build
 
 TOKENS = 8192
+_NEAR = 0.05
 LENGTHS = [2048, 1024, 512]
 """Chunks at which costs are measured; some settings lie between."""
 
@@ -114,7 +115,7 @@ class _Learner:
         costs = costs_of(self.config, found, self.samples, step, self.machine, LENGTHS)
         rows = []
         for setting, measured in self.seconds.items():
-            by_rank = [median(rank) for rank in zip(*measured, strict=True)]
+            by_rank = [fmean(rank) for rank in zip(*measured, strict=True)]
             estimated = _estimate(self.config, setting, costs)
             rows.append(
                 {
@@ -146,7 +147,20 @@ def _estimate(config: Config, setting: Setting, costs: Costs) -> list[float]:
 
 
 def render(rows: list[dict[str, Any]]) -> str:
-    """The table."""
+    """The table, and a line on it."""
+    ratios = [row["estimated"] / row["measured"] for row in rows]
+    near = sum(abs(ratio - 1) <= _NEAR for ratio in ratios)
+    spread = fmean((max(row["all"]) - min(row["all"])) / 2 / row["measured"] for row in rows)
+    line = (
+        f"\n\n{near} of {len(rows)} estimates lie within {100 * _NEAR:.0f} % of the measurement; in the mean "
+        f"they are {fmean(ratios):.3f} of it. Single measurements scatter by {100 * spread:.0f} % "
+        "to either side, so on a crowded machine single ratios say little."
+    )
+    return line_table(rows) + line
+
+
+def line_table(rows: list[dict[str, Any]]) -> str:
+    """A line for each setting."""
     return report.table(
         [
             {
@@ -188,7 +202,7 @@ def main() -> None:
     where = (
         f"The quickstart's model and its like with TTT-MLP, {TOKENS:,} random tokens. Costs are fitted at "
         f"chunks of {lengths} tokens, as `tttscale bench step --calibrate` does, on one rank whose "
-        "neighbours are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; medians of "
+        "neighbours are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; means of "
         f"{asked.rounds} rounds in turns. The machine was crowded: load {min(loads):.0f} to {max(loads):.0f} "
         f"on {os.cpu_count()} cores."
     )

@@ -55,7 +55,7 @@ def test_version(run):
     assert run("--version") == (0, f"tttscale {__version__}\n", "")
 
 
-VERBS = ["train", "plot", "baseline", "doctor"]
+VERBS = ["train", "plan", "plot", "baseline", "doctor"]
 DATA_VERBS = ["build", "info", "show", "tokenizer", "verify"]
 LAUNCH_VERBS = ["slurm"]
 BENCH_VERBS = ["build", "data", "scan", "step"]

@@ -231,6 +231,7 @@ CALLS = {  # a call -> the only files or folders that may make it, and why there
     r".*\.read_(text|bytes)": [
         "tttscale/train/memory.py",  # the system's own files
         "tttscale/train/cpu_products.py",
+        "tttscale/cluster/launcher.py",
         "tttscale/bench/",
         "tttscale/profile/page/",  # its own files
     ],

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -23,6 +23,10 @@ from tttscale.errors import DataError, LaunchError, TTTScaleError
 from tttscale.launch.cli import app as launch_app
 from tttscale.observe.guard import is_left_behind, print_result, steady_streams
 from tttscale.scrub import scrubbed
+
+if TYPE_CHECKING:
+    from tttscale.observe.spans import Trace
+    from tttscale.scan.layout import Layout
 
 RunFolder = Annotated[
     Path, typer.Argument(parser=path_argument, help="A run's folder, such as runs/quickstart.")
@@ -291,6 +295,13 @@ def rehearse(
             parser=path_argument, help="Write a trace that Perfetto opens, .json or .json.gz."
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_argument,
+            help="Folder for a whole report with its page, as `profile` writes it.",
+        ),
+    ] = None,
 ) -> None:
     """Rehearse a step of many ranks here: the real schedule and sweeps, with compute in virtual time.
 
@@ -301,14 +312,28 @@ def rehearse(
     from tttscale.plan.rehearsal_run import run
 
     resolved = load_config(config, overrides or [])
+    chosen = chosen_costs(gpu, costs, resolved)
+    if report is not None:
+        from tttscale.profile.results import check_folder
+
+        check_folder(report, "--report")
+
+    def show(layout: "Layout", kept: float, trace: "Trace") -> None:
+        """Write the report."""
+        from tttscale.profile.rehearsed import write_rehearsal
+
+        assert report is not None
+        write_rehearsal(report, resolved, layout, chosen, kept, ranks_per_host, trace)
+
     print_result(
         run(
             resolved,
-            chosen_costs(gpu, costs, resolved),
+            chosen,
             ranks=ranks,
             sequences=sequences,
             ranks_per_host=ranks_per_host,
             out=out,
+            show=None if report is None else show,
         )
     )
 

@@ -24,20 +24,26 @@ SHARES = {"slow edge": 0.2, "slow data": 0.12, "slow records": 0.3}
 """Delays, as shares of a step with nothing slow."""
 
 
-def compute(fault: Fault, *, chunks: int = 8, chunk_tokens: int = 1024, layers: int = 2) -> Trace:
-    """Train some steps and return what both ranks did in the last of them.
+def compute(
+    fault: Fault, *, chunks: int = 8, chunk_tokens: int = 1024, layers: int = 2
+) -> tuple[Trace, float]:
+    """Train some steps.
 
     Args:
         fault: its seconds are set here, from how long a step takes.
         chunks: of a sequence.
         chunk_tokens: of a chunk.
         layers: of the model.
+
+    Returns:
+        What both ranks did in the last steps, and by which share of its time the machine held up the rank
+        that it held up most: how long it could have run and had no processor.
     """
     with tempfile.TemporaryDirectory() as folder:
         sent_at = Path(folder) / "sent_at"
         np.zeros((2, _MESSAGES)).tofile(sent_at)
         sizes = chunks, chunk_tokens, layers
-        tracks = values(run_ranks(_rank, RANKS, fault, sizes, str(sent_at)))
+        found = values(run_ranks(_rank, RANKS, fault, sizes, str(sent_at)))
     facts = {
         "sequence_ranks": RANKS,
         "chunks": chunks,
@@ -48,7 +54,8 @@ def compute(fault: Fault, *, chunks: int = 8, chunk_tokens: int = 1024, layers: 
         "layers": layers,
         "layout": "striped",
     }
-    return gathered("measured", tracks, facts)
+    held_up = max(share for _, share in found)
+    return gathered("measured", [track for track, _ in found], facts), held_up
 
 
 def _config(chunks: int, chunk_tokens: int, layers: int) -> Config:
@@ -82,6 +89,7 @@ def _rank(ranks, fault: Fault, sizes: tuple[int, int, int], sent_at: str):
     if fault.kind == "slow data" and here:
         windows = SlowWindows(windows, fault.seconds)
     began = noted_begins(trainer)
+    waited, at = _without_processor_seconds(), time.perf_counter()
     timeline.start_trace()
     for step in range(WARM_STEPS + 1, WARM_STEPS + STEPS + 1):
         trainer.step(step, windows)
@@ -90,7 +98,13 @@ def _rank(ranks, fault: Fault, sizes: tuple[int, int, int], sent_at: str):
             timeline.begin(Activity.RECORD)
             time.sleep(fault.seconds)
             timeline.begin(Activity.OTHER)
-    return timeline.end_trace()
+    waited, seconds = _without_processor_seconds() - waited, time.perf_counter() - at
+    return timeline.end_trace(), waited / seconds
+
+
+def _without_processor_seconds() -> float:
+    """How long this process's main thread has waited for a processor so far (Linux)."""
+    return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
 
 
 def noted_begins(trainer):

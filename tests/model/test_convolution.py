@@ -97,3 +97,12 @@ def test_gradients_cross_both_boundaries():
     assert left.grad is not None
     assert right.grad is not None
     assert torch.equal(torch.cat([left.grad, right.grad], 1), x.grad)
+
+
+def test_the_gradient_that_goes_left_does_not_keep_the_chunk():
+    """It stays until the chunk before has used it; a view would hold the whole chunk's gradient as long."""
+    port = Between(tail=torch.zeros(1, 3, 1, dtype=torch.float64))
+    read = CausalInput(tokens(64).requires_grad_(), TAPS, WHOLE, port)
+    read.padded.sum().backward()
+    (grad,) = port.returned
+    assert grad.untyped_storage().nbytes() == 3 * grad.element_size()

@@ -73,3 +73,11 @@ def test_compiling_is_for_our_layers_in_a_model_and_for_no_other_model(monkeypat
     assert found[0] is found[1] is made  # compiled once for all
     assert made == [1]
     assert RMSNorm(2, 1e-6).operators is eager
+
+
+def test_rotary_tables_are_made_on_the_cpu_wherever_the_model_is():
+    with torch.device("meta"):
+        there = Rotary(8, 4, 10000.0)
+    here = Rotary(8, 4, 10000.0)
+    assert torch.equal(there.cos, here.cos)
+    assert torch.equal(there.sin, here.sin)

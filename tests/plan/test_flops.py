@@ -104,7 +104,7 @@ def test_a_backward_is_twice_a_forward_but_for_the_biases():
     assert 1.9 < mlp.backward / mlp.forward < 2
 
 
-@pytest.mark.parametrize("kept", [0, 1, 3])
+@pytest.mark.parametrize("kept", [0, 1, 1.5, 3])
 @pytest.mark.parametrize("layout", ["striped", "contiguous"])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_whole_step_with_recomputation(kind, layout, kept):

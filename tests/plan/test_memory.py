@@ -40,6 +40,7 @@ def planned(config, world=1, machine=CPU, kept=1):
         (0, {"model__ttt_layer_type": "mlp"}),
         (4, {"train__precision": "bf16"}),
         (1, {"parallel__layout": "contiguous"}),
+        (1.5, {}),
         (2, {"model__share_qk": False, "model__use_gate": False, "model__pre_conv": False}),
         (1, {"parallel__batch": 2, "train__sequences_per_step": 2}),
     ],

@@ -1,14 +1,18 @@
 """A whole report of a trace made by hand."""
 
 from tests.traces import BYTES
-from tttscale.observe.causes import diagnose
 from tttscale.observe.overlap import analyse
-from tttscale.profile.advice import Job, Setting, advise, whole_step
+from tttscale.profile.advice import Job, Setting
 from tttscale.profile.fitted_costs import fit, kept_chunks
-from tttscale.profile.report import Prediction, make_report
+from tttscale.profile.results import results_of
 
 
-def job_of(trace, costs):
+def memory_of(setting):
+    """A chunk of 64 tokens takes a mebibyte, kept or not."""
+    return (100 << 20) + (1 + setting.most_kept) * setting.chunk_tokens * (1 << 14)
+
+
+def job_of(trace, costs, capacity_bytes=None):
     """What a trace made by `make_trace` ran."""
     facts = trace.facts
     return Job(
@@ -19,7 +23,8 @@ def job_of(trace, costs):
         costs,
         ranks_per_host=8,
         alignment=16,
-        kept_chunk_bytes=1 << 20,
+        memory=memory_of,
+        capacity_bytes=capacity_bytes,
     )
 
 
@@ -36,7 +41,5 @@ def report_of(trace, notes=()):
     found = analyse(trace)
     costs = fit([(trace, found)], ("ttt-linear",) * trace.facts["layers"], BYTES)
     job, now = job_of(trace, costs), setting_of(trace)
-    simulation = job.simulated(now, trace=True)
-    step = whole_step(simulation, trace, {})
-    prediction = Prediction(simulation, step, advise(job, now), costs.source)
-    return make_report(trace, found, diagnose(trace, found), prediction, notes), step
+    results = results_of(trace, found, job, now, notes)
+    return results.report, results.predicted

@@ -44,10 +44,24 @@ def test_every_neighbour_is_tried_and_ranks_come_last():
     assert contiguous.text.endswith("more")
     every = next(a for a in found if a.key == "parallel.keep_chunks=8")
     assert every.helps
-    assert "no recomputation, 7 MiB more memory" in every.note
+    assert every.note == "no recomputation; 109 MiB of memory in place of 102 MiB, predicted"
+    assert every.peak_bytes == 109 << 20
     twice = next(a for a in found if a.key == "parallel.sequence=8")
     assert "of twice the ranks" in twice.note
     assert now.ranks == 4
+
+
+def test_what_does_not_fit_is_said_and_is_no_advice():
+    trace = make_trace(4, 32, 2)
+    costs = fit([(trace, analyse(trace))], ("ttt-linear",) * 2, BYTES)
+    job = job_of(trace, costs, capacity_bytes=108 << 20)
+    found = advise(job, setting_of(trace))
+    every = next(a for a in found if a.key == "parallel.keep_chunks=8")
+    assert not every.fits
+    assert not every.helps
+    assert every.gain > 0
+    assert "more than the 108 MiB that are there" in every.note
+    assert all(a.fits for a in found[: found.index(every)])
 
 
 def test_a_prediction_is_what_such_a_run_takes():

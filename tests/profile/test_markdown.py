@@ -25,7 +25,8 @@ def rows(text, head):
 
 
 def test_it_has_all_tables_and_ends_with_what_to_change(report):
-    text = report_markdown(report, ["report.html", "trace.json.gz"])
+    text = report_markdown({**report, "cautions": ["mind it"]}, ["report.html", "trace.json.gz"])
+    assert "**mind it**" in text
     headings = re.findall(r"^## (.*)$", text, re.M)
     assert headings == [
         "Steps",

@@ -90,14 +90,14 @@ def test_what_was_cut_is_said():
 
 def test_unsteady_steps_are_said_to_be():
     trace = make_trace(steps=3)
-    assert not any("differ by" in note for note in report_of(trace)[0]["notes"])
+    assert report_of(trace)[0]["cautions"] == []
     for rank in trace.ranks:
         mark = rank.steps[2]
         late = (mark.end - mark.begin) / 2
         rank.steps[2] = mark._replace(end=mark.end + late)
         rank.spans.append(Span(mark.end, mark.end + late, "other"))
-    notes = report_of(trace)[0]["notes"]
-    assert any("The traced steps differ by 50 %" in note for note in notes)
+    (caution,) = report_of(trace)[0]["cautions"]
+    assert "The traced steps differ by 50 %" in caution
 
 
 def test_words():

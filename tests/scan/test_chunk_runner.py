@@ -7,12 +7,13 @@ from tests.scan.declared import Notes
 from tests.scan.helpers import gradients, random_tokens, tiny_config, tiny_model, whole_pass
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
-from tttscale.scan.chunk_runner import ChunkRunner, StepPlan, StepState
+from tttscale.scan.chunk_runner import ChunkRunner, StepState
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
 from tttscale.scan.ports import CarryRouter, ChunkPorts
 from tttscale.scan.reader import assemble
 from tttscale.scan.schedule import ChunkTask, Phase, Schedule
+from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.transport import SingleRank
 
 CPU, TOKENS, LAYERS = torch.device("cpu"), 7, 3
@@ -95,14 +96,6 @@ def test_an_evaluation_has_losses_and_forgets_its_inputs(expected):
     assert one.step.losses.sums.item() == pytest.approx(expected[0], rel=1e-12)
     assert one.step.inputs == {}
     assert gradients(one.model) == {}
-
-
-def test_recomputed_are_those_that_are_not_kept_from_the_last_on():
-    tasks = tuple(task(range(3), chunk) for chunk in range(4))
-    plan = StepPlan(True, tasks, frozenset(tasks[2:]))
-    assert [t.chunk for t in plan.reads()] == [0, 1, 2, 3, 1, 0]
-    evaluation = StepPlan(False, tasks, frozenset())
-    assert [t.chunk for t in evaluation.reads()] == [0, 1, 2, 3]
 
 
 def test_autocast_is_used_where_the_compute_dtype_is_another():

@@ -11,7 +11,9 @@ from tttscale.scan.final_gradients import FinalGradients, parameter_groups
 from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import ChunkTask, Phase
+from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.sweep import Sweeps
+from tttscale.scan.timeline import Run
 
 RANDOM = 24
 
@@ -107,8 +109,9 @@ def watched():
     final = FinalGradients(tiny_model(tiny_config(layers=2)))
     seen = []
     final.sink = seen.append
-    sweep = final.backward([ChunkTask(Phase.FORWARD, 0, 0, range(2))])
-    next(sweep)
+    task = ChunkTask(Phase.FORWARD, 0, 0, range(2))
+    sweep = final.backward(StepPlan(True, (task,), frozenset({task})))
+    assert next(sweep) == (Run.BACKWARD, task)
     return final, sweep, seen
 
 

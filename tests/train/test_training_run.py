@@ -39,7 +39,14 @@ def built_and_announced(ranks, path):
 def test_a_run_says_what_it_is_when_it_is_announced(folder):
     ((while_building, announced),) = values(run_ranks(built_and_announced, 1, folder / "run.yaml"))
     assert [line.split(":")[0] for line in while_building] == ["wandb"]
-    begins = ["fp32 products by ", "built: ", "scan: ", "operators ", f"{folder / 'store'}: "]
+    begins = [
+        "fp32 products by ",
+        "built: ",
+        "scan: ",
+        "operators ",
+        f"{folder / 'store'}: ",
+        "plan: ",
+    ]
     assert len(announced) == len(begins)
     assert all(line.startswith(b) for line, b in zip(announced, begins, strict=True))
 

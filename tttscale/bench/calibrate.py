@@ -281,7 +281,7 @@ def costs_of(
     return Costs(
         source=(
             f"measured on {_device(machine.device)}, {how}, chunks of "
-            f"{', '.join(f'{n:,}' for n in lengths)} tokens (all activities together, line against medians: "
+            f"{', '.join(f'{n:,}' for n in lengths)} tokens (all activities together, line against means: "
             f"{totals}); the wire is assumed: {near.bytes_per_second / 1e9:g} GB/s in a host, "
             f"{far.bytes_per_second / 1e9:g} GB/s between hosts"
         ),

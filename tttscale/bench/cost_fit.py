@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean
 
 from tttscale.observe.spans import Span
 from tttscale.plan.costs import Line
@@ -67,27 +67,30 @@ class Samples:
 
 @dataclass(frozen=True)
 class Fit:
-    """Lines, and how far single medians are from them."""
+    """Lines, and how far means are from them."""
 
     lines: dict[Key, Line]
     residuals: dict[Key, float]
-    """Largest distance of a median from its line, as a share of the median."""
+    """Largest distance of a mean from its line, as a share of the mean."""
     totals: dict[int, float]
-    """Tokens -> all activities together: (line - median) / median."""
+    """Tokens -> all activities together: (line - mean) / mean."""
 
 
 def fit(samples: Samples) -> Fit:
-    """Fit every activity: the line with the least squares of relative errors, no part of it negative."""
+    """Fit every activity: the line with the least squares of relative errors, no part of it negative.
+
+    Means count and not medians: a step is a sum, which has everything in it that disturbed one of its parts.
+    """
     lines, residuals = {}, {}
     measured: dict[int, float] = defaultdict(float)
     fitted: dict[int, float] = defaultdict(float)
     for key, by_tokens in samples.seconds.items():
-        medians = {tokens: median(found) for tokens, found in by_tokens.items()}
-        lines[key] = line = line_through(medians)
-        errors = {t: line.seconds(t) / max(m, 1e-9) - 1 for t, m in medians.items()}
+        means = {tokens: fmean(found) for tokens, found in by_tokens.items()}
+        lines[key] = line = line_through(means)
+        errors = {t: line.seconds(t) / max(m, 1e-9) - 1 for t, m in means.items()}
         residuals[key] = max(errors.values(), key=abs)
         if not key[1].startswith("alone."):
-            for tokens, value in medians.items():
+            for tokens, value in means.items():
                 measured[tokens] += value
                 fitted[tokens] += line.seconds(tokens)
     measured.pop(0, None)
@@ -95,20 +98,20 @@ def fit(samples: Samples) -> Fit:
     return Fit(lines, residuals, totals)
 
 
-def line_through(medians: Mapping[int, float]) -> Line:
+def line_through(means: Mapping[int, float]) -> Line:
     """The line through seconds by tokens; of one length in proportion to it, of messages (0) as it is."""
-    if len(medians) == 1:
-        ((tokens, seconds),) = medians.items()
+    if len(means) == 1:
+        ((tokens, seconds),) = means.items()
         return Line(0.0, seconds / tokens) if tokens else Line(seconds, 0.0)
-    weights = {t: 1 / max(s, 1e-9) ** 2 for t, s in medians.items()}
+    weights = {t: 1 / max(s, 1e-9) ** 2 for t, s in means.items()}
     total = sum(weights.values())
-    center = sum(weights[t] * t for t in medians) / total
-    mean = sum(weights[t] * s for t, s in medians.items()) / total
-    spread = sum(weights[t] * (t - center) ** 2 for t in medians)
-    slope = sum(weights[t] * (t - center) * (s - mean) for t, s in medians.items()) / spread
+    center = sum(weights[t] * t for t in means) / total
+    middle = sum(weights[t] * s for t, s in means.items()) / total
+    spread = sum(weights[t] * (t - center) ** 2 for t in means)
+    slope = sum(weights[t] * (t - center) * (s - middle) for t, s in means.items()) / spread
     if slope <= 0:
-        return Line(mean, 0.0)
-    if mean < slope * center:
-        through = sum(weights[t] * t * s for t, s in medians.items())
-        return Line(0.0, through / sum(weights[t] * t * t for t in medians))
-    return Line(mean - slope * center, slope)
+        return Line(middle, 0.0)
+    if middle < slope * center:
+        through = sum(weights[t] * t * s for t, s in means.items())
+        return Line(0.0, through / sum(weights[t] * t * t for t in means))
+    return Line(middle - slope * center, slope)

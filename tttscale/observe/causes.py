@@ -113,7 +113,7 @@ class _Case:
                 "slow edge",
                 edge.seconds,
                 f"from rank {a} to rank {b} the {edge.part} takes {_time(edge.wire_seconds)}, "
-                f"{edge.factor:.3g} times as long as {against} ({_time(edge.usual_seconds)}), and rank {b} "
+                f"{_times(edge.factor)} as long as {against} ({_time(edge.usual_seconds)}), and rank {b} "
                 f"waits {_time(edge.seconds)} in a step for that",
                 f"look at the link between rank {a} and rank {b} (`tttscale doctor` measures links)",
                 sender=a,
@@ -252,12 +252,20 @@ class _Case:
         shares = {name: self.found.mean(f"{name}_seconds") / self.step for name in names}
         words = {"starved": "starvation", "exposed": "exposed communication", "rest": "the rest"}
         parts = [f"{words.get(name, name)} {share:.1%}" for name, share in shares.items()]
+        if shares["starved"] < _ADVICE_SHARE:
+            next_step = "nothing to change; faster kernels would shorten the compute itself"
+        else:
+            next_step = "ranks are slow in turns: look for what else keeps their hosts busy, and trace again"
         return self.cause(
             "none",
             self.step - self.found.mean("compute_seconds"),
             f"nothing stands out: {', '.join(parts)} of a step of {_time(self.step)}",
-            "nothing to change; faster kernels or larger chunks would shorten the compute itself",
+            next_step,
         )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f} times" if factor >= 10 else f"{factor:.2g} times"
 
 
 def _time(seconds: float) -> str:

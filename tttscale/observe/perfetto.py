@@ -9,7 +9,7 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tttscale.files import replaced
 from tttscale.observe.hand_overs import hand_overs
@@ -73,6 +73,14 @@ def write_perfetto(path: Path, trace: Trace, *, max_events: int = MAX_EVENTS) ->
     Raises:
         OSError: the file system refused; an earlier file is unchanged.
     """
+    with replaced(path) as file:
+        return dump_perfetto(file, trace, path.name.endswith(".gz"), max_events=max_events)
+
+
+def dump_perfetto(
+    file: IO[bytes], trace: Trace, compressed: bool, *, max_events: int = MAX_EVENTS
+) -> str:
+    """Write to a file that is open; return what was cut."""
     events, cut = perfetto_events(trace, max_events)
     facts = {"origin": trace.origin, "cut": cut, **trace.facts}
     facts |= {
@@ -84,12 +92,11 @@ def write_perfetto(path: Path, trace: Trace, *, max_events: int = MAX_EVENTS) ->
     other = {
         name: value if isinstance(value, str) else _json(value) for name, value in facts.items()
     }
-    with replaced(path) as file:
-        if path.name.endswith(".gz"):
-            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
-                packed.writelines(_lines(events, other))
-        else:
-            file.writelines(_lines(events, other))
+    if compressed:
+        with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+            packed.writelines(_lines(events, other))
+    else:
+        file.writelines(_lines(events, other))
     return cut
 
 

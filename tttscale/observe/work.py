@@ -20,7 +20,7 @@ from tttscale.observe.span_table import (
 _LEAST_EXCESS = 0.1
 """A rank that is slower by less is none that anybody should look for."""
 _SEVERAL = 3
-"""Steps, of which a straggler is one in three quarters."""
+"""Steps, or chunks if there are fewer steps: a straggler is slower in three quarters of them."""
 _SURE = 4.0
 """Standard errors that make a difference,"""
 _RANKS_SURE = 2.0
@@ -45,7 +45,7 @@ def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
     """The rank whose compute is slowest for the same work; None if the difference is within the noise.
 
     The work that is compared is one layer of one chunk in one of its runs, by the median over chunks, so
-    that a rank with more chunks is not slower for that. A rank that was slower in a few steps only is none.
+    that a rank with more chunks is not slower for that. A rank that was slower for a while only is none.
 
     Args:
         table: of any number of steps.
@@ -59,9 +59,14 @@ def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
     factor, noise = float(whole.factors[rank]), whole.noise(rank)
     surely = factor - _SURE * whole.difference_of_kinds(rank)
     if len(steps) >= _SEVERAL:
-        of_steps = [_Speeds(table.take(table.step == step), facts).factor(rank) for step in steps]
-        factor, surely = (float(np.quantile(of_steps, q, method="lower")) for q in (0.5, 0.25))
-        noise = max(noise, _LEAST_EXCESS)
+        several = sorted(
+            _Speeds(table.take(table.step == step), facts).factor(rank) for step in steps
+        )
+        factor = several[(len(several) - 1) // 2]
+    else:
+        several = whole.factors_of_chunks(rank)
+    if len(several) >= _SEVERAL:
+        surely, noise = several[len(several) // 4], max(noise, _LEAST_EXCESS)
     if not (surely > 1 + noise and factor > 1 + _LEAST_EXCESS):
         return None
     compute = table.of(*COMPUTE) & (table.rank == rank) & (table.step >= 0)
@@ -73,8 +78,8 @@ class _Speeds:
     """How long each rank takes for each kind of work, compared with the others."""
 
     def __init__(self, table: SpanTable, facts: dict[str, Any]) -> None:
-        ranks, kinds, seconds = _units(table, facts)
-        self._ranks, self._seconds = ranks, seconds
+        ranks, kinds, self._chunks, seconds = _units(table, facts)
+        self._ranks, self._kinds, self._seconds = ranks, kinds, seconds
         shape = int(ranks.max(initial=-1)) + 1, int(kinds.max(initial=-1)) + 1
         group = ranks * shape[1] + kinds
         self._typical = medians(group, seconds, shape[0] * shape[1]).reshape(shape)
@@ -90,6 +95,14 @@ class _Speeds:
     def factor(self, rank: int) -> float:
         """One rank's factor; NaN if it has no work."""
         return float(self.factors[rank]) if rank < len(self.factors) else np.nan
+
+    def factors_of_chunks(self, rank: int) -> list[float]:
+        """A rank's factor in each of its chunks, in order of size."""
+        expected = self._expected[rank, self._kinds]
+        mine = (self._ranks == rank) & (expected > 0)
+        _, chunk = np.unique(self._chunks[mine], return_inverse=True)
+        own, others = (np.bincount(chunk, x[mine]) for x in (self._seconds, expected))
+        return sorted((own / others).tolist())
 
     def noise(self, rank: int) -> float:
         """How far a factor may be from 1 by chance: as chunks of one rank differ, and as other ranks do."""
@@ -119,8 +132,10 @@ class _Speeds:
         return _ERROR_OF_MEDIAN * deviation / len(ratios) ** 0.5
 
 
-def _units(table: SpanTable, facts: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rank, kind of work and seconds of every layer of every chunk, in each of its runs.
+def _units(
+    table: SpanTable, facts: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rank, kind of work, chunk and seconds of every layer of every chunk, in each of its runs.
 
     A layer that is not recomputed builds its graph in the forward, which is work of another kind.
     """
@@ -129,13 +144,14 @@ def _units(table: SpanTable, facts: dict[str, Any]) -> tuple[np.ndarray, np.ndar
         inside &= table.chunk < int(facts["chunks"]) - 1
     work = table.take(inside)
     if not len(work.begin):
-        return work.rank, work.rank, work.begin
+        return work.rank, work.rank, work.rank, work.begin
     layer = key_of(work.rank, work.step, work.sequence, work.chunk, work.layer)
     again = np.isin(layer, layer[work.run == RECOMPUTE])
     kind = key_of(work.run, again, work.layer)
     _, first, unit = np.unique(key_of(layer, work.run), return_index=True, return_inverse=True)
     _, kinds = np.unique(kind, return_inverse=True)
-    return work.rank[first], kinds[first], np.bincount(unit, work.seconds)
+    chunk = key_of(work.rank, work.step, work.sequence, work.chunk)
+    return work.rank[first], kinds[first], chunk[first], np.bincount(unit, work.seconds)
 
 
 def has_short_chunk(facts: dict[str, Any]) -> bool:

@@ -6,7 +6,6 @@ of a mini-batch; c is the size of a number in the compute dtype, w of one in fp3
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 
@@ -88,7 +87,8 @@ def mixer_bytes(config: TTTConfig, name: str, shape: Shape) -> int | str:
     kind = getattr(cls, "kind", None)
     if issubclass(cls, TTTLayer) and kind in LEARNERS:
         return _ttt_layer(config, kind, shape)
-    counted = _counted(config.model_dump_json(), name)
+    key = config.model_dump_json(), name
+    counted = _known[key] = _known.get(key) or _counted(config, name)
     if isinstance(counted, str):
         return counted
     unit, one, two, three = counted
@@ -146,10 +146,12 @@ def _triton_scan(config: TTTConfig, kind: str, shape: Shape) -> int:
     return scans * (tokens + blocks * (2 * c * dim * inner + WIDE * (inner + dim)))
 
 
-@cache
-def _counted(config_json: str, name: str) -> tuple[int, int, int, int] | str:
+_known: dict[tuple[str, str], tuple[int, int, int, int] | str] = {}
+"""What was counted already, by model and layer."""
+
+
+def _counted(config: TTTConfig, name: str) -> tuple[int, int, int, int] | str:
     """Run a layer without numbers in fp32, at 1, 2 and 3 units of tokens: the unit, and bytes of each."""
-    config = TTTConfig.model_validate_json(config_json)
     try:
         alignment = mixer_class(name).alignment(config, options_of(config, name, mixer_class(name)))
         unit = -(-_COUNTED_TOKENS // alignment) * alignment

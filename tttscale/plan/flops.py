@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -187,21 +186,24 @@ def mixer_flops(config: TTTConfig, name: str, tokens: int) -> Flops | str:
     kind = getattr(cls, "kind", None)
     if issubclass(cls, TTTLayer) and kind in _MINI_BATCH:
         return _ttt_layer(config, kind, tokens)
-    counts = _counted(config.model_dump_json(), name)
+    key = config.model_dump_json(), name
+    counts = _known[key] = _known.get(key) or _counted(config, name)
     if isinstance(counts, str):
         return counts
     unit, forward, backward = counts
     return Flops(_at(forward, unit, tokens), _at(backward, unit, tokens))
 
 
-@cache
-def _counted(config_json: str, name: str) -> tuple[int, tuple[int, ...], tuple[int, ...]] | str:
+_known: dict[tuple[str, str], tuple[int, tuple[int, ...], tuple[int, ...]] | str] = {}
+"""What was counted already, by model and layer."""
+
+
+def _counted(config: TTTConfig, name: str) -> tuple[int, tuple[int, ...], tuple[int, ...]] | str:
     """Run a layer without numbers at 1, 2 and 3 units of tokens, and count: unit, forwards, backwards.
 
     From these follows every other length, as products cost as much as a polynomial of second degree: a
     layer's own attention inside a chunk is quadratic.
     """
-    config = TTTConfig.model_validate_json(config_json)
     try:
         alignment = mixer_class(name).alignment(config, options_of(config, name, mixer_class(name)))
         unit = -(-_SMALLEST_COUNT_TOKENS // alignment) * alignment
@@ -269,12 +271,12 @@ def sweep_flops(config: TTTConfig, layout: Layout, kept: float = 0) -> SweepFlop
     model = layout.sequences * sum(chunk.model for chunk in of_chunk)
     again = layout.sequences * sum(chunk.again for chunk in of_chunk)
     tokens = layout.sequences * layout.length_tokens
-    if layout.kind == "striped" and len(of_size) == 1:  # all tasks are alike
+    if layout.kind == "striped" and len(of_size) == 1 and kept == int(kept):  # tasks are alike
         pairs = ((m, c) for m in range(layout.sequences) for c in range(layout.chunks))
         own = Counter(layout.owner(m, c) for m, c in pairs)
         recorded = sum(min(kept, count) for count in own.values())
         once = of_chunk[0].forward_of(range(config.num_hidden_layers))
-        again += (own.total() - recorded) * once
+        again += (own.total() - int(recorded)) * once
         return SweepFlops(tokens, model, model + again, of_chunk[0].unknown)
     schedule = Schedule(layout, ((),) * config.num_hidden_layers)
     for rank in range(layout.ranks):

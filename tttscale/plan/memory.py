@@ -5,6 +5,7 @@ partition say. On a CPU a process takes more: interpreter and libraries, and hol
 which are a share of what was allocated and freed, found by measurement (benchmarks/trust_memory.md).
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -116,7 +117,7 @@ def parameters_of(carries: Carries, config: Config) -> int:
 
 
 def memory_plan(
-    config: Config, world: int, machine: Machine, carries: Carries, kept: int
+    config: Config, world: int, machine: Machine, carries: Carries, kept: float
 ) -> MemoryPlan:
     """Plan the rank that needs most.
 
@@ -132,7 +133,7 @@ def memory_plan(
 
 class _Planner:
     def __init__(
-        self, config: Config, world: int, machine: Machine, carries: Carries, kept: int
+        self, config: Config, world: int, machine: Machine, carries: Carries, kept: float
     ) -> None:
         self.config, self.world, self.machine, self.carries = config, world, machine, carries
         self.shape, parallel = config.architecture(), config.parallel
@@ -164,6 +165,7 @@ class _Planner:
         first = kept + transients if kept else 0
         again = live + transients + self.parameters if self.kept < self.own else 0
         sweeps = through + max(first, again)
+        holes = self._sweeps_holes(transients)
         return MemoryPlan(
             parameters=self.parameters,
             gradients=self.parameters,
@@ -178,8 +180,8 @@ class _Planner:
             sweeps_peak=sweeps,
             update_peak=update,
             base=GPU_CONTEXT_BYTES if self.machine.gpu else CPU_BASE_BYTES,
-            sweeps_holes=self._sweeps_holes(transients),
-            update_holes=self._update_holes(update),
+            sweeps_holes=holes,
+            update_holes=self._update_holes(update, sweeps + holes),
             unknown=unknown,
         )
 
@@ -192,10 +194,10 @@ class _Planner:
         """Of one live task, of inputs left for later layers, and of all kept tasks."""
         if self.config.parallel.layout == "striped":
             whole = sum(blocks) + head
-            return whole, 0, self.kept * whole
+            return whole, 0, round(self.kept * whole)
         stream = WIDE * self.chunk.n * self.shape.hidden_size
         inputs = self.own * (self.layers - 1) * stream
-        kept, left = 0, self.kept * self.layers
+        kept, left = 0, round(self.kept * self.layers)
         for layer in reversed(range(self.layers)):
             count = min(left, self.own)
             # A task's input is one of those left.
@@ -209,7 +211,7 @@ class _Planner:
         if self.layout.chunks < 2:
             return 0
         one = boundary_bytes(self.carries.layout, self.layout.chunks - 2)
-        stored = max(0, self.own - self.kept) * one
+        stored = max(0, math.ceil(self.own - self.kept)) * one
         if self.config.parallel.sequence == 1:
             return stored + one
         return stored + one + 2 * AHEAD_LAYERS * one // self.layers
@@ -248,17 +250,20 @@ class _Planner:
         if self.config.parallel.layout == "contiguous":
             return round(unit * (_HOLES_FIXED + kept * _HOLES_TASK * layers))
         holes = kept * (_HOLES_KEPT_WAITING if self.chunk.waits else _HOLES_KEPT) * layers
+        if self.kept < 2:
+            holes += _HOLES_FIXED
         if self.kept < self.own:
-            once = self.kept <= 1
-            holes += _HOLES_FIXED + _HOLES_AGAIN * layers if once else _HOLES_KEPT * layers
+            holes += (_HOLES_AGAIN if self.kept < 2 else _HOLES_KEPT) * layers
         # What a scan takes for all of its tokens at once has its place among them.
         more = transients - self._transients(replace(self.chunk, waits=False))
         return max(0, round(unit * holes - _HOLES_FILLED * more))
 
-    def _update_holes(self, update: int) -> int:
+    def _update_holes(self, update: int, sweeps: int) -> int:
+        """Those of the update itself, and what of the sweeps' heap it cannot use."""
         if self.machine.gpu:
             return 0
-        return round(update * (_HOLES_SHARDED if self.config.zero.stage else _HOLES_PLAIN))
+        own = _HOLES_SHARDED if self.config.zero.stage else _HOLES_PLAIN
+        return round(own * update + _HOLES_OF_SWEEPS * sweeps)
 
 
 # Found by measurement on small models (benchmarks/trust_memory.md).
@@ -277,3 +282,5 @@ _HOLES_FILLED = 0.6
 _HOLES_SHARDED = 0.8
 _HOLES_PLAIN = 0.34
 """Times what reduction and update take, from ZeRO stage 1 on, and without."""
+_HOLES_OF_SWEEPS = 0.2
+"""Times what the sweeps take with their holes."""

@@ -35,8 +35,8 @@ class Choice:
     """parallel.sequence."""
     chunk_length: int
     layout: Kind
-    kept: int
-    """parallel.keep_chunks."""
+    kept: float
+    """parallel.keep_chunks; a fraction is of one more chunk's layers."""
     stage: int
     """zero.stage."""
 
@@ -134,7 +134,7 @@ class Model:
     limit_bytes: int
     peak_flops: float | None
     ranks_per_host: int
-    _sweeps: dict[tuple[Layout, int], _Sweep] = field(default_factory=dict)
+    _sweeps: dict[tuple[Layout, float], _Sweep] = field(default_factory=dict)
     _works: dict[int, "_Work"] = field(default_factory=dict)
 
     @cached_property
@@ -215,13 +215,13 @@ class Model:
         others = self.costs.step_seconds.seconds(self.parameters, world, choice.stage)
         return max(even, chain) + sum(others.values())
 
-    def _sweep(self, layout: Layout, kept: int) -> _Sweep:
+    def _sweep(self, layout: Layout, kept: float) -> _Sweep:
         """Of one replica, if each rank keeps so many chunks."""
         if (layout, kept) not in self._sweeps:
             self._sweeps[layout, kept] = self._shortened(layout, kept)
         return self._sweeps[layout, kept]
 
-    def _shortened(self, layout: Layout, kept: int) -> _Sweep:
+    def _shortened(self, layout: Layout, kept: float) -> _Sweep:
         """Simulate; a long sweep is continued from shorter ones, as each round of chunks takes as long."""
         layers = self.config.architecture().num_hidden_layers
         rounds, sequences = layout.chunks // layout.ranks, layout.sequences
@@ -246,7 +246,7 @@ class Model:
         )
         return short.towards(long, by)
 
-    def _run(self, layout: Layout, kept: int) -> _Sweep:
+    def _run(self, layout: Layout, kept: float) -> _Sweep:
         found = simulate(
             Schedule(layout, self.carries.parts),
             self.carries.bytes,

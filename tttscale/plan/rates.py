@@ -1,15 +1,15 @@
 """Figures of a measured step: model FLOPs per second, and what share of the devices' peak that is."""
 
-from functools import cache
 from typing import TypedDict
 
 from tttscale.config import Config
-from tttscale.model.architecture import TTTConfig
 from tttscale.plan.devices import known_device
 from tttscale.plan.flops import sweep_flops
 from tttscale.scan.layout import Layout
 
 _TERA = 1e12
+_known: dict[tuple[str, int, int], float | None] = {}
+"""FLOPs per token by model, sequence length and chunk length."""
 
 
 class StepRates(TypedDict):
@@ -46,9 +46,13 @@ def step_rates(
 
 def flops_per_token(config: Config) -> float | None:
     """Model FLOPs of a token, forward and backward; None if a layer cannot be counted."""
-    return _per_token(
-        config.architecture(), config.data.sequence_length, config.parallel.chunk_length
-    )
+    architecture = config.architecture()
+    lengths = config.data.sequence_length, config.parallel.chunk_length
+    key = architecture.model_dump_json(), *lengths
+    if key not in _known:
+        found = sweep_flops(architecture, Layout("striped", *lengths))
+        _known[key] = None if found.unknown else found.model_per_token
+    return _known[key]
 
 
 def peak_flops(config: Config, device_name: str) -> float | None:
@@ -57,14 +61,3 @@ def peak_flops(config: Config, device_name: str) -> float | None:
         return config.logging.peak_tflops * _TERA
     device = known_device(device_name)
     return None if device is None else device.peak_flops(config.train.precision)
-
-
-def _per_token(architecture: TTTConfig, length: int, chunk: int) -> float | None:
-    return _known(architecture.model_dump_json(), length, chunk)
-
-
-@cache
-def _known(architecture_json: str, length: int, chunk: int) -> float | None:
-    architecture = TTTConfig.model_validate_json(architecture_json)
-    found = sweep_flops(architecture, Layout("striped", length, chunk))
-    return None if found.unknown else found.model_per_token

@@ -1,10 +1,12 @@
 """`tttscale rehearse`: rehearse a configuration, and say how it compares with the simulator."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tttscale.config import Config
 from tttscale.errors import ConfigError
 from tttscale.observe.perfetto import write_perfetto
+from tttscale.observe.spans import Trace
 from tttscale.plan.carries import Carries
 from tttscale.plan.costs import Costs
 from tttscale.plan.rehearse import Rehearsal, rehearse
@@ -24,6 +26,7 @@ def run(
     sequences: int = 1,
     ranks_per_host: int = 8,
     out: Path | None = None,
+    show: Callable[[Layout, float, Trace], None] | None = None,
 ) -> str:
     """Rehearse one step of one replica.
 
@@ -34,6 +37,7 @@ def run(
         sequences: that the replica has in a step, `parallel.batch` side by side counted as one.
         ranks_per_host: neighbouring ranks that share a host.
         out: file for a trace that Perfetto opens; None: none is written.
+        show: called with layout, kept chunks and trace.
 
     Returns:
         What came of it, for people.
@@ -62,6 +66,8 @@ def run(
     one = simulate(alone, carries.bytes, costs, kept=kept)
     if out is not None:
         write_perfetto(out, found.trace)
+    if show is not None:
+        show(layout, kept, found.trace)
     return _text(config, layout, costs, found, simulated, one, kept)
 
 

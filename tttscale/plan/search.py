@@ -11,7 +11,7 @@ _CHUNKS = tuple(2**power for power in range(10, 18))
 """Chunk lengths that are tried, 1Ki to 128Ki."""
 
 
-def choice_of(config: Config, kept: int) -> Choice:
+def choice_of(config: Config, kept: float) -> Choice:
     """What a configuration has chosen."""
     parallel = config.parallel
     sizes = parallel.sequence, parallel.chunk_length
@@ -35,11 +35,13 @@ def with_kept(model: Model, choice: Choice, world: int, share: float = 1.0) -> C
     room = model.limit_bytes - memory.peak
     if room < 0:
         return one
+    # As `train` does: of a chunk that does not fit as a whole, the last layers.
+    parts = model.config.architecture().num_hidden_layers if share < 1 else 1
     each = max(1, memory.kept_chunks)
-    kept = min(own, 1 + int(share * room) // each)
+    kept: float = min(own, 1 + int(share * room * parts) // each / parts)
     # A CPU's slack grows with what is kept.
     while kept > 1 and model.memory(replace(choice, kept=kept), world).peak > model.limit_bytes:
-        kept = max(1, kept - 1 - kept // 8)
+        kept = max(1, int(kept) - 1 - int(kept) // 8)
     return replace(choice, kept=kept)
 
 
@@ -110,7 +112,7 @@ def neighbours(model: Model, option: Option) -> Iterator[tuple[str, Option]]:
     most = with_kept(model, choice, world).kept
     for kept in dict.fromkeys((0, 1, most)):
         if kept != choice.kept:
-            yield f"parallel.keep_chunks={kept}", _price(model, choice, world, kept=kept)
+            yield f"parallel.keep_chunks={kept:g}", _price(model, choice, world, kept=kept)
     if choice.sequence > 1:
         other = "contiguous" if choice.layout == "striped" else "striped"
         yield f"parallel.layout={other}", _price(model, choice, world, layout=other)
@@ -147,7 +149,7 @@ def smallest_change(model: Model, option: Option) -> tuple[list[str], Option] | 
                         continue
                     keys = other.keys(choice)
                     if keep != choice.kept:
-                        keys.append(f"parallel.keep_chunks={keep}")
+                        keys.append(f"parallel.keep_chunks={keep:g}")
                     found.append((len(keys), model.estimate(other, world), keys, other))
                     break
     if not found:

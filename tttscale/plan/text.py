@@ -36,7 +36,7 @@ def _head(plan: Plan) -> list[str]:
 def describe(option: Option) -> str:
     """A choice in words."""
     choice = option.choice
-    kept = "all" if choice.kept >= option.own_chunks else str(choice.kept)
+    kept = "all" if choice.kept >= option.own_chunks else f"{choice.kept:.4g}"
     return (
         f"{option.replicas} replica(s) x {choice.sequence} sequence rank(s), {choice.layout}, chunks of "
         f"{choice.chunk_length:,}, {kept} of {option.own_chunks} kept, ZeRO {choice.stage}"
@@ -113,7 +113,7 @@ def _best(plan: Plan) -> list[str]:
         return ["The configuration is the best that was found."] if best else []
     keys = best.choice.keys(asked.choice)
     if best.choice.kept != asked.choice.kept:
-        keys.append(f"parallel.keep_chunks={best.choice.kept}")
+        keys.append(f"parallel.keep_chunks={best.choice.kept:g}")
     gain = f"{1 - best.step_seconds / asked.step_seconds:.0%} less time" if asked.fits else "fits"
     return [
         f"Best found ({gain}): {' '.join(keys)}",
@@ -149,7 +149,7 @@ def _nodes(plan: Plan) -> list[str]:
             (
                 str(nodes),
                 f"{option.replicas} x {choice.sequence}, chunks of {choice.chunk_length:,}, "
-                f"{choice.kept} kept, ZeRO {choice.stage}",
+                f"{choice.kept:g} kept, ZeRO {choice.stage}",
                 _seconds(option),
                 human(option.tokens_per_second),
                 "" if option.mfu is None else f"{option.mfu:.1%}",

@@ -27,6 +27,11 @@ class Setting:
     kept: float | tuple[float, ...]
     """Chunks whose activations are kept: of each rank, or of all."""
 
+    @property
+    def most_kept(self) -> float:
+        """Of the rank that keeps most."""
+        return max(self.kept) if isinstance(self.kept, tuple) else self.kept
+
 
 @dataclass(frozen=True)
 class Job:
@@ -42,8 +47,10 @@ class Job:
     ranks_per_host: int
     alignment: int = 1
     """Chunks are multiples of so many tokens."""
-    kept_chunk_bytes: float | None = None
-    """Activations of one kept chunk of the run; None if that is not known."""
+    memory: Callable[[Setting], int | None] = lambda _: None
+    """Predicted peak of a rank, in bytes; None if that is not known."""
+    capacity_bytes: int | None = None
+    """Memory that a rank has; None if that is not known."""
 
     def simulated(self, setting: Setting, *, trace: bool = False) -> Simulation:
         """Run the sweeps of one step."""
@@ -68,6 +75,15 @@ class Job:
         """Predict a whole step."""
         return self.simulated(setting).seconds + self.costs.step_seconds.overhead
 
+    def peak_bytes(self, setting: Setting) -> int | None:
+        """Predict the memory of the rank that needs most; None if that is not known."""
+        return self.memory(setting)
+
+    def fits(self, setting: Setting) -> bool:
+        """Whether the predicted memory is there; what is not known fits."""
+        peak = self.peak_bytes(setting)
+        return peak is None or self.capacity_bytes is None or peak <= self.capacity_bytes
+
     def chunks(self, setting: Setting) -> int:
         """Chunks of a sequence."""
         return -(-self.sequence_tokens // setting.chunk_tokens)
@@ -88,6 +104,10 @@ class Advice:
     note: str = ""
     needs_ranks: bool = False
     """It is another number of ranks, and so not a better use of the same."""
+    fits: bool = True
+    """The predicted memory is there, as far as that is known."""
+    peak_bytes: int | None = None
+    """Predicted memory of the rank that needs most."""
 
     @property
     def text(self) -> str:
@@ -99,8 +119,8 @@ class Advice:
 
     @property
     def helps(self) -> bool:
-        """Whether the step becomes shorter."""
-        return self.gain >= _ALIKE
+        """Whether it can be done and the step becomes shorter."""
+        return self.fits and self.gain >= _ALIKE
 
 
 def advise(job: Job, now: Setting) -> list[Advice]:
@@ -114,12 +134,36 @@ def advise(job: Job, now: Setting) -> list[Advice]:
             ideal = "of twice the ranks" if more_ranks > 1 else "of half the ranks"
             share = before / seconds / more_ranks
             note = f"{share * 100:.0f} % {ideal} is used"
-        advice = Advice(change, key, seconds, 1 - seconds / before, note, more_ranks != 1)
+        advice = _advice(job, now, setting, change, key, note, seconds, before)
         found.append((setting, advice))
     helpful = [(s, a) for s, a in found if a.helps and s.ranks == now.ranks]
     both = _best_two(job, now, before, helpful)
     advices = [advice for _, advice in found] + both
-    return sorted(advices, key=lambda advice: (advice.needs_ranks, -advice.gain))
+    return sorted(advices, key=lambda advice: (advice.needs_ranks, not advice.fits, -advice.gain))
+
+
+def _advice(
+    job: Job,
+    now: Setting,
+    setting: Setting,
+    change: str,
+    key: str,
+    note: str,
+    seconds: float,
+    before: float,
+) -> Advice:
+    """Add what it means for memory."""
+    peak, fits = job.peak_bytes(setting), job.fits(setting)
+    today, longer = job.peak_bytes(now), setting.chunk_tokens / now.chunk_tokens
+    if peak is not None and today is not None and abs(peak - today) > 0.02 * today:
+        words = f"{_size(peak)} of memory in place of {_size(today)}, predicted"
+        note = f"{note}; {words}" if note else words
+    elif peak is None and longer > 1:
+        note = f"a chunk's activations take {longer:g} times as much memory"
+    if not fits:
+        note += f": more than the {_size(job.capacity_bytes or 0)} that are there"
+    gain = 1 - seconds / before
+    return Advice(change, key, seconds, gain, note, setting.ranks != now.ranks, fits, peak)
 
 
 def whole_step(simulation: Simulation, measured: Trace, facts: dict[str, Any]) -> Trace:
@@ -161,10 +205,7 @@ def _neighbours(job: Job, now: Setting) -> Iterator[tuple[str, str, Setting, str
             continue
         change = f"chunk_length {_binary(now.chunk_tokens)} -> {_binary(tokens)}"
         if _is_possible(job, setting):
-            note = (
-                "" if factor <= 1 else f"a chunk's activations take {factor} times as much memory"
-            )
-            yield change, f"parallel.chunk_length={_binary(tokens)}", setting, note
+            yield change, f"parallel.chunk_length={_binary(tokens)}", setting, ""
     other: Kind = "contiguous" if now.layout == "striped" else "striped"
     setting = replace(now, layout=other)
     if now.ranks > 1 and job.chunks(now) >= now.ranks and _is_possible(job, setting):
@@ -174,9 +215,6 @@ def _neighbours(job: Job, now: Setting) -> Iterator[tuple[str, str, Setting, str
     for kept, words in ((least + 1, "one chunk more"), (own, "all chunks")):
         if least < kept <= own and (kept == own) == (words == "all chunks"):
             note = "no recomputation" if kept == own else ""
-            if job.kept_chunk_bytes is not None:
-                size = _size((kept - least) * job.kept_chunk_bytes)
-                note = f"{note}, {size} more memory" if note else f"{size} more memory"
             change = f"keep_chunks {least:.4g} -> {kept:.4g} ({words})"
             yield change, f"parallel.keep_chunks={kept:.6g}", replace(now, kept=kept), note
     for factor, ranks in ((0.5, now.ranks // 2), (2, now.ranks * 2)):
@@ -205,7 +243,8 @@ def _best_two(
     if gain < max(first.gain, second.gain) + _ALIKE:
         return []
     change = f"{first.change} and {second.change}"
-    return [Advice(change, f"{first.key} {second.key}", seconds, gain, second.note)]
+    both = _advice(job, now, setting, change, f"{first.key} {second.key}", "", seconds, before)
+    return [both]
 
 
 def _is_possible(job: Job, setting: Setting) -> bool:

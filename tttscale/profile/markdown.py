@@ -19,6 +19,8 @@ def report_markdown(report: dict[str, Any], files: Sequence[str] = ()) -> str:
     """
     lines = [f"# {_plain(report['run'])}: overlap report ({report['origin']})", ""]
     lines += [_plain(report["facts_line"]), "", _plain(report["verdict"]), ""]
+    for caution in report["cautions"]:
+        lines += [f"**{_plain(caution)}**", ""]
     lines += _table(("", "", ""), [(c["name"], c["value"], c["note"]) for c in report["headline"]])
     lines += ["## Steps", "", *_steps(report["steps"])]
     lines += ["## Where each rank's time went", "", *_ranks(report["ranks"])]
@@ -32,7 +34,7 @@ def report_markdown(report: dict[str, Any], files: Sequence[str] = ()) -> str:
         lines += _edges(report["edges"])
         lines += ["## Hand-overs by layer", "", *_layers(report["layers"])]
     if report["comparison"]:
-        lines += ["## Predicted beside measured", "", *_comparison(report["comparison"])]
+        lines += [f"## Predicted beside {report['origin']}", "", *_comparison(report)]
     lines += ["## How it was measured", "", *(f"- {_plain(note)}" for note in report["notes"])]
     if files:
         lines.append(f"- Beside this report: {', '.join(f'`{name}`' for name in files)}.")
@@ -104,7 +106,8 @@ def _layers(layers: list[dict[str, Any]]) -> list[str]:
     return _table(("layer", "carries", *names), rows)
 
 
-def _comparison(rows: list[dict[str, Any]]) -> list[str]:
+def _comparison(report: dict[str, Any]) -> list[str]:
+    origin = report["origin"]
     shown = [
         (
             row["name"],
@@ -112,9 +115,9 @@ def _comparison(rows: list[dict[str, Any]]) -> list[str]:
             row["predicted_text"],
             "" if row["ratio"] is None else f"{row['ratio']:.3f}",
         )
-        for row in rows
+        for row in report["comparison"]
     ]
-    return _table(("", "measured", "predicted", "predicted / measured"), shown)
+    return _table(("", origin, "predicted", f"predicted / {origin}"), shown)
 
 
 def _more(rows: list[Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """What a profile found, as plain values: report.json has them, report.md and the page show them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ _PARTS = {
 }
 _MOST_CELLS = 60_000
 """Edges times layers times directions that are listed one by one."""
+_NO_SECONDS = 5e-10
+"""Less than this is rounding."""
 _STEADY = 0.1
 """Traced steps that differ by more are said to."""
 _SEEN_GAIN = 0.02
@@ -38,6 +40,8 @@ class Prediction:
     advice: Sequence[Advice]
     source: str
     """What its costs rest on."""
+    peak_bytes: int | None = None
+    """Memory of the rank that needs most; None if that is not known."""
 
 
 def make_report(
@@ -74,7 +78,7 @@ def make_report(
         "edges": _edges(trace, found, known_sizes=bool(size)),
         "layers": [{"layer": one.layer, **_times(one)} for one in found.layers],
         "cells": _cells(trace, found),
-        "comparison": [] if prediction is None else _comparison(found, prediction.simulation),
+        "comparison": [] if prediction is None else _comparison(trace, found, prediction),
         "causes": [
             f"{cause.evidence[:1].upper()}{cause.evidence[1:]}. Next: {cause.next_step}."
             for cause in causes
@@ -82,6 +86,7 @@ def make_report(
         "cause_values": [vars(cause) for cause in causes],
         "advice": [] if prediction is None else [_advice(one) for one in prediction.advice],
         "advice_note": _advice_note(prediction),
+        "cautions": _cautions(found),
         "notes": [*notes, *_trust(found, trace)],
     }
 
@@ -114,7 +119,7 @@ def seconds_text(seconds: float, digits: int = 3) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if abs(seconds) >= size:
             return f"{_digits(seconds / size, digits)} {unit}"
-    return f"{_digits(seconds * 1e9, digits)} ns" if seconds else "0"
+    return f"{_digits(seconds * 1e9, digits)} ns" if abs(seconds) >= _NO_SECONDS else "0"
 
 
 def share_text(share: float) -> str:
@@ -183,7 +188,7 @@ def _headline(trace: Trace, found: Overlap, prediction: Prediction | None) -> li
     ]
     if prediction is not None:
         predicted = prediction.trace.ranks[0].steps[0].end
-        ratio = f"{predicted / step:.3f} of what was measured"
+        ratio = f"{predicted / step:.3f} of what was {trace.origin}"
         cards.append(_card("predicted step", seconds_text(predicted), ratio))
     peaks = [(size, r.rank) for r in trace.ranks for _, size in r.memory]
     if peaks:
@@ -222,7 +227,11 @@ def _verdict(found: Overlap, causes: Sequence[Cause], prediction: Prediction | N
     faults = [cause for cause in causes if cause.kind != "none"]
     if faults:
         text += f" {faults[0].evidence[:1].upper()}{faults[0].evidence[1:]}."
-    changes = [] if prediction is None else [a for a in prediction.advice if not a.needs_ranks]
+    changes = (
+        []
+        if prediction is None
+        else [one for one in prediction.advice if one.helps and not one.needs_ranks]
+    )
     best = max(changes, key=lambda one: one.gain, default=None)
     if best is not None and best.gain >= _SEEN_GAIN:
         text += f" Best change: {best.change}, {best.text}."
@@ -329,7 +338,8 @@ def _times(one: HandOverSums) -> dict[str, Any]:
     return {"direction": direction, **{name: getattr(one, name) for name in names}}
 
 
-def _comparison(found: Overlap, simulation: Simulation) -> list[dict[str, Any]]:
+def _comparison(trace: Trace, found: Overlap, prediction: Prediction) -> list[dict[str, Any]]:
+    simulation = prediction.simulation
     ranks = len(simulation.busy_seconds)
     outside = found.mean("outside_seconds") + found.mean("data_seconds")
     collective = outside - found.mean("rest_seconds") - found.mean("data_seconds")
@@ -349,18 +359,30 @@ def _comparison(found: Overlap, simulation: Simulation) -> list[dict[str, Any]]:
             sum(simulation.exposed_seconds) / ranks,
         ),
     ]
-    return [
-        {
-            "name": name,
-            "measured": measured,
-            "predicted": predicted,
-            "measured_text": seconds_text(measured),
-            "predicted_text": seconds_text(predicted),
-            # Of what hardly took time a ratio says nothing.
-            "ratio": predicted / measured if measured > 0.01 * found.mean("seconds") else None,
-        }
+    table = [
+        _compared(name, measured, predicted, seconds_text, 0.01 * found.mean("seconds"))
         for name, measured, predicted in rows
     ]
+    peak = max((size for rank in trace.ranks for _, size in rank.memory), default=0)
+    if peak and prediction.peak_bytes is not None:
+        table.append(
+            _compared("memory, of the fullest rank", peak, prediction.peak_bytes, size_text, 0)
+        )
+    return table
+
+
+def _compared(
+    name: str, measured: float, predicted: float, text: Callable[[float], str], least: float
+) -> dict[str, Any]:
+    """One row; of what is hardly there a ratio says nothing."""
+    return {
+        "name": name,
+        "measured": measured,
+        "predicted": predicted,
+        "measured_text": text(measured),
+        "predicted_text": text(predicted),
+        "ratio": predicted / measured if measured > least else None,
+    }
 
 
 def _advice(one: Advice) -> dict[str, Any]:
@@ -377,19 +399,25 @@ def _advice_note(prediction: Prediction | None) -> str:
     )
 
 
+def _cautions(found: Overlap) -> list[str]:
+    """What to know before believing the rest."""
+    times = [step.seconds for step in found.steps]
+    if len(times) < 2 or max(times) <= (1 + _STEADY) * min(times):
+        return []
+    share = share_text(max(times) / min(times) - 1)
+    return [
+        f"The traced steps differ by {share}: something else kept this machine busy, or it "
+        "was not warm yet. Smaller gains than that may be noise; trace more steps (--steps) on a "
+        "quiet machine."
+    ]
+
+
 def _trust(found: Overlap, trace: Trace) -> list[str]:
     notes = []
     if found.clock_error_seconds > 0:
         notes.append(
             f"Clocks of two ranks agree within {seconds_text(found.clock_error_seconds, 2)}; "
             "shorter times on the wire are not measured."
-        )
-    times = [step.seconds for step in found.steps]
-    if len(times) > 1 and max(times) > (1 + _STEADY) * min(times):
-        notes.append(
-            f"The traced steps differ by {share_text(max(times) / min(times) - 1)}: something else kept this "
-            "machine busy, or it was not warm yet. Smaller gains than that may be noise; trace more steps "
-            "(--steps) on a quiet machine."
         )
     if found.inverted:
         notes.append(f"{found.inverted:,} messages appear to arrive before they were sent.")

@@ -14,6 +14,8 @@ from torch import nn
 from tttscale.errors import MixerError
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.scan.schedule import ChunkTask
+from tttscale.scan.step_plan import StepPlan
+from tttscale.scan.timeline import Run
 
 
 class FinalGradients:
@@ -26,29 +28,32 @@ class FinalGradients:
         self.sink: Callable[[int], None] | None = None
         """Called with the index of each group in turn, also inside a backward. It may replace `.grad`."""
 
-    def backward(self, tasks: Sequence[ChunkTask]) -> Iterator[ChunkTask]:
-        """Yield the tasks of a forward sweep in reverse; the caller backpropagates each before the next.
+    def backward(self, plan: StepPlan) -> Iterator[tuple[Run, ChunkTask]]:
+        """Yield what the backward sweep of a plan does; the caller does each before it takes the next.
 
         Raises:
             MixerError: a gradient came when its layer's were final; raised from the backward.
         """
         if self.sink is None:
-            yield from reversed(tasks)
+            yield from plan.backward()
             return
         watch = _Watch(self.groups, self.sink)
-        for place, task in reversed(list(enumerate(tasks))):
-            with watch.during(self._ended(task, tasks[:place])):
-                yield task
+        last: dict[int, ChunkTask] = {}
+        for task in plan.tasks:
+            for layer in task.layers:
+                last.setdefault(layer, task)
+        for run, task in plan.backward():
+            ended = [i for i in task.layers if run is Run.BACKWARD and last[i] is task]
+            with watch.during(self._groups_of(ended)):
+                yield run, task
         watch.tell_before(len(self.groups))
 
-    def _ended(self, task: ChunkTask, before: Sequence[ChunkTask]) -> range:
-        """Return the groups that are final after a task: none before it in the forward has those layers."""
+    def _groups_of(self, ended: Sequence[int]) -> range:
+        """Return the groups of neighbouring layers, the head with the uppermost."""
         layers = len(self.groups) - 2
-        ended = [i for i in task.layers if not any(i in earlier.layers for earlier in before)]
         if not ended:
             return range(0)
-        first = 0 if ended[-1] == layers - 1 else layers - ended[-1]
-        return range(first, layers - ended[0] + 1)
+        return range(0 if layers - 1 in ended else layers - max(ended), layers - min(ended) + 1)
 
 
 class _Watch:

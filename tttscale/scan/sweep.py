@@ -15,7 +15,7 @@ from tttscale.model.language_model import TTTForCausalLM
 from tttscale.observe.timeline import Timeline
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
-from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepPlan, StepState
+from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepState
 from tttscale.scan.final_gradients import FinalGradients
 from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes, split_kept
 from tttscale.scan.layout import Layout
@@ -24,6 +24,7 @@ from tttscale.scan.noted_transport import NotedTransport
 from tttscale.scan.ports import CarryRouter, ChunkPorts
 from tttscale.scan.reader import Batch, Groups, Reader
 from tttscale.scan.schedule import ChunkTask, Phase, Schedule
+from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.timeline import Activity, Run
 from tttscale.scan.transport import RecvQueue, SingleRank, Transport
 
@@ -105,9 +106,11 @@ class Sweeps:
         step, self._step = self._step, None
         assert step is not None, "backward follows a forward with train=True"
         with self._receiving(step.router, Phase.BACKWARD):
-            for task in self.final_gradients.backward(step.plan.tasks):
-                recorded = step.recorded.pop(task, None) or self._recompute(task, step)
-                self.runner.backpropagate(task, recorded, step)
+            for run, task in self.final_gradients.backward(step.plan):
+                if run is Run.RECOMPUTE:
+                    step.recorded[task] = self._recompute(task, step)
+                else:
+                    self.runner.backpropagate(task, step.recorded.pop(task), step)
         assert step.router.empty, "carries or gradients were left over"
         step.losses.settle()
         return step.losses

@@ -131,7 +131,7 @@ class RunPlan:
             time = f"{found.seconds:.3g} s a step by {rests}"
         if found.memory.unknown:
             return f"plan: {time}; peak memory unknown ({found.memory.unknown[0]})"
-        kept = f" with {found.choice.kept} kept chunks" if found.choice.kept > 1 else ""
+        kept = f" with {found.choice.kept:.4g} kept chunks" if found.choice.kept > 1 else ""
         return (
             f"plan: {time}; peak memory {_size(found.memory.peak)} a rank{kept}, "
             f"{_size(self.room.taken + self.room.free)} are there"
@@ -175,7 +175,7 @@ class RunPlan:
         keys, option = change
         return f"The smallest change that fits: {' '.join(keys)} ({_size(option.memory.peak)} a rank). "
 
-    def compared(self, record: dict[str, float], kept: int) -> str | None:
+    def compared(self, record: dict[str, float], kept: float) -> str | None:
         """Take a step's record; after the third say what came of the plan.
 
         Args:

@@ -33,6 +33,7 @@ def trace():
 def folder(tmp_path_factory, trace):
     folder = tmp_path_factory.mktemp("page")
     report, predicted = report_of(trace, [f"a note {EVIL}"])
+    report["cautions"] = ["mind the noise"]
     (folder / "page.html").write_text(page_html(report, trace, predicted))
     (folder / "report.json").write_text(json.dumps(report))
     return folder
@@ -93,6 +94,7 @@ def test_numbers_are_those_of_the_report(page, folder):
     assert text(page, ".card strong") == [card["value"] for card in report["headline"]]
     assert text(page, ".card-name")[0] == "step"
     assert text(page, "#verdict") == [report["verdict"]]
+    assert text(page, ".caution") == ["mind the noise"]
     assert len(text(page, "#bars .bar-row")) == RANKS
     assert len(text(page, "#edges tbody tr")) == len(report["edges"]) == 2 * RANKS
     assert len(text(page, "#layers tbody tr")) == 2 * LAYERS

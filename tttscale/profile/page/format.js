@@ -2,7 +2,7 @@
 
 const formatSeconds = (seconds, digits = 3) => {
   const size = Math.abs(seconds);
-  if (!(size > 0)) return "0";
+  if (!(size >= 5e-10)) return "0";
   const [unit, factor] = size >= 1 ? ["s", 1] : size >= 1e-3 ? ["ms", 1e3] : size >= 1e-6 ? ["\u00b5s", 1e6] : ["ns", 1e9];
   return `${Number((seconds * factor).toPrecision(digits))} ${unit}`;
 };

@@ -112,6 +112,7 @@ const drawHead = () => {
   say("verdict", report.verdict);
   byId("cards").replaceChildren(...report.headline.map((card) => element("div", { class: `card ${card.tone || ""}` },
     element("span", { class: "card-name" }, card.name), element("strong", {}, card.value), element("span", { class: "card-note" }, (card.note || "").replace(/ %/g, "\u00a0%")))));
+  byId("cautions").replaceChildren(...report.cautions.map((caution) => element("p", { class: "caution" }, caution)));
   const notes = [...report.notes, packedTraces.measured.cut && `Of the page: ${packedTraces.measured.cut}.`].filter(Boolean);
   byId("notes").replaceChildren(...notes.map((note) => element("p", {}, note)));
 };
@@ -123,7 +124,8 @@ const drawEnd = () => {
   byId("layers-part").hidden = !report.layers.length;
   if (report.layers.length) drawLayers(byId("layers"), report.layers);
   byId("predicted-section").hidden = !report.comparison.length;
-  if (report.comparison.length) drawComparison(byId("comparison"), report.comparison);
+  say("predicted-heading", `Predicted beside ${report.origin}`);
+  if (report.comparison.length) drawComparison(byId("comparison"), report.comparison, report.origin);
   byId("causes").replaceChildren(...report.causes.map((cause) => element("li", {}, cause)));
   const most = Math.max(...report.advice.map((row) => Math.abs(row.gain)), 0.01);
   byId("advice").replaceChildren(...report.advice.map((row) => element("div", { class: `change ${row.gain > 0 ? "better" : "worse"}` },

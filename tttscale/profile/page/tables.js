@@ -52,9 +52,9 @@ const drawLayers = (table, layers) => drawTable(table, [
   ...TIMES,
 ], layers);
 
-const drawComparison = (table, rows) => drawTable(table, [
+const drawComparison = (table, rows, origin) => drawTable(table, [
   { name: "", value: (row) => row.name },
-  { name: "measured", value: (row) => row.measured, text: (row) => row.measured_text },
+  { name: origin, value: (row) => row.measured, text: (row) => row.measured_text },
   { name: "predicted", value: (row) => row.predicted, text: (row) => row.predicted_text },
-  { name: "predicted / measured", value: (row) => row.ratio, text: (row) => (row.ratio === null ? "" : row.ratio.toFixed(3)) },
+  { name: `predicted / ${origin}`, value: (row) => row.ratio, text: (row) => (row.ratio === null ? "" : row.ratio.toFixed(3)) },
 ], rows);
