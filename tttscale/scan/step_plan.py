@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tttscale.scan.keep_policy import backward_order
 from tttscale.scan.schedule import ChunkTask
 from tttscale.scan.timeline import Run
 
@@ -24,16 +25,5 @@ class StepPlan:
             yield from (task for task in reversed(self.tasks) if task not in self.kept)
 
     def backward(self) -> Iterator[tuple[Run, ChunkTask]]:
-        """What the backward sweep does, in order.
-
-        Of a chunk that is kept in part the other layers are recomputed first, so that the gradients that come
-        through the kept ones are not held up.
-        """
-        built, tasks = set(self.kept), self.tasks[::-1]
-        for place, task in enumerate(tasks):
-            for each in tasks[place : place + 1 + (task in self.kept)]:
-                same = (each.sequence, each.chunk) == (task.sequence, task.chunk)
-                if same and each not in built:
-                    built.add(each)
-                    yield Run.RECOMPUTE, each
-            yield Run.BACKWARD, task
+        """What the backward sweep does, in order."""
+        return backward_order(self.tasks, self.kept)

@@ -20,13 +20,13 @@ from tttscale.scan.final_gradients import FinalGradients
 from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes, split_kept
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
-from tttscale.scan.noted_transport import NotedTransport
+from tttscale.scan.noted_transport import noted
 from tttscale.scan.ports import CarryRouter, ChunkPorts
 from tttscale.scan.reader import Batch, Groups, Reader
 from tttscale.scan.schedule import ChunkTask, Phase, Schedule
 from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.timeline import Activity, Run
-from tttscale.scan.transport import RecvQueue, SingleRank, Transport
+from tttscale.scan.transport import RecvQueue, Transport
 
 AHEAD_LAYERS = 2
 """Receives are started for this many layers ahead."""
@@ -62,9 +62,7 @@ class Sweeps:
         self.schedule = Schedule(layout, self.carry.parts)
         self.timeline = Timeline(self.device)
         """What this rank does, and how long messages and tokens have held it up."""
-        self.transport: NotedTransport | SingleRank = SingleRank()
-        if transport is not None and transport.size > 1:
-            self.transport = NotedTransport(transport, self.timeline)
+        self.transport = noted(transport, self.timeline)
         self.runner = ChunkRunner(model, self.device, autocast)
         self.final_gradients = FinalGradients(model)
         self._reader = Reader(self.device, self.timeline.note_read, layout.chunk_tokens)
@@ -111,7 +109,7 @@ class Sweeps:
                     step.recorded[task] = self._recompute(task, step)
                 else:
                     self.runner.backpropagate(task, step.recorded.pop(task), step)
-        assert step.router.empty, "carries or gradients were left over"
+        assert not step.router.local, "carries or gradients were left over"
         step.losses.settle()
         return step.losses
 
