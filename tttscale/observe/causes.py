@@ -253,13 +253,16 @@ class _Case:
         words = {"starved": "starvation", "exposed": "exposed communication", "rest": "the rest"}
         parts = [f"{words.get(name, name)} {share:.1%}" for name, share in shares.items()]
         if shares["starved"] < _ADVICE_SHARE:
-            next_step = "nothing to change; faster kernels would shorten the compute itself"
+            next_step = (
+                "no rank, link or disk is at fault; what is left to try is another setting, such as kept or "
+                "longer chunks, or faster kernels"
+            )
         else:
             next_step = "ranks are slow in turns: look for what else keeps their hosts busy, and trace again"
         return self.cause(
             "none",
             self.step - self.found.mean("compute_seconds"),
-            f"nothing stands out: {', '.join(parts)} of a step of {_time(self.step)}",
+            f"no fault stands out: {', '.join(parts)} of a step of {_time(self.step)}",
             next_step,
         )
 
