@@ -66,7 +66,7 @@ def what_costs_depend_on(config: Config) -> dict[str, Any]:
         "parallel.batch": config.parallel.batch,
         "parallel.threads": config.parallel.threads,
         "train.compile": config.train.compile,
-        "model.options": json.loads(json.dumps(config.model.options)),  # as a file has them
+        "model.options": config.model.options,
     }
     return shape | others
 
