@@ -314,9 +314,9 @@ def rehearse(
     resolved = load_config(config, overrides or [])
     chosen = chosen_costs(gpu, costs, resolved)
     if report is not None:
-        from tttscale.profile.results import check_folder
+        from tttscale.profile.results import check_results_folder
 
-        check_folder(report, "--report")
+        check_results_folder(report, "--report")
 
     def show(layout: "Layout", kept: float, trace: "Trace") -> None:
         """Write the report."""
