@@ -56,7 +56,7 @@ class StepTimes:
     seconds: float
     ranks: list[RankTimes]
     compute_seconds: float
-    """Mean over the ranks, as the next five; together they are the step."""
+    """Mean over the ranks, as in the next five fields; the six add up to the step."""
     ramp_seconds: float
     starved_seconds: float
     exposed_seconds: float
@@ -69,7 +69,7 @@ class StepTimes:
     chain: Chain
     """The longest serial chain."""
     possible_seconds: float
-    """Of the sweeps: W / R or the chain, whichever is longer, each with the least ramp that it has."""
+    """Least time of the sweeps: W / R or the chain, whichever is longer, each with the least ramp it has."""
     outside_seconds: float
     """Outside of the sweeps: reduction, optimizer, gathering and the rest; a mean over the ranks."""
     straggler: Straggler | None
@@ -92,17 +92,17 @@ class Overlap:
 
     steps: list[StepTimes]
     edges: list[HandOverSums]
-    """By sender, receiver and direction."""
+    """Hand-overs by sender, receiver and direction."""
     layers: list[HandOverSums]
-    """By layer and direction."""
+    """Hand-overs by layer and direction."""
     cells: list[HandOverSums]
-    """By sender, receiver, direction and layer."""
+    """Hand-overs by sender, receiver, direction and layer."""
     total: list[HandOverSums]
-    """By direction."""
+    """Hand-overs by direction."""
     straggler: Straggler | None
-    """Over all steps."""
+    """The rank that is slowest at the same work over all steps, if one is."""
     between_seconds: list[dict[str, float]]
-    """Of each rank: seconds in each activity between the steps and after the last, for one step."""
+    """For each rank: seconds in each activity between the steps and after the last, for one step."""
     clock_error_seconds: float
     """Times of two ranks may be off by this against each other; shorter wires are not measured."""
     unmatched: int

@@ -22,9 +22,9 @@ _LEAST_EXCESS = 0.1
 _SEVERAL = 3
 """Steps, or chunks if there are fewer steps: a straggler is slower in three quarters of them."""
 _SURE = 4.0
-"""Standard errors that make a difference,"""
+"""A difference is real if it is more than so many standard errors."""
 _RANKS_SURE = 2.0
-"""and standard deviations of the other ranks."""
+"""A rank differs from the others by more than so many of their standard deviations."""
 _ERROR_OF_MEDIAN = 1.2533 * 1.4826
 """From a median absolute deviation to the standard error of a median, times the root of the count."""
 
@@ -38,7 +38,7 @@ class Straggler:
     factor: float
     """Its time for a layer of a chunk, over that of the other ranks."""
     seconds: float
-    """By which its own compute is longer in a step than it would be at the others' speed."""
+    """How much longer its own compute is in a step than it would be at the others' speed."""
 
 
 def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
@@ -178,7 +178,7 @@ class Chain:
     """All of it."""
     layer: int
     advance_seconds: float
-    """Of these, computing; the rest is the wire."""
+    """Seconds of the chain in which ranks compute; the rest is the wire."""
     crossings: int
     """Hand-overs to another rank on the way."""
     forward_advance_seconds: float

@@ -24,13 +24,13 @@ class Setting:
     chunk_tokens: int
     layout: Kind
     ranks: int
-    """Of a sequence."""
+    """Ranks that share a sequence."""
     kept: float | tuple[float, ...]
-    """Chunks whose activations are kept: of each rank, or of all."""
+    """Chunks whose activations are kept: one number for each rank, or one for all."""
 
     @property
     def most_kept(self) -> float:
-        """Of the rank that keeps most."""
+        """Kept chunks of the rank that keeps most."""
         return max(self.kept) if isinstance(self.kept, tuple) else self.kept
 
 
@@ -40,10 +40,10 @@ class Job:
 
     sequence_tokens: int
     sequences: int
-    """In a step of one replica."""
+    """Sequences in a step of one replica."""
     parts: tuple[tuple[str, ...], ...]
     carry_bytes: Callable[[int], Callable[[CarryKey], int]]
-    """By chunk length."""
+    """From tokens of a chunk to the bytes of every message."""
     costs: Costs
     ranks_per_host: int
     alignment: int = 1
@@ -103,12 +103,12 @@ class Advice:
     key: str
     """KEY=VALUE, as the command takes it."""
     seconds: float
-    """Of the step, predicted."""
+    """Predicted seconds of the step."""
     gain: float
     """The share of the step that it saves; negative if the step becomes longer."""
     note: str = ""
     needs_ranks: bool = False
-    """It is another number of ranks, and so not a better use of the same."""
+    """The change is another number of ranks, and so not a better use of the same."""
     fits: bool = True
     """The predicted memory is there, as far as that is known."""
     peak_bytes: int | None = None
@@ -269,7 +269,7 @@ def _keep(chunks: float) -> str:
 
 
 def _kept(now: Setting, factor: float) -> float | tuple[float, ...]:
-    """As many tokens kept as now, in chunks that are `factor` times as long."""
+    """Kept chunks, `factor` times as long as now, that have as many tokens as those kept now."""
     if not isinstance(now.kept, tuple):
         return max(min(now.kept, 1), now.kept / factor)
     return tuple(max(min(kept, 1), kept / factor) for kept in now.kept)

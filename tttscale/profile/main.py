@@ -40,9 +40,9 @@ class Options:
     out: Path | None = None
     """Folder of the results; None: `profile` in the run's folder."""
     torch_profiler: bool = False
-    """Also write torch.profiler's trace of one more step, of every rank."""
+    """Write torch.profiler's trace of one more step, of every rank."""
     max_events: int = MAX_EVENTS
-    """Of the merged trace."""
+    """Largest number of events in the merged trace."""
 
 
 def profile(config: Config, ranks: Ranks, options: Options) -> int:
