@@ -35,7 +35,8 @@ def chosen_costs(gpu: str, file: Path | None, config: Config) -> Costs:
     file = file or MEASURED
     costs, model = load(file), config.architecture()
     names = tuple(names_of(model))
-    told = costs.facts.get("of") if isinstance(costs.facts.get("of"), dict) else {}
+    told = costs.facts.get("of")
+    told = told if isinstance(told, dict) else {}
     differ = {
         k: (told[k], v) for k, v in what_costs_depend_on(config).items() if told.get(k, v) != v
     }
