@@ -10,6 +10,7 @@ from tttscale.config import Config
 from tttscale.plan.costs import Costs
 from tttscale.plan.program import Does, Label, Program, Programs, Step
 from tttscale.plan.simulate import Simulation, Simulator, simulate
+from tttscale.scan.chunk_runner import StepPlan
 from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
 from tttscale.scan.timeline import Activity, Run
@@ -82,7 +83,11 @@ def _best_kept(setting: Setting) -> float:
     def seconds() -> float:
         simulator = _simulator(setting)
         for rank, tasks, place in zip(simulator.ranks, own, choice, strict=True):
-            rank.kept = frozenset({tasks[place]})
+            plan = StepPlan(True, tuple(tasks), frozenset({tasks[place]}))
+            rank.work[rank.forward :] = [
+                (run, replace(task, phase=Phase.BACKWARD)) for run, task in plan.backward()
+            ]
+            rank.kept = plan.kept
         return simulator.run().seconds
 
     best = seconds()
@@ -277,7 +282,7 @@ class _PutOff(Simulator):
                 sent_here[slot] = clock
                 link.free = max(clock, link.free) + occupied[slot]
                 arrived_here[slot] = link.free + link.latency
-        if rank.place == len(rank.tasks) - 1:
+        if rank.place == len(rank.work) - 1:
             clock += sum(waiting)
         rank.clock = clock
         rank.busy += program.busy

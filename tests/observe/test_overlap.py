@@ -77,7 +77,7 @@ def test_possible_does_not_depend_on_what_is_in_the_way(layout):
     assert uneven.possible_seconds == pytest.approx(even.possible_seconds * 17 / 16, rel=0.03)
 
 
-def test_a_contiguous_rank_is_in_its_first_task_for_one_layer_only():
+def test_the_first_chunk_is_the_ramp_in_all_layers_and_layouts():
     def waits(layout):
         first = [send(3, 3, layer=0), send(6, 6, layer=1)]
         second = [wait(1, 3, layer=0), work(3, 4, chunk=1), wait(4, 6, layer=1)]
@@ -86,7 +86,7 @@ def test_a_contiguous_rank_is_in_its_first_task_for_one_layer_only():
         return step.ranks[1].ramp_seconds, step.ranks[1].starved_seconds
 
     assert waits("striped") == (4, 0)
-    assert waits("contiguous") == (2, 2)
+    assert waits("contiguous") == (4, 0)
 
 
 def test_ranks_that_begin_late_or_end_early_are_idle():

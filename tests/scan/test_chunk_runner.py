@@ -8,6 +8,7 @@ from tests.scan.helpers import gradients, random_tokens, tiny_config, tiny_model
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.chunk_runner import ChunkRunner, StepPlan, StepState
+from tttscale.scan.keep_policy import split_kept
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
 from tttscale.scan.ports import CarryRouter, ChunkPorts
@@ -112,3 +113,22 @@ def test_autocast_is_used_where_the_compute_dtype_is_another():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with one.runner.precision():
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_layers_that_are_not_kept_are_recomputed_before_the_kept_ones_go_back():
+    """Of a chunk that is kept in part; else the gradients' wave would wait for them."""
+    tasks = [ChunkTask(Phase.FORWARD, 0, chunk, range(4)) for chunk in (0, 2, 4)]
+    cut, kept = split_kept(tasks, 6)
+    plan = StepPlan(True, cut, kept)
+    found = [(str(run), task.chunk, task.layers) for run, task in plan.backward()]
+    assert found == [
+        ("backward", 4, range(4)),
+        ("recompute", 2, range(2)),
+        ("backward", 2, range(2, 4)),
+        ("backward", 2, range(2)),
+        ("recompute", 0, range(4)),
+        ("backward", 0, range(4)),
+    ]
+    read = [task.layers for task in plan.reads()][len(cut) :]
+    assert read == [layers for run, _, layers in found if run == "recompute"]
+    assert list(StepPlan(True, (), frozenset()).backward()) == []

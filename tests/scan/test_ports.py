@@ -74,7 +74,7 @@ def test_the_first_chunk_receives_nothing_and_sends_to_the_owner_of_the_next(rou
     assert run(router, layer, 0) == [None, None]
     sent = [(key, target) for key, target, _ in router.transport.sent]
     assert sent == [(CarryKey(Phase.FORWARD, 0, 0, 0, part), 1) for part in ORDER]
-    assert router.empty
+    assert not router.local
 
 
 def test_a_first_run_stores_its_states_and_a_recomputation_takes_them_and_sends_none(router):
@@ -106,11 +106,11 @@ def test_a_chunk_of_the_same_rank_is_handed_its_state_here():
     first = ports(router, 0)
     assert not first["tail"].peer_waits_for_state
     run(router, first, 0)
-    assert not router.empty
+    assert router.local
     received = run(router, ports(router, 1), 1)
     assert all(part is not None for part in received)
     assert [target for _, target, _ in router.transport.sent] == [1, 1]  # those of chunk 1 alone
-    assert router.empty
+    assert not router.local
 
 
 def test_gradients_come_from_the_right_and_go_to_the_left(router):

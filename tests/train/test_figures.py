@@ -7,9 +7,12 @@ import builtins
 import time
 
 import pytest
+import torch
 
 from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
+from tttscale.observe.timeline import Held
+from tttscale.train.figures import step_figures
 
 DELAY = 8.0
 """Seconds."""
@@ -237,3 +240,34 @@ def slow_writer(ranks):
     if ranks.rank == 0:
         time.sleep(SLEEP_SECONDS)
     return trainer.step(2, small_windows(config))
+
+
+def rows_of(*ranks):
+    """Rows of ranks: seconds, seconds held up by carries, seconds of the sweeps, tokens of work."""
+    rows = []
+    for seconds, starved, sweeps, work in ranks:
+        held = Held(starved=starved)
+        rows.append([seconds, *held, 1.0, sweeps, work, 0.0])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def slowest(*ranks):
+    found = step_figures(rows_of(*ranks), 100)
+    return found.get("slowest_rank"), found.get("slowest_factor")
+
+
+def test_what_does_not_grow_with_the_chunks_makes_no_rank_slow():
+    """Rank 0 has two chunks and rank 1 has one; both need half a second for the optimizer."""
+    assert slowest((2.5, 0, 2.0, 2), (2.5, 1.0, 2.0, 1)) == (0, pytest.approx(1.0))
+
+
+def test_a_slow_rank_is_compared_with_the_others():
+    assert slowest((2, 0, 1, 4), (2, 0, 2, 4)) == (1, pytest.approx(2.0))
+    ranks = [(3, 0.5, 1.5, 4), (3, 0, 1, 4), (3, 0, 2.5, 4), (3, 0, 1, 4)]
+    assert slowest(*ranks) == (2, pytest.approx(2.5))
+
+
+def test_a_rank_without_work_is_not_compared():
+    assert slowest((2, 0, 0.1, 0), (2, 0, 2, 4)) == (None, None)
+    assert slowest((2, 0, 0.1, 0), (2, 0, 3, 4), (2, 0, 2, 4)) == (1, pytest.approx(1.5))
+    assert slowest((2, 0, 2, 4)) == (None, None)

@@ -65,7 +65,7 @@ def _field(key: str, show: Callable[[float], str]) -> Callable[[Mapping[str, Any
 
 
 def _slowest(record: Mapping[str, Any]) -> str:
-    """The rank that computes slowest, and its time over the median's."""
+    """The rank that computes slowest, and its time over the median of the others."""
     rank, factor = record.get("slowest_rank"), record.get("slowest_factor")
     return _MISSING if rank is None or not factor else f"{rank}: {float(factor):.2f}x"
 

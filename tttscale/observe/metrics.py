@@ -16,8 +16,8 @@ over this interval, and what follows lies inside it, on every rank and in every 
 - ramp_fraction and starved_fraction: two parts of the bubble. Ramp: the pipeline fills and drains, which is
   the waits in a rank's first chunk of each sweep and its idle time after its last one. Starved: waits for
   carries in all other chunks. What is left of the bubble is handing messages over;
-- slowest_rank and slowest_factor: the rank that computes slowest for the work it has, without all its waits,
-  and its time over the median's; with one rank there are none;
+- slowest_rank and slowest_factor: the rank whose sweeps compute slowest for the work they have, without all
+  waits, and its time over the median of the other ranks; with one rank there are none;
 - model_flops_per_second: what the model needs for the tokens with a loss, forward and backward, without
   recomputation, of all ranks together; null if a layer's cannot be counted;
 - mfu: its share of the devices' peak (model FLOPs utilisation); null if the peak is not known

@@ -35,7 +35,7 @@ class RankTimes:
     compute_seconds: float
     """The work of its chunks: embed, project, advance, readout, finish and head, in all runs."""
     ramp_seconds: float
-    """Waits for a rank that is not done, in its first task of each sweep, and idle after its last."""
+    """Waits for a rank that is not done, in its first chunk of each sweep, and idle after its last."""
     starved_seconds: float
     """All other waits for a rank that is not done."""
     exposed_seconds: float
@@ -147,7 +147,7 @@ def analyse(trace: Trace) -> Overlap:
 def _step(trace: Trace, table: SpanTable, found: HandOvers, index: int) -> StepTimes:
     bounds, inside = table.steps[index], table.take(table.step == index)
     messages = found.take(found.step == index)
-    in_ramp = _first_tasks(trace.facts, inside, messages)
+    in_ramp = _in_first_chunks(inside, messages)
     ranks = [_rank(bounds, inside, messages, in_ramp, rank) for rank in range(len(trace.ranks))]
     mean = {
         name: sum(getattr(rank, name) for rank in ranks) / len(ranks)
@@ -208,12 +208,8 @@ def _rank(
     return RankTimes(rank, times, compute, ramp, starved, exposed, data, rest)
 
 
-def _first_tasks(facts: dict[str, Any], inside: SpanTable, found: HandOvers) -> np.ndarray:
-    """Which hand-overs are received in the receiver's first task of a sweep.
-
-    A contiguous rank's tasks are single layers of its chunks.
-    """
-    by_layer = facts.get("layout") == "contiguous"
+def _in_first_chunks(inside: SpanTable, found: HandOvers) -> np.ndarray:
+    """Which hand-overs are received in the receiver's first chunk of a sweep, in any layer."""
     first = np.zeros(len(found), bool)
     chunk = found.boundary + ~found.backward
     for run in (FORWARD, BACKWARD):
@@ -225,7 +221,6 @@ def _first_tasks(facts: dict[str, Any], inside: SpanTable, found: HandOvers) -> 
                 & (found.backward == (run == BACKWARD))
                 & (found.sequence == spans.sequence[at])
                 & (chunk == spans.chunk[at])
-                & ((found.layer == spans.layer[at]) | (not by_layer))
             )
     return first
 

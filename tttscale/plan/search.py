@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from tttscale.config import Config
 from tttscale.model.registry import alignment
-from tttscale.plan.options import Choice, Model, Option
+from tttscale.plan.options import AUTO_SHARE, Choice, Model, Option
 
 _CHUNKS = tuple(2**power for power in range(10, 18))
 """Chunk lengths that are tried, 1Ki to 128Ki."""
@@ -23,7 +24,7 @@ def asked_option(model: Model, world: int) -> Option:
     asked = model.config.parallel.keep_chunks
     choice = choice_of(model.config, 1 if asked == "auto" else asked)
     if asked == "auto":
-        choice = with_kept(model, choice, world, share=0.5)
+        choice = with_kept(model, choice, world, AUTO_SHARE)
     return model.price(choice, world)
 
 
@@ -126,8 +127,12 @@ def _around(values: list[int], value: int) -> list[int]:
     return below + [v for v in values if v > value][:1]
 
 
-def _price(model: Model, choice: Choice, world: int, **changes: object) -> Option:
-    return model.price(replace(choice, **changes), world)  # type: ignore[arg-type]
+def _price(model: Model, choice: Choice, world: int, **changes: Any) -> Option:
+    """Price a changed choice; `keep_chunks: auto` chooses again."""
+    changed = replace(choice, **changes)
+    if model.config.parallel.keep_chunks == "auto" and "kept" not in changes:
+        changed = with_kept(model, changed, world, AUTO_SHARE)
+    return model.price(changed, world)
 
 
 def smallest_change(model: Model, option: Option) -> tuple[list[str], Option] | None:

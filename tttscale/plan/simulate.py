@@ -17,6 +17,7 @@ from tttscale.plan.bounds import possible
 from tttscale.plan.costs import Costs
 from tttscale.plan.message_bytes import MessageBytes
 from tttscale.plan.program import Does, Program, Programs
+from tttscale.scan.chunk_runner import StepPlan
 from tttscale.scan.keep_policy import split_kept
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
 from tttscale.scan.timeline import Activity, Run
@@ -83,8 +84,10 @@ class _Rank:
     """Where a rank is, and what its time has gone to."""
 
     index: int
-    tasks: list[ChunkTask]
-    """Of both sweeps, one after the other."""
+    work: list[tuple[Run, ChunkTask]]
+    """In order: the forward sweep, then the backward sweep with its recomputations."""
+    forward: int
+    """How many of them are the forward sweep's."""
     kept: frozenset[ChunkTask]
     place: int = 0
     clock: float = 0.0
@@ -94,9 +97,10 @@ class _Rank:
     exposed: float = 0.0
     spans: list[Span] = field(default_factory=list)
 
-    @property
-    def per_sweep(self) -> int:
-        return len(self.tasks) // 2
+    def first(self) -> tuple[int, int]:
+        """Sequence and chunk with which this sweep began."""
+        task = self.work[0 if self.place < self.forward else self.forward][1]
+        return task.sequence, task.chunk
 
 
 @dataclass
@@ -136,22 +140,23 @@ class Simulator:
     def _rank(self, index: int, kept: Kept) -> _Rank:
         chunks = kept[index] if isinstance(kept, Mapping) else kept
         tasks = self.schedule.tasks(index, Phase.FORWARD)
-        forward, graphs = split_kept(tasks, round(chunks * self.schedule.layers))
-        backward = [replace(task, phase=Phase.BACKWARD) for task in reversed(forward)]
-        return _Rank(index, [*forward, *backward], graphs)
+        plan = StepPlan(True, *split_kept(tasks, round(chunks * self.schedule.layers)))
+        forward = [(Run.FORWARD, task) for task in plan.tasks]
+        back = [(run, replace(task, phase=Phase.BACKWARD)) for run, task in plan.backward()]
+        return _Rank(index, [*forward, *back], len(forward), plan.kept)
 
     def run(self) -> Simulation:
         """Let every rank go on until its next task receives from one that has not run yet."""
         runnable = list(reversed(self.ranks))
         while runnable:
             rank = runnable.pop()
-            while rank.place < len(rank.tasks) and self._is_ready(rank):
-                task = rank.tasks[rank.place]
-                self._run_task(rank, task)
+            while rank.place < len(rank.work) and self._is_ready(rank):
+                run, task = rank.work[rank.place]
+                self._run(rank, run, task)
                 target = self._other(rank, task, +1)
                 if target is not None:
                     runnable.append(self.ranks[target])
-        assert all(r.place == len(r.tasks) for r in self.ranks), "ranks wait in a circle"
+        assert all(r.place == len(r.work) for r in self.ranks), "ranks wait in a circle"
         return self._result()
 
     def _other(self, rank: _Rank, task: ChunkTask, offset: int) -> int | None:
@@ -162,29 +167,27 @@ class Simulator:
 
     def _is_ready(self, rank: _Rank) -> bool:
         """Whether all that its next task receives has been sent."""
-        task = rank.tasks[rank.place]
-        if self._other(rank, task, -1) is None:
+        run, task = rank.work[rank.place]
+        if run is Run.RECOMPUTE or self._other(rank, task, -1) is None:
             return True
         before = task.chunk + (-1 if task.phase is Phase.FORWARD else +1)
         phase, sequence, done = task.phase, task.sequence, self.done
         return all((phase, sequence, before, layer) in done for layer in task.layers)
 
-    def _run_task(self, rank: _Rank, task: ChunkTask) -> None:
+    def _run(self, rank: _Rank, run: Run, task: ChunkTask) -> None:
         begin, end = self.layout.bounds(task.chunk)
-        receives, sends = (self._other(rank, task, offset) is not None for offset in (-1, +1))
-        forward = ChunkTask(Phase.FORWARD, task.sequence, task.chunk, task.layers)
-        run, keeps = Run.FORWARD, forward in rank.kept
-        if task.phase is Phase.BACKWARD:
-            run = Run.BACKWARD
-            if not keeps:
-                arguments = Run.RECOMPUTE, task.layers, end - begin, False, False, True
-                self._execute(rank, task, self.programs.get(*arguments))
-        head = keeps or run is Run.BACKWARD
+        recompute = run is Run.RECOMPUTE
+        receives, sends = (
+            not recompute and self._other(rank, task, offset) is not None for offset in (-1, +1)
+        )
+        head = run is not Run.FORWARD or task in rank.kept
         arguments = run, task.layers, end - begin, receives, sends, head
         self._execute(rank, task, self.programs.get(*arguments))
-        self.done.update((task.phase, task.sequence, task.chunk, layer) for layer in task.layers)
+        if not recompute:
+            place = task.phase, task.sequence, task.chunk
+            self.done.update((*place, layer) for layer in task.layers)
         rank.place += 1
-        if rank.place % rank.per_sweep == 0:
+        if rank.place in (rank.forward, len(rank.work)):
             self._flush(rank, task.phase)
 
     def _execute(self, rank: _Rank, task: ChunkTask, program: Program) -> None:
@@ -215,8 +218,7 @@ class Simulator:
         rank.clock = clock
         rank.busy += program.busy
         rank.exposed += wire + program.held
-        first = rank.tasks[rank.place // rank.per_sweep * rank.per_sweep]
-        if (task.sequence, task.chunk) == (first.sequence, first.chunk):
+        if (task.sequence, task.chunk) == rank.first():
             rank.ramp += late
         else:
             rank.starved += late

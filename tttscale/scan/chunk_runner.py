@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tttscale.model.language_model import TTTForCausalLM
+from tttscale.scan.keep_policy import backward_order
 from tttscale.scan.losses import Losses
 from tttscale.scan.noted_layers import NotedLayers
 from tttscale.scan.ports import CarryRouter, ChunkPorts, LayerPorts
@@ -47,6 +48,10 @@ class StepPlan:
         yield from self.tasks
         if self.train:
             yield from (task for task in reversed(self.tasks) if task not in self.kept)
+
+    def backward(self) -> Iterator[tuple[Run, ChunkTask]]:
+        """What the backward sweep does, in order."""
+        return backward_order(self.tasks, self.kept)
 
 
 @dataclass

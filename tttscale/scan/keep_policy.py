@@ -5,7 +5,7 @@ they need no recomputation. One is always free, since the backward needs room fo
 more chunk the last layers may be kept, if there is no room for all of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tttscale.scan.schedule import ChunkTask
+from tttscale.scan.timeline import Run
 
 
 def split_kept(
@@ -36,6 +37,28 @@ def split_kept(
         kept.insert(0, task)
         left -= len(task.layers)
     return (*before, *kept), frozenset(kept)
+
+
+def backward_order(
+    tasks: Sequence[ChunkTask], kept: frozenset[ChunkTask]
+) -> Iterator[tuple[Run, ChunkTask]]:
+    """Yield what the backward sweep does: recomputations and backwards.
+
+    Of a chunk that is kept in part the other layers are recomputed first, so that the gradients that come
+    through the kept ones are not held up.
+
+    Args:
+        tasks: of the forward sweep, in order.
+        kept: those whose graphs are kept.
+    """
+    built, backwards = set(kept), tasks[::-1]
+    for place, task in enumerate(backwards):
+        for each in backwards[place : place + 1 + (task in kept)]:
+            same = (each.sequence, each.chunk) == (task.sequence, task.chunk)
+            if same and each not in built:
+                built.add(each)
+                yield Run.RECOMPUTE, each
+        yield Run.BACKWARD, task
 
 
 class SavedBytes:

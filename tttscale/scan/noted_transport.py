@@ -5,7 +5,7 @@ from typing import NamedTuple
 from tttscale.model.ports import Carried, Part
 from tttscale.scan.schedule import CarryKey, Phase
 from tttscale.scan.timeline import Activity, Run, Timeline
-from tttscale.scan.transport import RecvHandle, Transport
+from tttscale.scan.transport import RecvHandle, SingleRank, Transport
 
 
 class _Chunk(NamedTuple):
@@ -47,6 +47,13 @@ class _NotedHandle:
         """Block until it is here."""
         self._timeline.begin(Activity.WAIT, *_message(self._key, sends=False))
         return self._handle.wait()
+
+
+def noted(transport: Transport | None, timeline: Timeline) -> NotedTransport | SingleRank:
+    """A transport whose waits and sends are noted; without other ranks there are none."""
+    if transport is None or transport.size == 1:
+        return SingleRank()
+    return NotedTransport(transport, timeline)
 
 
 def _message(key: CarryKey, sends: bool) -> tuple[Run, _Chunk, int, str]:

@@ -27,25 +27,21 @@ class CarryRouter:
     store: CarryStore
     timeline: Timeline
     queues: dict[Phase, RecvQueue] = field(default_factory=dict)
-    _local: dict[CarryKey, Part] = field(default_factory=dict)
+    local: dict[CarryKey, Part] = field(default_factory=dict)
+    """What this rank has sent itself and not used yet."""
 
     def recv(self, key: CarryKey, source: int) -> Part:
         """Take what this rank has sent itself, or wait for another's message."""
         if source == self.transport.rank:
-            return self._local.pop(key)
+            return self.local.pop(key)
         return self.queues[key.phase].recv(key)
 
     def send(self, key: CarryKey, target: int, part: Part) -> None:
         """Keep it for this rank's next task, or start to send it."""
         if target == self.transport.rank:
-            self._local[key] = part
+            self.local[key] = part
         else:
             self.transport.isend(key, target, part)
-
-    @property
-    def empty(self) -> bool:
-        """Whether everything that this rank has sent itself is used."""
-        return not self._local
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepPlan, Ste
 from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes, split_kept
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
-from tttscale.scan.noted_transport import NotedTransport
+from tttscale.scan.noted_transport import noted
 from tttscale.scan.ports import CarryRouter, ChunkPorts
 from tttscale.scan.reader import Batch, Groups, Reader
 from tttscale.scan.schedule import ChunkTask, Phase, Schedule
 from tttscale.scan.timeline import Activity, Run
-from tttscale.scan.transport import RecvQueue, SingleRank, Transport
+from tttscale.scan.transport import RecvQueue, Transport
 
 AHEAD_LAYERS = 2
 """Receives are started for this many layers ahead."""
@@ -60,9 +60,7 @@ class Sweeps:
         self.schedule = Schedule(layout, self.carry.parts)
         self.timeline = Timeline(self.device)
         """What this rank does, and how long messages and tokens have held it up."""
-        self.transport: NotedTransport | SingleRank = SingleRank()
-        if transport is not None and transport.size > 1:
-            self.transport = NotedTransport(transport, self.timeline)
+        self.transport = noted(transport, self.timeline)
         self.runner = ChunkRunner(model, self.device, autocast)
         self._reader = Reader(self.device, self.timeline.note_read, layout.chunk_tokens)
         self._store: tuple[tuple[tuple[int, int], ...], CarryStore] | None = None
@@ -103,10 +101,12 @@ class Sweeps:
         step, self._step = self._step, None
         assert step is not None, "backward follows a forward with train=True"
         with self._receiving(step.router, Phase.BACKWARD):
-            for task in reversed(step.plan.tasks):
-                recorded = step.recorded.pop(task, None) or self._recompute(task, step)
-                self.runner.backpropagate(task, recorded, step)
-        assert step.router.empty, "carries or gradients were left over"
+            for run, task in step.plan.backward():
+                if run is Run.RECOMPUTE:
+                    step.recorded[task] = self._recompute(task, step)
+                else:
+                    self.runner.backpropagate(task, step.recorded.pop(task), step)
+        assert not step.router.local, "carries or gradients were left over"
         step.losses.settle()
         return step.losses
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tttscale.observe.timeline import Held
@@ -27,13 +28,13 @@ def step_figures(rows: Tensor, tokens: float) -> dict[str, Any]:
     So every part lies in the interval that it is compared with.
 
     Args:
-        rows: by rank: seconds until it was done; the fields of `Held`; peak bytes; tokens that its chunks
-            run through in all; more is ignored. fp64 [world, ...].
+        rows: by rank: seconds until it was done; the fields of `Held`; peak bytes; seconds of its sweeps;
+            tokens that its chunks run through in them (`work_tokens`); more is ignored. fp64 [world, ...].
         tokens: tokens with a loss, of all ranks.
     """
-    columns = rows[:, : 3 + len(Held._fields)].unbind(1)
-    seconds, peak, work = columns[0], columns[-2], columns[-1]
-    held = dict(zip(Held._fields, columns[1:-2], strict=True))
+    columns = rows[:, : 4 + len(Held._fields)].unbind(1)
+    seconds, (peak, sweeps_seconds, work) = columns[0], columns[-3:]
+    held = dict(zip(Held._fields, columns[1:-3], strict=True))
     step_seconds = float(seconds.max())
     late = step_seconds - seconds
     carries = held["ramp"] + held["starved"] + held["send"]
@@ -51,19 +52,19 @@ def step_figures(rows: Tensor, tokens: float) -> dict[str, Any]:
         "ramp_fraction": share(held["ramp"] + held["idle"] + late),
         "starved_fraction": share(held["starved"]),
         "exposed_comm_seconds": float(exposed.mean()),
-        **_slowest(seconds - sum(held.values()), work),
+        **_slowest(sweeps_seconds - carries - held["data"], work),
         "peak_memory_bytes": int(peak.max()),
     }
 
 
 def _slowest(compute: Tensor, work: Tensor) -> dict[str, Any]:
-    """Name the rank that computes slowest for what it has to do, and how it compares with the median."""
-    rates = (compute / work)[work > 0]
-    if len(rates) < 2 or not float(rates.median()) > 0:
-        return {}
+    """Name the rank that computes slowest for what it has to do, and its time over the others' median."""
     ranks = (work > 0).nonzero().flatten()
+    rates = (compute / work)[ranks]
+    if len(ranks) < 2:
+        return {}
     slowest = int(rates.argmax())
-    return {
-        "slowest_rank": int(ranks[slowest]),
-        "slowest_factor": float(rates[slowest] / rates.quantile(0.5)),
-    }
+    others = float(torch.cat([rates[:slowest], rates[slowest + 1 :]]).quantile(0.5))
+    if not others > 0:
+        return {}
+    return {"slowest_rank": int(ranks[slowest]), "slowest_factor": float(rates[slowest]) / others}

@@ -64,8 +64,12 @@ class Trainer:
         lr = learning_rate(self._config.train, step)
         self._engine.set_lr(lr)
         self._model.set_inner_lr_scale(inner_lr_scale(self._config.model, step))
-        self._sweeps.forward(self._groups(step, windows))
+        groups, work = self._groups(step, windows), work_tokens(self._sweeps)
+        sweeps_began = time.perf_counter()
+        self._sweeps.forward(groups)
         losses = self._sweeps.backward()
+        self._finish_device()
+        sweeps_seconds = time.perf_counter() - sweeps_began
         everything = self._gather_replicas(losses.flat())
         loss, tokens = self._mean_loss(losses, everything, step)
         if step < self._config.train.steps:
@@ -75,8 +79,7 @@ class Trainer:
         seconds = time.perf_counter() - began
         held = Held(*(min(part, seconds) for part in self.timeline.take()))
         peak_bytes = float(memory.peak_bytes(self._sweeps.device))
-        work = work_tokens(self._sweeps)
-        rows = self._mesh.gather([seconds, *held, peak_bytes, work, largest_weight])
+        rows = self._mesh.gather([seconds, *held, peak_bytes, sweeps_seconds, work, largest_weight])
         self.timeline.mark_step(step, began, began + seconds)
         self._ended_at = time.perf_counter()
         self._check_weights(rows[:, -1], step, lr, grad_norm)
@@ -114,6 +117,11 @@ class Trainer:
         self.timeline.take()
         began = time.perf_counter()
         return began, 0.0 if self._ended_at is None else began - self._ended_at
+
+    def _finish_device(self) -> None:
+        """Wait until the device has done the sweeps; the optimizer needs their gradients now."""
+        if self._sweeps.device.type == "cuda":
+            torch.cuda.synchronize(self._sweeps.device)
 
     def evaluate(self, windows: WindowSource, sweeps: Sweeps | None, sequences: int) -> Evaluation:
         """Return the held-out loss of the first windows in text order; every replica takes its share."""
