@@ -19,7 +19,7 @@ FLOORS = [
     {"model", "data", "config"},
     {"kernels", "observe", "cluster"},
     {"tensors"},
-    {"reading", "versions", "location", "packages"},
+    {"reading", "writable", "versions", "location", "packages"},
     {"errors", "files"},
     {"scrub"},
 ]

@@ -14,7 +14,7 @@ import typer
 
 from tttscale import __version__
 from tttscale.bench.cli import app as bench_app
-from tttscale.cluster import discover, discover_place
+from tttscale.cluster import discover, discover_place, join
 from tttscale.cluster.interrupts import Interrupted, Interrupts
 from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.config.paths import path_argument
@@ -122,7 +122,7 @@ def train(
     from tttscale.config import check_world, dump_config, load_config
 
     resolved = load_config(config, overrides or [])
-    ranks = discover(os.environ)
+    ranks = join(os.environ)
     if print_config:
         if ranks.rank == 0:
             print_result(dump_config(resolved).rstrip("\n"))
@@ -167,7 +167,7 @@ def profile(
     from tttscale.config import check_world, load_config
 
     resolved = load_config(config, overrides or [])
-    ranks = discover(os.environ)
+    ranks = join(os.environ)
     check_world(resolved, ranks.world_size)
     _prepare_torch()
     from tttscale.profile.main import Options
@@ -326,9 +326,9 @@ def rehearse(
     resolved = load_config(config, overrides or [])
     chosen = chosen_costs(gpu, costs, resolved)
     if report is not None:
-        from tttscale.profile.results import check_folder
+        from tttscale.profile.results import check_results_folder
 
-        check_folder(report, "--report")
+        check_results_folder(report, "--report")
 
     def show(layout: "Layout", kept: float, trace: "Trace") -> None:
         """Write the report."""
@@ -380,7 +380,7 @@ def doctor(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     trouble = None
     try:
-        ranks = discover(os.environ)
+        ranks = join(os.environ)
     except LaunchError as error:
         ranks, trouble = discover({}), str(error)
     code = examine(

@@ -10,9 +10,9 @@ from tttscale.config import Config
 from tttscale.plan.costs import Costs
 from tttscale.plan.program import Does, Label, Program, Programs, Step
 from tttscale.plan.simulate import Simulation, Simulator, simulate
-from tttscale.scan.chunk_runner import StepPlan
 from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
+from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.timeline import Activity, Run
 
 TOKENS, LAYERS, PARAMETERS = 2**20, 24, 1_300_000_000

@@ -43,6 +43,7 @@ RANK = ("python", "python -m tttscale train run.yaml")
             ["deepspeed", "deepspeed"],
         ),
         ([("bash", "bash -c each"), ("slurmstepd", "")], ["bash", "slurmstepd"]),
+        ([("python", "python -m tttscale bench step"), ("bash", "bash")], ["tttscale bench"]),
         ([("od d) (x", "sh"), ("mpirun", "mpirun -n 2 sh")], ["sh", "mpirun"]),
     ],
 )

@@ -26,7 +26,7 @@ def test_unknown_keys_name_the_nearest(write, key, nearest):
 
 
 def test_hopeless_keys_list_the_section(write):
-    assert "zero has stage" in refused(write(), "zero.qqqqqq=1")
+    assert "zero has overlap_reduction, stage" in refused(write(), "zero.qqqqqq=1")
 
 
 def test_all_problems_are_reported_at_once(write):

@@ -58,9 +58,9 @@ def test_what_was_possible():
     assert step.chain.seconds == pytest.approx(advances + 5 * 0.25)
     work_seconds = 5.25 + 1 + 1.5 + 0.75 + 0.25
     assert step.work_seconds == pytest.approx(work_seconds)
-    hop = step.chain.seconds / 4
-    passing = (2 + 2.5) / 2  # forward and backward of one chunk: 3.25, 2.5, 2, 1
-    possible = max(work_seconds / 2 + hop, step.chain.seconds + passing - hop)
+    project = 1.5  # of chunk 0, which the chain needs; chunk 3 has no readout
+    ramp = 1 + 0.25 + (1.5 - 1)  # chunk 0's advance, an ordinary wire, and its longer project
+    possible = max((work_seconds + ramp) / 2, step.chain.seconds + project)
     assert step.possible_seconds == pytest.approx(possible)
     assert step.possible_step_seconds <= step.seconds
 

@@ -57,3 +57,30 @@ def test_a_layer_that_was_not_measured_is_named(tmp_path):
         ConfigError, match=r"a\.json holds no costs of ttt-mlp, which model\.pattern"
     ):
         chosen_costs("h200", path, other(ttt_layer_type="mlp"))
+
+
+def test_options_of_layers_and_compiling_count(tmp_path):
+    path = written(tmp_path / "a.json", of=what_costs_depend_on(CONFIG))
+    said = (
+        r"measured with model\.options = \{\}, and the run has \{\"ttt-linear\": \{\"a\": 1\}\}\. "
+    )
+    with pytest.raises(ConfigError, match=said):
+        chosen_costs("h200", path, other(options={"ttt-linear": {"a": 1}}))
+    train = CONFIG.train.model_copy(update={"compile": True})
+    said = r"a\.json was measured with train\.compile = auto, and the run has True"
+    with pytest.raises(ConfigError, match=said):
+        chosen_costs("h200", path, CONFIG.model_copy(update={"train": train}))
+
+
+def test_another_number_of_threads_is_said(tmp_path):
+    path = written(tmp_path / "a.json", of=what_costs_depend_on(CONFIG))
+    parallel = CONFIG.parallel.model_copy(update={"threads": 3})
+    found = chosen_costs("h200", path, CONFIG.model_copy(update={"parallel": parallel}))
+    assert found.source == ("measured; measured with parallel.threads = null, and the run has 3")
+
+
+def test_a_file_may_be_older_than_what_is_compared(tmp_path):
+    told = what_costs_depend_on(CONFIG)
+    del told["train.compile"], told["model.options"], told["parallel.threads"]
+    path = written(tmp_path / "a.json", of=told)
+    assert chosen_costs("h200", path, CONFIG).source == "measured"

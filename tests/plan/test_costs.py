@@ -1,4 +1,6 @@
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
@@ -7,6 +9,7 @@ from tttscale.config import Config, load_config
 from tttscale.errors import ConfigError
 from tttscale.plan.costs import Costs, Line, StepCosts, Wire, assumed, load
 from tttscale.plan.gpus import GPUS
+from tttscale.plan.program import Programs
 from tttscale.scan.timeline import Activity, Run
 
 
@@ -129,7 +132,10 @@ def test_a_file_of_costs(tmp_path):
         ("{", "not JSON"),
         ("{}", "not costs of this version"),
         ('{"format": 1, "costs": {"source": "x"}}', "kinds: Field required"),
-        ("changed", "layers.ttt-linear.forward.project.fixed: Input should be a valid number"),
+        (
+            "changed",
+            r"layers\.ttt-linear\.forward\.project\.fixed = 'quick': expected a valid number",
+        ),
         ("kinds", r"kinds: no costs of \['other'\]"),
     ],
 )
@@ -147,3 +153,71 @@ def test_a_file_that_is_something_else(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as error:
         load(file)
     assert "bench step --calibrate" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (
+            ("same_host", "bytes_per_second"),
+            0,
+            r"same_host\.bytes_per_second = 0: expected greater",
+        ),
+        (
+            ("step_seconds", "reduce", "bytes_per_second"),
+            0.0,
+            r"reduce\.bytes_per_second = 0\.0: expected greater than 0",
+        ),
+        (("between_hosts", "latency"), -1, r"latency = -1: expected greater than or equal to 0"),
+        (
+            ("layers", "ttt-linear", "forward.project", "fixed"),
+            -0.5,
+            r"project\.fixed = -0\.5: expected greater",
+        ),
+        (("layers", "ttt-linear", "forward.project", "fixed"), "0.5", r"fixed = '0\.5': expected"),
+        (("layers", "ttt-linear", "forward.project", "fixed"), True, "fixed = True: expected"),
+        (("splits", "forward", "qk_conv"), 1.5, r"splits\.forward\.qk_conv = 1\.5: expected less"),
+        (("splits", "backward", "qk_conv"), -0.1, r"qk_conv = -0\.1: expected greater"),
+        (("step_seconds", "optimizer"), -1.0, r"optimizer = -1\.0: expected greater"),
+        (("layers", "ttt-linear"), {}, r"layers\.ttt-linear: no activity costs anything"),
+        (("kinds",), [], r"kinds = \[\]: expected the kind"),
+    ],
+)
+def test_values_that_no_machine_has(tmp_path, keys, value, message):
+    file, whole = tmp_path / "costs.json", json.loads(assumed("cpu", config()).to_json())
+    at = whole["costs"]
+    for key in keys[:-1]:
+        at = at[key]
+    at[keys[-1]] = value
+    file.write_text(json.dumps(whole))
+    with pytest.raises(ConfigError, match=message) as error:
+        load(file)
+    assert str(error.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_none(value):
+    whole = json.loads(assumed("cpu", config()).to_json())
+    whole["costs"]["layers"]["ttt-linear"]["forward.project"]["per_token"] = value
+    with pytest.raises(
+        ValueError, match=r"project\.per_token = (nan|inf): expected a finite number"
+    ):
+        Costs.from_json(whole)
+
+
+def test_a_source_cannot_steer_a_terminal(tmp_path):
+    costs = replace(assumed("cpu", config()), source="a\n\x1b[31mred\x9b" + "x" * 5000)
+    file = tmp_path / "costs.json"
+    file.write_text(costs.to_json())
+    source = load(file).source
+    assert source.startswith("a  [31mred x")
+    assert source.isprintable()
+    assert len(source) <= 1003
+
+
+def test_shares_in_another_order_leave_no_negative_compute():
+    costs = simple_costs()
+    costs = replace(costs, splits={"forward": {"pre_conv": 0.9, "qk_conv": 0.1}})
+    programs = Programs((PARTS, PARTS), costs, labels=True)
+    steps = programs.get(Run.FORWARD, range(2), 16, True, True, True).steps
+    assert min(step.seconds for step in steps) >= 0

@@ -1,10 +1,13 @@
 """What the simulator says of a run's neighbours."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.profile.reports import job_of, setting_of
 from tests.traces import BYTES, make_trace
 from tttscale.observe.overlap import analyse
+from tttscale.plan.costs import Line
 from tttscale.profile.advice import Advice, advise, whole_step
 from tttscale.profile.fitted_costs import fit
 
@@ -77,6 +80,19 @@ def test_chunks_stay_aligned_and_inside_a_sequence():
     _, _, _, found = advised(ranks=1, chunks=2, layers=1)
     lengths = [a.key.split("=")[1] for a in found if "chunk_length" in a.key]
     assert sorted(map(int, lengths)) == [16, 32, 128]
+
+
+def test_chunks_to_keep_are_counted_at_the_length_they_then_have():
+    trace = make_trace(2, 16, 2, kept=1)
+    costs = fit([(trace, analyse(trace))], ("ttt-linear",) * 2, BYTES)
+    slow = {f"{run}.project": Line(1e-3, 0.0) for run in ("forward", "recompute", "backward")}
+    costs = replace(costs, layers={"ttt-linear": {**costs.layers["ttt-linear"], **slow}})
+    job, now = job_of(trace, costs), setting_of(trace)
+    both = next(a for a in advise(job, now) if " " in a.key)
+    length, keep = (int(pair.split("=")[1]) for pair in both.key.split())
+    assert length > 64
+    assert keep == 16 * 64 // length // 2
+    assert f"keep_chunks {keep}" in both.change
 
 
 @pytest.mark.parametrize(

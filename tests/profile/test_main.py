@@ -4,12 +4,14 @@ import gzip
 import json
 import os
 import signal
+import sys
 import time
+from contextlib import suppress
 
 import pytest
 
 from tests.observe.test_perfetto import check
-from tests.warm import Command, tttscale
+from tests.warm import Command, Fresh, tttscale
 
 FILES = ["report.html", "report.json", "report.md", "trace.json.gz"]
 
@@ -96,6 +98,26 @@ def test_ctrl_c_leaves_nothing(folder):
         command.kill()
     assert done.returncode == 130
     assert not (folder / "runs/stopped").exists()
+
+
+def test_a_rank_ends_with_its_launcher(folder, tmp_path):
+    launcher = tmp_path / "torchrun"  # only its name counts
+    launcher.write_text("import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])")
+    words = "-m", "tttscale", "profile", folder / "run.yaml", "run.name=orphan", "--steps", "1000"
+    command = Fresh([sys.executable, launcher, *words])
+    try:
+        deadline = time.monotonic() + 240
+        while "tracing" not in command.said()[1]:
+            assert time.monotonic() < deadline, command.said()
+            assert command.poll() is None, command.said()
+            time.sleep(0.1)
+        os.kill(command.pid, signal.SIGKILL)
+        while "error: rank 0 ends: its launcher is gone (torchrun" not in command.said()[1]:
+            assert time.monotonic() < deadline, command.said()
+            time.sleep(0.1)
+    finally:
+        with suppress(ProcessLookupError):  # the rank is in the launcher's group
+            os.killpg(command.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

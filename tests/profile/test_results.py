@@ -11,7 +11,7 @@ from tttscale.errors import ConfigError
 from tttscale.observe.overlap import analyse
 from tttscale.profile import results as module
 from tttscale.profile.fitted_costs import fit
-from tttscale.profile.results import check_folder, results_of, summary, write_results
+from tttscale.profile.results import check_results_folder, results_of, summary, write_results
 
 FILES = ["report.html", "report.json", "report.md", "trace.json.gz"]
 
@@ -55,10 +55,10 @@ def test_a_folder_that_cannot_be(tmp_path, results):
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(ConfigError, match=r"--out .*is not a folder"):
-            check_folder(folder)
-    with pytest.raises(ConfigError, match="file: cannot write"):
+            check_results_folder(folder)
+    with pytest.raises(ConfigError, match="file is not a folder"):
         write_results(tmp_path / "file", results, 1000)
-    check_folder(tmp_path / "new/one")
+    check_results_folder(tmp_path / "new/one")
     assert not (tmp_path / "new").exists()
 
 
@@ -73,3 +73,23 @@ def test_the_console_names_what_would_help(tmp_path, results):
     )
     assert "mind it" in summary(nothing, tmp_path)
     assert "would help" not in summary(nothing, tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_replaced_where_one_name_is_taken(tmp_path, results, name):
+    write_results(tmp_path, results, 1_000_000)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    with pytest.raises(ConfigError, match=rf"{name} is a folder"):
+        write_results(tmp_path, replace(results, trace=make_trace(3, 9, 1)), 1_000_000)
+    with pytest.raises(ConfigError, match=rf"--report .*{name} is a folder"):
+        check_results_folder(tmp_path, "--report")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+def test_no_result_replaces_a_link(tmp_path, results):
+    (tmp_path / "report.md").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"report\.md is a link"):
+        write_results(tmp_path, results, 1_000_000)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.md"]

@@ -7,13 +7,13 @@ from tests.scan.declared import Notes
 from tests.scan.helpers import gradients, random_tokens, tiny_config, tiny_model, whole_pass
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
-from tttscale.scan.chunk_runner import ChunkRunner, StepPlan, StepState
-from tttscale.scan.keep_policy import split_kept
+from tttscale.scan.chunk_runner import ChunkRunner, StepState
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
 from tttscale.scan.ports import CarryRouter, ChunkPorts
 from tttscale.scan.reader import assemble
 from tttscale.scan.schedule import ChunkTask, Phase, Schedule
+from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.transport import SingleRank
 
 CPU, TOKENS, LAYERS = torch.device("cpu"), 7, 3
@@ -98,14 +98,6 @@ def test_an_evaluation_has_losses_and_forgets_its_inputs(expected):
     assert gradients(one.model) == {}
 
 
-def test_recomputed_are_those_that_are_not_kept_from_the_last_on():
-    tasks = tuple(task(range(3), chunk) for chunk in range(4))
-    plan = StepPlan(True, tasks, frozenset(tasks[2:]))
-    assert [t.chunk for t in plan.reads()] == [0, 1, 2, 3, 1, 0]
-    evaluation = StepPlan(False, tasks, frozenset())
-    assert [t.chunk for t in evaluation.reads()] == [0, 1, 2, 3]
-
-
 def test_autocast_is_used_where_the_compute_dtype_is_another():
     one = OneChunk()
     with ChunkRunner(one.model, CPU, torch.bfloat16).precision():
@@ -113,22 +105,3 @@ def test_autocast_is_used_where_the_compute_dtype_is_another():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with one.runner.precision():
         assert not torch.is_autocast_enabled("cpu")
-
-
-def test_layers_that_are_not_kept_are_recomputed_before_the_kept_ones_go_back():
-    """Of a chunk that is kept in part; else the gradients' wave would wait for them."""
-    tasks = [ChunkTask(Phase.FORWARD, 0, chunk, range(4)) for chunk in (0, 2, 4)]
-    cut, kept = split_kept(tasks, 6)
-    plan = StepPlan(True, cut, kept)
-    found = [(str(run), task.chunk, task.layers) for run, task in plan.backward()]
-    assert found == [
-        ("backward", 4, range(4)),
-        ("recompute", 2, range(2)),
-        ("backward", 2, range(2, 4)),
-        ("backward", 2, range(2)),
-        ("recompute", 0, range(4)),
-        ("backward", 0, range(4)),
-    ]
-    read = [task.layers for task in plan.reads()][len(cut) :]
-    assert read == [layers for run, _, layers in found if run == "recompute"]
-    assert list(StepPlan(True, (), frozenset()).backward()) == []

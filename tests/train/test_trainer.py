@@ -21,18 +21,25 @@ BAD = {
 """What each of two ranks has in one gradient, by precision and train.grad_clip."""
 
 
+def let_gradient_be(value, model, sweeps):
+    """Let one element of the embedding's gradient on this rank be `value` in the next steps."""
+    final = sweeps.final_gradients
+    plain, last = final.sink, len(final.groups) - 1
+
+    def sink(group):
+        if group == last:
+            next(model.parameters()).grad[0, 0] = value
+        if plain is not None:
+            plain(group)
+
+    final.sink = sink
+
+
 def step_with(ranks, config, bad):
     """Two steps; in the second each rank has a value of `bad` in one gradient. Its error; what changed."""
     trainer, model, sweeps = small_trainer(ranks, config)
     trainer.step(1, small_windows(config))
-    plain = sweeps.backward
-
-    def backward():
-        losses = plain()
-        next(model.parameters()).grad[0, 0] = bad[ranks.rank]
-        return losses
-
-    sweeps.backward = backward
+    let_gradient_be(bad[ranks.rank], model, sweeps)
 
     def state():
         moments = [m for f in trainer._engine.fragments() for m in f.moments.values()]
@@ -80,14 +87,7 @@ def large_gradient(ranks):
     for stage in (0, 1, 2, 3):
         config = small_config(2, sequences_per_step=1, stage=stage, grad_clip=1.0, steps=3)
         trainer, model, sweeps = small_trainer(ranks, config)
-        plain = sweeps.backward
-
-        def backward(plain=plain, model=model):
-            losses = plain()
-            next(model.parameters()).grad[0, 0] = 1e20 if ranks.rank == 0 else 0.0
-            return losses
-
-        sweeps.backward = backward
+        let_gradient_be(1e20 if ranks.rank == 0 else 0.0, model, sweeps)
         records = [trainer.step(step, small_windows(config)) for step in (1, 2)]
         moments = [m for f in trainer._engine.fragments() for m in f.moments.values()]
         finite = all(t.isfinite().all() for t in [*model.parameters(), *moments])

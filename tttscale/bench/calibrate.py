@@ -39,6 +39,7 @@ from tttscale.scan.schedule import CarryKey
 from tttscale.scan.sweep import Sweeps
 from tttscale.train import build
 from tttscale.train.engine import Engine
+from tttscale.writable import check_file, writing
 
 _CHUNKS = 7
 """Chunks of a sequence on two ranks: this one has four, and two of them have neighbours on both sides."""
@@ -54,9 +55,10 @@ def calibrate(config: Config, out: Path, repeats: int) -> str:
         repeats: steps at each of three chunk lengths.
 
     Raises:
-        ConfigError: the chunk length cannot be halved twice.
+        ConfigError: the chunk length cannot be halved twice, or the file cannot be written.
     """
     lengths = _lengths(config)
+    check_file(out, "--costs")
     ranks = discover({})
     device = build.choose_device(config, ranks)
     config = _alone(config)
@@ -75,7 +77,8 @@ def calibrate(config: Config, out: Path, repeats: int) -> str:
         mesh.close()
     found = fit(samples)
     costs = costs_of(config, found, samples, step, machine, lengths)
-    write_text(out, costs.to_json())
+    with writing(out, "--costs"):
+        write_text(out, costs.to_json())
     return f"{_table(found, lengths)}\n\n{costs.source}\n{out}"
 
 

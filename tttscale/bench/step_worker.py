@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from tttscale.cluster.ranks import discover
+from tttscale.cluster import join
 from tttscale.config.schema import Config
 from tttscale.data import ArraySplit, Windows
 from tttscale.scan.carry_store import boundary_bytes
@@ -49,7 +49,7 @@ def small_config(tokens: int, chunk: int, keep: str, steps: int, ranks: int) -> 
 
 def main(tokens: int, chunk: int, keep: str, steps: int) -> None:
     """Run the steps and print what the last one took."""
-    ranks = discover(os.environ)
+    ranks = join(os.environ)
     config = small_config(tokens, chunk, keep, steps, ranks.world_size)
     torch.set_num_threads(1)
     tune_allocator()

@@ -5,10 +5,12 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from tttscale.cluster.ranks import Ranks, discover
 
 LAUNCHER_LOST = 71
 """Exit code of a rank whose launcher is gone."""
@@ -16,6 +18,7 @@ _POLL_SECONDS = 0.5
 _LAUNCHERS = re.compile(
     r"torchrun|torch[./]distributed[./](run|launch)|deepspeed"
     r"|\b(mpirun|mpiexec|orterun|prterun|orted|prted|hydra_pmi_proxy|srun|slurmstepd)\b"
+    r"|\btttscale bench\b"  # starts ranks of its own
 )
 _PROC = Path("/proc")
 
@@ -54,6 +57,23 @@ def launcher_links(own: int, proc: Path = _PROC) -> list[Link]:
 def broken_link(links: list[Link], proc: Path = _PROC) -> Link | None:
     """Return the first link whose child has another parent now, or is gone."""
     return next((link for link in links if _parent(link.child, proc) != link.parent), None)
+
+
+def join(environ: Mapping[str, str]) -> Ranks:
+    """Find this rank's place in its job, and end with the job's launcher from now on.
+
+    Every command that waits for other ranks begins here: else a rank would wait for ever once its launcher
+    and the others are gone.
+
+    Args:
+        environ: the process's environment.
+
+    Raises:
+        LaunchError: as in `discover`.
+    """
+    ranks = discover(environ)
+    end_with_launcher(ranks.rank)
+    return ranks
 
 
 def end_with_launcher(rank: int, leave: Callable[[int], None] = os._exit) -> None:

@@ -51,6 +51,11 @@ def check_world(config: Config, world_size: int) -> int:
     return replicas
 
 
+def has_enough_chunks(tokens: int, chunk_tokens: int, ranks: int) -> bool:
+    """Whether every rank of a sequence gets a chunk of it."""
+    return -(-tokens // chunk_tokens) >= ranks
+
+
 def _one_source(config: Config) -> str | None:
     data = config.data
     if data.store is None and data.blend is None:
@@ -122,9 +127,9 @@ def _unit(config: Config) -> int | None:
 def _enough_chunks(config: Config) -> str | None:
     tokens, chunk = config.data.sequence_length, config.parallel.chunk_length
     ranks, mini = config.parallel.sequence, _unit(config) or 1
-    chunks = -(-tokens // chunk)
-    if chunks >= ranks:
+    if has_enough_chunks(tokens, chunk, ranks):
         return None
+    chunks = -(-tokens // chunk)
     # ceil(tokens / chunk) >= ranks  <=>  chunk <= (tokens - 1) // (ranks - 1)
     largest = (tokens - 1) // (ranks - 1) // mini * mini
     remedy = (

@@ -61,6 +61,9 @@ class ZeroSection(Section):
 
     stage: Annotated[HumanInt, Field(ge=0, le=3)] = 1
     """What is sharded: 0 nothing, 1 optimizer state, 2 also gradients, 3 also parameters."""
+    overlap_reduction: Literal["auto"] | bool = "auto"
+    """Sum the gradients over the ranks under the last backward sweep instead of after it; auto = on CPUs (on
+    GPUs it has not been measured yet). Stage 3 always sums after it."""
 
 
 class TrainSection(Section):

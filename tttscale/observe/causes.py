@@ -27,9 +27,9 @@ Kind = Literal[
 ]
 
 _FAULT_SHARE = 0.03
-"""What costs a smaller share of a step is not named: a fault,"""
+"""A fault that costs a smaller share of a step is not named."""
 _ADVICE_SHARE = 0.05
-"""or a choice that another would be better than, or data, for which ranks always wait a little."""
+"""A better choice that saves a smaller share is not named, nor are shorter waits for data."""
 _NETWORK_SHARE = 0.1
 """Exposed messages of all ranks alike that are more than one has to put up with."""
 
@@ -52,7 +52,7 @@ class Cause:
     rank: int = -1
     """The rank that causes it, in the world; -1 if none does."""
     sender: int = -1
-    """Of a slow edge; a rank in the world."""
+    """The rank in the world at the begin of a slow edge; -1 if it is no edge."""
     receiver: int = -1
     factor: float = 1.0
     """How many times slower than the others; 1 where that has no meaning."""
@@ -253,13 +253,16 @@ class _Case:
         words = {"starved": "starvation", "exposed": "exposed communication", "rest": "the rest"}
         parts = [f"{words.get(name, name)} {share:.1%}" for name, share in shares.items()]
         if shares["starved"] < _ADVICE_SHARE:
-            next_step = "nothing to change; faster kernels would shorten the compute itself"
+            next_step = (
+                "no rank, link or disk is at fault; what is left to try is another setting, such as kept or "
+                "longer chunks, or faster kernels"
+            )
         else:
             next_step = "ranks are slow in turns: look for what else keeps their hosts busy, and trace again"
         return self.cause(
             "none",
             self.step - self.found.mean("compute_seconds"),
-            f"nothing stands out: {', '.join(parts)} of a step of {_time(self.step)}",
+            f"no fault stands out: {', '.join(parts)} of a step of {_time(self.step)}",
             next_step,
         )
 

@@ -50,9 +50,9 @@ class HandOvers:
     than the time between `sent` and the end of the wait.
     """
     hidden_seconds: np.ndarray
-    """Of the wire: while the receiver computed."""
+    """The part of the wire during which the receiver computed."""
     exposed_seconds: np.ndarray
-    """Of the wire: while the receiver waited."""
+    """The part of the wire during which the receiver waited."""
     send_seconds: np.ndarray
     """How long sending held up the sender."""
     seen: np.ndarray
@@ -136,7 +136,7 @@ class HandOverSums:
     count: int
     """Messages in a step."""
     seen: int
-    """Of these, messages whose arrival was seen."""
+    """How many of the messages arrived while the receiver was waiting."""
     wire_median_seconds: float | None
     """One message's time from sent to received: median of the seen ones; None if none was."""
     upstream_seconds: float

@@ -4,24 +4,21 @@ Works on any `Trace`. Rank r of a result is the trace's r-th rank.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tttscale.observe.hand_overs import HandOvers, HandOverSums, hand_overs
+from tttscale.observe.least_time import traced_least_seconds
 from tttscale.observe.span_table import (
     BACKWARD,
     COMPUTE,
     FORWARD,
-    RECOMPUTE,
     SpanTable,
     StepBounds,
-    key_of,
     span_table,
-    typical_sum,
 )
 from tttscale.observe.spans import Trace
-from tttscale.observe.work import Chain, Straggler, chain, straggler
+from tttscale.observe.work import Chain, Straggler, straggler
 
 _COLLECTIVE = ("reduce", "gather")
 _EXPOSED = ("send", "flush", *_COLLECTIVE)
@@ -58,7 +55,7 @@ class StepTimes:
     seconds: float
     ranks: list[RankTimes]
     compute_seconds: float
-    """Mean over the ranks, as the next five; together they are the step."""
+    """Mean over the ranks, as in the next five fields; the six add up to the step."""
     ramp_seconds: float
     starved_seconds: float
     exposed_seconds: float
@@ -71,7 +68,7 @@ class StepTimes:
     chain: Chain
     """The longest serial chain."""
     possible_seconds: float
-    """Of the sweeps: W / R or the chain, whichever is longer, each with the least ramp that it has."""
+    """Least time of the sweeps: W / R or the chain, whichever is longer, each with the least ramp it has."""
     outside_seconds: float
     """Outside of the sweeps: reduction, optimizer, gathering and the rest; a mean over the ranks."""
     straggler: Straggler | None
@@ -98,17 +95,17 @@ class Overlap:
 
     steps: list[StepTimes]
     edges: list[HandOverSums]
-    """By sender, receiver and direction."""
+    """Hand-overs by sender, receiver and direction."""
     layers: list[HandOverSums]
-    """By layer and direction."""
+    """Hand-overs by layer and direction."""
     cells: list[HandOverSums]
-    """By sender, receiver, direction and layer."""
+    """Hand-overs by sender, receiver, direction and layer."""
     total: list[HandOverSums]
-    """By direction."""
+    """Hand-overs by direction."""
     straggler: Straggler | None
-    """Over all steps."""
+    """The rank that is slowest at the same work over all steps, if one is."""
     between_seconds: list[dict[str, float]]
-    """Of each rank: seconds in each activity between the steps and after the last, for one step."""
+    """For each rank: seconds in each activity between the steps and after the last, for one step."""
     clock_error_seconds: float
     """Times of two ranks may be off by this against each other; shorter wires are not measured."""
     unmatched: int
@@ -164,7 +161,6 @@ def _step(trace: Trace, table: SpanTable, found: HandOvers, index: int) -> StepT
     possible, work, size, longest = max(
         (
             _possible(
-                trace.facts,
                 inside,
                 messages,
                 ranks,
@@ -233,29 +229,16 @@ def _in_first_chunks(inside: SpanTable, found: HandOvers) -> np.ndarray:
 
 
 def _possible(
-    facts: dict[str, Any],
-    inside: SpanTable,
-    found: HandOvers,
-    ranks: list[RankTimes],
-    members: list[int],
+    inside: SpanTable, found: HandOvers, ranks: list[RankTimes], members: list[int]
 ) -> tuple[float, float, int, Chain]:
-    """What was possible in a replica's sweeps, its work, its ranks and its chain.
-
-    Work that is divided evenly waits until the wave has reached the last rank, and at the end until it is
-    back. If the chain decides, one chunk goes through all other layers before it, and back after it.
-    """
-    own = inside.take(np.isin(inside.rank, members))
-    longest = chain(own, found.take(np.isin(found.receiver, members)))
-    size, work = len(members), sum(ranks[member].compute_seconds for member in members)
-    chunks, sequences = (int(x.max(initial=-1)) + 1 for x in (own.chunk, own.sequence))
-    if not chunks:
-        return work / size, work, size, longest
-    waves = 1 if facts.get("layout") == "contiguous" else min(sequences, size)
-    hops, hop = -(-min(size, chunks * waves) // waves) - 1, longest.seconds / chunks
-    through = own.take(own.of(*COMPUTE) & (own.layer >= 0) & (own.run != RECOMPUTE))
-    passing = typical_sum(key_of(through.sequence, through.chunk), through.seconds)
-    possible = max(work / size + hops * hop, longest.seconds + max(0.0, passing - hop))
-    return possible, work, size, longest
+    """What was possible in a replica's sweeps, its work, its ranks and its chain."""
+    own, messages = (
+        inside.take(np.isin(inside.rank, members)),
+        found.take(np.isin(found.receiver, members)),
+    )
+    work = sum(ranks[member].compute_seconds for member in members)
+    possible, longest = traced_least_seconds(own, messages, members, work)
+    return possible, work, len(members), longest
 
 
 def _between(trace: Trace, table: SpanTable) -> list[dict[str, float]]:

@@ -34,9 +34,9 @@ class SlowEdge:
     usual_seconds: float
     """What it takes on the other edges, or what was expected."""
     compared: bool
-    """With other edges; otherwise with what was expected."""
+    """Whether `usual_seconds` is that of other edges; otherwise it was expected."""
     seconds: float
-    """By which it holds up its receiver longer, in a step."""
+    """How much longer than an ordinary edge it holds up its receiver, in a step."""
 
     @property
     def factor(self) -> float:
@@ -53,7 +53,7 @@ class _Wire:
     part: str
     seen: int
     median: float
-    """Of the seen ones; NaN if there is none."""
+    """Median seconds of the messages that were seen to arrive; NaN if there is none."""
     low: float
     """No message can usually have taken longer than this."""
     exposed: np.ndarray

@@ -61,7 +61,7 @@ class SpanTable:
 
     @property
     def boundary(self) -> np.ndarray:
-        """Of waits and sends: which boundary the part crosses, as `Span.boundary`."""
+        """Which boundary the part of a wait or send crosses, as `Span.boundary`."""
         from_left = (self.run == BACKWARD) != self.of("wait")
         return self.chunk - from_left
 

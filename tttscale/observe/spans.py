@@ -20,11 +20,11 @@ class Span(NamedTuple):
     chunk: int = -1
     layer: int = -1
     part: str = ""
-    """Of the carry: in waits and sends."""
+    """Part of the carry that a wait or send is about; "" in other activities."""
 
     @property
     def boundary(self) -> int:
-        """Of a wait or a send: which boundary the part crosses (b lies between chunks b and b + 1)."""
+        """Which boundary the part of a wait or send crosses (b lies between chunks b and b + 1)."""
         from_left = (self.run == "backward") != (self.activity == "wait")
         return self.chunk - 1 if from_left else self.chunk
 

@@ -24,13 +24,13 @@ class Wave:
     ranks: int
     sequences: int
     chunks: int
-    """Of a sequence."""
+    """Chunks of a sequence."""
     layers: int
     contiguous: bool
     chunk_seconds: float
     """All compute of one chunk: median."""
     layer_seconds: float
-    """Of these, one layer."""
+    """Compute of one layer of a chunk: median."""
     advance_seconds: float
     """A chunk's advance of one layer, forward and backward: medians."""
     wire_seconds: float
@@ -99,11 +99,11 @@ class Wave:
         return max(work, (self.chunks - 1) * self.hop_seconds + self.chunk_seconds)
 
     def striped(self) -> "Wave":
-        """The same, striped."""
+        """These sweeps with a striped layout."""
         return replace(self, contiguous=False)
 
     def cut(self, pieces: int) -> "Wave":
-        """The same with every chunk cut into equal pieces; messages take as long as before."""
+        """These sweeps with every chunk cut into equal pieces; messages take as long as before."""
         return replace(
             self,
             chunks=self.chunks * pieces,

@@ -22,9 +22,9 @@ _LEAST_EXCESS = 0.1
 _SEVERAL = 3
 """Steps, or chunks if there are fewer steps: a straggler is slower in three quarters of them."""
 _SURE = 4.0
-"""Standard errors that make a difference,"""
+"""A difference is real if it is more than so many standard errors."""
 _RANKS_SURE = 2.0
-"""and standard deviations of the other ranks."""
+"""A rank differs from the others by more than so many of their standard deviations."""
 _ERROR_OF_MEDIAN = 1.2533 * 1.4826
 """From a median absolute deviation to the standard error of a median, times the root of the count."""
 
@@ -38,7 +38,7 @@ class Straggler:
     factor: float
     """Its time for a layer of a chunk, over that of the other ranks."""
     seconds: float
-    """By which its own compute is longer in a step than it would be at the others' speed."""
+    """How much longer its own compute is in a step than it would be at the others' speed."""
 
 
 def straggler(table: SpanTable, facts: dict[str, Any]) -> Straggler | None:
@@ -178,7 +178,7 @@ class Chain:
     """All of it."""
     layer: int
     advance_seconds: float
-    """Of these, computing; the rest is the wire."""
+    """Seconds of the chain in which ranks compute; the rest is the wire."""
     crossings: int
     """Hand-overs to another rank on the way."""
     forward_advance_seconds: float
@@ -186,10 +186,12 @@ class Chain:
     backward_advance_seconds: float
     wire_seconds: float
     """A state's and a gradient's hand-over on an ordinary edge."""
+    sequence: int = -1
+    """The one that it goes through."""
 
 
 def chain(table: SpanTable, found: HandOvers) -> Chain:
-    """Add up the advances of each layer through each sequence, and the wire of an ordinary edge.
+    """Add up the advances of each layer through each sequence, and the wires that they need.
 
     Args:
         table: of one step and one replica.
@@ -201,22 +203,49 @@ def chain(table: SpanTable, found: HandOvers) -> Chain:
     )
     if not len(work.begin):
         return Chain(0.0, -1, 0.0, 0, 0.0, 0.0, 0.0)
-    place = np.stack([work.sequence, work.layer], 1)
-    places, group = np.unique(place, axis=0, return_inverse=True)
+    messages, wires = handed_on(found)
+    places, group = np.unique(np.stack([work.sequence, work.layer], 1), axis=0, return_inverse=True)
     advances = np.bincount(group.ravel(), work.seconds)
-    crossed = np.unique(np.stack([found.sequence, found.backward, found.boundary], 1), axis=0)
-    crossings = np.bincount(crossed[:, 0], minlength=int(places[:, 0].max()) + 1)
-    wire = crossings[places[:, 0]] * wire_seconds
+    crossings, wire = np.zeros(len(places), int), np.zeros(len(places))
+    for index, (sequence, layer) in enumerate(places):
+        own = (messages.sequence == sequence) & (messages.layer == layer)
+        crossings[index], wire[index] = own.sum(), wires[own].sum()
+        mine = group.ravel() == index
+        if not own.any() and len(np.unique(work.rank[mine])) > 1:
+            advances[index] = 0.0  # nothing is handed on: the ranks do not depend on each other
     longest = int((advances + wire).argmax())
     return Chain(
         float(advances[longest] + wire[longest]),
         int(places[longest][1]),
         float(advances[longest]),
-        int(crossings[places[longest][0]]),
+        int(crossings[longest]),
         _typical(work, FORWARD),
         _typical(work, BACKWARD),
         2 * wire_seconds,
+        int(places[longest][0]),
     )
+
+
+def handed_on(found: HandOvers) -> tuple[HandOvers, np.ndarray]:
+    """The hand-overs that advances wait for: the last part of a layer's carry, its gradient's first.
+
+    Args:
+        found: of one step.
+
+    Returns:
+        One for each boundary, layer and direction; and seconds of each, no more than on an ordinary edge.
+    """
+    usual = reference_wires(found)
+    rows = np.arange(len(found))
+    early = np.where(found.backward, -1, 1)
+    groups = key_of(found.step, found.sequence, found.backward, found.boundary, found.layer)
+    order = np.lexsort((early * rows, early * found.wait_begin, groups))
+    last = np.append(groups[order][1:] != groups[order][:-1], True)[: len(order)]
+    chosen = found.take(order[last])
+    ordinary = np.array([usual.get(part, 0.0) for part in found.parts])
+    if not len(chosen):
+        return chosen, chosen.wire_seconds
+    return chosen, np.minimum(chosen.wire_seconds, ordinary[chosen.part])
 
 
 def _typical(advances: SpanTable, run: int) -> float:

@@ -7,11 +7,11 @@ rehearsal and planner ask here and nowhere else.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tttscale.config import Config
 from tttscale.errors import ConfigError
@@ -23,6 +23,11 @@ from tttscale.reading import read_json
 from tttscale.scan.timeline import Activity, Run
 
 _FORMAT = 1
+_LONGEST_SOURCE = 1000
+"""Characters; a longer source is cut when it is read."""
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 _NO_TOKENS = frozenset({Activity.SEND})
 """Activities whose cost does not grow with the chunk."""
 
@@ -31,8 +36,8 @@ _NO_TOKENS = frozenset({Activity.SEND})
 class Line:
     """Seconds of an activity: fixed + per_token x tokens."""
 
-    fixed: float
-    per_token: float
+    fixed: Seconds
+    per_token: Seconds
 
     def seconds(self, tokens: float) -> float:
         """At so many tokens."""
@@ -43,8 +48,8 @@ class Line:
 class Wire:
     """A link between two ranks: seconds of a message = latency + bytes / bytes_per_second."""
 
-    latency: float
-    bytes_per_second: float
+    latency: Seconds
+    bytes_per_second: Rate
 
     def seconds(self, size: float) -> float:
         """Of a message of so many bytes, from the end of its send to its arrival."""
@@ -59,9 +64,9 @@ class StepCosts:
     """Summing gradients: latency, and bytes of gradients that a rank hands on per second."""
     gather: Wire
     """Collecting new parameters, likewise."""
-    optimizer: float
+    optimizer: Seconds
     """Seconds for each parameter that the rank updates."""
-    overhead: float
+    overhead: Seconds
     """Seconds of anything else: records, the step's own bookkeeping."""
 
     def seconds(self, parameters: int, ranks: int, stage: int) -> dict[str, float]:
@@ -98,7 +103,7 @@ class Costs:
     same_host: Wire
     between_hosts: Wire
     step_seconds: StepCosts
-    splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    splits: Mapping[str, Mapping[str, Share]] = field(default_factory=dict)
     """"forward" or "backward" -> part -> the share of PROJECT that comes before this part is exchanged, for
     all parts but the last; unknown parts divide it evenly."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -159,12 +164,33 @@ class Costs:
         try:
             costs = TypeAdapter(cls).validate_python(value.get("costs"))
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "costs"
-            raise ValueError(f"{place}: {first['msg']}") from None
+            raise ValueError(_words(error)) from None
         if unknown := set(costs.kinds) - set(costs.layers):
             raise ValueError(f"kinds: no costs of {sorted(unknown)}")
-        return costs
+        if not costs.kinds:
+            raise ValueError("kinds = []: expected the kind of at least one layer")
+        for kind in costs.kinds:
+            if not any(line.fixed or line.per_token for line in costs.layers[kind].values()):
+                raise ValueError(
+                    f"layers.{kind}: no activity costs anything, expected forward.advance and others"
+                )
+        return replace(costs, source=_printable(costs.source))
+
+
+def _words(error: ValidationError) -> str:
+    """Say of the first fault which key it is, what was found there, and what is expected."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"])) or "costs"
+    if first["type"] == "missing":
+        return f"{place}: {first['msg']}"
+    expected = first["msg"].replace("Input should be", "expected")
+    return f"{place} = {first['input']!r:.60}: {expected}"
+
+
+def _printable(text: str) -> str:
+    """One line that cannot steer a terminal, of bounded length."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= _LONGEST_SOURCE else f"{text[:_LONGEST_SOURCE]}..."
 
 
 def load(path: Path) -> Costs:

@@ -7,6 +7,7 @@ from tttscale.config import Config
 from tttscale.observe.plan_plot import draw_times
 from tttscale.plan.planner import plan, times_by_ranks
 from tttscale.plan.text import text_of
+from tttscale.writable import check_file, writing
 
 _PER_NODE = 8
 """GPUs of a host, if they are not told."""
@@ -37,13 +38,17 @@ def run(
         What to print.
 
     Raises:
-        ConfigError: the run cannot be split so, or the costs are unknown.
+        ConfigError: the run cannot be split so, the costs are unknown, or the plot cannot be written.
         MixerError: a layer cannot be made.
     """
+    if plot is not None:
+        check_file(plot, "--plot")
     found = plan(config, *_hosts(config, nodes, per_node), gpu, costs)
     if plot is not None:
         name = config.run.name
-        draw_times(plot, f"{name} on {found.target.gpu}", times_by_ranks(found.model))
+        times = times_by_ranks(found.model)
+        with writing(plot, "--plot"):
+            draw_times(plot, f"{name} on {found.target.gpu}", times)
     if as_json:
         return json.dumps(found.json(), indent=1)
     drawn = f"\nPlot: {plot}" if plot is not None else ""

@@ -167,9 +167,7 @@ class Programs:
     def _project(self, task: _Task, layer: int) -> list[float]:
         """Seconds of PROJECT between the exchanges of the earlier parts, in the order of this run."""
         total, parts = self._seconds(task, Activity.PROJECT, layer), self._parts[layer]
-        shares = [self._costs.share_before(task.run, parts, i) for i in range(len(parts) - 1)]
-        if task.run is Run.BACKWARD:
-            shares.reverse()
+        shares = sorted(self._costs.share_before(task.run, parts, i) for i in range(len(parts) - 1))
         return [total * (after - before) for before, after in pairwise([0.0, *shares, 1.0])]
 
     def _exchanges(self, task: _Task, layer: int) -> list[tuple[Iterable[Step], Iterable[Step]]]:

@@ -13,6 +13,7 @@ from tttscale.plan.rehearse import Rehearsal, rehearse
 from tttscale.plan.simulate import Simulation, simulate
 from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import Schedule
+from tttscale.writable import check_file, writing
 
 _MOST_TASKS = 200_000
 """Layers of chunks; a rehearsal of more would take longer than half an hour."""
@@ -43,8 +44,11 @@ def run(
         What came of it, for people.
 
     Raises:
-        ConfigError: there are so many chunks and layers that it would take hours.
+        ConfigError: there are so many chunks and layers that it would take hours; or the file cannot be
+            written.
     """
+    if out is not None:
+        check_file(out, "--out")
     carries, parallel = Carries(config), config.parallel
     ranks = ranks or parallel.sequence
     kept = 1 if parallel.keep_chunks == "auto" else parallel.keep_chunks
@@ -65,7 +69,8 @@ def run(
     alone = Schedule(Layout(parallel.layout, *lengths, 1, sequences), carries.parts)
     one = simulate(alone, carries.bytes, costs, kept=kept)
     if out is not None:
-        write_perfetto(out, found.trace)
+        with writing(out, "--out"):
+            write_perfetto(out, found.trace)
     if show is not None:
         show(layout, kept, found.trace)
     return _text(config, layout, costs, found, simulated, one, kept)

@@ -17,9 +17,9 @@ from tttscale.plan.bounds import possible
 from tttscale.plan.costs import Costs
 from tttscale.plan.message_bytes import MessageBytes
 from tttscale.plan.program import Does, Program, Programs
-from tttscale.scan.chunk_runner import StepPlan
 from tttscale.scan.keep_policy import split_kept
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
+from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.timeline import Activity, Run
 
 Kept = Mapping[int, float] | float

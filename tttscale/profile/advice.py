@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tttscale.config.checks import has_enough_chunks
 from tttscale.observe.spans import RankTrace, Span, StepMark, Trace
 from tttscale.plan.costs import Costs
 from tttscale.plan.simulate import Simulation, simulate
@@ -23,13 +24,13 @@ class Setting:
     chunk_tokens: int
     layout: Kind
     ranks: int
-    """Of a sequence."""
+    """Ranks that share a sequence."""
     kept: float | tuple[float, ...]
-    """Chunks whose activations are kept: of each rank, or of all."""
+    """Chunks whose activations are kept: one number for each rank, or one for all."""
 
     @property
     def most_kept(self) -> float:
-        """Of the rank that keeps most."""
+        """Kept chunks of the rank that keeps most."""
         return max(self.kept) if isinstance(self.kept, tuple) else self.kept
 
 
@@ -39,10 +40,10 @@ class Job:
 
     sequence_tokens: int
     sequences: int
-    """In a step of one replica."""
+    """Sequences in a step of one replica."""
     parts: tuple[tuple[str, ...], ...]
     carry_bytes: Callable[[int], Callable[[CarryKey], int]]
-    """By chunk length."""
+    """From tokens of a chunk to the bytes of every message."""
     costs: Costs
     ranks_per_host: int
     alignment: int = 1
@@ -88,6 +89,10 @@ class Job:
         """Chunks of a sequence."""
         return -(-self.sequence_tokens // setting.chunk_tokens)
 
+    def own_chunks(self, setting: Setting) -> int:
+        """Chunks of the rank that has most, of all sequences of a step."""
+        return -(-self.chunks(setting) * self.sequences // setting.ranks)
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -98,12 +103,12 @@ class Advice:
     key: str
     """KEY=VALUE, as the command takes it."""
     seconds: float
-    """Of the step, predicted."""
+    """Predicted seconds of the step."""
     gain: float
     """The share of the step that it saves; negative if the step becomes longer."""
     note: str = ""
     needs_ranks: bool = False
-    """It is another number of ranks, and so not a better use of the same."""
+    """The change is another number of ranks, and so not a better use of the same."""
     fits: bool = True
     """The predicted memory is there, as far as that is known."""
     peak_bytes: int | None = None
@@ -208,15 +213,15 @@ def _neighbours(job: Job, now: Setting) -> Iterator[tuple[str, str, Setting, str
             yield change, f"parallel.chunk_length={_binary(tokens)}", setting, ""
     other: Kind = "contiguous" if now.layout == "striped" else "striped"
     setting = replace(now, layout=other)
-    if now.ranks > 1 and job.chunks(now) >= now.ranks and _is_possible(job, setting):
+    if now.ranks > 1 and _is_possible(job, setting):
         yield f"layout {now.layout} -> {other}", f"parallel.layout={other}", setting, ""
-    own = -(-job.chunks(now) * job.sequences // now.ranks)
+    own = job.own_chunks(now)
     least = min(now.kept) if isinstance(now.kept, tuple) else now.kept
     for kept, words in ((least + 1, "one chunk more"), (own, "all chunks")):
         if least < kept <= own and (kept == own) == (words == "all chunks"):
             note = "no recomputation" if kept == own else ""
             change = f"keep_chunks {least:.4g} -> {kept:.4g} ({words})"
-            yield change, f"parallel.keep_chunks={kept:.6g}", replace(now, kept=kept), note
+            yield change, _keep(kept), replace(now, kept=kept), note
     for factor, ranks in ((0.5, now.ranks // 2), (2, now.ranks * 2)):
         setting = replace(now, ranks=ranks, kept=least)
         if ranks != now.ranks * factor or ranks < 1 or not _is_possible(job, setting):
@@ -238,23 +243,33 @@ def _best_two(
     )
     factor = length.chunk_tokens / now.chunk_tokens
     setting = replace(other, chunk_tokens=length.chunk_tokens, kept=_kept(other, factor))
+    change, key = f"{first.change} and {second.change}", f"{first.key} {second.key}"
+    if other.kept != now.kept:  # a number of chunks, which have another length now
+        kept = min(setting.most_kept, job.own_chunks(setting))
+        setting = replace(setting, kept=kept)
+        change, key = f"{first.change} and keep_chunks {kept:.4g}", f"{first.key} {_keep(kept)}"
+    if not _is_possible(job, setting):
+        return []
     seconds = job.step_seconds(setting)
     gain = 1 - seconds / before
     if gain < max(first.gain, second.gain) + _ALIKE:
         return []
-    change = f"{first.change} and {second.change}"
-    both = _advice(job, now, setting, change, f"{first.key} {second.key}", "", seconds, before)
-    return [both]
+    return [_advice(job, now, setting, change, key, "", seconds, before)]
 
 
 def _is_possible(job: Job, setting: Setting) -> bool:
-    chunks = job.chunks(setting) * job.sequences
-    few = chunks * len(job.parts) <= _LARGEST_TASKS
-    return few and (setting.layout == "striped" or job.chunks(setting) >= setting.ranks)
+    """Whether a run can be set so, and its simulation does not take too long."""
+    tasks = job.chunks(setting) * job.sequences * len(job.parts)
+    shape = job.sequence_tokens, setting.chunk_tokens, setting.ranks
+    return tasks <= _LARGEST_TASKS and has_enough_chunks(*shape)
+
+
+def _keep(chunks: float) -> str:
+    return f"parallel.keep_chunks={chunks:.6g}"
 
 
 def _kept(now: Setting, factor: float) -> float | tuple[float, ...]:
-    """As many tokens kept as now, in chunks that are `factor` times as long."""
+    """Kept chunks, `factor` times as long as now, that have as many tokens as those kept now."""
     if not isinstance(now.kept, tuple):
         return max(min(now.kept, 1), now.kept / factor)
     return tuple(max(min(kept, 1), kept / factor) for kept in now.kept)

@@ -18,7 +18,7 @@ class _Part(NamedTuple):
     """All that one activity took in one run of a chunk in one layer."""
 
     kind: str
-    """Of the layer; "" for embed and head."""
+    """Kind of the layer; "" for embed and head."""
     what: str
     """RUN.ACTIVITY."""
     tokens: int
@@ -99,7 +99,7 @@ def line(seconds: dict[int, float]) -> Line:
 
 
 def kept_chunks(trace: Trace) -> dict[int, float]:
-    """By place among the sequence ranks: how many own chunks were not recomputed in a step.
+    """Count, by place among the sequence ranks, the own chunks that were not recomputed in a step.
 
     A chunk of which some layers were not counts as their share.
     """

@@ -16,16 +16,16 @@ from tttscale.profile.fitted_costs import fit, kept_chunks
 from tttscale.profile.job import job_of
 from tttscale.profile.results import (
     Results,
-    check_folder,
+    check_results_folder,
     results_of,
     summary,
     write_results,
-    writing,
 )
 from tttscale.profile.torch_traces import trace_with_torch
 from tttscale.profile.traced_run import TracedRun
 from tttscale.train.run_folder import run_folder
 from tttscale.train.run_plan import Room, RunPlan
+from tttscale.writable import writing
 
 _OTHER_STEPS = 5
 """At most: warm-up, chunks of half the length, torch's profiler."""
@@ -40,9 +40,9 @@ class Options:
     out: Path | None = None
     """Folder of the results; None: `profile` in the run's folder."""
     torch_profiler: bool = False
-    """Also write torch.profiler's trace of one more step, of every rank."""
+    """Write torch.profiler's trace of one more step, of every rank."""
     max_events: int = MAX_EVENTS
-    """Of the merged trace."""
+    """Largest number of events in the merged trace."""
 
 
 def profile(config: Config, ranks: Ranks, options: Options) -> int:
@@ -62,7 +62,7 @@ def profile(config: Config, ranks: Ranks, options: Options) -> int:
             print(text, file=sys.stderr, flush=True)
 
     if ranks.rank == 0:
-        check_folder(folder)
+        check_results_folder(folder)
     if ranks.world_size > 1:
         say(f"waiting for all {ranks.world_size} ranks at {ranks.master_addr}:{ranks.master_port}")
     run = TracedRun.build(config, ranks, options.steps + _OTHER_STEPS)

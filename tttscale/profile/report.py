@@ -249,7 +249,7 @@ def _step(step: StepTimes) -> dict[str, Any]:
 
 
 def _rank_seconds(trace: Trace, found: Overlap) -> dict[str, list[list[Any]]]:
-    """By step, and as a mean under "all": every rank's seconds in each activity."""
+    """Every rank's seconds in each activity, by step, and as a mean under "all"."""
     tables = {
         str(step.step): [
             [trace.ranks[place].rank, _nonzero(times.activities)]

@@ -1,14 +1,12 @@
 """The files of a profile: merged trace, report as page, markdown and JSON."""
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tttscale.errors import ConfigError
 from tttscale.files import replaced
 from tttscale.observe.causes import diagnose
 from tttscale.observe.overlap import Overlap
@@ -18,6 +16,7 @@ from tttscale.profile.advice import Job, Setting, advise, whole_step
 from tttscale.profile.markdown import report_markdown
 from tttscale.profile.page import page_html
 from tttscale.profile.report import Prediction, make_report
+from tttscale.writable import check_folder, writing
 
 _TRACE = "trace.json.gz"
 _NAMES = (_TRACE, "report.html", "report.md", "report.json")
@@ -60,8 +59,9 @@ def write_results(folder: Path, results: Results, max_events: int) -> None:
     """Write all files; those of an earlier profile are replaced when all new ones are whole.
 
     Raises:
-        ConfigError: the file system refused.
+        ConfigError: a name is taken by something else than a file, or the file system refused.
     """
+    check_results_folder(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         report = results.report
@@ -79,8 +79,8 @@ def write_results(folder: Path, results: Results, max_events: int) -> None:
                 opened[name].write(text.encode())
 
 
-def check_folder(folder: Path, option: str = "--out") -> None:
-    """Find out before anything takes time whether results can be written.
+def check_results_folder(folder: Path, option: str = "--out") -> None:
+    """Find out before anything takes time, or is replaced, whether all results can be written.
 
     Args:
         folder: of the results.
@@ -89,33 +89,7 @@ def check_folder(folder: Path, option: str = "--out") -> None:
     Raises:
         ConfigError: they cannot.
     """
-    above = folder
-    while not above.exists() and above.parent != above:
-        above = above.parent
-    problem = None
-    if not above.is_dir():
-        problem = f"{above} is not a folder"
-    elif not os.access(above, os.W_OK | os.X_OK):
-        problem = f"{above} cannot be written to"
-    if problem:
-        raise ConfigError(
-            f"{option} {folder}: {problem}. Name another folder with {option}, or check its permissions."
-        )
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn errors of the file system into one that names the option.
-
-    Raises:
-        ConfigError: the file system refused.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot write: {error}. Check space and permissions, or name another folder."
-        ) from error
+    check_folder(folder, option, _NAMES)
 
 
 def summary(results: Results, folder: Path) -> str:

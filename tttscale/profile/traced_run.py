@@ -25,9 +25,9 @@ from tttscale.train.engine import Engine
 from tttscale.train.trainer import Trainer
 
 _MOST_SPANS = 3_000_000
-"""Of all ranks together: what rank 0 can hold (about 200 bytes each) and analyse in a minute."""
+"""Spans of all ranks that rank 0 can hold (about 200 bytes each) and analyse in a minute."""
 _MOST_SAMPLES = 20_000
-"""Of a rank's memory."""
+"""Samples of a rank's memory that are kept."""
 _CLOCK_ROUNDS = 21
 _CALIBRATION_STEPS = 2
 
@@ -200,16 +200,16 @@ class Clock:
     """How a rank's clock compares with rank 0's; between two comparisons it drifts evenly."""
 
     before: ClockOffset
-    """Before the trace,"""
+    """Offset that was measured before the trace."""
     after: ClockOffset
-    """and after it."""
+    """Offset that was measured after the trace."""
     asked: float
-    """Rank 0's clock at the first comparison,"""
+    """Rank 0's clock at the first comparison, in seconds."""
     again: float
-    """and at the second one."""
+    """Rank 0's clock at the second comparison, in seconds."""
 
     def on_first(self, own: float) -> float:
-        """The same moment on rank 0's clock, in seconds."""
+        """Translate a moment of the own clock to rank 0's clock, in seconds."""
         ahead = self.before.seconds
         drift = (self.after.seconds - ahead) / max(self.again - self.asked, 1e-9)
         return own - ahead - drift * (own - ahead - self.asked)
@@ -224,7 +224,7 @@ def on_one_clock(ranks: list[RankTrace], clocks: list[Clock]) -> list[RankTrace]
 
 def _moved(rank: RankTrace, clock: Clock, zero: float) -> RankTrace:
     def spans(found: list[Span]) -> list[Span]:
-        """The same at their new times."""
+        """Translate spans to rank 0's clock."""
         return [s._replace(begin=moved(s.begin), end=moved(s.end)) for s in found]
 
     def moved(own: float) -> float:

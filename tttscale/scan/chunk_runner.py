@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from tttscale.model.language_model import TTTForCausalLM
-from tttscale.scan.keep_policy import backward_order
 from tttscale.scan.losses import Losses
 from tttscale.scan.noted_layers import NotedLayers
 from tttscale.scan.ports import CarryRouter, ChunkPorts, LayerPorts
 from tttscale.scan.reader import Batch
 from tttscale.scan.schedule import ChunkTask
+from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.tied_weight import TiedWeight
 from tttscale.scan.timeline import Activity, Run
 
@@ -31,27 +31,6 @@ class RecordedChunk:
     """Its output, or the sum of the chunk's losses after the last layer."""
     ports: list[LayerPorts]
     """Those of its layers, which the backward uses."""
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """What this rank does in one step."""
-
-    train: bool
-    tasks: tuple[ChunkTask, ...]
-    """In the order of the forward sweep; the backward sweep takes them in reverse."""
-    kept: frozenset[ChunkTask]
-    """The last ones, whose graphs are built at once and kept."""
-
-    def reads(self) -> Iterator[ChunkTask]:
-        """Whose tokens are read, in order: all, and in training again those that are recomputed."""
-        yield from self.tasks
-        if self.train:
-            yield from (task for task in reversed(self.tasks) if task not in self.kept)
-
-    def backward(self) -> Iterator[tuple[Run, ChunkTask]]:
-        """What the backward sweep does, in order."""
-        return backward_order(self.tasks, self.kept)
 
 
 @dataclass

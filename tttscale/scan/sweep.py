@@ -15,7 +15,8 @@ from tttscale.model.language_model import TTTForCausalLM
 from tttscale.observe.timeline import Timeline
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
-from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepPlan, StepState
+from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepState
+from tttscale.scan.final_gradients import FinalGradients
 from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes, split_kept
 from tttscale.scan.layout import Layout
 from tttscale.scan.losses import Losses
@@ -23,6 +24,7 @@ from tttscale.scan.noted_transport import noted
 from tttscale.scan.ports import CarryRouter, ChunkPorts
 from tttscale.scan.reader import Batch, Groups, Reader
 from tttscale.scan.schedule import ChunkTask, Phase, Schedule
+from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.timeline import Activity, Run
 from tttscale.scan.transport import RecvQueue, Transport
 
@@ -62,6 +64,7 @@ class Sweeps:
         """What this rank does, and how long messages and tokens have held it up."""
         self.transport = noted(transport, self.timeline)
         self.runner = ChunkRunner(model, self.device, autocast)
+        self.final_gradients = FinalGradients(model)
         self._reader = Reader(self.device, self.timeline.note_read, layout.chunk_tokens)
         self._store: tuple[tuple[tuple[int, int], ...], CarryStore] | None = None
         self._prepared: tuple[Groups, StepPlan, Generator[Batch, None, None]] | None = None
@@ -101,7 +104,7 @@ class Sweeps:
         step, self._step = self._step, None
         assert step is not None, "backward follows a forward with train=True"
         with self._receiving(step.router, Phase.BACKWARD):
-            for run, task in step.plan.backward():
+            for run, task in self.final_gradients.backward(step.plan):
                 if run is Run.RECOMPUTE:
                     step.recorded[task] = self._recompute(task, step)
                 else:

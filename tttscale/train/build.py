@@ -227,7 +227,15 @@ def build_engine(config: Config, model: TTTForCausalLM, mesh: Mesh) -> Engine:
         eps=train.eps,
         weight_decay=train.weight_decay,
         grad_clip=train.grad_clip,
+        overlap_reduction=mesh.world_size > 1 and overlaps_reduction(config, model),
     )
+
+
+def overlaps_reduction(config: Config, model: TTTForCausalLM) -> bool:
+    """Return `zero.overlap_reduction`; the device decides what "auto" is."""
+    asked = config.zero.overlap_reduction
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return config.zero.stage < 3 and (on_cpu if asked == "auto" else asked)
 
 
 def connect(config: Config, ranks: Ranks, device: torch.device) -> Mesh:

@@ -6,22 +6,29 @@ step it sees exactly one backward, of the scalar sum over parameters of <paramet
 gradient is the accumulated one. Hence one reduction a step at every ZeRO stage, and nothing depends on
 how DeepSpeed counts micro-batches.
 
+With `sum_early` the sums over the ranks begin before that, under the last backward sweep, and DeepSpeed takes
+the gradients without reducing them again.
+
 With stage 3 all parameters are below the persistence threshold: DeepSpeed gathers them once after each
 optimizer step and keeps them until the next, since a gather per layer would make the wavefront serial.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tttscale.comm.background_sums import BackgroundSums
 from tttscale.comm.mesh import Mesh
 from tttscale.errors import NumericsError
+from tttscale.scan.final_gradients import FinalGradients
 from tttscale.scan.timeline import Activity, Timeline
 from tttscale.train.deepspeed_import import import_deepspeed, leave_dynamo_out, quiet
+from tttscale.train.gradient_sums import GradientSums, Share
 from tttscale.train.zero_fragments import Fragment, ZeroFragments
 
 _UNBOUNDED = 10**12
@@ -60,6 +67,7 @@ class Engine:
         eps: float,
         weight_decay: float,
         grad_clip: float,
+        overlap_reduction: bool = False,
     ) -> None:
         """Give the parameters to DeepSpeed; every rank calls this.
 
@@ -72,6 +80,7 @@ class Engine:
             eps: AdamW's.
             weight_decay: on every parameter, as the paper trains.
             grad_clip: largest global gradient norm; 0: no clipping.
+            overlap_reduction: `sum_early` is possible (several ranks, stages 0 to 2).
         """
         deepspeed = import_deepspeed(next(model.parameters()).device.type)
         self._model, self._mesh, self._stage = model, mesh, zero_stage
@@ -96,6 +105,11 @@ class Engine:
             rank=mesh.rank,
             world_size=mesh.world_size,
         )
+        self._background: BackgroundSums | None = None
+        self._sums: GradientSums | None = None
+        if overlap_reduction:
+            assert zero_stage < 3
+            self._background = BackgroundSums(mesh, next(model.parameters()).device)
         self.timeline: Timeline | None = None
         """Told when gradients are summed over the ranks, parameters updated and collected."""
         optimizer.register_step_pre_hook(lambda *_: self._begin(Activity.OPTIMIZER))
@@ -115,6 +129,25 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
 
+    def sum_early(self, final: FinalGradients) -> None:
+        """From now on begin the sums over the ranks as soon as gradients are final, where that is done.
+
+        Every backward sweep is followed by a `step` or a `skip` then.
+
+        Args:
+            final: of the sweeps that make the gradients.
+        """
+        if self._background is None:
+            return
+        shares: list[list[Share]] = [[(None, p.numel())] for p in self._model.parameters()]
+        if self._stage > 0:
+            shares = [list(owners) for owners in self._moments.owners()]
+        by_parameter = dict(zip(self._model.parameters(), shares, strict=True))
+        self._sums = GradientSums(
+            final.groups, by_parameter, self._background, self._mesh.world_size
+        )
+        final.sink = self._sums.begin
+
     def step(self, scale: float = 1.0) -> float:
         """Reduce the gradients (`scale` times their sum over all ranks), clip, update and clear them.
 
@@ -132,14 +165,17 @@ class Engine:
             PeerError: another rank died.
         """
         self._begin(Activity.OPTIMIZER)
+        divisor = self._await_sums()
+        summed = divisor is not None
         # DeepSpeed averages over the ranks; ours is a sum.
+        divisor = divisor or self._mesh.world_size
         grads = []
         for parameter in self._model.parameters():
             grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            grads.append(grad.contiguous().mul_(self._mesh.world_size * scale))
+            grads.append(grad.contiguous().mul_(divisor * scale))
             parameter.grad = None
         with self._mesh.noticing("in the reduction of gradients"):
-            self._reduce(grads)
+            self._reduce(grads, summed)
             norm = self._norm()
             if not norm <= LARGEST_NORM:  # nor is NaN
                 raise NumericsError(self._fault())
@@ -151,6 +187,7 @@ class Engine:
 
     def skip(self) -> None:
         """Clear the gradients in place of a step; all ranks or none."""
+        self._await_sums()
         self._model.zero_grad()
 
     def updates(self) -> int:
@@ -173,12 +210,45 @@ class Engine:
         """
         self._moments.restore(updates, fill)
 
-    def _reduce(self, grads: list[Tensor]) -> None:
+    def _await_sums(self) -> int | None:
+        """Wait for sums that began early; return by what they are divided, None if there were none."""
+        if self._sums is None:
+            return None
+        self._begin(Activity.REDUCE)
+        divisor = self._sums.wait()
+        self._begin(Activity.OPTIMIZER)
+        return divisor
+
+    def _reduce(self, grads: list[Tensor], summed: bool) -> None:
         product = self._engine(grads)
         grads.clear()
+        if summed:
+            with self._taking_sums():
+                self._engine.backward(product)
+            return
         self._begin(Activity.REDUCE)
         self._engine.backward(product)
         self._begin(Activity.OPTIMIZER)
+
+    @contextmanager
+    def _taking_sums(self) -> Iterator[None]:
+        """Let DeepSpeed take gradients as they are: stage 0 all of them, 1 and 2 those in its partition."""
+        if self._stage == 0:
+            assert self._engine.enable_backward_allreduce, "DeepSpeed reduces in another way"
+            self._engine.enable_backward_allreduce = False
+            try:
+                yield
+            finally:
+                self._engine.enable_backward_allreduce = True
+            return
+        taken: list[int] = []
+        self._engine.optimizer.average_tensor = lambda flat, *_: taken.append(flat.numel())
+        try:
+            yield
+        finally:
+            del self._engine.optimizer.average_tensor
+        elements = sum(p.numel() for p in self._model.parameters())
+        assert sum(taken) == elements, "DeepSpeed reduces in another way"
 
     def _begin(self, activity: Activity) -> None:
         """Tell the timeline, after waiting for the device: these activities are timed by the host."""

@@ -1,7 +1,6 @@
 """`tttscale train`: build a run, announce it, run it."""
 
 from tttscale.cluster.interrupts import SaveRequests
-from tttscale.cluster.launcher import end_with_launcher
 from tttscale.cluster.ranks import Ranks
 from tttscale.config import Config
 from tttscale.train.training_run import TrainingRun
@@ -16,7 +15,6 @@ def train(config: Config, ranks: Ranks) -> int:
     Raises:
         TTTScaleError: of any kind, before anything heavy starts where possible.
     """
-    end_with_launcher(ranks.rank)
     with SaveRequests() as requests:
         run = TrainingRun.build(config, ranks)
         run.announce()

@@ -48,6 +48,7 @@ class Trainer:
         self.tokens = 0
         """Tokens with a loss in all steps so far."""
         self.timeline = engine.timeline = sweeps.timeline
+        engine.sum_early(sweeps.final_gradients)
         self._ended_at: float | None = None
         device = sweeps.device
         self._device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -71,7 +72,11 @@ class Trainer:
         self._finish_device()
         sweeps_seconds = time.perf_counter() - sweeps_began
         everything = self._gather_replicas(losses.flat())
-        loss, tokens = self._mean_loss(losses, everything, step)
+        try:
+            loss, tokens = self._mean_loss(losses, everything, step)
+        except NumericsError:
+            self._engine.skip()
+            raise
         if step < self._config.train.steps:
             self._sweeps.prepare(self._groups(step + 1, windows))
         grad_norm = self._update(tokens, step)

@@ -88,6 +88,20 @@ class ZeroFragments:
         shares = (self._share(address) for address in self._addresses())
         return [self._fragment(share) for share in shares if share.length]
 
+    def owners(self) -> list[list[tuple[int, int]]]:
+        """Return, at stages 1 and 2 and for each parameter, (rank, elements) in order.
+
+        The ranks are those that have the moments, and need the gradient, of so many elements.
+        """
+        return [self._owners(parameter) for parameter in self._parameters]
+
+    def _owners(self, parameter: Any) -> list[tuple[int, int]]:
+        number = self._zero.get_param_id(parameter)
+        ranks = self._zero.param_to_partition_ids[0][number]
+        starts = sorted((self._zero.grad_start_offset[0][rank][number], rank) for rank in ranks)
+        ends = [start for start, _ in starts[1:]] + [parameter.numel()]
+        return [(rank, end - start) for (start, rank), end in zip(starts, ends, strict=True)]
+
     def restore(self, updates: int, fill: Callable[[Fragment], None]) -> None:
         """Make the moments of an AdamW that has made `updates` steps.
 
