@@ -74,6 +74,15 @@ def test_a_fault_in_the_time_leaves_the_check_of_memory(monkeypatch, tmp_path):
         plan.check()
 
 
+def test_assumptions_that_fail_leave_the_check_of_memory(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(run_plan, "assumed", fail)
+    with pytest.raises(LaunchError, match="is predicted to need"):
+        plan_of(Room(GIB // 2, GIB), **WHOLE).check()
+
+
 def test_too_little_memory_is_refused_with_the_smallest_change():
     plan = plan_of(Room(GIB // 2, GIB), **WHOLE)
     with pytest.raises(LaunchError) as caught:

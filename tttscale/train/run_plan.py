@@ -4,6 +4,7 @@ Nothing here may end a run but memory that will not suffice: whatever else fails
 Memory and time are predicted apart: a fault in one of them leaves the other as it is.
 """
 
+import math
 from dataclasses import dataclass
 
 import psutil
@@ -14,7 +15,7 @@ from tttscale.config import Config
 from tttscale.errors import ConfigError, LaunchError
 from tttscale.observe import human
 from tttscale.plan.chosen_costs import MEASURED, chosen_costs
-from tttscale.plan.costs import Costs, assumed
+from tttscale.plan.costs import Costs, StepCosts, Wire, assumed
 from tttscale.plan.devices import known_device
 from tttscale.plan.memory import Machine, MemoryPlan
 from tttscale.plan.options import AUTO_SHARE, Choice, Model
@@ -91,7 +92,7 @@ class RunPlan:
     def _predicted(self) -> _Prediction:
         """Predict memory; it needs no costs, which only put changes in order."""
         config, world, on_gpu = self._config, self._mesh.world_size, self._device.type == "cuda"
-        ordering = self._costs or assumed("h200" if on_gpu else "cpu", config)
+        ordering = self._costs or _ordering(config, on_gpu)
         machine = Machine(on_gpu, on_gpu, wants_compile(config, self._device))
         limit = self.room.taken + self.room.free
         model = Model(config, ordering, machine, limit, None, self._local_ranks)
@@ -215,6 +216,15 @@ class RunPlan:
             peak = record["peak_memory_bytes"]
             parts.append(_beside(expected, peak, _size(expected), _size(peak)))
         return f"plan after {COMPARED_STEPS} steps: {'; '.join(parts)}" if parts else None
+
+
+def _ordering(config: Config, on_gpu: bool) -> Costs:
+    """Return costs that only put changes in order; empty ones if nothing can be assumed of a layer."""
+    try:
+        return assumed("h200" if on_gpu else "cpu", config)
+    except Exception:
+        free = Wire(0.0, math.inf)
+        return Costs("none", (), {}, {}, free, free, StepCosts(free, free, 0.0, 0.0))
 
 
 def _beside(expected: float, measured: float, one: str, other: str) -> str:
