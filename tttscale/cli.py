@@ -220,11 +220,23 @@ def plan(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, max=4096, help="Hosts.")] = 1,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=4096,
+            help="Hosts; default: 1, or without --gpus-per-node what one replica (parallel.sequence) takes.",
+        ),
+    ] = None,
     gpus_per_node: Annotated[
-        int,
-        typer.Option("--gpus-per-node", min=1, max=64, help="GPUs of a host, one for each rank."),
-    ] = 8,
+        int | None,
+        typer.Option(
+            "--gpus-per-node",
+            min=1,
+            max=64,
+            help="GPUs of a host, one for each rank; default: 8, or without --nodes what one replica takes.",
+        ),
+    ] = None,
     gpu: Annotated[
         str, typer.Option(help="Which: h200, h100, a100, cpu, or measured (costs.json).")
     ] = "h200",

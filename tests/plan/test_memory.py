@@ -27,6 +27,14 @@ def small(**changes):
 
 
 CPU = Machine(gpu=False)
+HEAVY = {
+    "data__sequence_length": 256,
+    "parallel__chunk_length": 64,
+    "model__hidden_size": 256,
+    "model__num_attention_heads": 4,
+    "model__intermediate_size": 1024,
+}
+"""Gradients take as much as the activations of three chunks."""
 
 
 def planned(config, world=1, machine=CPU, kept=1):
@@ -43,6 +51,13 @@ def planned(config, world=1, machine=CPU, kept=1):
         (1.5, {}),
         (2, {"model__share_qk": False, "model__use_gate": False, "model__pre_conv": False}),
         (1, {"parallel__batch": 2, "train__sequences_per_step": 2}),
+        (0, HEAVY),
+        (1.5, HEAVY),
+        (3, HEAVY),
+        (4, HEAVY),
+        (2, HEAVY | {"parallel__layout": "contiguous"}),
+        (4, HEAVY | {"parallel__layout": "contiguous"}),
+        (1, HEAVY | {"data__sequence_length": 64}),
     ],
 )
 def test_tensors_of_the_sweeps(kept, changes):
@@ -62,14 +77,15 @@ def test_tensors_of_the_sweeps(kept, changes):
         keep=ActivationPolicy(kept),
     )
     assert (sweeps.runner.autocast is torch.bfloat16) == bf16
-    groups = [[random_tokens(TOKENS, seed, 259) for seed in range(batch)]]
+    tokens = config.data.sequence_length
+    groups = [[random_tokens(tokens, seed, 259) for seed in range(batch)]]
 
     def run():
-        model.zero_grad()
         sweeps.forward(groups)
         sweeps.backward()
 
     run()
+    model.zero_grad()
     found, plan = tensors_peak(run) - before, planned(config, kept=kept)
     assert found == pytest.approx(plan.sweeps_peak - plan.optimizer, rel=0.03)
 

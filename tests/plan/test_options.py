@@ -4,11 +4,11 @@ import pytest
 
 from tests.plan.test_rates import config_of
 from tttscale.errors import ConfigError
-from tttscale.plan import options
 from tttscale.plan.costs import assumed
 from tttscale.plan.devices import DEVICES
 from tttscale.plan.options import Choice, check_split, limit_of
 from tttscale.plan.planner import Target, model_of
+from tttscale.scan.layout import Layout
 
 
 def model(gpu="h200", **changes):
@@ -18,24 +18,51 @@ def model(gpu="h200", **changes):
     return model_of(config, assumed(gpu, config), target)
 
 
+@pytest.mark.parametrize("gpu", ["h200", "cpu"])
 @pytest.mark.parametrize(
-    "choice",
+    ("layout", "kept"),
     [
-        Choice(8, 8192, "striped", 1, 1),
-        Choice(8, 4096, "striped", 5, 1),
-        Choice(2, 8192, "striped", 1, 1),
-        Choice(1, 16384, "striped", 64, 1),
-        Choice(4, 16384, "contiguous", 2, 1),
+        (Layout("striped", 1300 * 512 + 16, 512, 8, 1), 1),
+        (Layout("striped", 100 * 2048, 2048, 8, 9), 40),
+        (Layout("striped", 110 * 64, 64, 3, 16), 1.5),
+        (Layout("striped", 14 * 8192, 8192, 3, 64), 0),
+        (Layout("striped", 29 * 2048, 2048, 8, 33), 33),
+        (Layout("contiguous", 55 * 64, 64, 8, 9), 63),
+        (Layout("contiguous", 61 * 8192, 8192, 8, 9), 36),
+        (Layout("contiguous", 43 * 8192, 8192, 8, 12), 1.5),
+        (Layout("contiguous", 240 * 512, 512, 4, 2), 1),
+        (Layout("contiguous", 22 * 64, 64, 4, 17), 0),
     ],
 )
-def test_a_long_sweep_continues_shorter_ones(choice, monkeypatch):
-    monkeypatch.setattr(options, "_MOST_LAYERS", 64)
-    short = model().price(choice, 8)
-    monkeypatch.setattr(options, "_MOST_LAYERS", 10**9)
-    monkeypatch.setattr(options, "_MOST_SEQUENCES", 10**9)
-    whole = model().price(choice, 8)
-    assert short.sweep_seconds == pytest.approx(whole.sweep_seconds, rel=0.03)
-    assert short.useful_ranks == pytest.approx(whole.useful_ranks, abs=1)
+def test_a_long_sweep_continues_shorter_ones(layout, kept, gpu, monkeypatch):
+    """Within 3 %, with remainders of rounds, many sequences and chunks kept in part."""
+    of = model(gpu, model__num_hidden_layers=8)
+    with monkeypatch.context() as patch:
+        runs = []
+        run = of._run
+        patch.setattr(of, "_run", lambda *which: runs.append(which) or run(*which))
+        found = of._sweep(layout, kept)
+        assert {shorter for shorter, _ in runs}.isdisjoint({layout})
+    whole = of._run(layout, kept)
+    assert found.seconds == pytest.approx(whole.seconds, rel=0.03)
+    assert found.busy == pytest.approx(whole.busy, rel=0.03)
+    assert found.chain == pytest.approx(whole.chain, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout("contiguous", 7 * 8192, 8192, 4, 9),
+        Layout("contiguous", 11 * 512, 512, 8, 9),
+        Layout("striped", 2 * 512, 512, 8, 16),
+    ],
+)
+def test_a_short_sweep_of_many_sequences_is_simulated_as_it_is(layout):
+    """Continued from fewer sequences these were off by up to 29 %."""
+    of = model("cpu", model__num_hidden_layers=8)
+    own = -(-layout.chunks // layout.ranks) * layout.sequences
+    for kept in (1, own / 2, own):
+        assert of._sweep(layout, kept) == of._run(layout, kept)
 
 
 def test_the_estimate_is_near_the_simulation():
@@ -50,7 +77,7 @@ def test_figures_agree_with_each_other():
     assert option.own_chunks == 128 // 4 * 8
     assert option.tokens_per_second == 16 * 2**20 / option.step_seconds
     assert option.step_seconds == option.sweep_seconds + sum(option.parts.values())
-    assert 0 <= option.bubble < 1
+    assert 0 <= option.sweeps_idle_fraction < 1
     assert option.fits == (option.memory.peak <= option.limit_bytes)
 
 

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tttscale.config import load_config
+from tttscale.plan import plan_run
 from tttscale.plan.plan_run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -19,6 +22,30 @@ def test_the_command_draws_and_prints(tmp_path):
     assert text.endswith(f"Plot: {tmp_path / 'plan.png'}")
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(run(config, **options, as_json=True))["run"] == "quickstart"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_without_a_number_of_gpus_it_plans_for_one_replica(path):
+    config = load_config(path)
+    found = json.loads(run(config, nodes=None, per_node=None, gpu="h200", costs=None, as_json=True))
+    assert found["asked"]["ranks"] == config.parallel.sequence
+    assert found["asked"]["replicas"] == 1
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told", "hosts"),
+    [
+        (2, (None, None), (1, 2)),
+        (16, (None, None), (2, 8)),
+        (12, (None, None), (1, 12)),
+        (2, (4, None), (4, 8)),
+        (2, (None, 4), (1, 4)),
+        (2, (3, 2), (3, 2)),
+    ],
+)
+def test_hosts(ranks, told, hosts):
+    config = load_config(CONFIGS / "quickstart.yaml", [f"parallel.sequence={ranks}"])
+    assert plan_run._hosts(config, *told) == hosts
 
 
 def test_it_is_quick():

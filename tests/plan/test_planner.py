@@ -1,6 +1,7 @@
 """`tttscale plan` as a whole: a plan of a shipped configuration, its errors, its text, JSON and plot."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,12 @@ def test_times_fall_with_ranks_and_grow_with_the_context():
         assert [ranks for ranks, _ in points] == [2**i for i in range(len(points))]
         assert points[3][1] < points[0][1]
     assert found[262144][0][1] > 3 * found[65536][0][1]
+
+
+def test_the_plot_costs_little():
+    """Some 0.8 s of CPU; with two choices for each of 30 points it was more than 4 s."""
+    of = plan(load_config(BIG), 1, 8, "h200", None).model
+    began = time.process_time()
+    found = times_by_ranks(of)
+    assert time.process_time() - began < 2
+    assert all(len(points) == 9 for points in found.values())

@@ -1,5 +1,6 @@
 """A plan as text: what it says of a run that fits, and of one that does not."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,23 @@ def test_its_text(big):
     ):
         assert part in text
     assert max(map(len, text.splitlines()[:-1])) < 160
+
+
+def test_the_parts_of_a_step_add_up(big):
+    line = next(line for line in text_of(big).splitlines() if line.startswith("  step "))
+    whole, *parts = [float(number) for number in re.findall(r"([\d.e-]+) s\b", line)]
+    assert len(parts) == 3
+    assert "overhead" in line
+    assert sum(parts) == pytest.approx(whole, rel=0.003)
+
+
+def test_idle_ranks_have_names_of_their_own(big):
+    """metrics.jsonl's bubble_fraction and exposed_comm_seconds mean something else."""
+    assert "  ranks idle  " in text_of(big)
+    assert "bubble" not in text_of(big)
+    found = big.json()["asked"]
+    assert {"sweeps_idle_fraction", "exposed_messages_seconds"} <= set(found)
+    assert not {"bubble_fraction", "exposed_comm_seconds"} & set(found)
 
 
 def test_a_choice_in_words(big):

@@ -43,13 +43,38 @@ def test_the_line_with_costs_of_this_model(tmp_path):
     costs = assumed("cpu", config_of(train__precision="fp32"))
     (tmp_path / "costs.json").write_text(costs.to_json())
     assert " s a step by assumed costs; peak memory " in plan_of().line()
-    (tmp_path / "costs.json").write_text("{}")
-    assert "step time unknown" in plan_of().line()
+
+
+WHOLE = {"parallel__chunk_length": 2**18, "data__sequence_length": 2**20}
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\xff\xfe", b"[1]", b'{"layers": 3}', b"{\n\nx"])
+def test_bad_costs_are_said_in_one_line_and_leave_the_check_of_memory(tmp_path, content):
+    (tmp_path / "costs.json").write_bytes(content)
+    line = plan_of().line()
+    assert line.startswith("plan: step time unknown (costs.json is not used: ")
+    assert "peak memory " in line
+    assert "\n" not in line
+    with pytest.raises(LaunchError, match="The smallest change that fits"):
+        plan_of(Room(GIB // 2, GIB), **WHOLE).check()
+
+
+def test_a_fault_in_the_time_leaves_the_check_of_memory(monkeypatch, tmp_path):
+    costs = assumed("cpu", config_of(train__precision="fp32"))
+    (tmp_path / "costs.json").write_text(costs.to_json())
+
+    def fail(*_, **__):
+        raise RuntimeError("no such\nline")
+
+    monkeypatch.setattr(run_plan.Model, "price", fail)
+    plan = plan_of(Room(GIB // 2, GIB), **WHOLE)
+    assert "step time unknown (it failed: RuntimeError: no such line); peak memory" in plan.line()
+    with pytest.raises(LaunchError, match="is predicted to need"):
+        plan.check()
 
 
 def test_too_little_memory_is_refused_with_the_smallest_change():
-    whole = {"parallel__chunk_length": 2**18, "data__sequence_length": 2**20}
-    plan = plan_of(Room(GIB // 2, GIB), **whole)
+    plan = plan_of(Room(GIB // 2, GIB), **WHOLE)
     with pytest.raises(LaunchError) as caught:
         plan.check()
     text = str(caught.value)
@@ -57,11 +82,11 @@ def test_too_little_memory_is_refused_with_the_smallest_change():
     assert "1.00GiB free" in text
     assert "The smallest change that fits: parallel.chunk_length=" in text
     assert "train.ignore_memory=true" in text
-    warning = plan_of(Room(GIB // 2, GIB), train__ignore_memory=True, **whole).check()
+    warning = plan_of(Room(GIB // 2, GIB), train__ignore_memory=True, **WHOLE).check()
     assert warning is not None
     assert warning.startswith("WARNING: memory: rank 0")
     with pytest.raises(LaunchError, match="would fit"):
-        plan_of(Room(1, 1), **whole).check()
+        plan_of(Room(1, 1), **WHOLE).check()
 
 
 def test_enough_memory_is_no_news():

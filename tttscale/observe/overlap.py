@@ -77,7 +77,11 @@ class StepTimes:
 
     @property
     def bubble_fraction(self) -> float:
-        """Share of the step in which ranks waited for a rank that was not done."""
+        """Share of the step in which ranks waited for a rank that was not done: ramp and starved.
+
+        The figure of the same name in metrics.jsonl also has what hand-overs held up and the wait for the
+        last rank to end the step; the planner's `sweeps_idle_fraction` is a share of the sweeps alone.
+        """
         return (self.ramp_seconds + self.starved_seconds) / self.seconds if self.seconds else 0.0
 
     @property

@@ -108,12 +108,18 @@ class Machine:
 
 
 def parameters_of(carries: Carries, config: Config) -> int:
-    """Numbers of the whole model."""
-    shape, blocks = config.architecture(), carries.blocks
-    each = {name: sum(p.numel() for p in blocks[name].parameters()) for name in blocks}
+    """Count the numbers of the whole model."""
+    shape = config.architecture()
     embedding = shape.vocab_size * shape.hidden_size
     matrices = embedding if shape.tie_word_embeddings else 2 * embedding
-    return matrices + shape.hidden_size + sum(each[name] for name in names_of(shape))
+    return matrices + shape.hidden_size + sum(parameters_by_layer(carries, config))
+
+
+def parameters_by_layer(carries: Carries, config: Config) -> list[int]:
+    """Count the numbers of each block, first to last."""
+    blocks = carries.blocks
+    each = {name: sum(p.numel() for p in blocks[name].parameters()) for name in blocks}
+    return [each[name] for name in names_of(config.architecture())]
 
 
 def memory_plan(
@@ -129,6 +135,23 @@ def memory_plan(
         kept: chunks of each rank whose activations are kept.
     """
     return _Planner(config, world, machine, carries, kept).plan()
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Tasks of the backward sweep that accumulate the same gradients: all striped ones, or a layer's.
+
+    All fields are bytes.
+    """
+
+    task: int
+    """Activations of one task."""
+    kept: int
+    """Activations of all kept tasks."""
+    gradients: int
+    """Those that the first task adds."""
+    freed: int = 0
+    """Inputs of layers that earlier stages have used up."""
 
 
 class _Planner:
@@ -155,16 +178,14 @@ class _Planner:
         unknown = tuple(f"{name}: {why}" for name, why in found.items() if isinstance(why, str))
         blocks = [of if isinstance(of := found[n], int) else 0 for n in names_of(self.shape)]
         head = head_bytes(self.shape, self.chunk)
-        live, inputs, kept = self._activations(blocks, head)
+        live, inputs, stages = self._activations(blocks, head)
+        kept = sum(stage.kept for stage in stages)
         transients = self._transients(self.chunk)
         optimizer, bucket, update = self._optimizer()
         casts = self.parameters // 2 if self.chunk.compute_bytes == 2 else 0
         carries = self._carries()
         through = self.parameters + optimizer + casts + carries + inputs
-        # At the first backward only the head's gradient is there, at a recomputed chunk's all may be.
-        first = kept + transients if kept else 0
-        again = live + transients + self.parameters if self.kept < self.own else 0
-        sweeps = through + max(first, again)
+        sweeps = through + transients + self._backward_peak(live, stages)
         holes = self._sweeps_holes(transients)
         return MemoryPlan(
             parameters=self.parameters,
@@ -190,21 +211,46 @@ class _Planner:
         known = tuple(sorted(kind for kind in kinds if kind is not None))
         return transient_bytes(self.shape, chunk, known)
 
-    def _activations(self, blocks: list[int], head: int) -> tuple[int, int, int]:
-        """Of one live task, of inputs left for later layers, and of all kept tasks."""
+    def _activations(self, blocks: list[int], head: int) -> tuple[int, int, list["_Stage"]]:
+        """Return bytes of one live task, of inputs left for later layers, and the backward's stages."""
         if self.config.parallel.layout == "striped":
             whole = sum(blocks) + head
-            return whole, 0, round(self.kept * whole)
+            return whole, 0, [_Stage(whole, round(self.kept * whole), self.parameters)]
         stream = WIDE * self.chunk.n * self.shape.hidden_size
         inputs = self.own * (self.layers - 1) * stream
-        kept, left = 0, round(self.kept * self.layers)
+        gradients = parameters_by_layer(self.carries, self.config)
+        # The head's gradients come first; those of an embedding of its own, which come last, count with them.
+        rest = self.parameters - WIDE * sum(gradients)
+        stages, left = list[_Stage](), round(self.kept * self.layers)
         for layer in reversed(range(self.layers)):
-            count = min(left, self.own)
+            last, count = layer == self.layers - 1, min(left, self.own)
             # A task's input is one of those left.
-            one = blocks[layer] + (head if layer == self.layers - 1 else 0)
-            kept += count * (one - (stream if layer else 0))
+            one = blocks[layer] + (head if last else 0) - (stream if layer else 0)
+            new = WIDE * gradients[layer] + (rest if last else 0)
+            # Inputs of the layers above are gone; gradients of as many chunks' streams came for the first.
+            freed = 0 if last else (self.layers - 2 - layer) * self.own * stream
+            stages.append(_Stage(one, count * one, new, freed))
             left -= count
-        return max(blocks) + head, inputs, kept
+        return max(blocks) + head, inputs, stages
+
+    def _backward_peak(self, live: int, stages: list["_Stage"]) -> int:
+        """Return the most that activations and gradients take together in the backward sweep.
+
+        A task's gradients are there once it is done, those of a stage's first task for all of the stage.
+        Of a chunk that is kept in part the other layers are computed again before its backward, so that
+        then it is in memory as a whole.
+        """
+        held, gradients = sum(stage.kept for stage in stages), 0
+        peak = max(held, live)
+        if self.own > 1 and self.kept < self.own:
+            peak = live + self.parameters
+        for stage in stages:
+            first = held + gradients
+            gradients += stage.gradients
+            second = max(0, held - stage.task) + gradients
+            peak = max(peak, first - stage.freed, second - stage.freed)
+            held -= stage.kept
+        return peak
 
     def _carries(self) -> int:
         """Stored ones, those between neighbours, and messages received ahead and being sent."""

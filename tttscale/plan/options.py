@@ -21,10 +21,12 @@ FREE_SHARE = 0.95
 AUTO_SHARE = 0.5
 """The share of the free memory that `parallel.keep_chunks=auto` takes."""
 _LAYER = (Activity.PROJECT, Activity.ADVANCE, Activity.READOUT, Activity.FINISH)
-_MOST_LAYERS = 2000
-"""Layers of chunks in one simulation, about; longer sequences are continued from two shorter ones."""
-_MOST_SEQUENCES = 8
-"""Sequences in one simulation, likewise."""
+_MOST_LAYERS: dict[Kind, int] = {"striped": 6000, "contiguous": 1500}
+"""Layers of chunks in one simulation (some 50 ms); longer sweeps are continued from two shorter ones."""
+_MOST_SEQUENCES = 16
+"""Sequences in one simulation of a long sweep."""
+_LEAST_ROUNDS = 4
+"""Chunks of a rank in a sequence that is shortened, at the least."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,15 @@ class Option:
     sweep_seconds: float
     parts: dict[str, float]
     """Seconds of reduction, optimizer, gathering and the rest."""
-    bubble: float
-    """The share of the sweeps in which ranks do not compute; a mean over the ranks."""
-    exposed: float
-    """Seconds in which messages hold up a rank; a mean over the ranks."""
+    sweeps_idle_fraction: float
+    """The share of the sweeps in which ranks do not compute, messages included; a mean over the ranks.
+
+    Not the `bubble_fraction` of a record, which is a share of the whole step."""
+    exposed_messages_seconds: float
+    """Seconds in which carries and their gradients hold up a rank; a mean over the ranks.
+
+    Not the `exposed_comm_seconds` of a record, which has the waits for a rank that is behind and the
+    reduction as well."""
     tokens_per_second: float
     mfu: float | None
     useful_ranks: int
@@ -102,8 +109,8 @@ class Option:
             "seconds": self.parts,
             "tokens_per_second": self.tokens_per_second,
             "mfu": self.mfu,
-            "bubble_fraction": self.bubble,
-            "exposed_comm_seconds": self.exposed,
+            "sweeps_idle_fraction": self.sweeps_idle_fraction,
+            "exposed_messages_seconds": self.exposed_messages_seconds,
             "largest_useful_sequence_ranks": self.useful_ranks,
         }
 
@@ -193,8 +200,8 @@ class Model:
             step_seconds=step,
             sweep_seconds=sweep.seconds,
             parts=parts,
-            bubble=max(0.0, 1 - sweep.busy / (choice.sequence * sweep.seconds)),
-            exposed=sweep.exposed,
+            sweeps_idle_fraction=max(0.0, 1 - sweep.busy / (choice.sequence * sweep.seconds)),
+            exposed_messages_seconds=sweep.exposed,
             tokens_per_second=tokens / step,
             mfu=mfu,
             useful_ranks=_useful_ranks(layout, sweep),
@@ -224,27 +231,21 @@ class Model:
     def _shortened(self, layout: Layout, kept: float) -> _Sweep:
         """Simulate; a long sweep is continued from shorter ones, as each round of chunks takes as long."""
         layers = self.config.architecture().num_hidden_layers
-        rounds, sequences = layout.chunks // layout.ranks, layout.sequences
-        most = max(4, _MOST_LAYERS // (layout.ranks * layers * sequences))
-        own = -(-layout.chunks // layout.ranks) * sequences
-        if rounds <= most and sequences <= _MOST_SEQUENCES:
+        most = _MOST_LAYERS[layout.kind]
+        if layout.chunks * layers * layout.sequences <= most:
             return self._run(layout, kept)
-        if 1 < kept < own:  # what is not computed again is saved evenly
-            return self._sweep(layout, 1).towards(self._sweep(layout, own), (kept - 1) / (own - 1))
-        if sequences > _MOST_SEQUENCES:
-            few = [replace(layout, sequences=n) for n in (_MOST_SEQUENCES // 2, _MOST_SEQUENCES)]
-            less, more = few[0].sequences, few[1].sequences
-            by = (sequences - less) / (more - less)
-        else:
-            less, more = most // 2, most
-            few = [_of_rounds(layout, count) for count in (less, more)]
-            whole = layout.length_tokens / (layout.chunk_tokens * layout.ranks)
-            by = (whole - less) / (more - less)
-        short, long = (
-            self._sweep(one, kept if kept < own else one.chunks // one.ranks * one.sequences)
-            for one in few
-        )
-        return short.towards(long, by)
+        if layout.sequences > _MOST_SEQUENCES:
+            less, more = _MOST_SEQUENCES // 2, _MOST_SEQUENCES
+            few = [replace(layout, sequences=count) for count in (less, more)]
+            short, long = (self._sweep(one, _kept_of(layout, kept, one)) for one in few)
+            return short.towards(long, (layout.sequences - less) / (more - less))
+        rounds = layout.chunks // layout.ranks
+        less, more = _shorter(rounds, most // (layout.ranks * layers * layout.sequences))
+        if more >= rounds:  # short already
+            return self._run(layout, kept)
+        few = [_without_rounds(layout, rounds - count) for count in (less, more)]
+        short, long = (self._run(one, _kept_of(layout, kept, one)) for one in few)
+        return short.towards(long, (rounds - less) / (more - less))
 
     def _run(self, layout: Layout, kept: float) -> _Sweep:
         found = simulate(
@@ -294,10 +295,27 @@ def _useful_ranks(layout: Layout, sweep: _Sweep) -> int:
     return min(layout.chunks, max(1, int(work / sweep.chain))) if sweep.chain else layout.chunks
 
 
-def _of_rounds(layout: Layout, rounds: int) -> Layout:
-    """The same layout of a shorter sequence, of so many chunks for each rank."""
-    length = rounds * layout.ranks * layout.chunk_tokens
-    return Layout(layout.kind, length, layout.chunk_tokens, layout.ranks, layout.sequences)
+def _shorter(rounds: int, affordable: int) -> tuple[int, int]:
+    """Return two numbers of rounds to continue from."""
+    more = min(max(affordable, _LEAST_ROUNDS), rounds)
+    return more // 2, more
+
+
+def _own(layout: Layout) -> int:
+    """Count the chunks of the rank that has most, in all sequences."""
+    return -(-layout.chunks // layout.ranks) * layout.sequences
+
+
+def _kept_of(layout: Layout, kept: float, shorter: Layout) -> float:
+    """Return how many chunks a shorter sweep keeps: the same share of those after the first."""
+    own, fewer = _own(layout), _own(shorter)
+    return kept if kept <= 1 else 1 + (kept - 1) * (fewer - 1) / (own - 1)
+
+
+def _without_rounds(layout: Layout, rounds: int) -> Layout:
+    """Shorten a sequence by so many chunks of each rank; what is left over of the last round stays."""
+    length = layout.length_tokens - rounds * layout.ranks * layout.chunk_tokens
+    return replace(layout, length_tokens=length)
 
 
 def check_split(config: Config, nodes: int, per_node: int) -> None:

@@ -9,12 +9,15 @@ from tttscale.plan.planner import plan, times_by_ranks
 from tttscale.plan.text import text_of
 from tttscale.writable import check_file, writing
 
+_PER_NODE = 8
+"""GPUs of a host, if they are not told."""
+
 
 def run(
     config: Config,
     *,
-    nodes: int,
-    per_node: int,
+    nodes: int | None,
+    per_node: int | None,
     gpu: str,
     costs: Path | None,
     as_json: bool = False,
@@ -25,7 +28,7 @@ def run(
     Args:
         config: of the run.
         nodes: hosts.
-        per_node: GPUs of each.
+        per_node: GPUs of each. If both are None: as many as one replica takes.
         gpu: their kind.
         costs: a file of measured costs.
         as_json: give JSON in place of text.
@@ -40,7 +43,7 @@ def run(
     """
     if plot is not None:
         check_file(plot, "--plot")
-    found = plan(config, nodes, per_node, gpu, costs)
+    found = plan(config, *_hosts(config, nodes, per_node), gpu, costs)
     if plot is not None:
         name = config.run.name
         times = times_by_ranks(found.model)
@@ -50,3 +53,11 @@ def run(
         return json.dumps(found.json(), indent=1)
     drawn = f"\nPlot: {plot}" if plot is not None else ""
     return text_of(found) + drawn
+
+
+def _hosts(config: Config, nodes: int | None, per_node: int | None) -> tuple[int, int]:
+    """Return hosts and GPUs of each; if neither is given, those of one replica."""
+    ranks = config.parallel.sequence
+    if nodes is None and per_node is None:
+        return (ranks // _PER_NODE, _PER_NODE) if ranks % _PER_NODE == 0 else (1, ranks)
+    return nodes or 1, per_node or _PER_NODE

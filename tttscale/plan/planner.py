@@ -27,7 +27,7 @@ _NODES = (1, 2, 4, 8)
 """Numbers of nodes in the table, beside the one asked for."""
 _CONTEXTS = (0.25, 1, 4)
 """Contexts in the plot, in the configured one's length."""
-_MOST_RANKS = 512
+_MOST_RANKS = 256
 
 
 @dataclass(frozen=True)
@@ -188,5 +188,5 @@ def _fastest(model: Model, ranks: int) -> float | None:
     choices = [
         Choice(ranks, chunk, "striped", 1, 1) for chunk in chunk_lengths(model.config, ranks)
     ]
-    ordered = sorted(choices, key=lambda choice: model.estimate(choice, ranks))[:2]
-    return min((model.price(choice, ranks).sweep_seconds for choice in ordered), default=None)
+    likely = min(choices, key=lambda choice: model.estimate(choice, ranks), default=None)
+    return None if likely is None else model.price(likely, ranks).sweep_seconds

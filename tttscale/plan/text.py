@@ -98,10 +98,12 @@ def _time(plan: Plan) -> list[str]:
     return [
         "Time",
         f"  {'model FLOPs':<34}{counted}",
-        f"  {'step':<34}{_seconds(asked)}: sweeps {asked.sweep_seconds:.3g} s, update {update:.3g} s",
+        f"  {'step':<34}{_seconds(asked)}: sweeps {asked.sweep_seconds:.3g} s, update {update:.3g} s, "
+        f"overhead {parts['overhead']:.3g} s",
         f"  {'tokens':<34}{human(asked.tokens_per_second)} a second",
         f"  {'model FLOPs utilisation (MFU)':<34}{mfu}",
-        f"  {'bubble':<34}{asked.bubble:.1%} of the sweeps, messages hold up {asked.exposed:.3g} s",
+        f"  {'ranks idle':<34}{asked.sweeps_idle_fraction:.1%} of the sweeps; messages hold up "
+        f"{asked.exposed_messages_seconds:.3g} s",
         f"  {'largest useful parallel.sequence':<34}{asked.useful_ranks} (work of a sequence / its serial "
         "chain)",
     ]
@@ -123,7 +125,7 @@ def _best(plan: Plan) -> list[str]:
 
 
 def _alternatives(plan: Plan) -> list[str]:
-    rows = [("change of one key", "step", "time", "peak", "fits", "bubble")]
+    rows = [("change of one key", "step", "time", "peak", "fits", "idle")]
     rows += [
         (
             key,
@@ -131,7 +133,7 @@ def _alternatives(plan: Plan) -> list[str]:
             f"{option.step_seconds / plan.asked.step_seconds - 1:+.0%}",
             _size(option.memory.peak),
             "yes" if option.fits else "no",
-            f"{option.bubble:.1%}",
+            f"{option.sweeps_idle_fraction:.1%}",
         )
         for key, option in plan.alternatives
     ]

@@ -1,6 +1,7 @@
 """The plan beside the run: told at its start, compared after some steps, and heeded if memory is short.
 
 Nothing here may end a run but memory that will not suffice: whatever else fails is said in the plan's line.
+Memory and time are predicted apart: a fault in one of them leaves the other as it is.
 """
 
 from dataclasses import dataclass
@@ -54,8 +55,6 @@ class _Prediction:
     memory: MemoryPlan
     needed: MemoryPlan
     """With no more than one chunk that is kept because there is room."""
-    seconds: float | None
-    costs: Costs | None
 
 
 class RunPlan:
@@ -81,18 +80,19 @@ class RunPlan:
         self._config, self._mesh, self._device = config, mesh, device
         self._local_ranks, self._seconds = local_ranks, list[float]()
         self.room = room or Room.of(device, local_ranks)
+        self._costs, self._bad_costs = self._known_costs()
         self._found: _Prediction | str
         try:
             self._found = self._predicted()
-        except Exception as error:  # layers and costs files may raise anything
+        except Exception as error:  # layers may raise anything
             self._found = f"{type(error).__name__}: {error}"
+        self._expected = self._expected_seconds()
 
     def _predicted(self) -> _Prediction:
+        """Predict memory; it needs no costs, which only put changes in order."""
         config, world, on_gpu = self._config, self._mesh.world_size, self._device.type == "cuda"
-        costs = self._known_costs()
+        ordering = self._costs or assumed("h200" if on_gpu else "cpu", config)
         machine = Machine(on_gpu, on_gpu, wants_compile(config, self._device))
-        # Costs of no account only put changes in order.
-        ordering = costs or assumed("h200" if on_gpu else "cpu", config)
         limit = self.room.taken + self.room.free
         model = Model(config, ordering, machine, limit, None, self._local_ranks)
         asked = config.parallel.keep_chunks
@@ -100,35 +100,47 @@ class RunPlan:
         needed = model.memory(choice, world)
         if asked == "auto":
             choice = with_kept(model, choice, world, AUTO_SHARE)
-        seconds = None if costs is None else model.price(choice, world).step_seconds
-        return _Prediction(model, choice, model.memory(choice, world), needed, seconds, costs)
+        return _Prediction(model, choice, model.memory(choice, world), needed)
 
-    def _known_costs(self) -> Costs | None:
-        """Those measured in the working folder, if they fit this run; or those assumed of a known GPU."""
+    def _expected_seconds(self) -> float | str:
+        """Predict a step's time, or return why it is unknown."""
+        if isinstance(self._found, str) or self._costs is None:
+            return self._bad_costs or "no costs.json of this model, and no known GPU"
+        try:
+            option = self._found.model.price(self._found.choice, self._mesh.world_size)
+        except Exception as error:  # numbers of a file may be anything
+            return f"it failed: {_one_line(error)}"
+        return option.step_seconds
+
+    def _known_costs(self) -> tuple[Costs | None, str]:
+        """Return costs and why the working folder's are not used.
+
+        They are those measured in the working folder, if they fit this run, or assumed of a known GPU.
+        """
+        bad = ""
         if MEASURED.is_file():
             try:
-                return chosen_costs("measured", None, self._config)
-            except ConfigError:
-                pass  # of another model
+                return chosen_costs("measured", None, self._config), bad
+            except Exception as error:  # a file of another model, or not one of costs at all
+                bad = f"{MEASURED} is not used: {_one_line(error)}"
         if self._device.type == "cpu":
-            return None
+            return None, bad
         known = known_device(torch.cuda.get_device_name(self._device))
         try:
-            return None if known is None else assumed(known.name, self._config)
-        except ConfigError:
-            return None
+            return None if known is None else assumed(known.name, self._config), bad
+        except Exception as error:
+            return None, bad or f"nothing can be assumed: {_one_line(error)}"
 
     def line(self) -> str:
-        """What is predicted, for the console."""
-        found = self._found
+        """Return what is predicted, for the console."""
+        found, time = self._found, f"step time unknown ({self._expected})"
         if isinstance(found, str):
             return f"plan: none, as it failed ({found})"
-        time = "step time unknown (no costs.json of this model, and no known GPU)"
-        if found.seconds is not None and found.costs is not None:
-            rests = (
-                "measured costs" if found.costs.source.startswith("measured") else "assumed costs"
-            )
-            time = f"{found.seconds:.3g} s a step by {rests}"
+        if isinstance(self._expected, float):
+            assert self._costs is not None
+            rests = "measured" if self._costs.source.startswith("measured") else "assumed"
+            why = f" ({self._bad_costs})" if self._bad_costs else ""
+            time = f"{self._expected:.3g} s a step by {rests} costs{why}"
         if found.memory.unknown:
             return f"plan: {time}; peak memory unknown ({found.memory.unknown[0]})"
         kept = f" with {found.choice.kept:.4g} kept chunks" if found.choice.kept > 1 else ""
@@ -166,10 +178,12 @@ class RunPlan:
         found = self._found
         if isinstance(found, str):  # another rank is short
             return ""
-        at_least = found.model.price(
-            choice_of(self._config, found.choice.kept), self._mesh.world_size
-        )
-        change = smallest_change(found.model, at_least)
+        choice = choice_of(self._config, found.choice.kept)
+        try:
+            at_least = found.model.price(choice, self._mesh.world_size)
+            change = smallest_change(found.model, at_least)
+        except Exception:  # costs that cannot be computed with; the line has said so
+            return ""
         if change is None:
             return "No shorter chunks, more sequence ranks or higher stage of ZeRO would fit. "
         keys, option = change
@@ -190,10 +204,9 @@ class RunPlan:
             return None
         found, parts = self._found, []
         seconds = min(self._seconds[1:])  # the first one also makes room and loads libraries
-        if found.seconds is not None:
-            parts.append(
-                _beside(found.seconds, seconds, f"{found.seconds:.3g} s", f"{seconds:.3g} s")
-            )
+        if isinstance(self._expected, float):
+            texts = f"{self._expected:.3g} s", f"{seconds:.3g} s"
+            parts.append(_beside(self._expected, seconds, *texts))
         if not found.memory.unknown:
             choice = choice_of(self._config, kept)
             predicted = found.model.memory(choice, self._mesh.world_size)
@@ -206,6 +219,11 @@ class RunPlan:
 
 def _beside(expected: float, measured: float, one: str, other: str) -> str:
     return f"{one} predicted, {other} measured ({expected / measured:.2f} of it)"
+
+
+def _one_line(error: Exception) -> str:
+    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
 
 
 def _size(size: float) -> str:
