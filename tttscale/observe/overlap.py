@@ -4,7 +4,6 @@ Works on any `Trace`. Rank r of a result is the trace's r-th rank.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
