@@ -1,6 +1,7 @@
 """Memory of a rank: its parts against what sweeps and optimizer really hold."""
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def small(**changes):
 
 
 CPU = Machine(gpu=False)
-HEAVY = {
+HEAVY: dict[str, Any] = {
     "data__sequence_length": 256,
     "parallel__chunk_length": 64,
     "model__hidden_size": 256,

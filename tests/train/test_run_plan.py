@@ -1,6 +1,7 @@
 """The plan beside a run: its line, its check of memory on all ranks, and what came of it."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_the_line_with_costs_of_this_model(tmp_path):
     assert " s a step by assumed costs; peak memory " in plan_of().line()
 
 
-WHOLE = {"parallel__chunk_length": 2**18, "data__sequence_length": 2**20}
+WHOLE: dict[str, Any] = {"parallel__chunk_length": 2**18, "data__sequence_length": 2**20}
 
 
 @pytest.mark.parametrize("content", [b"{}", b"\xff\xfe", b"[1]", b'{"layers": 3}', b"{\n\nx"])

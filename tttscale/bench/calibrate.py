@@ -42,7 +42,7 @@ from tttscale.train.engine import Engine
 from tttscale.writable import check_file, writing
 
 _CHUNKS = 7
-"""Of a sequence on two ranks: this one has four, and two of them have neighbours on both sides."""
+"""Chunks of a sequence on two ranks: this one has four, and two of them have neighbours on both sides."""
 _ALONE_CHUNKS = 3
 
 
@@ -97,7 +97,7 @@ def _lengths(config: Config) -> list[int]:
 
 
 def _alone(config: Config) -> Config:
-    """The same as a job of one process."""
+    """Return the configuration as a job of one process."""
     parallel = config.parallel.model_copy(update={"sequence": 1, "transport": "torch"})
     return config.model_copy(update={"parallel": parallel})
 

@@ -53,7 +53,7 @@ class Shape:
 
 
 def block_bytes(config: TTTConfig, name: str, shape: Shape) -> int | str:
-    """Of one block's graph; why it is not known, if it is not.
+    """Count the bytes of one block's graph, or say why they are not known.
 
     Args:
         config: of the model.
@@ -82,7 +82,7 @@ def _padded(config: TTTConfig, shape: Shape) -> int:
 
 
 def mixer_bytes(config: TTTConfig, name: str, shape: Shape) -> int | str:
-    """Of one sequence layer's graph; why it is not known, if it is not."""
+    """Count the bytes of one sequence layer's graph, or say why they are not known."""
     cls = mixer_class(name)
     kind = getattr(cls, "kind", None)
     if issubclass(cls, TTTLayer) and kind in LEARNERS:
@@ -187,7 +187,7 @@ def _extrapolated(values: tuple[int, int, int], x: float) -> float:
 
 
 def head_bytes(config: TTTConfig, shape: Shape) -> int:
-    """Of the last norm and the loss, which holds its own gradients; and of the token ids."""
+    """Count the bytes of the last norm, of the loss with its own gradients, and of the token ids."""
     n, width = shape.n, config.hidden_size
     gradients = shape.compute_bytes * n * width + WIDE * config.vocab_size * width
     return (WIDE * n * width + WIDE * n) + gradients + _IDS * n

@@ -17,7 +17,7 @@ class Device:
     """One GPU; bandwidths in bytes per second."""
 
     name: str
-    """As in `--gpu`."""
+    """Name that `--gpu` takes."""
     bf16_flops: float
     """FLOP/s of dense bf16 products summed in fp32."""
     fp32_flops: float
@@ -25,13 +25,13 @@ class Device:
     tf32_flops: float
     """FLOP/s of fp32 products rounded to TF32, if torch is told to."""
     memory_bytes: int
-    """As the driver shows it: below the data sheet's, as some is reserved."""
+    """Memory as the driver shows it: below the data sheet's, as some is reserved."""
     memory_bandwidth: float
     link_bandwidth: float
     """To another GPU of the host, one way: half of what data sheets print for NVLink."""
 
     def peak_flops(self, precision: str) -> float:
-        """Of the products of `train.precision`, bf16 or fp32."""
+        """Return the peak FLOP/s of products in `train.precision`, bf16 or fp32."""
         return self.bf16_flops if precision == "bf16" else self.fp32_flops
 
 

@@ -43,7 +43,7 @@ def _added_product(_: Any, a: Sequence[int], b: Sequence[int], **__: Any) -> int
 
 
 class Flops(NamedTuple):
-    """Of some tokens of one sequence."""
+    """FLOPs of some tokens of one sequence."""
 
     forward: int = 0
     backward: int = 0
@@ -131,7 +131,7 @@ def _ttt_layer(config: TTTConfig, kind: str, tokens: int) -> Flops:
 
 @dataclass(frozen=True)
 class ModelFlops:
-    """Of one chunk of a model, for one sequence."""
+    """FLOPs of one chunk through a model, for one sequence."""
 
     blocks: tuple[Flops, ...]
     """First to last."""
@@ -154,7 +154,7 @@ class ModelFlops:
 
     @property
     def model(self) -> int:
-        """Of one forward and one backward."""
+        """FLOPs of one forward and one backward."""
         return sum(part.forward + part.backward for part in (*self.blocks, self.head))
 
     @property
@@ -163,7 +163,7 @@ class ModelFlops:
         return sum(block.again for block in self.blocks)
 
     def forward_of(self, layers: range) -> int:
-        """Of the forward through some blocks."""
+        """Sum the FLOPs of the forward through some blocks."""
         return sum(self.blocks[layer].forward for layer in layers)
 
 
@@ -175,7 +175,7 @@ def _around(config: TTTConfig, name: str, tokens: int) -> Flops:
 
 
 def mixer_flops(config: TTTConfig, name: str, tokens: int) -> Flops | str:
-    """Of one sequence layer on a chunk; why they are not known, if they are not.
+    """Count the FLOPs of one sequence layer on a chunk, or say why they are not known.
 
     Args:
         config: of the model.
@@ -236,11 +236,11 @@ def _at(counts: Iterable[int], unit: int, tokens: int) -> int:
 
 @dataclass(frozen=True)
 class SweepFlops:
-    """Of all sequences of a layout, over all its ranks."""
+    """FLOPs of all sequences of a layout, over all its ranks."""
 
     tokens: int
     model: int
-    """Of one forward and one backward."""
+    """FLOPs of one forward and one backward."""
     hardware: int
     """With all that is computed twice."""
     unknown: tuple[str, ...] = ()
@@ -258,7 +258,7 @@ class SweepFlops:
 
 
 def sweep_flops(config: TTTConfig, layout: Layout, kept: float = 0) -> SweepFlops:
-    """Of a forward and a backward sweep over sequences without documents inside and without padding.
+    """Count the FLOPs of both sweeps over sequences without documents inside and without padding.
 
     Args:
         config: of the model.

@@ -32,14 +32,14 @@ class Gpu:
     bf16_flops: float
     """Matrix products in bf16 with what is pointwise between them."""
     fp32_flops: float
-    """The same in fp32, without tensor cores."""
+    """Matrix products in fp32 without tensor cores, with what is pointwise between them."""
     memory_bandwidth: float
     """Bytes per second."""
     chip: Chip
     same_host: Pair
     """Seconds, and bytes per second, of one message between two GPUs of a host."""
     between_hosts: Pair
-    """The same between hosts."""
+    """Seconds, and bytes per second, of one message between two hosts."""
     half_tokens: int = 512
     """Tokens of a chunk at which products reach half of their rate."""
     launch: float = 60e-6
@@ -69,11 +69,11 @@ CORE = Chip(
 """One core of a server; known only roughly."""
 
 _BF16_SHARE = 0.4
-"""Of a data sheet's peak, that products of such a model reach with what is pointwise between them."""
+"""Share of a data sheet's peak that products of such a model reach with what is pointwise between them."""
 _FP32_SHARE = 0.7
 _MEMORY_SHARE = 0.8
 _LINK_SHARE = 1 / 3
-"""Of a link's peak, that messages of half a megabyte reach."""
+"""Share of a link's peak that messages of half a megabyte reach."""
 _NETWORK = {"h": (25e-6, 40e9), "a": (25e-6, 20e9)}
 """By generation: 400 and 200 Gbit/s for each GPU, four fifths of them."""
 

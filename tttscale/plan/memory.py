@@ -61,11 +61,11 @@ class MemoryPlan:
     update_peak: int
     """The most during reduction and update."""
     base: int
-    """Of the process, without tensors."""
+    """Bytes of the process without tensors."""
     sweeps_holes: int
-    """In the heap of a CPU's process, that the sweeps leave."""
+    """Holes that the sweeps leave in the heap of a CPU's process."""
     update_holes: int
-    """Likewise, that reduction and update leave."""
+    """Holes that reduction and update leave there."""
     unknown: tuple[str, ...] = ()
     """Why the activations of some layers are not known, and are missing above."""
 
@@ -102,7 +102,7 @@ class Machine:
 
     @classmethod
     def of(cls, config: Config, gpu: bool) -> "Machine":
-        """As `train` would compute."""
+        """Return what `train` would compute on."""
         asked = config.train.compile
         return cls(gpu, triton=gpu, compiled=gpu if asked == "auto" else bool(asked))
 
@@ -324,7 +324,7 @@ _HOLES_AGAIN = 9.95
 _HOLES_TASK = 5.43
 """Times a chunk's stream: once; for each layer of a kept chunk, of one computed again, of a task."""
 _HOLES_FILLED = 0.6
-"""Of what a scan needs more where another rank waits."""
+"""Share of what a scan needs more where another rank waits, which has its place in holes."""
 _HOLES_SHARDED = 0.8
 _HOLES_PLAIN = 0.34
 """Times what reduction and update take, from ZeRO stage 1 on, and without."""

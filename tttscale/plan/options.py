@@ -146,7 +146,10 @@ class Model:
 
     @cached_property
     def carries(self) -> Carries:
-        """Of the configuration's chunk length; parts whose size depends on it are as long in all choices."""
+        """Carries at the configuration's chunk length.
+
+        Parts whose size depends on that length are as long in all choices.
+        """
         return Carries(self.config)
 
     @cached_property
@@ -169,12 +172,12 @@ class Model:
         return self.config.model_copy(update=changed)
 
     def memory(self, choice: Choice, world: int) -> MemoryPlan:
-        """Of the rank that needs most."""
+        """Plan the memory of the rank that needs most."""
         config = self.configured(choice)
         return memory_plan(config, world, self.machine, self.carries, choice.kept)
 
     def layout(self, choice: Choice, world: int) -> Layout:
-        """Of one replica's sequences in a step."""
+        """Return how one replica's sequences of a step are laid out."""
         share = self.config.train.sequences_per_step // (world // choice.sequence)
         places = max(1, share // self.config.parallel.batch)
         length = self.config.data.sequence_length
@@ -223,7 +226,7 @@ class Model:
         return max(even, chain) + sum(others.values())
 
     def _sweep(self, layout: Layout, kept: float) -> _Sweep:
-        """Of one replica, if each rank keeps so many chunks."""
+        """Return the sweeps of one replica whose ranks each keep so many chunks."""
         if (layout, kept) not in self._sweeps:
             self._sweeps[layout, kept] = self._shortened(layout, kept)
         return self._sweeps[layout, kept]

@@ -37,7 +37,7 @@ class Target:
     nodes: int
     per_node: int
     gpu: str
-    """As in `--gpu`."""
+    """Name that `--gpu` takes."""
     device: Device | None
     """None for a CPU."""
     host_bytes: int
@@ -65,7 +65,7 @@ class Plan:
     """What prices choices."""
     asked: Option
     flops: SweepFlops
-    """Of one replica's step, as it is configured."""
+    """FLOPs of one replica's step, as it is configured."""
     best: Option | None
     """None if nothing fits."""
     change: tuple[list[str], Option] | None

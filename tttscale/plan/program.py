@@ -35,7 +35,7 @@ class Step(NamedTuple):
     """Some compute, and what comes at its end."""
 
     seconds: float
-    """Of the compute."""
+    """Time of the compute."""
     does: Does
     slot: int = -1
     """Which of the boundary's messages, counted over all layers and parts."""
@@ -171,7 +171,7 @@ class Programs:
         return [total * (after - before) for before, after in pairwise([0.0, *shares, 1.0])]
 
     def _exchanges(self, task: _Task, layer: int) -> list[tuple[Iterable[Step], Iterable[Step]]]:
-        """Of each part, in the order of the forward: the wait for it, and its send."""
+        """Return for each part, in the order of the forward, the wait for it and its send."""
         held = self._seconds(task, Activity.SEND, layer) if task.sends else 0.0
         found = []
         for slot, part in enumerate(self._parts[layer], self.offsets[layer]):
@@ -182,7 +182,7 @@ class Programs:
 
 
 def _merged(steps: list[Step]) -> list[Step]:
-    """The same with compute taken into the step that comes after it."""
+    """Take compute into the step that comes after it."""
     merged, seconds = [], 0.0
     for step in steps:
         seconds += step.seconds

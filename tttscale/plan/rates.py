@@ -16,7 +16,7 @@ class StepRates(TypedDict):
     """Fields of a step's record."""
 
     model_flops_per_second: float | None
-    """Of the whole job; None if a layer of someone's own cannot be counted."""
+    """FLOP/s of the whole job; None if a layer of someone's own cannot be counted."""
     mfu: float | None
     """Share of all devices' peak; None if their peak is unknown."""
 

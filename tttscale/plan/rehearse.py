@@ -28,7 +28,7 @@ from tttscale.scan.sweep import Sweeps
 from tttscale.scan.transport import Transport
 
 _TIMEOUT_SECONDS = 3600.0
-"""Of one message in real time: the first gradients come after the whole forward sweep."""
+"""How long one message may take in real time: the first gradients come after the whole forward sweep."""
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class TimedScan:
 @dataclass(frozen=True)
 class _TimedLearner(Learner):
     def scan_class(self, backend: str) -> Any:
-        """The same on all backends."""
+        """Return the timed scan, whichever the backend."""
         return TimedScan
 
 
