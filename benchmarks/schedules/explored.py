@@ -10,6 +10,7 @@ from tttscale.config import Config
 from tttscale.plan.costs import Costs
 from tttscale.plan.program import Does, Label, Program, Programs, Step
 from tttscale.plan.simulate import Simulation, Simulator, simulate
+from tttscale.scan.keep_policy import backward_order
 from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
 from tttscale.scan.step_plan import StepPlan
@@ -62,7 +63,10 @@ def explore(setting: Setting) -> Iterator[tuple[str, float]]:
         yield f"states handed on in 4 groups of heads, scans {name}", found / now - 1
     yield from _streams(setting)
     if setting.costs.step_seconds.seconds(PARAMETERS, setting.ranks, 1)["reduce"] > 0.01:
-        yield "gradients summed under the last backward wave", _reduced(setting, now)
+        yield (
+            "gradients summed under the last backward wave (is built, measured on CPUs)",
+            _reduced(setting, now),
+        )
     for chunks in (1, 2):
         found = _put_off(setting, chunks)
         yield (
@@ -85,7 +89,8 @@ def _best_kept(setting: Setting) -> float:
         for rank, tasks, place in zip(simulator.ranks, own, choice, strict=True):
             plan = StepPlan(True, tuple(tasks), frozenset({tasks[place]}))
             rank.work[rank.forward :] = [
-                (run, replace(task, phase=Phase.BACKWARD)) for run, task in plan.backward()
+                (run, replace(task, phase=Phase.BACKWARD))
+                for run, task in backward_order(plan.tasks, plan.kept)
             ]
             rank.kept = plan.kept
         return simulator.run().seconds

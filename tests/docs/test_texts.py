@@ -241,7 +241,7 @@ def test_all_pages_are_reached():
 
 
 def test_the_way_from_token_range_to_gradient_is_an_hours_reading():
-    files = ("layout", "schedule", "carry", "ports", "chunk_runner", "sweep")
+    files = ("layout", "schedule", "carry", "ports", "step_plan", "chunk_runner", "sweep")
     lines = [
         line
         for name in files

@@ -1,6 +1,6 @@
 """What is read and recomputed in a step, in which order."""
 
-from tttscale.scan.keep_policy import split_kept
+from tttscale.scan.keep_policy import backward_order, split_kept
 from tttscale.scan.schedule import ChunkTask, Phase
 from tttscale.scan.step_plan import StepPlan
 
@@ -18,7 +18,9 @@ def test_layers_that_are_not_kept_are_recomputed_before_the_kept_ones_go_back():
     tasks = [ChunkTask(Phase.FORWARD, 0, chunk, range(4)) for chunk in (0, 2, 4)]
     cut, kept = split_kept(tasks, 6)
     plan = StepPlan(True, cut, kept)
-    found = [(str(run), task.chunk, task.layers) for run, task in plan.backward()]
+    found = [
+        (str(run), task.chunk, task.layers) for run, task in backward_order(plan.tasks, plan.kept)
+    ]
     assert found == [
         ("backward", 4, range(4)),
         ("recompute", 2, range(2)),
@@ -29,4 +31,4 @@ def test_layers_that_are_not_kept_are_recomputed_before_the_kept_ones_go_back():
     ]
     read = [task.layers for task in plan.reads()][len(cut) :]
     assert read == [layers for run, _, layers in found if run == "recompute"]
-    assert list(StepPlan(True, (), frozenset()).backward()) == []
+    assert list(backward_order((), frozenset())) == []

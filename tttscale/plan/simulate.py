@@ -17,7 +17,7 @@ from tttscale.plan.bounds import possible
 from tttscale.plan.costs import Costs
 from tttscale.plan.message_bytes import MessageBytes
 from tttscale.plan.program import Does, Program, Programs
-from tttscale.scan.keep_policy import split_kept
+from tttscale.scan.keep_policy import backward_order, split_kept
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
 from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.timeline import Activity, Run
@@ -142,7 +142,10 @@ class Simulator:
         tasks = self.schedule.tasks(index, Phase.FORWARD)
         plan = StepPlan(True, *split_kept(tasks, round(chunks * self.schedule.layers)))
         forward = [(Run.FORWARD, task) for task in plan.tasks]
-        back = [(run, replace(task, phase=Phase.BACKWARD)) for run, task in plan.backward()]
+        back = [
+            (run, replace(task, phase=Phase.BACKWARD))
+            for run, task in backward_order(plan.tasks, plan.kept)
+        ]
         return _Rank(index, [*forward, *back], len(forward), plan.kept)
 
     def run(self) -> Simulation:

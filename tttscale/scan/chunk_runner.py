@@ -17,9 +17,6 @@ from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.tied_weight import TiedWeight
 from tttscale.scan.timeline import Activity, Run
 
-Spot = tuple[int, int, int]
-"""(sequence, chunk, layer): the residual stream of a chunk in front of a layer."""
-
 
 @dataclass
 class RecordedChunk:
@@ -41,10 +38,10 @@ class StepState:
     batches: Iterator[Batch]
     router: CarryRouter
     losses: Losses
-    inputs: dict[Spot, Tensor] = field(default_factory=dict)
-    """What a task left for the next layers' task of its chunk (contiguous ranks run layer by layer)."""
+    inputs: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
+    """By sequence, chunk and layer: what a task left for the next layers' task of its chunk."""
     recorded: dict[ChunkTask, RecordedChunk] = field(default_factory=dict)
-    grads: dict[Spot, Tensor] = field(default_factory=dict)
+    grads: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
     """Gradients of `inputs`."""
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from tttscale.errors import MixerError
 from tttscale.model.language_model import TTTForCausalLM
+from tttscale.scan.keep_policy import backward_order
 from tttscale.scan.schedule import ChunkTask
 from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.timeline import Run
@@ -35,14 +36,14 @@ class FinalGradients:
             MixerError: a gradient came when its layer's were final; raised from the backward.
         """
         if self.sink is None:
-            yield from plan.backward()
+            yield from backward_order(plan.tasks, plan.kept)
             return
         watch = _Watch(self.groups, self.sink)
         last: dict[int, ChunkTask] = {}
         for task in plan.tasks:
             for layer in task.layers:
                 last.setdefault(layer, task)
-        for run, task in plan.backward():
+        for run, task in backward_order(plan.tasks, plan.kept):
             ended = [i for i in task.layers if run is Run.BACKWARD and last[i] is task]
             with watch.during(self._groups_of(ended)):
                 yield run, task

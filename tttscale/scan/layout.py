@@ -1,6 +1,7 @@
 """Which rank owns which chunk of which sequence."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 Kind = Literal["striped", "contiguous"]
@@ -45,9 +46,5 @@ class Layout:
 
     def own(self, rank: int) -> list[tuple[int, int]]:
         """(sequence, chunk) pairs of a rank."""
-        return [
-            (m, c)
-            for m in range(self.sequences)
-            for c in range(self.chunks)
-            if self.owner(m, c) == rank
-        ]
+        pairs = product(range(self.sequences), range(self.chunks))
+        return [pair for pair in pairs if self.owner(*pair) == rank]

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tttscale.scan.keep_policy import backward_order
 from tttscale.scan.schedule import ChunkTask
-from tttscale.scan.timeline import Run
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,3 @@ class StepPlan:
         yield from self.tasks
         if self.train:
             yield from (task for task in reversed(self.tasks) if task not in self.kept)
-
-    def backward(self) -> Iterator[tuple[Run, ChunkTask]]:
-        """What the backward sweep does, in order."""
-        return backward_order(self.tasks, self.kept)
