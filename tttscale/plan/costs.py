@@ -52,7 +52,7 @@ class Wire:
     bytes_per_second: Rate
 
     def seconds(self, size: float) -> float:
-        """Of a message of so many bytes, from the end of its send to its arrival."""
+        """Seconds of a message of so many bytes, from the end of its send to its arrival."""
         return self.latency + size / self.bytes_per_second
 
 
@@ -112,7 +112,7 @@ class Costs:
     def seconds(
         self, run: Run, activity: Activity, tokens: int, layer: int, alone: bool = False
     ) -> float:
-        """Of one activity in one run of a chunk.
+        """Seconds of one activity in one run of a chunk.
 
         Args:
             run: forward, recompute or backward.
