@@ -1,4 +1,3 @@
-import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -7,9 +6,11 @@ import pytest
 from tests.plan.helpers import PARTS, schedule, simple_costs
 from tttscale.config import load_config
 from tttscale.plan.costs import assumed
+from tttscale.plan.program import Programs
 from tttscale.plan.simulate import simulate
 from tttscale.scan.layout import Layout
 from tttscale.scan.schedule import ChunkTask, Phase, Schedule
+from tttscale.scan.timeline import Run
 
 FORWARD, BACKWARD = 3.75, 7.5
 """Seconds of a layer's runs in `simple_costs`."""
@@ -189,12 +190,13 @@ def test_the_chain_bounds_any_number_of_ranks():
     assert found.chain_seconds > sum(found.busy_seconds) / 128
 
 
-def test_it_is_fast_enough_for_a_planner():
-    config = load_config("configs/ttt-linear-1.3b-1Mi.yaml")
-    costs, case = (
-        assumed("h200", config),
-        Schedule(Layout("striped", 2**20, 8192, 8), (PARTS,) * 24),
-    )
-    began = time.process_time()
-    simulate(case, lambda key: 500_000, costs)
-    assert time.process_time() - began < 0.2  # it takes about 0.02 s
+def test_compute_between_messages_is_one_step_so_that_a_planner_may_ask_often():
+    costs = assumed("h200", load_config("configs/ttt-linear-1.3b-1Mi.yaml"))
+    where = Run.FORWARD, range(24), 8192
+    merged, named = (Programs((PARTS,) * 24, costs, labels=labels) for labels in (False, True))
+    assert len(merged.get(*where, True, True, False).steps) == 24 * len(PARTS) * 2 + 1
+    assert len(merged.get(*where, False, False, False).steps) == 1
+    for messages in (True, False):
+        a, b = (p.get(*where, messages, messages, False) for p in (merged, named))
+        assert sum(s.seconds for s in a.steps) == pytest.approx(b.busy)
+        assert len(b.steps) > len(a.steps)

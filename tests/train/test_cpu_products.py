@@ -183,10 +183,10 @@ def test_losses_are_equal_for_all_ranks_and_chunk_lengths(kind, monkeypatch):
         for ranks, layout in ((1, "striped"), (2, "striped"), (2, "contiguous")):
             found, keep = [], ChunkRunner._head
 
-            def head(self, task, batch, x, step, keep=keep, found=found):
+            def head(self, task, batch, x, *rest, keep=keep, found=found):
                 with torch.no_grad():
                     found.append((batch.chunk.begin, self.model.head(x, batch.labels)[1]))
-                return keep(self, task, batch, x, step)
+                return keep(self, task, batch, x, *rest)
 
             monkeypatch.setattr(ChunkRunner, "_head", head)
             sweep(config, groups, chunk=chunk, ranks=ranks, kind=layout, dtype=torch.float32)

@@ -113,7 +113,8 @@ def delayed(ranks, what, stage):
             link = SlowLink(sweeps.transport._transport, clock, what)
             sweeps.transport._transport = link
         elif what == "reduction":
-            clock.delay(engine._engine, "backward")
+            early = engine._background is not None
+            clock.delay(*(engine._background, "wait") if early else (engine._engine, "backward"))
         elif what == "gather":
             clock.delay(deepspeed_comm.cdb, "all_gather_into_tensor", monkeypatch)
         elif what == "write" and not last:

@@ -7,7 +7,7 @@ norm, the layers from the last to the first, and the rest (the embedding, and a 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 
 from torch import nn
 
@@ -24,10 +24,14 @@ class FinalGradients:
 
     def __init__(self, model: TTTForCausalLM) -> None:
         """Watch nothing until `sink` is set."""
-        self.groups = parameter_groups(model)
-        """In the order in which their gradients become final; each parameter once."""
+        self._model = model
         self.sink: Callable[[int], None] | None = None
         """Called with the index of each group in turn, also inside a backward. It may replace `.grad`."""
+
+    @cached_property
+    def groups(self) -> list[list[nn.Parameter]]:
+        """Parameters in the order in which their gradients become final; each once."""
+        return parameter_groups(self._model)
 
     def backward(self, plan: StepPlan) -> Iterator[tuple[Run, ChunkTask]]:
         """Yield what the backward sweep of a plan does; the caller does each before it takes the next.
