@@ -52,6 +52,9 @@ class Setting(NamedTuple):
 
 SETTINGS = [
     Setting("linear", 1, 2048),
+    Setting("linear", 1, 2048, kept=1.5),
+    Setting("linear", 1, 2048, kept=2.5),
+    Setting("linear", 1, 2048, kept=4),
     Setting("linear", 1, 512, kept=0),
     Setting("linear", 1, 768),
     Setting("linear", 1, 1024, kept=8),
@@ -203,8 +206,9 @@ def main() -> None:
         f"The quickstart's model and its like with TTT-MLP, {TOKENS:,} random tokens. Costs are fitted at "
         f"chunks of {lengths} tokens, as `tttscale bench step --calibrate` does, on one rank whose "
         "neighbours are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; means of "
-        f"{asked.rounds} rounds in turns. The machine was crowded: load {min(loads):.0f} to {max(loads):.0f} "
-        f"on {os.cpu_count()} cores."
+        f"{asked.rounds} rounds in turns. Load {min(loads):.0f} to {max(loads):.0f} on {os.cpu_count()} cores. "
+        "Ranks are threads of one process: two of them need more CPU time for the same work than the one that "
+        "costs were measured on, which the estimates do not know."
     )
     sections = [("Result", render(rows)), ("What was measured", where)]
     report.write(asked.out, "Estimated and measured step times", sections, rows)
