@@ -206,9 +206,9 @@ def main() -> None:
         f"The quickstart's model and its like with TTT-MLP, {TOKENS:,} random tokens. Costs are fitted at "
         f"chunks of {lengths} tokens, as `tttscale bench step --calibrate` does, on one rank whose "
         "neighbours are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; means of "
-        f"{asked.rounds} rounds in turns. Load {min(loads):.0f} to {max(loads):.0f} on {os.cpu_count()} cores. "
-        "Ranks are threads of one process: two of them need more CPU time for the same work than the one that "
-        "costs were measured on, which the estimates do not know."
+        f"{asked.rounds} rounds in turns. Load {min(loads):.0f} to {max(loads):.0f} on {os.cpu_count()} "
+        "cores. Ranks are threads of one process: two of them need more CPU time for the same work than the "
+        "one that costs were measured on, which the estimates do not know."
     )
     sections = [("Result", render(rows)), ("What was measured", where)]
     report.write(asked.out, "Estimated and measured step times", sections, rows)
