@@ -29,7 +29,7 @@ class Link(NamedTuple):
     child: int
     parent: int
     name: str
-    """Of the parent, for people."""
+    """The parent's name, for people."""
 
 
 def launcher_links(own: int, proc: Path = _PROC) -> list[Link]:

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from tttscale.comm.mesh import Mesh
 
 MOST_BYTES = 1 << 30
-"""Of one rank."""
+"""Most bytes that one rank may send."""
 
 
 def gather_bytes(mesh: Mesh, data: bytes) -> list[bytes]:
