@@ -101,6 +101,7 @@ class _Learner:
         groups = [[RandomTokens(TOKENS, 256)] for _ in range(setting.sequences)]
 
         def rank(transport: ThreadTransport) -> float:
+            """Run the step twice on one rank, and time the second."""
             torch.set_num_threads(1)
             sweeps = Sweeps(self._model(), layout, transport, keep=ActivationPolicy(setting.kept))
             for _ in range(2):  # the first time memory is new

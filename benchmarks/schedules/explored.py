@@ -19,7 +19,7 @@ from tttscale.scan.timeline import Activity, Run
 TOKENS, LAYERS, PARAMETERS = 2**20, 24, 1_300_000_000
 _TAIL_BYTES = 3 * 2048 * 4
 _WEIGHT_SHARE = 0.5
-"""Of the backward's products: half make the inputs' gradients, half the weights'."""
+"""The share of the backward's products that make weights' gradients; the others make the inputs'."""
 _SCAN_MULTIPROCESSORS, _MULTIPROCESSORS = 32, 132
 """A serial scan has a program for each of 32 heads."""
 
@@ -85,6 +85,7 @@ def _best_kept(setting: Setting) -> float:
     choice = [len(tasks) - 1 for tasks in own]
 
     def seconds() -> float:
+        """Simulate the step with the present choice."""
         simulator = _simulator(setting)
         for rank, tasks, place in zip(simulator.ranks, own, choice, strict=True):
             plan = StepPlan(True, tuple(tasks), frozenset({tasks[place]}))

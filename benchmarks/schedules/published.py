@@ -98,13 +98,13 @@ def published_costs(learner: str) -> Costs:
 
 
 def state_bytes(learner: str) -> int:
-    """Of one layer's state."""
+    """Bytes of one layer's state."""
     floats = {"linear": DIM * DIM + DIM, "mlp": 8 * DIM * DIM + 5 * DIM}[learner]
     return 4 * HEADS * floats
 
 
 def one_rank_seconds(costs: Costs, learner: str, chunk: int = 32768) -> float:
-    """Of a sequence on one rank: everything recomputed, the head run in both forwards, as published."""
+    """Seconds of a sequence on one rank: all recomputed, the head run in both forwards, as published."""
     lines = costs.layers[learner]
     forward = sum(line.seconds(chunk) for name, line in lines.items() if name.startswith("forward"))
     backward = sum(line.seconds(chunk) for name, line in lines.items() if name.startswith("back"))

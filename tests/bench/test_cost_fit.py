@@ -1,6 +1,6 @@
 import pytest
 
-from tttscale.bench.cost_fit import Samples, fit, line_through
+from tttscale.bench.cost_fit import Samples, fit
 from tttscale.observe.spans import Span
 from tttscale.plan.costs import Line
 
@@ -36,13 +36,13 @@ def spans(tokens, chunk=2, run="forward", project=(0.1, 0.3), send=0.01):
     ],
 )
 def test_lines(means, line):
-    found = line_through(means)
+    found = Line.through(means)
     assert found.fixed == pytest.approx(line[0], abs=1e-9)
     assert found.per_token == pytest.approx(line[1])
 
 
 def test_short_chunks_count_as_much_as_long_ones():
-    found = line_through({10: 2.2, 100: 11.0, 1000: 101.0})
+    found = Line.through({10: 2.2, 100: 11.0, 1000: 101.0})
     assert abs(found.seconds(10) / 2.2 - 1) < 0.1
 
 

@@ -39,7 +39,7 @@ class Setting:
     layer_seconds: float
     """Forward of one layer of a chunk."""
     advance_share: float
-    """Of these, the advance."""
+    """The advance's share of a layer's seconds."""
     sequences: int = 1
     kept: int = 1
     steps: int = 3
@@ -70,9 +70,9 @@ class Fault:
     sender: int = -1
     receiver: int = -1
     seconds: float = 0.0
-    """Of a delay."""
+    """Seconds of a delay."""
     factor: float = 1.0
-    """Of a slow rank."""
+    """How many times longer a slow rank takes."""
 
 
 def rehearse(setting: Setting, fault: Fault) -> tuple[Trace, float]:

@@ -235,7 +235,7 @@ def episodes(count: int, processes: int, seed: int) -> Iterator[Episode]:
 
 
 def row(number: int, result: Result) -> dict[str, Any]:
-    """Of the table."""
+    """Make a row of the table."""
     setting, episode = result.episode.setting, result.episode
     found = [f"{c.kind} {_place(c)}({c.share:.0%})" for c in result.causes if c.kind != "none"]
     return {

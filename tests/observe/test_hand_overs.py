@@ -31,7 +31,7 @@ def test_a_part_of_the_wire_is_hidden_under_compute():
     assert times(found) == (0, 2, 1, 1, pytest.approx(0.1), True)
 
 
-def test_an_arrival_that_nobody_saw_took_what_others_took_on_that_edge():
+def test_an_unseen_arrival_took_what_others_took_on_that_edge():
     seen = [(1.0, 0.5), (3.0, 0.3), (5.0, 0.4)]
     sends = [send(t, t + 0.1, layer=i) for i, (t, _) in enumerate(seen)]
     waits = [wait(t - 0.5, t + wire, layer=i) for i, (t, wire) in enumerate(seen)]

@@ -40,7 +40,7 @@ def test_a_recomputation_costs_a_forward_unless_it_is_known():
     assert costs.seconds(Run.RECOMPUTE, Activity.FINISH, 1, 0) == 7
 
 
-def test_a_rank_that_nobody_waits_for_may_be_faster():
+def test_a_rank_without_waiting_peers_may_be_faster():
     costs = simple_costs()
     known = dict(costs.layers["layer"]) | {"alone.backward.advance": Line(0.125, 0)}
     costs = Costs(**{**vars(costs), "layers": {"layer": known}})

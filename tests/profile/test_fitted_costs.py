@@ -6,7 +6,7 @@ from tests.profile.reports import job_of, setting_of
 from tests.traces import BYTES, MICROSECONDS, make_trace
 from tttscale.observe.overlap import analyse
 from tttscale.plan.costs import Line
-from tttscale.profile.fitted_costs import fit, kept_chunks, line
+from tttscale.profile.fitted_costs import fit, kept_chunks
 from tttscale.scan.timeline import Activity, Run
 
 KINDS = ("ttt-linear",) * 3
@@ -82,7 +82,7 @@ def test_without_messages_a_wire_is_assumed_and_it_says_so():
     ],
 )
 def test_lines_have_no_negative_part(seconds, expected):
-    found = line(seconds)
+    found = Line.through(seconds)
     assert found.fixed >= 0
     assert found.per_token >= 0
     if expected is not None:

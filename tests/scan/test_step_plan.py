@@ -14,7 +14,7 @@ def test_recomputed_are_those_that_are_not_kept_from_the_last_on():
 
 
 def test_layers_that_are_not_kept_are_recomputed_before_the_kept_ones_go_back():
-    """Of a chunk that is kept in part; else the gradients' wave would wait for them."""
+    """If a chunk is kept in part; else the gradients' wave would wait for them."""
     tasks = [ChunkTask(Phase.FORWARD, 0, chunk, range(4)) for chunk in (0, 2, 4)]
     cut, kept = split_kept(tasks, 6)
     plan = StepPlan(True, cut, kept)

@@ -1,7 +1,7 @@
 """`tttscale bench step --calibrate`: what a model's activities cost on this machine, for `--gpu measured`.
 
 The real sweeps run on one rank. Once every neighbour is another rank, which is imitated: messages are there
-at once, so nothing is waited for, but a scan's phases run as they do when somebody waits. Once the rank is
+at once, so nothing is waited for, but a scan's phases run as they do when a peer waits. Once the rank is
 alone. On one CPU thread the thread's own CPU time is taken, which other programs hardly change; else the
 clock's.
 """
@@ -32,6 +32,7 @@ from tttscale.observe.timeline import Held
 from tttscale.plan.chosen_costs import what_costs_depend_on
 from tttscale.plan.costs import Costs, Line, StepCosts, Wire
 from tttscale.plan.gpus import GPUS
+from tttscale.plan.rehearse import Tokens
 from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
 from tttscale.scan.noted_transport import NotedTransport
@@ -168,23 +169,15 @@ class _Echo:
             return self.part
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    ids: np.ndarray
-    labels: np.ndarray
-    starts: tuple[int, ...] = ()
-    padded: np.ndarray | None = None
-
-
 class RandomTokens:
     """A sequence of random tokens."""
 
     def __init__(self, length: int, vocabulary: int) -> None:
         self._ids = np.random.default_rng(0).integers(0, vocabulary, length + 1)
 
-    def chunk(self, begin: int, end: int) -> _Tokens:
+    def chunk(self, begin: int, end: int) -> Tokens:
         """Tokens begin..end."""
-        return _Tokens(self._ids[begin:end], self._ids[begin + 1 : end + 1])
+        return Tokens(self._ids[begin:end], self._ids[begin + 1 : end + 1])
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def fit(samples: Samples) -> Fit:
     fitted: dict[int, float] = defaultdict(float)
     for key, by_tokens in samples.seconds.items():
         means = {tokens: fmean(found) for tokens, found in by_tokens.items()}
-        lines[key] = line = line_through(means)
+        lines[key] = line = Line.through(means)
         errors = {t: line.seconds(t) / max(m, 1e-9) - 1 for t, m in means.items()}
         residuals[key] = max(errors.values(), key=abs)
         if not key[1].startswith("alone."):
@@ -96,22 +96,3 @@ def fit(samples: Samples) -> Fit:
     measured.pop(0, None)
     totals = {tokens: fitted[tokens] / value - 1 for tokens, value in measured.items()}
     return Fit(lines, residuals, totals)
-
-
-def line_through(means: Mapping[int, float]) -> Line:
-    """The line through seconds by tokens; of one length in proportion to it, of messages (0) as it is."""
-    if len(means) == 1:
-        ((tokens, seconds),) = means.items()
-        return Line(0.0, seconds / tokens) if tokens else Line(seconds, 0.0)
-    weights = {t: 1 / max(s, 1e-9) ** 2 for t, s in means.items()}
-    total = sum(weights.values())
-    center = sum(weights[t] * t for t in means) / total
-    middle = sum(weights[t] * s for t, s in means.items()) / total
-    spread = sum(weights[t] * (t - center) ** 2 for t in means)
-    slope = sum(weights[t] * (t - center) * (s - middle) for t, s in means.items()) / spread
-    if slope <= 0:
-        return Line(middle, 0.0)
-    if middle < slope * center:
-        through = sum(weights[t] * t * s for t, s in means.items())
-        return Line(0.0, through / sum(weights[t] * t * t for t in means))
-    return Line(middle - slope * center, slope)

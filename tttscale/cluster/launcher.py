@@ -88,6 +88,7 @@ def end_with_launcher(rank: int, leave: Callable[[int], None] = os._exit) -> Non
         return
 
     def watch() -> None:
+        """Look at the links until one is broken, then end the process."""
         while (lost := broken_link(links)) is None:
             time.sleep(_POLL_SECONDS)
         with suppress(OSError, ValueError):  # whoever read this may be gone, too

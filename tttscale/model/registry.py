@@ -38,6 +38,7 @@ def mixer(name: str) -> Callable[[AnyMixer], AnyMixer]:
     """
 
     def register(cls: AnyMixer) -> AnyMixer:
+        """Enter the class under the name, unless another one has it."""
         known = _registered.get(name)
         same = known is not None and (known.__module__, known.__qualname__) == (
             cls.__module__,

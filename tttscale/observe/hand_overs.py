@@ -45,7 +45,7 @@ class HandOvers:
     wire_seconds: np.ndarray
     """From `sent` until the receiver had it: packing, the network, unpacking.
 
-    When the receiver did not wait (`seen` is False), nobody saw it arrive: then this is the median of what
+    When the receiver did not wait (`seen` is False), its arrival is not seen: then this is the median of what
     was seen on the same edge for the same part (or on all edges, if none was seen there), and never more
     than the time between `sent` and the end of the wait.
     """

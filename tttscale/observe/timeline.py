@@ -162,15 +162,19 @@ class _HostClock:
         self._since = 0.0
 
     def now(self) -> float:
+        """Seconds of the monotonic clock."""
         return time.perf_counter()
 
     def begin(self, activity: str) -> None:
+        """Begin an activity that is counted."""
         self._since = time.perf_counter()
 
     def end(self, field: str) -> None:
+        """End it, and add its seconds to a sum."""
         self._sums[field] = self._sums.get(field, 0.0) + time.perf_counter() - self._since
 
     def take(self) -> dict[str, float]:
+        """Return the sums, and start again at zero."""
         sums, self._sums = self._sums, {}
         return sums
 
@@ -178,6 +182,7 @@ class _HostClock:
         """Host and device are one."""
 
     def seconds(self, marks: list[Any]) -> list[float]:
+        """Turn marks of `now` into seconds of the host's clock."""
         return marks
 
 
@@ -193,20 +198,24 @@ class _StreamClock:
         self._base: tuple[float, torch.cuda.Event] | None = None
 
     def now(self) -> torch.cuda.Event:
+        """Record an event on the current stream."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def begin(self, activity: str) -> None:
+        """Begin an activity that is counted."""
         self._since = self.now() if activity in _ON_DEVICE else time.perf_counter()
 
     def end(self, field: str) -> None:
+        """End it, and add its seconds to a sum."""
         if isinstance(self._since, float):
             self._sums[field] = self._sums.get(field, 0.0) + time.perf_counter() - self._since
         else:
             self._pairs.append((field, self._since, self.now()))
 
     def take(self) -> dict[str, float]:
+        """Return the sums, and start again at zero."""
         if self._pairs:
             self._pairs[-1][2].synchronize()
         for field, before, after in self._pairs:
@@ -221,6 +230,7 @@ class _StreamClock:
         self._base = time.perf_counter(), event
 
     def seconds(self, marks: list[Any]) -> list[float]:
+        """Turn marks of `now` into seconds of the host's clock."""
         assert self._base is not None
         if marks:
             marks[-1].synchronize()

@@ -40,8 +40,31 @@ class Line:
     per_token: Seconds
 
     def seconds(self, tokens: float) -> float:
-        """At so many tokens."""
+        """Seconds at so many tokens."""
         return self.fixed + self.per_token * tokens
+
+    @classmethod
+    def through(cls, means: Mapping[int, float]) -> "Line":
+        """Fit mean seconds by tokens; neither the fixed nor the growing part is negative.
+
+        The squares of relative errors are least, so that short chunks count as much as long ones. One length
+        alone is taken in proportion to its tokens; one of no tokens, as of messages, as it is.
+        """
+        if len(means) == 1:
+            ((tokens, mean),) = means.items()
+            return cls(0.0, mean / tokens) if tokens else cls(mean, 0.0)
+        weights = {n: 1 / max(s, 1e-12) ** 2 for n, s in means.items()}
+        total = sum(weights.values())
+        center = sum(weights[n] * n for n in means) / total
+        mean = sum(weights[n] * s for n, s in means.items()) / total
+        spread = sum(weights[n] * (n - center) ** 2 for n in means)
+        slope = sum(weights[n] * (n - center) * (s - mean) for n, s in means.items()) / spread
+        if slope <= 0:
+            return cls(mean, 0.0)
+        if mean < slope * center:
+            through = sum(weights[n] * n * s for n, s in means.items())
+            return cls(0.0, through / sum(weights[n] * n * n for n in means))
+        return cls(mean - slope * center, slope)
 
 
 @dataclass(frozen=True)
@@ -230,6 +253,7 @@ class _Assumptions:
         self.rate = gpu.bf16_flops if config.train.precision == "bf16" else gpu.fp32_flops
 
     def costs(self) -> Costs:
+        """Put the assumed costs of all layers together."""
         names = tuple(names_of(self.model))
         foreign = sorted({name for name in names if _learner(name) is None})
         return Costs(

@@ -49,8 +49,8 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
-class _Tokens:
-    """Tokens of a range; all are the same, none matters."""
+class Tokens:
+    """A range of tokens in memory (`scan.reader.TokenChunk`)."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -61,10 +61,10 @@ class _Tokens:
 class _Sequence:
     """A sequence of zeros."""
 
-    def chunk(self, begin: int, end: int) -> _Tokens:
+    def chunk(self, begin: int, end: int) -> Tokens:
         """Tokens begin..end."""
         zeros = np.zeros(end - begin, dtype=np.int64)
-        return _Tokens(zeros, zeros)
+        return Tokens(zeros, zeros)
 
 
 def rehearse(

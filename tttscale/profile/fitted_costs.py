@@ -50,7 +50,7 @@ def fit(
             if number == 0:
                 own[part.kind, part.what].append(part)
     for (kind, what), by_tokens in samples.items():
-        shape = line({n: _quick(seconds) for n, seconds in by_tokens.items()})
+        shape = Line.through({n: _quick(seconds) for n, seconds in by_tokens.items()})
         parts = own[kind, what]
         if not parts:
             continue
@@ -76,26 +76,6 @@ def fit(
         step_seconds=StepCosts(Wire(0.0, _FAST), Wire(0.0, _FAST), 0.0, _outside(traces[0][1])),
         splits=_splits(traces[0][0]),
     )
-
-
-def line(seconds: dict[int, float]) -> Line:
-    """The line through means by tokens; neither its fixed nor its growing part is negative."""
-    if len(seconds) == 1:
-        ((tokens, mean),) = seconds.items()
-        return Line(0.0, mean / tokens)
-    # The least square of relative errors, so that short chunks count as much as long ones.
-    weights = {n: 1 / max(s, 1e-12) ** 2 for n, s in seconds.items()}
-    total = sum(weights.values())
-    center = sum(weights[n] * n for n in seconds) / total
-    mean = sum(weights[n] * s for n, s in seconds.items()) / total
-    spread = sum(weights[n] * (n - center) ** 2 for n in seconds)
-    slope = sum(weights[n] * (n - center) * (s - mean) for n, s in seconds.items()) / spread
-    if slope <= 0:
-        return Line(mean, 0.0)
-    if mean - slope * center < 0:
-        through = sum(weights[n] * n * s for n, s in seconds.items())
-        return Line(0.0, through / sum(weights[n] * n * n for n in seconds))
-    return Line(mean - slope * center, slope)
 
 
 def kept_chunks(trace: Trace) -> dict[int, float]:
@@ -171,7 +151,7 @@ def _wire(samples: list[tuple[int, float]]) -> Wire | None:
         size: sorted(s for n, s in samples if n == size)[sum(n == size for n, _ in samples) // 2]
         for size, _ in samples
     }
-    fitted = line(by_size) if len(by_size) > 1 else Line(next(iter(by_size.values())), 0.0)
+    fitted = Line.through(by_size) if len(by_size) > 1 else Line(next(iter(by_size.values())), 0.0)
     return Wire(fitted.fixed, 1 / fitted.per_token if fitted.per_token > 0 else _FAST)
 
 

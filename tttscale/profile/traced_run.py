@@ -105,7 +105,7 @@ class TracedRun:
         return self._traced(trainer, sweeps, 1)
 
     def run_steps(self, steps: int) -> None:
-        """Run steps that nobody traces here."""
+        """Run steps without a trace."""
         for _ in range(steps):
             self._run(self.trainer)
 
