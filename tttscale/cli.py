@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 RunFolder = Annotated[
     Path, typer.Argument(parser=path_argument, help="A run's folder, such as runs/quickstart.")
 ]
+ConfigFile = Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
+]
 _INTERRUPTED = 130
 _OTHER_RANKS_WAIT_SECONDS = 3.0
 
@@ -107,7 +112,7 @@ def _root(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
+    config: ConfigFile,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.lr=3e-4.")
     ] = None,
@@ -136,7 +141,7 @@ def train(
 
 @app.command()
 def profile(
-    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
+    config: ConfigFile,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Such as data.sequence_length=64Ki."),
@@ -215,11 +220,8 @@ def baseline(
 
 @app.command()
 def plan(
-    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     nodes: Annotated[
         int | None,
         typer.Option(
@@ -277,11 +279,8 @@ def plan(
 
 @app.command()
 def rehearse(
-    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     ranks: Annotated[
         int | None,
         typer.Option(min=1, max=512, help="Ranks of a sequence; default: parallel.sequence."),
