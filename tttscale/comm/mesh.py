@@ -22,6 +22,7 @@ from tttscale.comm.messages import lost
 from tttscale.comm.mpi_transport import MPITransport
 from tttscale.comm.neighbours import NeighbourTransport
 from tttscale.scan.transport import SingleRank, Transport
+from tttscale.supervise.page import Phase, enter
 
 TIMEOUT = timedelta(minutes=30)
 """A receive may legally wait for a whole sweep of the other ranks."""
@@ -124,6 +125,20 @@ def start(
         LaunchError: they do not, or do not find each other; or the transport cannot be had.
     """
     assert ranks.world_size % sequence_size == 0
+    enter(Phase.MEET)
+    try:
+        return _start(ranks, sequence_size, device, agreed, transport)
+    finally:
+        enter(Phase.BUILD)
+
+
+def _start(
+    ranks: Ranks,
+    sequence_size: int,
+    device: torch.device,
+    agreed: Mapping[str, str] | None,
+    transport: str,
+) -> Mesh:
     if transport == "mpi":
         mpi_world.check_mpi_job(ranks, device)
     # DeepSpeed and other libraries look here; mpirun and srun do not set it.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tttscale.observe.spans import Span, StepMark
+from tttscale.supervise.page import Page
 
 _ON_DEVICE = frozenset({"wait", "flush"})
 """Activities that hold up the device, whatever it is."""
@@ -60,6 +61,7 @@ class Timeline:
         self._clock: _HostClock | _StreamClock = (
             _StreamClock() if device.type == "cuda" else _HostClock()
         )
+        self._page = Page.own
         self._first: tuple[int, int] | None = None
         """Sequence and chunk that this sweep began with."""
         self._open: str | None = None
@@ -77,6 +79,8 @@ class Timeline:
         self, activity: str, run: Any = None, task: Any = None, layer: int = -1, part: str = ""
     ) -> None:
         """End the activity so far and begin this one."""
+        if self._page is not None:
+            self._page.beat(activity, run, task, layer)
         if self.traces:
             self._take_down(activity, run, task, layer, part)
         if self._first is None and task is not None:

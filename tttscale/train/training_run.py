@@ -20,6 +20,7 @@ from tttscale.data.windows.mixture import Mixture, open_mixture
 from tttscale.errors import NumericsError
 from tttscale.scan.sweep import Sweeps
 from tttscale.scan.timeline import Activity
+from tttscale.supervise.page import Phase, enter, say
 from tttscale.train import build
 from tttscale.train.checkpoint.compatibility import check_compatible, start_notices
 from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, TrainingState
@@ -104,6 +105,7 @@ class TrainingRun:
         recorder: Recorder = NullRecorder()
         if ranks.rank == 0:
             recorder = RunRecorder(config, tokens, resumed, found)
+        say("folder", str(run_folder(config).absolute()))
         with _closed_on_error(recorder):
             # 5. All ranks: the checkpoints' folder, and how products are computed.
             checkpoints.check_folder()
@@ -205,8 +207,10 @@ class TrainingRun:
         parts, evaluation = self.parts, None
         steps = parts.config.train.steps
         for step in range(parts.done + 1, steps + 1):
+            enter(Phase.STEP, step)
             record = parts.trainer.step(step, parts.tokens.train)
             evaluation = self._evaluate() if self._evaluates(step) else None
+            enter(Phase.RECORD)
             parts.trainer.timeline.begin(Activity.RECORD)
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
@@ -223,6 +227,7 @@ class TrainingRun:
                 return SAVED_ON_REQUEST
         if evaluation is None and self._evaluates(steps):  # it ended between its last step and here
             evaluation = self._evaluate()
+        enter(Phase.CLOSE)
         positions = None if evaluation is None else evaluation.positions
         parts.recorder.finish(parts.sweeps.model, positions)
         return 0
@@ -248,6 +253,7 @@ class TrainingRun:
 
     def _evaluate(self) -> Evaluation:
         parts = self.parts
+        enter(Phase.EVALUATE)
         parts.trainer.timeline.begin(Activity.EVALUATE)
         assert parts.tokens.heldout is not None
         evaluation = parts.trainer.evaluate(
@@ -267,6 +273,7 @@ class TrainingRun:
 
     def _save(self, step: int) -> bool:
         parts = self.parts
+        enter(Phase.CHECKPOINT)
         parts.trainer.timeline.begin(Activity.CHECKPOINT)
         parts.recorder.sync()
         saved = parts.checkpoints.save(
