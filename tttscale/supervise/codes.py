@@ -1,31 +1,19 @@
-"""Exit codes of the command, each with what it means and what to do. The one table; docs show it."""
+"""The table of exit codes, under the name by which supervisors know it."""
 
-from typing import NamedTuple
-
-
-class Code(NamedTuple):
-    """An exit code."""
-
-    number: int
-    name: str
-    meaning: str
-    retry: bool
-    """Whether the same command may get further when it is started again without a change."""
-
-
-DONE = Code(0, "done", "the command has done what was asked", False)
-USAGE = Code(64, "usage", "a flag, key or configuration is wrong", False)
-DATA = Code(65, "data", "a token store, tokenizer or text is missing or damaged", False)
-CHECKPOINT = Code(
-    66, "checkpoint", "weights or a checkpoint are missing, damaged or do not fit", False
-)
-LAUNCH = Code(
-    69, "launch", "processes, ranks or devices do not fit or do not find each other", True
-)
-BUG = Code(70, "bug", "an error that is not foreseen, or a layer that breaks its promise", False)
-PEER = Code(71, "peer lost", "a rank was killed, or its host or launcher is gone", True)
-HANG = Code(72, "hang", "a rank stopped making progress, or all of them waited", True)
-DISK = Code(74, "disk", "a disk is full or fails", False)
-SAVED = Code(75, "saved", "saved and ended as asked; the same command resumes", True)
-NUMERICS = Code(76, "numerics", "a loss, gradient or weight is not a finite number", False)
-CODES = (DONE, USAGE, DATA, CHECKPOINT, LAUNCH, BUG, PEER, HANG, DISK, SAVED, NUMERICS)
+from tttscale.codes import BUG as BUG
+from tttscale.codes import CHECKPOINT as CHECKPOINT
+from tttscale.codes import CODES as CODES
+from tttscale.codes import DATA as DATA
+from tttscale.codes import DISK as DISK
+from tttscale.codes import DONE as DONE
+from tttscale.codes import FLAGS as FLAGS
+from tttscale.codes import HANG as HANG
+from tttscale.codes import INTERRUPTED as INTERRUPTED
+from tttscale.codes import LAUNCH as LAUNCH
+from tttscale.codes import NUMERICS as NUMERICS
+from tttscale.codes import PEER as PEER
+from tttscale.codes import PROBLEM as PROBLEM
+from tttscale.codes import SAVED as SAVED
+from tttscale.codes import TERMINATED as TERMINATED
+from tttscale.codes import USAGE as USAGE
+from tttscale.codes import Code as Code

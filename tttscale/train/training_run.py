@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from tttscale import codes
 from tttscale.cluster.interrupts import SaveRequests
 from tttscale.cluster.ranks import Ranks
 from tttscale.cluster.torchelastic import tell_torchrun
@@ -34,7 +35,7 @@ from tttscale.train.schedules import schedule_notices
 from tttscale.train.trainer import Evaluation, Trainer
 from tttscale.train.ways import kept
 
-SAVED_ON_REQUEST = 75
+SAVED_ON_REQUEST = codes.SAVED.number
 """Exit code after SIGUSR1: the same command, started again, resumes."""
 
 
