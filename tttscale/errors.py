@@ -54,6 +54,12 @@ class PeerError(TTTScaleError):
     exit_code = 71
 
 
+class CrashLoopError(TTTScaleError):
+    """A run failed in start after start without progress; starting it once more by itself leads nowhere."""
+
+    exit_code = 77
+
+
 class NumericsError(TTTScaleError):
     """A loss, a gradient or a weight is not a finite number, or too large to compute with."""
 

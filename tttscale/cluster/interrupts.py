@@ -78,6 +78,10 @@ class Interrupts:
         """Whether SIGTERM comes here: no one has asked to ignore it."""
         return signal.SIGTERM in self._before
 
+    def release(self) -> None:
+        """Give the signals back before the end, to a command that hands them on to one of its own."""
+        self.__exit__()
+
     def __exit__(self, *_: object) -> None:
         Interrupts.current = None
         if self._first_at is None:

@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.5
 _LAUNCHERS = re.compile(
     r"torchrun|torch[./]distributed[./](run|launch)|deepspeed"
     r"|\b(mpirun|mpiexec|orterun|prterun|orted|prted|hydra_pmi_proxy|srun|slurmstepd)\b"
-    r"|\btttscale bench\b"  # starts ranks of its own
+    r"|\btttscale (bench|launch again)\b"  # start ranks of their own
 )
 _PROC = Path("/proc")
 

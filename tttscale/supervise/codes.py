@@ -28,4 +28,7 @@ HANG = Code(72, "hang", "a rank stopped making progress, or all of them waited",
 DISK = Code(74, "disk", "a disk is full or fails", False)
 SAVED = Code(75, "saved", "saved and ended as asked; the same command resumes", True)
 NUMERICS = Code(76, "numerics", "a loss, gradient or weight is not a finite number", False)
-CODES = (DONE, USAGE, DATA, CHECKPOINT, LAUNCH, BUG, PEER, HANG, DISK, SAVED, NUMERICS)
+LOOP = Code(
+    77, "crash loop", "start after start failed without progress, so no more is begun", False
+)
+CODES = (DONE, USAGE, DATA, CHECKPOINT, LAUNCH, BUG, PEER, HANG, DISK, SAVED, NUMERICS, LOOP)

@@ -22,6 +22,7 @@ from tttscale.scan.sweep import Sweeps
 from tttscale.scan.timeline import Activity
 from tttscale.supervise.page import Phase, enter, say
 from tttscale.train import build
+from tttscale.train.attempt import RunAttempt
 from tttscale.train.checkpoint.compatibility import check_compatible, start_notices
 from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, TrainingState
 from tttscale.train.description import describe
@@ -75,8 +76,15 @@ class TrainingRun:
         self._plan: RunPlan | None = None
 
     @classmethod
-    def build(cls, config: Config, ranks: Ranks) -> "TrainingRun":
+    def build(
+        cls, config: Config, ranks: Ranks, attempt: RunAttempt | None = None
+    ) -> "TrainingRun":
         """Build the parts of a run; steps and checkpoints of an earlier start stay as they are.
+
+        Args:
+            config: the run's.
+            ranks: this process's place.
+            attempt: where the start is noted; None: nowhere.
 
         Raises:
             TTTScaleError: of any kind; what a single rank can find out comes first.
@@ -100,11 +108,15 @@ class TrainingRun:
             found = start_notices(config, tokens)
         divergence = Divergence(config, mesh, run_folder(config), resumed)
         divergence.refuse()
+        if attempt is not None:
+            found += attempt.check(mesh, resumed)
         # 4. Rank 0: take the run's folder, and say what was found.
         found = checkpoints.notices + found + schedule_notices(config.train, config.model)
         recorder: Recorder = NullRecorder()
         if ranks.rank == 0:
             recorder = RunRecorder(config, tokens, resumed, found)
+            if attempt is not None:
+                attempt.begin(resumed)
         say("folder", str(run_folder(config).absolute()))
         with _closed_on_error(recorder):
             # 5. All ranks: the checkpoints' folder, and how products are computed.
