@@ -1,6 +1,6 @@
 """The job as the supervisor of a single rank sees it: there is no one to ask."""
 
-from tttscale.supervise import codes
+from tttscale import codes
 from tttscale.supervise.verdict import Ended, Verdict
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
-from tttscale.supervise import codes
+from tttscale import codes
 from tttscale.supervise.page import Page
 from tttscale.supervise.stacks import Stacks
 

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Collection
 from dataclasses import replace
 
-from tttscale.supervise import codes
+from tttscale import codes
 from tttscale.supervise.page import Beat, Page
 
 _HINTS = {

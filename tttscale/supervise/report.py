@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from tttscale import codes
 from tttscale.cluster.ranks import Ranks
 from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.scrub import scrubbed
-from tttscale.supervise import codes, failure
+from tttscale.supervise import failure
 from tttscale.supervise.ending import is_interrupted
 from tttscale.supervise.rank import Rank
 from tttscale.supervise.verdict import Verdict

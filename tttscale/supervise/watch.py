@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
+from tttscale import codes
 from tttscale.cluster.launcher import Link, broken_link, launcher_links
 from tttscale.cluster.ranks import Ranks
 from tttscale.scrub import scrubbed
-from tttscale.supervise import codes
 from tttscale.supervise.alone import Alone
 from tttscale.supervise.ending import (
     ENDED_AS_ASKED,
