@@ -1,12 +1,13 @@
 """The supervisor of a rank: the launched process, which forks the rank off and watches it from outside.
 
-It imports nothing heavy and has one thread, so nothing that happens to the rank can stop it: an endless loop, a library that holds Python's lock, a signal that kills. It knows exactly how the rank has ended.
+It imports nothing heavy and has one thread, so nothing that happens to the rank can stop it: an endless loop,
+a library that holds Python's lock, a signal that kills. It knows exactly how the rank has ended.
 """
 
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tttscale.cluster.ranks import Ranks, discover_place
 from tttscale.errors import LaunchError
@@ -15,7 +16,7 @@ from tttscale.supervise.child import become_rank, is_single_threaded
 from tttscale.supervise.page import Page
 from tttscale.supervise.rank import Rank
 from tttscale.supervise.stacks import Stacks
-from tttscale.supervise.watch import SIGNALS, Watch
+from tttscale.supervise.watch import SIGNALS, Job, Watch
 
 SWITCH = "TTTSCALE_SUPERVISOR"
 """Variable: `off` lets the rank run unwatched in the launched process, for debuggers and profilers."""
@@ -42,8 +43,16 @@ def is_wanted(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     return True
 
 
-def supervise(environ: Mapping[str, str]) -> int | None:
+def _job(page: Page, ranks: Ranks) -> Job:
+    return Alone()
+
+
+def supervise(environ: Mapping[str, str], job: Callable[[Page, Ranks], Job] = _job) -> int | None:
     """Fork; the child returns at once and is the rank, the parent watches it to its end.
+
+    Args:
+        environ: of this process.
+        job: makes, in the parent, its view of the other supervisors.
 
     Returns:
         In the child None; in the parent the exit code of the job.
@@ -59,7 +68,7 @@ def supervise(environ: Mapping[str, str]) -> int | None:
     if not child:
         become_rank(page, stacks, own, mask)
         return None
-    return Watch(Rank(child, page, stacks), ranks, Alone(), environ).run()
+    return Watch(Rank(child, page, stacks), ranks, job(page, ranks), environ).run()
 
 
 def _place(environ: Mapping[str, str]) -> Ranks | None:

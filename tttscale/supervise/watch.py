@@ -113,10 +113,12 @@ class Watch:
         if number == STACKS:
             self._report.stacks("asked for by SIGUSR2")
             return
-        self._rank.send(number)
-        if number == signal.SIGTSTP:  # with the rank, until somebody continues this process
+        if number == signal.SIGTSTP:  # both, until somebody continues this process
+            self._rank.send(signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif number != signal.SIGCONT:
+            return
+        self._rank.send(number)
+        if number != signal.SIGCONT:
             self._note(number)
 
     def _note(self, number: int) -> None:
