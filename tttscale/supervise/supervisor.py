@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
-from tttscale.cluster.ranks import Ranks, discover_place
+from tttscale.cluster.ranks import Ranks, discover, discover_place
 from tttscale.errors import LaunchError
 from tttscale.supervise.alone import Alone
 from tttscale.supervise.child import become_rank, is_single_threaded
@@ -52,7 +53,7 @@ def supervise(environ: Mapping[str, str], job: Callable[[Page, Ranks], Job] = _j
 
     Args:
         environ: of this process.
-        job: makes, in the parent, its view of the other supervisors.
+        job: makes, before the fork, the view of the other supervisors.
 
     Returns:
         In the child None; in the parent the exit code of the job.
@@ -61,19 +62,22 @@ def supervise(environ: Mapping[str, str], job: Callable[[Page, Ranks], Job] = _j
     if ranks is None:
         return None
     page, stacks, own = Page(), Stacks(), os.getpid()
+    others = job(page, ranks)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # or both would write what is left in its buffer
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if not child:
         become_rank(page, stacks, own, mask)
+        others.drop()
         return None
-    return Watch(Rank(child, page, stacks), ranks, job(page, ranks), environ).run()
+    others.watch(child)
+    return Watch(Rank(child, page, stacks), ranks, others, environ).run()
 
 
 def _place(environ: Mapping[str, str]) -> Ranks | None:
     """Return this process's place; None if it has none, which the rank then reports."""
-    try:
-        return discover_place(environ)
-    except LaunchError:
-        return None
+    for find in (discover, discover_place):  # the second one does without MASTER_ADDR
+        with suppress(LaunchError):
+            return find(environ)
+    return None
