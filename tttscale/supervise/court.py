@@ -12,6 +12,7 @@ from tttscale.supervise.verdict import Ended, Verdict
 _LOOK_SECONDS = 1.0
 """Between two looks for a hang: each goes over all ranks."""
 SAID_AGAIN_SECONDS = 300.0
+_TOGETHER_SECONDS = 3.0
 
 
 class Court:
@@ -133,14 +134,17 @@ class _Limits:
 
 def _busy_too_long(here: waits.Here, limits: _Limits) -> Verdict | None:
     found = [
-        (not sign.stopped, -sign.silent_seconds, member.rank)
+        (member, sign)
         for member, sign in here
         if not sign.waits and sign.silent_seconds >= limits.of(sign)
     ]
     if not found:
         return None
-    rank = min(found)[2]
-    member, sign = next((m, s) for m, s in here if m.rank == rank)
+    stopped = [row for row in found if row[1].stopped]
+    # What looks busy may wait in a library. All who stand there came about at the same time.
+    first = found[0][1].silent_seconds
+    together = [row for row in found if first - row[1].silent_seconds <= _TOGETHER_SECONDS]
+    member, sign = (stopped or [waits.computing(together) or found[0]])[0]
     how = "stopped (SIGSTOP)" if sign.stopped else "no progress"
     cause = f"{how} for {sign.silent_seconds:.0f} s in {waits.doing(sign)}"
     return judge.verdict_on(member, cause, codes.HANG.number)

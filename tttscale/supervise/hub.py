@@ -56,7 +56,7 @@ class Hub:
         self._seats: dict[int, _Peer] = {}
         """By rank."""
         self._said_at = float("-inf")
-        self._told = False
+        self._verdict: Verdict | None = None
 
     def poll(self, now: float) -> None:
         """Accept, read and write what can be without waiting."""
@@ -80,9 +80,9 @@ class Hub:
             self._tell({"first": [self._host, *beat]}, now)
 
     def tell(self, verdict: Verdict, now: float) -> None:
-        """Send the verdict to all, once."""
-        if not self._told:
-            self._told = True
+        """Send the verdict to all, once; those who come later get it then."""
+        if self._verdict is None:
+            self._verdict = verdict
             self._tell({"verdict": asdict(verdict)}, now)
 
     def leave(self, code: int, now: float) -> None:
@@ -155,6 +155,8 @@ class Hub:
         self._seats[rank] = peer
         self._court.met(rank, text_of(message["host"]))
         peer.wire.send({"proof": self._proofs.make("hub", rank, nonce, peer.nonce)})
+        if self._verdict is not None:
+            peer.wire.send({"verdict": asdict(self._verdict)})
 
     def _take(self, rank: int, message: dict[str, Any], now: float) -> None:
         if "sign" in message:
@@ -167,7 +169,7 @@ class Hub:
     def _lose(self, peer: _Peer, at: float) -> None:
         rank = peer.rank
         self._drop(peer)
-        if rank is not None and not self._told:
+        if rank is not None and self._verdict is None:
             self._court.lost(rank, at)
 
     def _drop(self, peer: _Peer) -> None:

@@ -23,7 +23,7 @@ from tttscale.supervise.deadline import Rules
 from tttscale.supervise.hub import Hub
 from tttscale.supervise.page import Page
 from tttscale.supervise.place import Place, listen
-from tttscale.supervise.signs import Sign, Watch, WatchedClock, is_stopped
+from tttscale.supervise.signs import Process, Sign, Watch, WatchedClock
 from tttscale.supervise.spoke import CONNECT_SECONDS, Link, Spoke
 from tttscale.supervise.talk import text_of
 from tttscale.supervise.verdict import Ended, Verdict
@@ -61,7 +61,7 @@ class Job:
         self._clock = WatchedClock(clock)
         self._host = text_of(socket.gethostname())
         self._pid = 0
-        self._watch = Watch(page, lambda: bool(self._pid) and is_stopped(self._pid), self._clock)
+        self._watch = Watch(page, self._process, self._clock)
         self._court = Court(ranks.world_size)
         self._secret = _secret(ranks)
         self._hub: Hub | None = None
@@ -78,7 +78,7 @@ class Job:
             self._listen()
 
     def watch(self, pid: int) -> None:
-        """Take note of the rank's process, once it is forked off: whether it is stopped."""
+        """Take note of the rank's process, once it is forked off: whether it is stopped, or computes."""
         self._pid = pid
 
     def drop(self) -> None:
@@ -241,6 +241,9 @@ class Job:
         )
 
     # ---- all -------------------------------------------------------------------------------------
+
+    def _process(self) -> Process:
+        return Process.of(self._pid) if self._pid else Process()
 
     def _read_rules(self) -> None:
         text = self._page.text("watch")

@@ -5,9 +5,9 @@ the supervisor itself did not run (a host that was suspended, a job that was sto
 nobody.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,28 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Process:
+    """What the system knows of a process."""
+
+    stopped: bool = False
+    """By a signal or a debugger."""
+    cpu_seconds: float = 0.0
+    """So much it has computed, all threads together."""
+
+    @classmethod
+    def of(cls, pid: int, proc: Path = _PROC) -> "Process":
+        """Ask the system; as if it had done nothing if it is gone."""
+        try:
+            stat = read_bytes(proc / str(pid) / "stat", _STAT_BYTES)
+            # The name in brackets may hold anything, also brackets.
+            words = stat.rpartition(b")")[2].split()
+            ticks = int(words[11]) + int(words[12])
+        except (OSError, ValueError, IndexError):
+            return cls()
+        return cls(words[0] in (b"T", b"t"), ticks / os.sysconf("SC_CLK_TCK"))
+
+
+@dataclass(frozen=True)
 class Sign:
     """A sign of life."""
 
@@ -39,6 +61,8 @@ class Sign:
     """The process is stopped (SIGSTOP)."""
     first: bool = False
     """It is in the first step of this start."""
+    cpu_share: float = 0.0
+    """CPU seconds in each second since the rank's last change of activity, all threads together."""
     failing: bool = False
     """The rank has said a cause and is about to end."""
     busy: Mapping[str, float] = field(default_factory=dict)
@@ -53,8 +77,8 @@ class Sign:
 
     @property
     def waits(self) -> bool:
-        """Whether it may wait for other ranks, as it is able to do anything."""
-        return self.beat.waits and not self.stopped
+        """Whether it may wait for other ranks: it is not stopped, and not about to end."""
+        return self.beat.waits and not self.stopped and not self.failing
 
     @property
     def kind(self) -> str:
@@ -66,6 +90,7 @@ class Sign:
         return {
             "beat": [getattr(self.beat, f.name) for f in fields(Beat)],
             "is": [self.stopped, self.first, self.failing],
+            "cpu": self.cpu_share,
             "busy": dict(self.busy),
             "whole": dict(self.whole),
         }
@@ -79,8 +104,9 @@ class Sign:
         """
         try:
             stopped, first, failing = map(bool, message["is"])
-            durations = [_durations(message[name]) for name in ("busy", "whole")]
-            return cls(beat_of(message["beat"]), stopped, first, failing, *durations)
+            busy, whole = (_durations(message[name]) for name in ("busy", "whole"))
+            cpu_share = _seconds(message["cpu"])
+            return cls(beat_of(message["beat"]), stopped, first, cpu_share, failing, busy, whole)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no sign of life: {error}") from None
 
@@ -156,19 +182,21 @@ class Watch:
     def __init__(
         self,
         page: Page,
-        stopped: Callable[[], bool] = lambda: False,
+        process: Callable[[], Process] = Process,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin to watch.
 
         Args:
             page: of the rank.
-            stopped: whether its process is stopped.
+            process: says what the system knows of it.
             clock: the supervisor's, in seconds (`WatchedClock`).
         """
-        self._page, self._stopped, self._clock = page, stopped, clock
+        self._page, self._process, self._clock = page, process, clock
         self._beat = page.read()
         self._changed = self._entered = clock()
+        self._cpu_seconds = 0.0
+        """When the activity began."""
         self._first: int | None = None
         """The step that this start began with."""
         self._was_stopped = False
@@ -178,12 +206,12 @@ class Watch:
     def look(self) -> Sign:
         """Read the page and return what it says."""
         now = self._clock()
-        beat, before = self._page.read(), self._beat
+        beat, before, process = self._page.read(), self._beat, self._process()
         if beat.count != before.count:
             self._note(before, now)
             self._changed, self._was_stopped = now, False
-        stopped = self._stopped()
-        self._was_stopped |= stopped
+            self._cpu_seconds = process.cpu_seconds
+        self._was_stopped |= process.stopped
         if beat.phase_at != before.phase_at:
             kind = self._kind(before)
             longest = max(self._whole.get(kind, 0.0), now - self._entered)
@@ -198,8 +226,9 @@ class Watch:
                 at=round(self._changed - now, 3),
                 phase_at=round(self._entered - now, 3),
             ),
-            stopped,
+            process.stopped,
             self._kind(beat) == Kind.FIRST,
+            round((process.cpu_seconds - self._cpu_seconds) / max(1.0, now - self._changed), 2),
             bool(self._page.text("cause")),
             dict(self._busy),
             dict(self._whole),
@@ -216,12 +245,3 @@ class Watch:
         kind = self._kind(before)
         longest = max(self._busy.get(kind, 0.0), now - self._changed)
         self._busy[kind] = round(longest, 1)
-
-
-def is_stopped(pid: int, proc: Path = _PROC) -> bool:
-    """Return whether a process is stopped, by a signal or a debugger."""
-    with suppress(OSError):
-        stat = read_bytes(proc / str(pid) / "stat", _STAT_BYTES)
-        # The name in brackets may hold anything, also brackets.
-        return stat.rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
-    return False

@@ -19,6 +19,8 @@ _CYCLE = [Phase.STEP, Phase.EVALUATE, Phase.RECORD, Phase.CHECKPOINT, Phase.CLOS
 _SWEEPS = (Phase.STEP, Phase.EVALUATE)
 _CARRY = frozenset({"wait", "flush"})
 _SHOWN = 4
+_COMPUTES, _SLEEPS = 0.5, 0.1
+"""CPU seconds in a second."""
 Here = list[tuple[Member, Sign]]
 """Ranks whose supervisors are here, with their last signs of life."""
 _Place = tuple[int, int, int, tuple[int, ...]]
@@ -132,6 +134,10 @@ def _kind(sign: Sign) -> tuple[str, ...]:
 def stuck(members: Mapping[int, Member], rules: Rules) -> Stuck:
     """Find what is wrong where every rank that is still here waits."""
     here = silent_first(members)
+    if (one := computing(here)) is not None:
+        return Stuck(
+            one[0].rank, f"it computes without end while it should wait for {what(one[1].beat)}"
+        )
     for member, sign in here:
         for source, found in _passed(member.rank, sign, members, rules):
             return Stuck(
@@ -148,6 +154,16 @@ def stuck(members: Mapping[int, Member], rules: Rules) -> Stuck:
         if ranks:
             return Stuck(min(ranks), words)
     return _odd(here) or _all_alike(here)
+
+
+def computing(here: Here) -> tuple[Member, Sign] | None:
+    """Return the only rank that computes while all others sleep, as in an endless loop.
+
+    None if several compute: some libraries do so while they wait.
+    """
+    found = [row for row in here if row[1].cpu_share >= _COMPUTES]
+    others = [sign.cpu_share for _, sign in here if sign.cpu_share < _COMPUTES]
+    return found[0] if len(found) == 1 and others and max(others) <= _SLEEPS else None
 
 
 def _odd(here: Here) -> Stuck | None:

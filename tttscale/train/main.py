@@ -3,6 +3,8 @@
 from tttscale.cluster.interrupts import SaveRequests
 from tttscale.cluster.ranks import Ranks
 from tttscale.config import Config
+from tttscale.supervise.page import say
+from tttscale.train.build import hang_rules
 from tttscale.train.training_run import TrainingRun
 
 
@@ -15,6 +17,7 @@ def train(config: Config, ranks: Ranks) -> int:
     Raises:
         TTTScaleError: of any kind, before anything heavy starts where possible.
     """
+    say("watch", hang_rules(config).text())
     with SaveRequests() as requests:
         run = TrainingRun.build(config, ranks)
         run.announce()
