@@ -101,6 +101,10 @@ class TrainSection(Section):
     """Compile the pointwise operations with torch.compile (needs a C++ compiler); auto = on a GPU."""
     ignore_memory: bool = False
     """Start even if the plan predicts that memory will not suffice."""
+    hang_seconds: Annotated[int | float | Literal["auto"], amount_or("auto")] = "auto"
+    """Seconds without progress in a step after which a rank hangs and the job ends, or five times as long as
+    anything has taken before if that is more; outside of steps and in the first step ten times as long. Waits
+    for other ranks do not count. auto = 60; 0 = never."""
 
 
 class EvaluateSection(Section):
