@@ -6,7 +6,7 @@ place.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -140,7 +140,8 @@ class HostCopy:
         on_gpu = any(t.is_cuda for t in (*snapshot.weights.values(), *snapshot.moments.values()))
         if on_gpu:
             # torch's own pinned memory would take the next power of two. Unregistered it is only slower.
-            torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), size_bytes, 0)
+            cudart: Any = torch.cuda.cudart()
+            cudart.cudaHostRegister(buffer.data_ptr(), size_bytes, 0)
         self._buffer = buffer
         return buffer
 
