@@ -123,6 +123,8 @@ class CheckpointSection(Section):
     """Steps between checkpoints, with one more after the last step; 0 = none."""
     keep: Positive = 3
     """Newest checkpoints kept."""
+    background: bool = True
+    """Write checkpoints from a copy in the host's memory while training continues; false = the step waits."""
     resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
     """Resume from the newest complete checkpoint, if there is one; never; or from this step."""
     max_attempts: Count = 3
