@@ -55,7 +55,7 @@ class PeerError(TTTScaleError):
 
 
 class NumericsError(TTTScaleError):
-    """A loss, a gradient or a weight is not a finite number, or too large to compute with."""
+    """A loss, a gradient, a carry or a weight is not a finite number, or too large to compute with."""
 
     exit_code = 76
 
