@@ -189,7 +189,7 @@ def test_a_custom_layers_part_is_named():
 
 def gone_again(ranks):
     config = small_config(2, sequences_per_step=1)
-    trainer, model, sweeps = small_trainer(ranks, config)
+    trainer, model, _ = small_trainer(ranks, config)
     plain, times = model.embed, []
 
     def embed(ids):
@@ -228,7 +228,7 @@ def far_ahead(ranks):
     found = []
     for value in (1e25, 3e38):
         config = small_config(2, sequences_per_step=1)
-        trainer, model, sweeps = small_trainer(ranks, config)
+        trainer, _, sweeps = small_trainer(ranks, config)
         with fault(sweeps, "gradient", 3, 1, value), pytest.raises(StepError) as error:
             trainer.step(1, small_windows(config))
         found.append(str(error.value))
