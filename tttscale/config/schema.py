@@ -130,6 +130,9 @@ class CheckpointSection(Section):
     """Newest checkpoints kept."""
     resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
     """Resume from the newest complete checkpoint, if there is one; never; or from this step."""
+    max_attempts: Count = 3
+    """Starts in a row that may fail without a new checkpoint. After that what starts a run by itself (Slurm,
+    torchrun, tttscale launch again) is refused; a start by hand never is. 0 = any number."""
 
 
 class WandbSection(Section):

@@ -197,6 +197,25 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
+def last_records(path: Path, limit_bytes: int = 1 << 18) -> list[dict[str, Any]]:
+    """Read the newest records that have a step, the oldest first, in a time that no file is too large for.
+
+    Args:
+        path: the file.
+        limit_bytes: how much of its end is read. What is no record there is left out.
+
+    Raises:
+        OSError: it cannot be read, or is not a file.
+    """
+    with open_ordinary(path) as file:
+        begin = max(0, file.seek(0, os.SEEK_END) - limit_bytes)
+        file.seek(begin)
+        lines = file.read(limit_bytes).split(b"\n")
+    # The last one is cut short or empty, the first one may lack its beginning.
+    found = (_record(line) for line in lines[bool(begin) : -1])
+    return [record for record in found if record is not None and _step_of(record) is not None]
+
+
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """Yield number, end in bytes and text of each complete line that is not blank.
 

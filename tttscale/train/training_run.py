@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from tttscale import codes
 from tttscale.cluster.interrupts import SaveRequests
 from tttscale.cluster.ranks import Ranks
 from tttscale.cluster.torchelastic import tell_torchrun
@@ -22,6 +23,7 @@ from tttscale.scan.sweep import Sweeps
 from tttscale.scan.timeline import Activity
 from tttscale.supervise.page import Phase, enter, say
 from tttscale.train import build
+from tttscale.train.attempt import RunAttempt
 from tttscale.train.checkpoint.compatibility import check_compatible, start_notices
 from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, TrainingState
 from tttscale.train.description import describe
@@ -34,7 +36,7 @@ from tttscale.train.schedules import schedule_notices
 from tttscale.train.trainer import Evaluation, Trainer
 from tttscale.train.ways import kept
 
-SAVED_ON_REQUEST = 75
+SAVED_ON_REQUEST = codes.SAVED.number
 """Exit code after SIGUSR1: the same command, started again, resumes."""
 
 
@@ -75,8 +77,15 @@ class TrainingRun:
         self._plan: RunPlan | None = None
 
     @classmethod
-    def build(cls, config: Config, ranks: Ranks) -> "TrainingRun":
+    def build(
+        cls, config: Config, ranks: Ranks, attempt: RunAttempt | None = None
+    ) -> "TrainingRun":
         """Build the parts of a run; steps and checkpoints of an earlier start stay as they are.
+
+        Args:
+            config: the run's.
+            ranks: this process's place.
+            attempt: where the start is noted; None: nowhere.
 
         Raises:
             TTTScaleError: of any kind; what a single rank can find out comes first.
@@ -100,11 +109,15 @@ class TrainingRun:
             found = start_notices(config, tokens)
         divergence = Divergence(config, mesh, run_folder(config), resumed)
         divergence.refuse()
+        if attempt is not None:
+            found += attempt.check(mesh, resumed)
         # 4. Rank 0: take the run's folder, and say what was found.
         found = checkpoints.notices + found + schedule_notices(config.train, config.model)
         recorder: Recorder = NullRecorder()
         if ranks.rank == 0:
             recorder = RunRecorder(config, tokens, resumed, found)
+            if attempt is not None:
+                attempt.begin(resumed)
         say("folder", str(run_folder(config).absolute()))
         with _closed_on_error(recorder):
             # 5. All ranks: the checkpoints' folder, and how products are computed.
