@@ -72,7 +72,7 @@ class CrashLoopError(TTTScaleError):
 
 
 class NumericsError(TTTScaleError):
-    """A loss, a gradient or a weight is not a finite number, or too large to compute with."""
+    """A loss, a gradient, a carry or a weight is not a finite number, or too large to compute with."""
 
     exit_code = codes.NUMERICS.number
 
