@@ -30,6 +30,8 @@ from tttscale.supervise.verdict import Ended, Verdict
 
 HEARD_SECONDS = 2.0
 """How long the verdict may take to reach the others before this process ends."""
+COME_SECONDS = 6.0
+"""How long rank 0 stays with a verdict for supervisors that have not come yet."""
 _POLL_SECONDS = 0.02
 _TOKEN_BYTES = 16
 
@@ -174,8 +176,9 @@ class Job:
         if not self._decided_at:
             self._decided_at = now
         self._hub.tell(self._verdict, now)
-        heard = self._hub.is_heard or now - self._decided_at >= HEARD_SECONDS
-        return self._verdict if heard else None
+        stay = HEARD_SECONDS if self._court.all_came else COME_SECONDS
+        heard = self._hub.is_heard and self._court.all_came
+        return self._verdict if heard or now - self._decided_at >= stay else None
 
     # ---- other ranks -----------------------------------------------------------------------------
 
