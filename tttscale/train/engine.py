@@ -187,9 +187,13 @@ class Engine:
         return norm
 
     def skip(self) -> None:
-        """Clear the gradients in place of a step; all ranks or none."""
+        """Clear the gradients in place of a step, or after one that has failed; all ranks or none."""
         self._await_sums()
         self._model.zero_grad()
+        optimizer = self._engine.optimizer
+        optimizer.zero_grad()  # DeepSpeed has them if a step has failed: it would add the next ones
+        if self._stage > 0:
+            optimizer.averaged_gradients = {}
 
     def updates(self) -> int:
         """Return how many steps AdamW has made; skipped ones do not count."""
