@@ -28,10 +28,14 @@ class Supervised:
     """A rank's page and its supervisor."""
 
     def __init__(self, rank, world, clock):
-        self.page, self.said = Page(), []
+        self.page, self.said, self.sought = Page(), [], []
         ranks = Ranks(rank, world, rank, world, "127.0.0.1", 29500, "environment", True)
-        self.job = Job(self.page, ranks, clock=clock, say=self.said.append)
+        self.job = Job(self.page, ranks, clock=clock, say=self.said.append, seek=self.seek)
         self.rank, self.verdict, self.gone = rank, None, False
+
+    def seek(self, own, now):
+        """No other process; what it would have been asked."""
+        self.sought.append(own)
 
     def poll(self):
         if self.verdict is None and not self.gone:

@@ -409,3 +409,53 @@ def test_the_ranks_process_keeps_no_socket():
     job.drop()
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port), 5)
+
+
+def test_only_who_may_be_waited_for_at_the_meeting_is_stood_in_for(monkeypatch):
+    with Star(3, monkeypatch) as star:
+        star[0].fail(65, "no such store")
+        star[1].page.enter(Phase.MEET)
+        star[1].fail(-9)
+        star[2].page.enter(Phase.BUILD)
+        star[2].fail(-9)
+        assert star[0].sought == [star[0].page.text("hub")]
+        assert star[1].sought == [""]
+        assert star[2].sought == []
+
+
+def test_a_hub_that_was_sought_gets_the_report(monkeypatch):
+    """A rank failed before it knew the hub; another process finds that, and all get the same verdict."""
+    answers = [None, None, "place"]
+
+    class Found:
+        def poll(self, now):
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            return star[0].page.text("hub") if answer == "place" else answer
+
+        def close(self):
+            pass
+
+    with Star(3, monkeypatch) as star:
+        monkeypatch.setattr(star[1].job, "_seek", lambda own, now: Found())
+        star[2].page.say("hub", star[0].page.text("hub"))
+        star[1].fail(65, "no such store")
+        star.go(10)
+        assert star.verdict().cause == "no such store"
+        assert star.verdict().rank == 1
+
+
+def test_a_hub_that_is_not_found_leaves_the_own_verdict(monkeypatch):
+    class Missed:
+        def poll(self, now):
+            return "" if now > 5 else None
+
+        def close(self):
+            pass
+
+    with Star(2, monkeypatch) as star:
+        monkeypatch.setattr(star[1].job, "_seek", lambda own, now: Missed())
+        star[1].fail(65, "no such store")
+        star.go(4)
+        assert star[1].verdict is None
+        star.go(4)
+        assert (star[1].verdict.rank, star[1].verdict.exit_code) == (1, 65)

@@ -21,8 +21,9 @@ from tttscale.supervise import judge
 from tttscale.supervise.court import Court
 from tttscale.supervise.deadline import Rules
 from tttscale.supervise.hub import Hub
-from tttscale.supervise.page import Page
+from tttscale.supervise.page import Page, Phase
 from tttscale.supervise.place import Place, listen
+from tttscale.supervise.seeker import Seeker
 from tttscale.supervise.signs import Process, Sign, Watch, WatchedClock
 from tttscale.supervise.spoke import CONNECT_SECONDS, Link, Spoke
 from tttscale.supervise.talk import text_of
@@ -30,8 +31,9 @@ from tttscale.supervise.verdict import Ended, Verdict
 
 HEARD_SECONDS = 2.0
 """How long the verdict may take to reach the others before this process ends."""
-COME_SECONDS = 6.0
+COME_SECONDS = 7.0
 """How long rank 0 stays with a verdict for supervisors that have not come yet."""
+_BEFORE_ALL_CAME = (Phase.START, Phase.MEET)
 _POLL_SECONDS = 0.02
 _TOKEN_BYTES = 16
 
@@ -50,6 +52,7 @@ class Job:
         *,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = _print,
+        seek: Callable[[str, float], Seeker | None] = Seeker,
     ) -> None:
         """Listen if this is rank 0 of several, and leave on the page where; before the rank is forked off.
 
@@ -58,8 +61,9 @@ class Job:
             ranks: who it is.
             clock: seconds.
             say: prints a line for people.
+            seek: looks for the hub in the place of a rank that ended before it knew where that is.
         """
-        self._page, self._ranks, self._say = page, ranks, say
+        self._page, self._ranks, self._say, self._seek = page, ranks, say, seek
         self._clock = WatchedClock(clock)
         self._host = text_of(socket.gethostname())
         self._pid = 0
@@ -68,6 +72,7 @@ class Job:
         self._secret = _secret(ranks)
         self._hub: Hub | None = None
         self._spoke: Spoke | None = None
+        self._seeker: Seeker | None = None
         self._rules_text = ""
         self._sign: Sign | None = None
         self._ended: Ended | None = None
@@ -112,6 +117,10 @@ class Job:
         self._court.ended(ended, now)
         if self._spoke is not None:
             self._spoke.ended(ended, now)
+        elif ended.last.phase in _BEFORE_ALL_CAME and not self._court.all_came:
+            # Others may wait for this rank where no launcher ends them.
+            own = self._page.text("hub") if self._ranks.rank == 0 else ""
+            self._seeker = self._seek(own, now)
 
     def finished(self, code: int) -> None:
         """Report that this supervisor's rank has ended as it should, with 0 or 75."""
@@ -145,6 +154,8 @@ class Job:
             self._hub.close()
         if self._spoke is not None:
             self._spoke.close()
+        if self._seeker is not None:
+            self._seeker.close()
 
     # ---- rank 0 ----------------------------------------------------------------------------------
 
@@ -187,7 +198,7 @@ class Job:
             self._spoke = self._new_spoke(now)
         spoke = self._spoke
         if spoke is None:
-            return self._alone(now)
+            return None if self._still_seeks(now) else self._alone(now)
         spoke.poll(now, sign)
         if spoke.verdict is not None:
             self._verdict = spoke.verdict
@@ -197,6 +208,18 @@ class Job:
             self._warn()
             return self._alone(now)
         return self._verdict
+
+    def _still_seeks(self, now: float) -> bool:
+        """Whether another process still looks for the hub; what it finds goes onto the page."""
+        if self._seeker is None:
+            return False
+        found = self._seeker.poll(now)
+        if found:
+            self._page.say("hub", found)
+        if found is not None:
+            self._seeker.close()
+            self._seeker = None
+        return found is None or bool(found)
 
     def _new_spoke(self, now: float) -> Spoke | None:
         text = self._page.text("hub")
