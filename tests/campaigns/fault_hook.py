@@ -82,6 +82,7 @@ class Injection:
     def __init__(self, order: dict) -> None:
         self._fault, self._name = order["fault"], order["place"]
         self._place, self._order = PLACES[self._name], order
+        self._when = self._place.step + order.get("later", 0)
         self._folder, self._step = Path(order["folder"]), 0
         self._rank = _own_rank()
         self._shots = 0
@@ -127,7 +128,7 @@ class Injection:
 
     def _at_place(self) -> None:
         """Make the fault if it is this rank's, and its step."""
-        if self._rank not in self._order["ranks"] or self._step != self._place.step:
+        if self._rank not in self._order["ranks"] or self._step != self._when:
             return
         if self._shots:
             return

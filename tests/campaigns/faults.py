@@ -81,6 +81,7 @@ class Campaign:
         order = {
             "fault": episode.fault,
             "place": episode.at,
+            "later": episode.later,
             "ranks": episode.victims[:1] if episode.fault == "cut link" else episode.victims,
             "other": episode.victims[-1],
             "folder": str(notes),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tttscale.config import Config, load_config
 from tttscale.data.provenance import PROVENANCE_FILE
-from tttscale.errors import CheckpointError, ConfigError, DataError
+from tttscale.errors import CheckpointError, ConfigError, DataError, DiskError, of_disk
 from tttscale.files import write_text
 from tttscale.observe.metrics import MetricsLog, look_through
 from tttscale.train import final
@@ -189,11 +189,13 @@ def disk(config: Config) -> Iterator[None]:
 
     Raises:
         ConfigError: the file system refused.
+        DiskError: it is full or fails, which another value of the key does not mend.
     """
     try:
         yield
     except OSError as error:
-        raise ConfigError(
+        kind = DiskError if of_disk(error) else ConfigError
+        raise kind(
             f"run.dir = {config.run.dir!r}: cannot write to {run_folder(config)}: {error}. Check "
             "space and permissions, or name another folder with run.dir=..."
         ) from error
