@@ -76,7 +76,7 @@ def configuration(folder: Path) -> dict[str, Any]:
 
 def prepare(folder: Path) -> None:
     """Write the token store and the configuration."""
-    lines = ["the quick brown fox jumps over the lazy dog. " * 8 for _ in range(100)]
+    lines = [f"{n} quick brown foxes jump over {n + 1} lazy dogs. " * 8 for n in range(100)]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     build_store(
         folder / "store", [str(folder / "text.jsonl")], BuildOptions(holdout_fraction=0.3)
