@@ -22,6 +22,12 @@ ELSEWHERE = {  # a module without a test file of its own -> where it is tested, 
     "plan/virtual_time.py": "plan/test_rehearse.py: equal to the simulator's times",
     "plan/virtual_transport.py": "plan/test_rehearse.py: equal to the simulator's times",
     "supervise/member.py": "declarations: supervise/test_court.py fills them",
+    "supervise/child.py": "supervise/test_supervisor.py forks it",
+    "supervise/rank.py": "supervise/test_supervisor.py kills, stops and asks real ones",
+    "supervise/report.py": "supervise/test_supervisor.py reads what it says and writes",
+    "supervise/stacks.py": "supervise/test_supervisor.py: of stuck, stopped and crashed ranks",
+    "supervise/verdict.py": "two declarations: supervise/test_judge.py and others make them",
+    "supervise/watch.py": "supervise/test_supervisor.py: what a supervisor does with real ranks",
     "train/main.py": "the door from the command to a run: test_cli.py, train/test_run.py",
 }
 

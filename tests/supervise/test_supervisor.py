@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.supervise.ranks import HEAD, is_running, noted, start, until
+from tttscale.supervise import supervisor
 from tttscale.supervise.supervisor import is_wanted
 
 ENDS = [
@@ -292,7 +293,8 @@ def test_stacks_can_be_asked_for(tmp_path):
         ([], {}, False),
     ],
 )
-def test_which_commands_are_watched(words, environ, wanted):
+def test_which_commands_are_watched(words, environ, wanted, monkeypatch):
+    monkeypatch.setattr(supervisor, "is_single_threaded", lambda: True)  # unlike pytest
     assert is_wanted(words, environ) is wanted
 
 

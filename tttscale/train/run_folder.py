@@ -188,8 +188,8 @@ def disk(config: Config) -> Iterator[None]:
     """Turn errors of the file system into one that names the key.
 
     Raises:
-        ConfigError: the file system refused.
-        DiskError: it is full or fails, which another value of the key does not mend.
+        DiskError: the disk is full or fails.
+        ConfigError: the file system refused for another reason.
     """
     try:
         yield
