@@ -28,7 +28,8 @@ def test_the_cause_beats_a_consequence_that_came_first(star):
     star[2].fail(-9)
     star.go(10)
     verdict = star.verdict()
-    assert (verdict.rank, verdict.cause, verdict.exit_code) == (2, "killed by SIGKILL", 71)
+    assert (verdict.rank, verdict.exit_code) == (2, 71)
+    assert verdict.cause.startswith("killed by SIGKILL (perhaps for lack of memory")
     assert (verdict.phase, verdict.step) == ("step", 3)
     assert verdict.line().startswith("FAILED rank=2 host=")
 
@@ -264,7 +265,7 @@ def test_a_single_rank_that_is_killed(monkeypatch):
     with Star(1, monkeypatch) as star:
         star[0].fail(-9)
         star[0].poll()
-        assert star[0].verdict.cause == "killed by SIGKILL"
+        assert star[0].verdict.cause.startswith("killed by SIGKILL")
 
 
 # ---- strangers -----------------------------------------------------------------------------------

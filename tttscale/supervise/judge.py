@@ -9,6 +9,7 @@ import signal
 from collections.abc import Collection, Mapping
 
 from tttscale import codes
+from tttscale.supervise.ending import cause_of, class_of
 from tttscale.supervise.member import Member, State
 from tttscale.supervise.verdict import Ended, Verdict
 from tttscale.supervise.waits import sources
@@ -77,7 +78,9 @@ def first_culprit(members: Mapping[int, Member], sequence: int = 1) -> Verdict:
     chosen = min(alike, key=lambda m: m.rank)
     if len(alike) > 1 and named and int(named[1]) in members:
         chosen = members[int(named[1])]
-    return verdict_on(chosen, _words(first.ended), _exit_code(first.ended.code))
+    return verdict_on(
+        chosen, cause_of(first.ended.code, first.ended.cause), class_of(first.ended.code)
+    )
 
 
 def _raised_alike(a: Member, b: Member) -> bool:
@@ -105,9 +108,9 @@ def _gone(first: Member, candidates: list[Member]) -> Verdict:
 def _noticed(first: Member, members: Mapping[int, Member], sequence: int) -> Verdict:
     """There are only consequences: say which link is in doubt, if that is known."""
     assert first.ended is not None
-    words, last = _words(first.ended), first.ended.last
+    words, last = cause_of(first.ended.code, first.ended.cause), first.ended.last
     if first.ended.code == codes.LAUNCH.number or is_ended_by_others(first.ended):
-        return verdict_on(first, words, _exit_code(first.ended.code))
+        return verdict_on(first, words, class_of(first.ended.code))
     others = sources(first.rank, last, sequence, len(members)) or _named(first, members, sequence)
     if len(others) == 1:
         words = f"link between rank {others[0]} and rank {first.rank}, or one of them: {words}"
@@ -131,31 +134,6 @@ def is_ended_by_others(ended: Ended) -> bool:
     """Return whether a launcher or a person ended it."""
     code = ended.code if ended.code <= _SIGNALS_FROM else _SIGNALS_FROM - ended.code
     return -code in _ENDED_BY_OTHERS
-
-
-def _words(ended: Ended) -> str:
-    if ended.code < 0:
-        try:
-            name = signal.Signals(-ended.code).name
-        except ValueError:
-            name = f"signal {-ended.code}"
-        return f"killed by {name}" + (f" after: {ended.cause}" if ended.cause else "")
-    return ended.cause or f"exit code {ended.code}"
-
-
-def _exit_code(code: int) -> int:
-    """Return the class of an end, as `tttscale.codes` knows it."""
-    if code < 0:
-        return codes.PEER.number
-    known = {c.number for c in codes.CODES} - {codes.DONE.number, codes.SAVED.number}
-    if code in known or is_signal_code(code):
-        return code
-    return codes.BUG.number
-
-
-def is_signal_code(code: int) -> bool:
-    """Return whether an exit code stands for a signal that the command itself obeyed."""
-    return _SIGNALS_FROM < code < _SIGNALS_FROM + signal.NSIG
 
 
 def verdict_on(member: Member, cause: str, code: int) -> Verdict:
