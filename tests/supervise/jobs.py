@@ -27,9 +27,11 @@ class Clock:
 class Supervised:
     """A rank's page and its supervisor."""
 
-    def __init__(self, rank, world, clock):
+    def __init__(self, rank, world, clock, hosts=False):
         self.page, self.said, self.sought = Page(), [], []
-        ranks = Ranks(rank, world, rank, world, "127.0.0.1", 29500, "environment", True)
+        # Another port hides a rank from the beacon, as another host does.
+        port = 29500 + rank * hosts
+        ranks = Ranks(rank, world, rank, world, "127.0.0.1", port, "environment", not hosts)
         self.job = Job(self.page, ranks, clock=clock, say=self.said.append, seek=self.seek)
         self.rank, self.verdict, self.gone = rank, None, False
 
@@ -50,10 +52,10 @@ class Supervised:
 class Star:
     """All supervisors of a job."""
 
-    def __init__(self, world, monkeypatch):
+    def __init__(self, world, monkeypatch, hosts=False):
         self.clock = Clock()
         monkeypatch.setattr(time, "monotonic", self.clock)
-        self.all = [Supervised(rank, world, self.clock) for rank in range(world)]
+        self.all = [Supervised(rank, world, self.clock, hosts) for rank in range(world)]
 
     def __enter__(self):
         return self

@@ -34,9 +34,9 @@ def test_256_supervisors_take_little_time(monkeypatch, record_property):
         share = spent / counted
         record_property("hub CPU seconds per second, 256 ranks", share)
         print(f"hub: {share:.4f} CPU seconds per second, 256 ranks")
-        assert len(hub.job._hub._seats) == 255
+        assert len(hub.job.side.hub._seats) == 255
         assert all(
-            m.sign is not None and m.sign.beat.step == 19 for m in hub.job._court.members.values()
+            m.sign is not None and m.sign.beat.step == 19 for m in hub.job.court.members.values()
         )
         assert share < 1.0
 
@@ -69,13 +69,13 @@ def test_a_rank_that_is_there_cannot_be_there_twice(star):
         star.clock.now += 0.1
         star[0].poll()
         second.poll()
-    assert not second.job._spoke.joined
+    assert not second.job.side.spoke.joined
     star.go(1)
     assert not any(each.verdict for each in star.all)
 
 
 def test_a_supervisor_that_talks_nonsense_is_lost(star):
-    star[1].job._spoke._wire._peer.send(b"nonsense\n")
+    star[1].job.side.spoke._wire._peer.send(b"nonsense\n")
     star.go(5)
     assert star[2].verdict.rank == 1
 

@@ -10,7 +10,7 @@ from tttscale.supervise.spoke import CONNECT_SECONDS, Link
 
 @pytest.fixture
 def star(monkeypatch):
-    with Star(2, monkeypatch) as found:
+    with Star(2, monkeypatch, hosts=True) as found:
         yield found
 
 
@@ -21,13 +21,13 @@ def told(star, **change):
 def test_the_second_address_is_the_right_one(star):
     told(star, addresses=["127.0.0.9", "not an address", "::1", "127.0.0.1"])
     star.go(20)
-    assert star[1].job._spoke.link is Link.JOINED
+    assert star[1].job.side.spoke.link is Link.JOINED
 
 
 def test_nobody_answers(star):
     told(star, port=1)
     star.go(CONNECT_SECONDS + 2)
-    assert star[1].job._spoke.link is Link.OVER
+    assert star[1].job.side.spoke.link is Link.OVER
     assert len(star[1].said) == 1
     assert "not be named" in star[1].said[0]
     star.go(100)
@@ -39,10 +39,10 @@ def test_nobody_answers(star):
 def test_a_place_that_is_none(star, text):
     star[1].page.say("hub", text)
     star.go(2)
-    assert star[1].job._spoke is None
+    assert star[1].job.side.spoke is None
     told(star)
     star.go(2)
-    assert star[1].job._spoke.link is Link.JOINED
+    assert star[1].job.side.spoke.link is Link.JOINED
 
 
 def test_a_rank_that_ended_before_the_hub_was_known(star):
@@ -56,7 +56,7 @@ def test_a_rank_that_ended_before_the_hub_was_known(star):
 def test_signs_are_sent_once_a_second_and_seldom_if_nothing_is_new(star):
     told(star)
     star.go(2)
-    spoke, sent = star[1].job._spoke, []
+    spoke, sent = star[1].job.side.spoke, []
     send = spoke._wire.send
     spoke._wire.send = lambda message: (sent.append(message), send(message))
     for _ in range(10):

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _MODULE = "tttscale.comm.seek_hub"
+CALL_SECONDS = 1.5
+"""Before that: the hub may be on this host, or about to be told."""
 _SECONDS = 8.0
 _READ_BYTES = 4096
 
