@@ -126,7 +126,8 @@ class TrainingRun:
             notices = build.choose_products(mesh, device, resumed)
             # 6. The model, its sweeps, and (all ranks) the optimizer.
             model = build.build_model(config, device, resumed.folder if resumed else None)
-            keep = build.keep_policy(config, ranks, device)
+            parameters = sum(p.numel() for p in model.parameters())
+            keep = build.keep_policy(config, ranks, device, parameters)
             sweeps = build.training_sweeps(config, model, mesh, keep)
             evaluation_sweeps = build.evaluation_sweeps(config, model, mesh, tokens)
             engine = build.build_engine(config, model, mesh)
@@ -150,7 +151,7 @@ class TrainingRun:
                 local_ranks=ranks.local_world_size,
             )
             # 7. All ranks: room on the disk for the checkpoints to come.
-            checkpoints.check_room(sum(p.numel() for p in model.parameters()), parts.done)
+            checkpoints.check_room(parameters, parts.done)
         return cls(parts)
 
     def announce(self) -> None:
