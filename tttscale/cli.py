@@ -147,6 +147,7 @@ def train(
             print_result(dump_config(resolved).rstrip("\n"))
         return
     check_world(resolved, ranks.world_size)
+    page.say("folder", str((Path(resolved.run.dir) / resolved.run.name).absolute()))
     _prepare_torch()
     from tttscale.train.main import train as run
 

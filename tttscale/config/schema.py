@@ -110,6 +110,10 @@ class TrainSection(Section):
     """Compile the pointwise operations with torch.compile (needs a C++ compiler); auto = on a GPU."""
     ignore_memory: bool = False
     """Start even if the plan predicts that memory will not suffice."""
+    hang_seconds: Annotated[int | float | Literal["auto"], amount_or("auto")] = "auto"
+    """Seconds without progress in a step after which a rank hangs and the job ends, or five times as long as
+    anything has taken before if that is more; outside of steps and in the first step ten times as long. Waits
+    for other ranks do not count. auto = 60; 0 = never."""
 
 
 class EvaluateSection(Section):
@@ -128,6 +132,8 @@ class CheckpointSection(Section):
     """Steps between checkpoints, with one more after the last step; 0 = none."""
     keep: Positive = 3
     """Newest checkpoints kept."""
+    background: bool = True
+    """Write checkpoints from a copy in the host's memory while training continues; false = the step waits."""
     resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
     """Resume from the newest complete checkpoint, if there is one; never; or from this step."""
     max_attempts: Count = 3

@@ -10,6 +10,12 @@ class Alone:
     def __init__(self) -> None:
         self._verdict: Verdict | None = None
 
+    def drop(self) -> None:
+        """Close in the rank what only its supervisor uses."""
+
+    def watch(self, pid: int) -> None:
+        """Hear which process the rank is."""
+
     def poll(self) -> Verdict | None:
         """Return the verdict, if there is one."""
         return self._verdict

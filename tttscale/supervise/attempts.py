@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tttscale.codes import CODES, DONE, PEER, SAVED
+from tttscale.codes import CODES, DONE, SAVED
 from tttscale.files import open_end, open_ordinary, write_text
 from tttscale.reading import parse_json, read_bytes
 from tttscale.scrub import scrubbed
@@ -37,6 +37,7 @@ _NAMES = {code.number: code.name for code in CODES} | dict.fromkeys(TOLD_TO_END,
 
 Short = Annotated[str, Field(max_length=_LONGEST_CAUSE)]
 Number = Annotated[int, Field(ge=0, le=1 << 62)]
+ExitCode = Annotated[int, Field(ge=0, le=255)]
 Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
 
@@ -74,11 +75,24 @@ class End(_Line):
     """The end of a start."""
 
     event: Literal["end"] = "end"
-    code: Annotated[int, Field(ge=0, le=255)]
+    code: ExitCode
     step: Number
     """Steps done, in all."""
     cause: Short
     """What was said; empty after a good end."""
+
+
+class _Failure(BaseModel):
+    """What is read of `failure.json`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    rank: Number
+    host: str
+    phase: str
+    step: Number
+    cause: str
+    exit_code: ExitCode
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class Attempt:
         )
         began += str(self.start.step)
         if self.end is None:
-            return f"{began}: no end, it was killed with its host or supervisor, or runs"
+            return f"{began}: no end, so it runs or was killed without a word"
         cause = f": {self.end.cause}" if self.end.cause else ""
         name = _NAMES.get(self.end.code, "unknown")
         when = f"ended {moment(self.end.time)} after step {self.end.step}"
@@ -262,21 +276,18 @@ def _told(folder: Path, last: Attempt) -> End | None:
     """Return the end that `failure.json` tells of; it was not there when the last attempt began."""
     path = folder / FAILURE
     try:
-        fields = parse_json(read_bytes(path, _LARGEST_BYTES))
-        if not isinstance(fields, dict):
-            return None
-        return End(
-            attempt=last.start.attempt,
-            time=path.stat().st_mtime,
-            code=fields.get("exit_code", PEER.number),
-            step=last.end.step if last.end is not None else max(0, fields.get("step", 1) - 1),
-            cause=shortened_cause(
-                f"rank {fields.get('rank')} on {fields.get('host')}, {fields.get('phase')}, "
-                f"step {fields.get('step')}: {fields.get('cause')}"
-            ),
-        )
-    except (OSError, ValueError, TypeError):  # pydantic's errors are ValueErrors
+        said = _Failure.model_validate(parse_json(read_bytes(path, _LARGEST_BYTES)))
+        seconds = path.stat().st_mtime
+    except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
+    cause = f"rank {said.rank} on {said.host}, {said.phase}, step {said.step}: {said.cause}"
+    return End(
+        attempt=last.start.attempt,
+        time=max(0.0, seconds),
+        code=said.exit_code,
+        step=last.end.step if last.end is not None else max(0, said.step - 1),
+        cause=shortened_cause(cause),
+    )
 
 
 def _append(path: Path, line: Start | End) -> None:

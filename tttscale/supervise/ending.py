@@ -7,7 +7,7 @@ from dataclasses import replace
 from tttscale import codes
 from tttscale.supervise.page import Beat, Page
 
-_HINTS = {
+_HINTS: dict[int, str] = {
     signal.SIGKILL: "perhaps for lack of memory: see the kernel's log (dmesg), or the batch system's",
     signal.SIGSEGV: "a crash in a library",
     signal.SIGBUS: "a crash in a library, or /dev/shm is full",

@@ -1,10 +1,6 @@
-"""What a failed run leaves in its folder: `failure.json`, and one line more in `failures.jsonl`.
-
-`failure.json` is of the last start; the next one that takes the folder removes it.
-"""
+"""`failure.json`, which a failed start leaves in the run's folder; the next one that runs removes it."""
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +8,12 @@ from typing import Any
 
 from tttscale import __version__
 from tttscale.cluster.ranks import Ranks, job_of
-from tttscale.files import open_end, write_text
+from tttscale.files import write_text
 from tttscale.scrub import scrubbed
 from tttscale.supervise.verdict import Verdict
 
-FAILURE, FAILURES = "failure.json", "failures.jsonl"
-_ATTEMPTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+FAILURE = "failure.json"
+_ATTEMPTS = ("TTTSCALE_RESTART_COUNT", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 """Variables in which launchers say how often they have started the job before."""
 
 
@@ -52,10 +48,10 @@ def record(
 
 
 def write(folder: Path, fields: Mapping[str, Any]) -> Path:
-    """Write both files; the folder is made if it is missing.
+    """Write the file; the folder is made if it is missing.
 
     Returns:
-        The path of `failure.json`.
+        Its path.
 
     Raises:
         OSError: the file system refused.
@@ -63,25 +59,17 @@ def write(folder: Path, fields: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FAILURE
     write_text(path, json.dumps(fields, indent=2) + "\n")
-    with open_end(folder / FAILURES) as file:
-        file.write((json.dumps(fields) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
     return path
 
 
 def is_newer(folder: Path, than: float) -> bool:
-    """Whether a failure was written after a time, in seconds since 1970: another rank was faster."""
+    """Whether it was written after a time, in seconds since 1970: by another rank of this start."""
+    return is_newer_file(folder / FAILURE, than)
+
+
+def is_newer_file(path: Path, than: float) -> bool:
+    """Whether a file was written after a time, in seconds since 1970."""
     try:
-        return (folder / FAILURE).stat().st_mtime >= than
+        return path.stat().st_mtime >= than
     except OSError:
         return False
-
-
-def clear(folder: Path) -> None:
-    """Remove the failure of an earlier start, which `failures.jsonl` has, too.
-
-    Raises:
-        OSError: the file system refused.
-    """
-    (folder / FAILURE).unlink(missing_ok=True)

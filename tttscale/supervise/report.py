@@ -85,7 +85,8 @@ class Report:
         if self._ranks.rank and failure.is_newer(folder, self._began):
             return
         try:
-            stacks = sorted(path.name for path in folder.glob("stacks-rank-*.txt"))
+            files = sorted(folder.glob("stacks-rank-*.txt"))
+            stacks = [path.name for path in files if failure.is_newer_file(path, self._began)]
             failure.write(folder, failure.record(verdict, self._ranks, self._environ, stacks))
         except OSError as error:
             self.say(f"{failure.FAILURE} cannot be written: {error}")

@@ -33,6 +33,7 @@ SIGNALS = frozenset({*_PASSED_ON, STACKS, signal.SIGCHLD})
 _POLL_SECONDS = 0.1
 _LAUNCHER_SECONDS = 0.5
 _SETTLE_SECONDS = 5.0
+_OTHERS_END_SECONDS, _SLICE_SECONDS = 60.0, 0.5
 _REPEATS_SECONDS = 2.0
 """As in `tttscale.cluster.interrupts`: signals within this time count as one."""
 _PATIENCE_SECONDS = 5.0
@@ -42,6 +43,14 @@ T = TypeVar("T")
 
 class Job(Protocol):
     """The supervisors of all ranks (`tttscale.supervise.job`), or `Alone`."""
+
+    def drop(self) -> None:
+        """Close in the rank's process what only its supervisor uses."""
+        ...
+
+    def watch(self, pid: int) -> None:
+        """Hear which process the rank is."""
+        ...
 
     def poll(self) -> Verdict | None:
         """Return the verdict once there is one; never wait."""
@@ -113,10 +122,12 @@ class Watch:
         if number == STACKS:
             self._report.stacks("asked for by SIGUSR2")
             return
-        self._rank.send(number)
-        if number == signal.SIGTSTP:  # with the rank, until somebody continues this process
+        if number == signal.SIGTSTP:  # both, until somebody continues this process
+            self._rank.send(signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif number != signal.SIGCONT:
+            return
+        self._rank.send(number)
+        if number != signal.SIGCONT:
             self._note(number)
 
     def _note(self, number: int) -> None:
@@ -136,10 +147,22 @@ class Watch:
             return code
         if code in ENDED_AS_ASKED:
             self._ask(self._job.finished, code)
-            verdict = self._ask(self._job.settle, _SETTLE_SECONDS)
+            verdict = self._others_end()
             return code if verdict is None else self._report.fail(verdict)
         verdict = self._judged(code, cause_of(code, self._rank.page.text("cause")))
         return code if is_interrupted(code) else self._report.fail(verdict)
+
+    def _others_end(self) -> Verdict | None:
+        """Wait until nobody needs this supervisor: that of rank 0 hears all others, who may take longer."""
+        deadline = time.monotonic() + _OTHERS_END_SECONDS
+        while (began := time.monotonic()) < deadline:
+            verdict = self._ask(self._job.settle, _SLICE_SECONDS)
+            if verdict is not None or time.monotonic() - began < _SLICE_SECONDS:
+                return verdict
+            told = signal.sigtimedwait({signal.SIGINT, signal.SIGTERM}, 0)
+            if told is not None or broken_link(self._links) is not None:
+                return None
+        return None
 
     def _judged(self, code: int, cause: str) -> Verdict:
         """Tell the others how this rank has ended, and wait for the verdict."""

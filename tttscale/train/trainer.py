@@ -20,7 +20,7 @@ from tttscale.scan.losses import Losses
 from tttscale.scan.reader import TokenSequence
 from tttscale.scan.sweep import Sweeps
 from tttscale.scan.timeline import Activity
-from tttscale.supervise.page import Phase, enter
+from tttscale.supervise.page import Phase, enter, waiting
 from tttscale.train import memory
 from tttscale.train.engine import Engine
 from tttscale.train.figures import step_figures, work_tokens
@@ -141,7 +141,8 @@ class Trainer:
     def _finish_device(self) -> None:
         """Wait until the device has done the sweeps; the optimizer needs their gradients now."""
         if self._sweeps.device.type == "cuda":
-            torch.cuda.synchronize(self._sweeps.device)
+            with waiting():  # its streams may wait for other ranks
+                torch.cuda.synchronize(self._sweeps.device)
 
     def evaluate(self, windows: WindowSource, sweeps: Sweeps | None, sequences: int) -> Evaluation:
         """Return the held-out loss of the first windows in text order; every replica takes its share."""

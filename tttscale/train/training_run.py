@@ -30,7 +30,8 @@ from tttscale.supervise.page import Phase, enter, say
 from tttscale.train import build
 from tttscale.train.attempt import RunAttempt
 from tttscale.train.checkpoint.compatibility import check_compatible, start_notices
-from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, TrainingState
+from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, Saved
+from tttscale.train.checkpoint.snapshot import TrainingState
 from tttscale.train.description import describe
 from tttscale.train.divergence import Divergence
 from tttscale.train.engine import Engine
@@ -112,7 +113,7 @@ class TrainingRun:
         # 3. All ranks: find the checkpoint to resume from, and whether it fits.
         left_out = LeftOut(mesh, run_folder(config))
         config = left_out.applied(config)
-        checkpoints = CheckpointManager(config, mesh, run_folder(config))
+        checkpoints = CheckpointManager(config, mesh, run_folder(config), ranks.local_world_size)
         resumed = checkpoints.find()
         if resumed is not None:
             found = check_compatible(resumed, config, tokens)
@@ -224,7 +225,8 @@ class TrainingRun:
     def _steps_or_roll_back(self, requests: SaveRequests) -> int | None:
         """Run all steps that are left; or get ready to run them from an earlier checkpoint: None."""
         try:
-            return self._steps(requests)
+            with self.parts.checkpoints.finished(self._report_saved):
+                return self._steps(requests)
         except NumericsError as error:
             enter(Phase.BUILD)
             parts = self.parts
@@ -290,7 +292,8 @@ class TrainingRun:
             ):
                 parts.recorder.log(line)
             asked = self._asked_to_save(requests) if step < steps else None
-            saved = self._saves(step, asked is not None) and self._save(step)
+            due = self._saves(step, asked is not None)
+            saved = due and self._save(step, wait=bool(asked) or step == steps)
             if asked and saved:  # if the disk refused: again after the next step
                 self._announce_saved_end(asked)
                 return SAVED_ON_REQUEST
@@ -334,10 +337,18 @@ class TrainingRun:
         return evaluation
 
     def _asked_to_save(self, requests: SaveRequests) -> signal.Signals | None:
-        """Return the signal by which any rank was asked to save and end; without checkpoints none counts."""
+        """Return the signal by which any rank was asked to save and end; without checkpoints none counts.
+
+        All ranks learn here, too, what came of a save in the background, once all of them know it.
+        """
+        checkpoints = self.parts.checkpoints
         if self.parts.config.checkpoint.every == 0:
             return None
-        number = int(self.parts.mesh.gather([float(requests.heard or 0)]).max())
+        own = [float(requests.heard or 0), float(checkpoints.ended())]
+        heard, ended = self.parts.mesh.gather(own).T
+        if ended.all() and (saved := checkpoints.settle()):
+            self._report_saved(saved)
+        number = int(heard.max())
         return signal.Signals(number) if number else None
 
     def _saves(self, step: int, asked: bool) -> bool:
@@ -349,25 +360,40 @@ class TrainingRun:
         )
         return wanted and not answers.owes_checkpoint
 
-    def _save(self, step: int) -> bool:
-        parts = self.parts
+    def _save(self, step: int, wait: bool) -> bool:
+        """Save, or begin to; one save after the other.
+
+        Args:
+            step: the last one.
+            wait: until it is done, since the run ends after it.
+
+        Returns:
+            Whether it is done.
+        """
+        parts, checkpoints = self.parts, self.parts.checkpoints
         enter(Phase.CHECKPOINT)
         parts.trainer.timeline.begin(Activity.CHECKPOINT)
-        parts.recorder.sync()
-        saved = parts.checkpoints.save(
-            TrainingState(
-                step=step,
-                tokens=parts.trainer.tokens,
-                model=parts.sweeps.model,
-                engine=parts.engine,
-                stores=parts.tokens,
-                wandb_id=parts.recorder.wandb_id,
-            )
+        if not wait and (line := checkpoints.overtaken(step)):
+            parts.recorder.log(line)
+        if earlier := checkpoints.settle():
+            self._report_saved(earlier)
+        state = TrainingState(
+            step=step,
+            tokens=parts.trainer.tokens,
+            model=parts.sweeps.model,
+            engine=parts.engine,
+            stores=parts.tokens,
+            wandb_id=parts.recorder.wandb_id,
         )
+        save = checkpoints.save if wait else checkpoints.begin
+        if saved := save(state, parts.recorder.sync):
+            self._report_saved(saved)
+        return saved is not None and saved.done
+
+    def _report_saved(self, saved: Saved) -> None:
         if saved.done:
-            parts.recorder.saved(step)
-        parts.recorder.log(saved.line)
-        return saved.done
+            self.parts.recorder.saved(saved.step)
+        self.parts.recorder.log(saved.line)
 
 
 def _trained(
