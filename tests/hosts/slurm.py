@@ -69,6 +69,22 @@ class Slurm:
         found = re.search(r"JobState=(\w+)", self.call(f"scontrol show job {job}"))
         return found[1] if found else "unknown"
 
+    def shown(self, job: int, name: str) -> str:
+        """A field of the job, as scontrol shows it: `ExitCode`, `Restarts`."""
+        found = re.search(rf"\b{name}=(\S+)", self.call(f"scontrol show job {job}"))
+        assert found
+        return found[1]
+
+    def wait_for_requeue(self, job: int, timeout_seconds: float = 300.0) -> None:
+        """Wait until a job is queued again, and let it start without Slurm's delay of minutes."""
+        poll(lambda: self.shown(job, "Restarts") != "0", f"job {job} again", timeout_seconds)
+        poll(lambda: self.state(job) in ("PENDING", "RUNNING"), f"job {job} waits")
+        self.call(f"scontrol update JobId={job} StartTime=now || true")
+
+    def wait_until_idle(self) -> None:
+        """Wait until both nodes can take a job."""
+        poll(lambda: "idle 2" in _nodes(self), "both nodes are idle", 120.0)
+
     def wait(self, job: int, timeout_seconds: float = 300.0) -> str:
         """Wait until a job has ended; return its state."""
         poll(lambda: self.state(job) in ENDED, f"job {job} ends", timeout_seconds)
