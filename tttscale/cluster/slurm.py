@@ -21,9 +21,10 @@ _TIMES = (
 )
 _UNIT_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 RANK = """\
-# A rank that fails leaves its exit code (71 if it was killed) and waits a moment, so that the others can say the
-# same. One that has saved when it was told to ends with 75. That must not end the others, which still save.
-each='trap "" USR1; trap : TERM INT; "$@" || { code=$?; ((code <= 128 || code == 130 || code == 143)) || code=71
+# A rank that fails leaves its exit code (71 if it was killed) and waits a moment, so that the others can say
+# the same. One that has saved when told to ends with 75. That must not end the others, which still save.
+each='trap "" USR1; trap : TERM INT
+  "$@" || { code=$?; ((code <= 128 || code == 130 || code == 143)) || code=71
   (set -C; echo $code >"$0") 2>/dev/null
   [[ $code == 75 ]] || { sleep 5; exit $code; }; }'
 """
