@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {  # a module without a test file of its own -> where it is tested, or why not
+    "bench/companion_worker.py": "a process beside a measured one: bench/test_companions.py runs it",
     "bench/step_worker.py": "a rank's process: bench/test_step.py runs it",
     "config/section.py": "one base class without code: config/test_schema.py sees what it forbids",
     "data/store/protocols.py": "declarations only",

@@ -40,14 +40,14 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "metrics are on disk before the checkpoint that continues them",
-        "tttscale/train/training_run.py",
-        "        parts.recorder.sync()\n",
-        "",
+        "tttscale/train/checkpoint/writer.py",
+        "                before_commit()\n",
+        "                pass\n",
         (_DISK + "test_a_checkpoint_comes_after_the_metrics_that_it_continues",),
     ),
     Safeguard(
         "a checkpoint's files are on disk before it gets its name",
-        "tttscale/train/checkpoint/manager.py",
+        "tttscale/train/checkpoint/writer.py",
         "            sync(partial / name)\n",
         "            pass\n",
         (_CHECKPOINTS + "test_nothing_is_named_before_it_is_on_disk",),
@@ -181,8 +181,8 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "what is no number is not saved",
-        "tttscale/train/checkpoint/manager.py",
-        "        self._check_finite(state)\n",
+        "tttscale/train/checkpoint/writer.py",
+        "        self._check_finite(snapshot)\n",
         "",
         (_DIVERGENCE + "test_what_is_no_number_is_never_saved",),
     ),
@@ -190,7 +190,7 @@ SAFEGUARDS = (
         "damage that one rank sees is everybody's",
         "tttscale/comm/collective.py",
         '        if "problem" in row:',
-        '        if "problem" in row and rank == mesh.rank:',
+        '        if "problem" in row and rank == ranks.rank:',
         (_CHECKPOINTS + "test_damage_that_one_rank_sees",),
     ),
     Safeguard(

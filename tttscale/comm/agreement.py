@@ -35,15 +35,20 @@ def check_agreement(own: Mapping[str, str]) -> None:
             )
 
 
-def texts_of_all_ranks(text: str) -> list[str]:
-    """Everybody's text, in rank order; over gloo, every rank of the default group calls this."""
+def texts_of_all_ranks(text: str, group: dist.ProcessGroup | None = None) -> list[str]:
+    """Everybody's text, in rank order; over gloo, every rank calls this.
+
+    Args:
+        text: this rank's.
+        group: of all ranks; None: the default group.
+    """
     own = text.encode(errors="surrogateescape")  # a path may be no UTF-8
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, torch.tensor([len(own)]))
+    dist.all_gather(lengths, torch.tensor([len(own)]), group=group)
     longest = int(max(lengths))
     mine = torch.frombuffer(bytearray(own.ljust(longest + 1)), dtype=torch.uint8)
     rows = [torch.empty_like(mine) for _ in lengths]
-    dist.all_gather(rows, mine)
+    dist.all_gather(rows, mine, group=group)
     return [
         bytes(row[: int(length)].tolist()).decode(errors="surrogateescape")
         for row, length in zip(rows, lengths, strict=True)

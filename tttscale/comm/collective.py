@@ -4,17 +4,17 @@ import json
 from collections.abc import Callable
 from typing import TypeVar
 
-from tttscale.comm.mesh import Mesh
+from tttscale.comm.aside import Gathers
 from tttscale.errors import TTTScaleError
 
 T = TypeVar("T")
 
 
-def on_all_ranks(mesh: Mesh, work: Callable[[], T], *kinds: type[TTTScaleError]) -> list[T]:
-    """Call `work` on every rank and exchange the results; every rank of the mesh calls this.
+def on_all_ranks(ranks: Gathers, work: Callable[[], T], *kinds: type[TTTScaleError]) -> list[T]:
+    """Call `work` on every rank and exchange the results; every rank calls this.
 
     Args:
-        mesh: all ranks.
+        ranks: all ranks.
         work: may differ between ranks; its result is what JSON carries.
         kinds: errors to pass on to all ranks, a subclass before its base. The last one also stands for an
             OSError. All other errors end this rank only.
@@ -31,9 +31,9 @@ def on_all_ranks(mesh: Mesh, work: Callable[[], T], *kinds: type[TTTScaleError])
     except (OSError, *kinds) as error:
         kind = next((i for i, kind in enumerate(kinds) if isinstance(error, kind)), len(kinds) - 1)
         own |= {"problem": str(error), "kind": kind}
-    rows = [json.loads(text) for text in mesh.gather_texts(json.dumps(own))]
+    rows = [json.loads(text) for text in ranks.gather_texts(json.dumps(own))]
     for rank, row in enumerate(rows):
         if "problem" in row:
-            where = f"rank {rank}: " if mesh.world_size > 1 else ""
+            where = f"rank {rank}: " if ranks.world_size > 1 else ""
             raise kinds[row["kind"]](f"{where}{row['problem']}")
     return [row["result"] for row in rows]

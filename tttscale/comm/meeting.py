@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
@@ -25,8 +25,12 @@ from tttscale.comm.first_store import (
     say,
     this_rank,
 )
+from tttscale.comm.interfaces import Route
 from tttscale.comm.reach import settle_interfaces
 from tttscale.errors import LaunchError
+from tttscale.supervise import page
+from tttscale.supervise.page import Page
+from tttscale.supervise.place import Place
 
 _SHOWN = 8
 _PREFIX_DIGITS = 32
@@ -52,6 +56,7 @@ def meet(ranks: Ranks, timeout: timedelta) -> Store:
     with _one_error(ranks, "lost the place where ranks meet"):
         door = _Door(ranks, plain, secret)
         store = door.enter(deadline)
+        _share_hub(ranks, store, route)
         _compare(ranks, store)
         _await_all(ranks, store, deadline, door)
         settle_interfaces(ranks, store, route)
@@ -140,6 +145,25 @@ class _Door:
             "ranks (the launcher may have to be told to hand it on), or, if these are two jobs, another "
             "MASTER_PORT for one of them."
         )
+
+
+def _share_hub(ranks: Ranks, store: Store, route: Route) -> None:
+    """Tell this rank's supervisor where rank 0's is; it comes before all that waits for other ranks.
+
+    Args:
+        ranks: who this process is.
+        store: where rank 0's supervisor is published, by rank 0.
+        route: how this rank reached the store.
+    """
+    if ranks.rank == 0:
+        text = "" if Page.own is None else Page.own.text("hub")
+        if text:  # its own address on the way to the store, which may be on another host
+            text = Place.of(text).with_addresses(route.own).text()
+        store.set("hub", text)
+        return
+    if text := store.get("hub").decode(errors="replace"):
+        with suppress(ValueError):
+            page.say("hub", Place.of(text).with_addresses(route.master).text())
 
 
 def _compare(ranks: Ranks, store: Store) -> None:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from tttscale.cluster.interrupts import Interrupts
+from tttscale.codes import CODES, DONE, LOOP, PEER, SAVED
 from tttscale.config import load_config
 from tttscale.errors import LaunchError, TTTScaleError
 from tttscale.supervise.attempts import (
@@ -29,7 +30,6 @@ from tttscale.supervise.attempts import (
     read_attempts,
     restarts,
 )
-from tttscale.supervise.codes import CODES, DONE, LOOP, PEER, SAVED
 from tttscale.train.checkpoint.folder import CheckpointFolder
 
 _COUNT = RESTARTS[0]

@@ -10,21 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from tttscale.config import load_config
-from tttscale.errors import CheckpointError, ConfigError, TTTScaleError
-from tttscale.observe.metrics import last_records
-from tttscale.reading import read_json
-from tttscale.scrub import scrubbed
-from tttscale.supervise.attempts import (
-    FAILURE,
-    TOLD_TO_END,
-    Attempt,
-    crash_loop,
-    is_alive,
-    moment,
-    read_attempts,
-)
-from tttscale.supervise.codes import (
+from tttscale.codes import (
     BUG,
     CHECKPOINT,
     CODES,
@@ -38,6 +24,20 @@ from tttscale.supervise.codes import (
     PEER,
     SAVED,
     USAGE,
+)
+from tttscale.config import load_config
+from tttscale.errors import CheckpointError, ConfigError, TTTScaleError
+from tttscale.observe.metrics import last_records
+from tttscale.reading import read_json
+from tttscale.scrub import scrubbed
+from tttscale.supervise.attempts import (
+    FAILURE,
+    TOLD_TO_END,
+    Attempt,
+    crash_loop,
+    is_alive,
+    moment,
+    read_attempts,
 )
 from tttscale.supervise.verdict import Verdict
 from tttscale.train.checkpoint.folder import CheckpointFolder

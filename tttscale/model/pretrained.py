@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,34 @@ def save_pretrained(model: Any, directory: str | Path) -> None:
     Raises:
         OSError: the file system refused; nothing half-written is left.
     """
-    directory = Path(directory)
+    write_pretrained(directory, model.config, weights_of(model))
+
+
+def weights_of(model: Any) -> dict[str, Tensor]:
+    """Return the tensors that `save_pretrained` writes, by their official keys; no copies."""
     weights = {k: v.detach() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         weights.pop(TIED)
+    return weights
+
+
+def write_pretrained(
+    directory: str | Path, config: TTTConfig, weights: Mapping[str, Tensor]
+) -> None:
+    """Write the files of a model; each appears under its name only once it is whole.
+
+    Args:
+        directory: is made if it is missing.
+        config: of the model.
+        weights: as `weights_of` returns them.
+
+    Raises:
+        OSError: the file system refused; nothing half-written is left.
+    """
+    directory = Path(directory)
     # Official code does not know these fields: each is written only where it says something.
-    unset = {name for name in ("pattern", "options") if not getattr(model.config, name)}
-    fields = _OURS | {KEY: __version__} | model.config.model_dump(exclude=unset)
+    unset = {name for name in ("pattern", "options") if not getattr(config, name)}
+    fields = _OURS | {KEY: __version__} | config.model_dump(exclude=unset)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         write_tensors(directory / WEIGHTS, weights)

@@ -19,10 +19,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tttscale.codes import CODES, DONE, SAVED
 from tttscale.files import open_end, open_ordinary, write_text
 from tttscale.reading import parse_json, read_bytes
 from tttscale.scrub import scrubbed
-from tttscale.supervise.codes import CODES, DONE, SAVED
 
 ATTEMPTS, FAILURE = "attempts.jsonl", "failure.json"
 RESTARTS = ("TTTSCALE_RESTART_COUNT", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")

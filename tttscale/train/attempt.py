@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from tttscale.cluster.ranks import Ranks
+from tttscale.codes import BUG, DONE
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.errors import CrashLoopError, TTTScaleError
 from tttscale.observe.guard import warn
 from tttscale.observe.metrics import last_records
 from tttscale.supervise import attempts
-from tttscale.supervise.codes import BUG, DONE
 from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.run_folder import METRICS, run_folder
 

@@ -142,14 +142,15 @@ def _check_unfinished(config: Config, steps: list[int], finished: bool) -> None:
 def _refuse_if_lost(config: Config, checkpoints: CheckpointFolder, done: int) -> None:
     """Refuse to start over a run that had checkpoints.
 
-    A run that was killed in its first save has `done` = `checkpoint.every` and starts again.
+    A run that was killed in its first save starts again. That save may have been written beside the steps up
+    to the next one.
     """
     folder, every = run_folder(config), config.checkpoint.every
     if headless := checkpoints.headless():
         why = f"{checkpoints.path(headless[-1])} has no checkpoint.json"
     elif (folder / SAVED).exists():
         why = f"{folder / SAVED} says that there was one"
-    elif done > every > 0:
+    elif done > every > 0 and not (done <= 2 * every and checkpoints.partial(every).is_dir()):
         why = (
             f"{folder / METRICS} has {done} steps, and checkpoint.every = {every} asked for the first "
             f"after {every}"

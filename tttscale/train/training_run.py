@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from tttscale import codes
 from tttscale.cluster.interrupts import SaveRequests
 from tttscale.cluster.ranks import Ranks
 from tttscale.cluster.torchelastic import tell_torchrun
@@ -24,7 +25,8 @@ from tttscale.supervise.page import Phase, enter, say
 from tttscale.train import build
 from tttscale.train.attempt import RunAttempt
 from tttscale.train.checkpoint.compatibility import check_compatible, start_notices
-from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, TrainingState
+from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, Saved
+from tttscale.train.checkpoint.snapshot import TrainingState
 from tttscale.train.description import describe
 from tttscale.train.divergence import Divergence
 from tttscale.train.engine import Engine
@@ -35,7 +37,7 @@ from tttscale.train.schedules import schedule_notices
 from tttscale.train.trainer import Evaluation, Trainer
 from tttscale.train.ways import kept
 
-SAVED_ON_REQUEST = 75
+SAVED_ON_REQUEST = codes.SAVED.number
 """Exit code after SIGUSR1: the same command, started again, resumes."""
 
 
@@ -100,7 +102,7 @@ class TrainingRun:
         mesh = build.connect(config, ranks, device)
         build.check_same_stores(mesh, tokens)
         # 3. All ranks: find the checkpoint to resume from, and whether it fits.
-        checkpoints = CheckpointManager(config, mesh, run_folder(config))
+        checkpoints = CheckpointManager(config, mesh, run_folder(config), ranks.local_world_size)
         resumed = checkpoints.find()
         if resumed is not None:
             found = check_compatible(resumed, config, tokens)
@@ -181,7 +183,10 @@ class TrainingRun:
             self._warm_up()
             self._archive_later_steps()
             saves = parts.config.checkpoint.every > 0
-            with requests.also_sigterm() if saves else nullcontext():
+            with (
+                requests.also_sigterm() if saves else nullcontext(),
+                parts.checkpoints.finished(self._report_saved),
+            ):
                 code = self._steps(requests)
         except NumericsError as error:
             raise parts.divergence.explained(error) from None
@@ -233,7 +238,8 @@ class TrainingRun:
             if self._plan and (line := self._plan.compared(record, parts.sweeps.keep.chunks)):
                 parts.recorder.log(line)
             asked = self._asked_to_save(requests) if step < steps else None
-            saved = (asked or parts.checkpoints.due(step)) and self._save(step)
+            due = parts.checkpoints.due(step)
+            saved = (asked or due) and self._save(step, wait=bool(asked) or step == steps)
             if asked and saved:  # if the disk refused: again after the next step
                 self._announce_saved_end(asked)
                 return SAVED_ON_REQUEST
@@ -277,31 +283,54 @@ class TrainingRun:
         return evaluation
 
     def _asked_to_save(self, requests: SaveRequests) -> signal.Signals | None:
-        """Return the signal by which any rank was asked to save and end; without checkpoints none counts."""
+        """Return the signal by which any rank was asked to save and end; without checkpoints none counts.
+
+        All ranks learn here, too, what came of a save in the background, once all of them know it.
+        """
+        checkpoints = self.parts.checkpoints
         if self.parts.config.checkpoint.every == 0:
             return None
-        number = int(self.parts.mesh.gather([float(requests.heard or 0)]).max())
+        own = [float(requests.heard or 0), float(checkpoints.ended())]
+        heard, ended = self.parts.mesh.gather(own).T
+        if ended.all() and (saved := checkpoints.settle()):
+            self._report_saved(saved)
+        number = int(heard.max())
         return signal.Signals(number) if number else None
 
-    def _save(self, step: int) -> bool:
-        parts = self.parts
+    def _save(self, step: int, wait: bool) -> bool:
+        """Save, or begin to; one save after the other.
+
+        Args:
+            step: the last one.
+            wait: until it is done, since the run ends after it.
+
+        Returns:
+            Whether it is done.
+        """
+        parts, checkpoints = self.parts, self.parts.checkpoints
         enter(Phase.CHECKPOINT)
         parts.trainer.timeline.begin(Activity.CHECKPOINT)
-        parts.recorder.sync()
-        saved = parts.checkpoints.save(
-            TrainingState(
-                step=step,
-                tokens=parts.trainer.tokens,
-                model=parts.sweeps.model,
-                engine=parts.engine,
-                stores=parts.tokens,
-                wandb_id=parts.recorder.wandb_id,
-            )
+        if not wait and (line := checkpoints.overtaken(step)):
+            parts.recorder.log(line)
+        if earlier := checkpoints.settle():
+            self._report_saved(earlier)
+        state = TrainingState(
+            step=step,
+            tokens=parts.trainer.tokens,
+            model=parts.sweeps.model,
+            engine=parts.engine,
+            stores=parts.tokens,
+            wandb_id=parts.recorder.wandb_id,
         )
+        save = checkpoints.save if wait else checkpoints.begin
+        if saved := save(state, parts.recorder.sync):
+            self._report_saved(saved)
+        return saved is not None and saved.done
+
+    def _report_saved(self, saved: Saved) -> None:
         if saved.done:
-            parts.recorder.saved(step)
-        parts.recorder.log(saved.line)
-        return saved.done
+            self.parts.recorder.saved(saved.step)
+        self.parts.recorder.log(saved.line)
 
 
 def _print_waiting(ranks: Ranks) -> None:

@@ -11,9 +11,10 @@ from tests.train.test_recorder import largest_file
 from tttscale.comm import mesh as meshes
 from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError
-from tttscale.train.checkpoint import manager as manager_module
-from tttscale.train.checkpoint.manager import CheckpointManager, TrainingState
+from tttscale.train.checkpoint import writer as writer_module
+from tttscale.train.checkpoint.manager import CheckpointManager
 from tttscale.train.checkpoint.optimizer_state import MomentReader
+from tttscale.train.checkpoint.snapshot import TrainingState
 from tttscale.train.zero_fragments import MOMENTS, Fragment
 
 TOKENS = Mixture((), None, None)  # type: ignore[arg-type]
@@ -206,9 +207,9 @@ def test_a_full_disk_of_one_rank(tmp_path):
     first, second = values(run_ranks(full_disk, 2, str(tmp_path)))
     assert first[1:] == second[1:]
     lines, there, error, step = first
-    assert [done for done, _ in lines] == [True, True, False, False]
-    assert lines[2][1].startswith("WARNING: ")
-    assert "the checkpoint after step 3 could not be written: rank 1: " in lines[2][1]
+    assert [saved.done for saved in lines] == [True, True, False, False]
+    assert lines[2].line.startswith("WARNING: ")
+    assert "the checkpoint after step 3 could not be written: rank 1: " in lines[2].line
     assert there == ["step-1", "step-2"]
     assert step == 2
     assert "checkpoint.every=0" in error
@@ -221,7 +222,7 @@ def other_hosts(ranks, folder):
     config = config.model_copy(update={"checkpoint": every})
     trainer, _, _ = small_trainer(ranks, config)
     checkpoints = checkpoints_of(config, trainer, f"{folder}/{ranks.rank}")
-    manager_module._APPEARS_SECONDS = 1.0
+    writer_module._APPEARS_SECONDS = 1.0
     if ranks.rank == 1:  # rank 0's path, on a disk of its own
         checkpoints._folder.root = Path(folder) / "elsewhere"
     with pytest.raises(CheckpointError, match=r"rank 1: .*all hosts share"):
@@ -239,7 +240,7 @@ def order_on_disk(ranks, folder):
     config, events = light(), []
     trainer, model, _ = small_trainer(ranks, config)
     some_steps(trainer, config, 1, 1)
-    for module in (manager_module, folder_module):
+    for module in (writer_module, folder_module):
         plain = module.sync
         module.sync = lambda path, plain=plain: (events.append(("sync", path)), plain(path))
     rename = Path.rename

@@ -6,12 +6,17 @@ from safetensors.torch import save_file
 
 from tests.scan.helpers import tiny_config, tiny_model
 from tttscale.errors import CheckpointError
-from tttscale.train.checkpoint.optimizer_state import MomentReader, write_moments
+from tttscale.tensors import write_tensors
+from tttscale.train.checkpoint.optimizer_state import MomentReader, named_moments
 from tttscale.train.zero_fragments import Fragment
 
 
 def fragment(start, *values):
     return Fragment("w", start, {k: torch.tensor(values) for k in ("exp_avg", "exp_avg_sq")})
+
+
+def write_moments(path, fragments):
+    write_tensors(path, named_moments(fragments))
 
 
 def test_moments_from_pieces_in_any_order(tmp_path):

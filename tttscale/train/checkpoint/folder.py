@@ -55,18 +55,28 @@ class CheckpointFolder:
         with tempfile.TemporaryFile(dir=self.root) as file:
             file.write(b"some")
 
+    def announce(self, step: int) -> None:
+        """Make `partial(step)`, the sign that a save of this step has begun; steps after it may follow.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.partial(step).mkdir(exist_ok=True)
+
     def prepare(self, step: int) -> None:
-        """Make an empty `partial(step)`, and clear what a killed process has left.
+        """Make an empty `partial(step)` if there is none, and clear what a killed process has left.
 
         Raises:
             OSError: the file system refused.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         for path in self.root.iterdir():
-            if _LEFT.fullmatch(path.name):
+            if _LEFT.fullmatch(path.name) and not self._is_announced(path, step):
                 _clear(path)
-        self._archive(self.partial(step))  # if other files than ours were in it
-        self.partial(step).mkdir()
+        if not self._is_announced(self.partial(step), step):
+            self._archive(self.partial(step))  # if other files than ours were in it
+            self.partial(step).mkdir()
 
     def commit(self, manifest: Manifest) -> None:
         """Rename `partial` to the checkpoint; its files are on disk already.
@@ -141,6 +151,12 @@ class CheckpointFolder:
         if path.exists() or path.is_symlink():
             return path.rename(free_name(self.root / path.name.replace("step-", "set-aside-")))
         return path
+
+    def _is_announced(self, path: Path, step: int) -> bool:
+        """Return whether a path is a folder for `step` in which nothing is yet."""
+        if path != self.partial(step) or path.is_symlink() or not path.is_dir():
+            return False
+        return next(path.iterdir(), None) is None
 
     def _is_known(self, step: int) -> bool:
         try:

@@ -1,46 +1,49 @@
 """Save, find and validate checkpoints on all ranks: a stage succeeds on all of them, or fails on all."""
 
-import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-import torch
-
+from tttscale.comm.aside import Aside, Gathers
 from tttscale.comm.collective import on_all_ranks
 from tttscale.comm.mesh import Mesh
-from tttscale.config import Config, dump_config
-from tttscale.data.provenance import write_provenance
-from tttscale.data.windows.mixture import Mixture
+from tttscale.config import Config
 from tttscale.errors import CheckpointError, NumericsError
-from tttscale.files import Written, noting_digests, sync, write_text
-from tttscale.model import TTTForCausalLM
 from tttscale.observe import human
-from tttscale.train import cpu_products
+from tttscale.supervise.codes import DISK
+from tttscale.train.checkpoint.background import in_background
 from tttscale.train.checkpoint.disk_room import check_disk_room
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manifest import (
     MANIFEST,
-    RUN_CONFIG,
     DamagedError,
     Manifest,
-    SavedFile,
     check_file,
     read_manifest,
-    versions,
 )
-from tttscale.train.checkpoint.optimizer_state import MomentReader, write_moments
+from tttscale.train.checkpoint.optimizer_state import MomentReader
+from tttscale.train.checkpoint.snapshot import HostCopy, Snapshot, TrainingState
+from tttscale.train.checkpoint.writer import CheckpointWriter, Committed, wait_for
 from tttscale.train.engine import Engine
 
 T = TypeVar("T")
 
 _FAILURES = 3
 """Saves in a row that fail before the run does."""
-_APPEARS_SECONDS = 20.0
-"""The longest that a network file system may take to show a new folder to another host."""
+_SOUND_SECONDS = 120.0
+"""The longest that a run whose numbers have gone wrong waits for a checkpoint of before."""
+_LOST_SECONDS = 3.0
+"""The longest that a run which ends for another reason does; other ranks may be gone."""
+
+
+class NotSavedError(CheckpointError):
+    """Checkpoints could not be written again and again; the disk is full or fails."""
+
+    exit_code = DISK.number
 
 
 @dataclass(frozen=True)
@@ -61,47 +64,47 @@ class Checkpoint:
         engine.restore(self.manifest.updates, reader.fill)
 
 
-@dataclass(frozen=True)
-class TrainingState:
-    """All that a checkpoint saves of a run."""
-
-    step: int
-    """Steps done."""
-    tokens: int
-    """Tokens with a loss so far."""
-    model: TTTForCausalLM
-    """Weights, equal on all ranks."""
-    engine: Engine
-    """AdamW's moments, each rank its share."""
-    stores: Mixture
-    """The stores, for data.json."""
-    wandb_id: str | None
-    """The id by which wandb knows the run; rank 0's counts."""
-
-
 class Saved(NamedTuple):
     """The outcome of an attempt to save."""
 
+    step: int
     done: bool
     line: str
     """For the console."""
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """A save in the background."""
+
+    step: int
+    future: "Future[Committed]"
+    held_seconds: float
+    """For which the step waited."""
+
+
 class CheckpointManager:
     """The checkpoints of a run; all ranks call the same methods in the same order."""
 
-    def __init__(self, config: Config, mesh: Mesh, run_folder: Path) -> None:
-        """Agree on rank 0's folder.
+    def __init__(self, config: Config, mesh: Mesh, run_folder: Path, local_ranks: int = 1) -> None:
+        """Agree on rank 0's folder, and make the group for saves in the background.
 
         Args:
             config: `checkpoint.*` decides.
             mesh: all ranks.
             run_folder: RUNDIR/NAME.
+            local_ranks: ranks of this host.
         """
         self._config, self._mesh = config, mesh
         root = mesh.gather_texts(str((run_folder / "checkpoints").absolute()))[0]
         self._folder = CheckpointFolder(Path(root))
+        saves = config.checkpoint.every > 0 and config.checkpoint.background
+        ranks: Gathers = Aside(mesh, "checkpoints") if saves else mesh
+        self._writer = CheckpointWriter(config, self._folder, ranks)
+        self._copy = HostCopy(local_ranks)
+        self._under_way: _UnderWay | None = None
         self._failures = 0  # in a row
+        self._said: set[str] = set()
         self.notices: list[str] = []
         """Which checkpoints `find` skipped, and why."""
 
@@ -143,37 +146,129 @@ class CheckpointManager:
             )
         return None
 
-    def save(self, state: TrainingState) -> Saved:
-        """Write a checkpoint, then remove those beyond `checkpoint.keep`.
+    def save(self, state: TrainingState, before_commit: Callable[[], None] | None = None) -> Saved:
+        """Write a checkpoint, then remove those beyond `checkpoint.keep`; none is under way.
+
+        Args:
+            state: of the run.
+            before_commit: called before the checkpoint gets its name, such as to sync its records.
 
         Returns:
             The outcome. A disk that refuses is no error yet, since the next attempt may succeed.
 
         Raises:
-            CheckpointError: the third attempt in a row failed.
+            NotSavedError: the third attempt in a row failed.
             NumericsError: a weight or a moment is not finite; nothing is written, on any rank.
             PeerError: another rank died.
         """
-        step, first, began = state.step, self._mesh.rank == 0, time.perf_counter()
-        self._check_finite(state)
+        assert self._under_way is None
+        snapshot, began = Snapshot.of(state, self._mesh.rank), time.perf_counter()
+        attempt: Future[Committed] = Future()
         try:
-            self._on_all(lambda: self._folder.prepare(step) if first else None)
-            files = self._on_all(lambda: self._write(state))
-            manifest = Manifest(
-                step=step,
-                tokens=state.tokens,
-                updates=state.engine.updates(),
-                wandb_id=state.wandb_id,
-                versions=versions() | cpu_products.as_version(state.model),
-                files={k: SavedFile(**v) for written in files for k, v in written.items()},
-            )
-            self._on_all(lambda: self._folder.commit(manifest) if first else None)
+            attempt.set_result(self._writer.write(snapshot, before_commit))
         except CheckpointError as error:
-            return self._failed(step, error)
-        self._failures = 0
-        size, seconds = human(manifest.total_bytes, 1024), time.perf_counter() - began
-        line = f"checkpoint: {self._folder.path(step)} ({size}B in {seconds:.2g} s)"
-        return Saved(True, line + (self._prune() if first else ""))
+            attempt.set_exception(error)
+        held_seconds = time.perf_counter() - began
+        return self._outcome(_UnderWay(state.step, attempt, held_seconds))
+
+    def begin(
+        self, state: TrainingState, before_commit: Callable[[], None] | None = None
+    ) -> Saved | None:
+        """Copy what a checkpoint holds, and write it in the background; none is under way.
+
+        Without memory for the copy, or with `checkpoint.background: false`, this is `save`.
+
+        Returns:
+            None: it is under way. Otherwise the outcome.
+
+        Raises:
+            NotSavedError: as in `save`.
+            NumericsError: as in `save`.
+            PeerError: as in `save`.
+        """
+        assert self._under_way is None
+        if not self._config.checkpoint.background:
+            return self.save(state, before_commit)
+        began = time.perf_counter()
+        copy = self._copy.take(Snapshot.of(state, self._mesh.rank))
+        if copy is None:
+            return self.save(state, before_commit)
+        if self._mesh.rank == 0:
+            with suppress(OSError):  # the writer meets it again, and says it
+                self._folder.announce(state.step)
+        future = in_background(lambda: self._writer.write(copy, before_commit), "checkpoint")
+        held_seconds = time.perf_counter() - began
+        self._under_way = _UnderWay(state.step, future, held_seconds)
+        return None
+
+    def ended(self) -> bool:
+        """Return whether a save was begun, has ended on this rank, and waits to be `settled`.
+
+        Raises:
+            Exception: what is no failure to save has ended it, on this rank alone.
+        """
+        if self._under_way is None or not self._under_way.future.done():
+            return False
+        error = self._under_way.future.exception()
+        if error is not None and not isinstance(error, CheckpointError | NumericsError):
+            self._under_way = None
+            raise error
+        return True
+
+    def settle(self) -> Saved | None:
+        """Wait until no save is under way; all ranks call this after the same step.
+
+        Returns:
+            The outcome of one that was; None: there was none.
+
+        Raises:
+            NotSavedError: as in `save`.
+            NumericsError: as in `save`.
+            PeerError: as in `save`.
+        """
+        under_way, self._under_way = self._under_way, None
+        return None if under_way is None else self._outcome(under_way)
+
+    def overtaken(self, step: int) -> str | None:
+        """Return a line, once, if one save is still under way when the next is due."""
+        under_way = self._under_way
+        if under_way is None or under_way.future.done() or "overtaken" in self._said:
+            return None
+        self._said.add("overtaken")
+        return (
+            f"the checkpoint after step {under_way.step} is still being written, and that after step {step} "
+            "is due: the step waits for it. A larger checkpoint.every or a faster disk avoids that"
+        )
+
+    @contextmanager
+    def finished(self, report: Callable[[Saved], None]) -> Iterator[None]:
+        """See to it that no save is under way when the block is left by an error.
+
+        What was copied before the error is sound, so that it is written if that is possible in time: while
+        all ranks live, as with a NumericsError, or within seconds.
+
+        Args:
+            report: takes the outcome, if there was one.
+        """
+        try:
+            yield
+        except BaseException as error:
+            all_live = isinstance(error, NumericsError)
+            saved = self._last_words(_SOUND_SECONDS if all_live else _LOST_SECONDS)
+            if saved is not None:
+                report(saved)
+            raise
+
+    def _last_words(self, seconds: float) -> Saved | None:
+        """Wait for a save that is under way, or let it come to nothing; return it if it was done."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            return None
+        if not wait([under_way.future], seconds).done:
+            if self._mesh.rank == 0:
+                self._writer.give_up(under_way.step)
+            return None
+        return None if under_way.future.exception() else self._outcome(under_way)
 
     def check_folder(self) -> None:
         """Check before training that rank 0 may write checkpoints and that all ranks see them.
@@ -183,7 +278,7 @@ class CheckpointManager:
         """
         if self._config.checkpoint.every > 0:
             self._on_all(lambda: self._folder.probe() if self._mesh.rank == 0 else None)
-            self._on_all(lambda: _wait_for(self._folder.root))
+            self._on_all(lambda: wait_for(self._folder.root))
 
     def archive_later(self, resumed: Checkpoint) -> list[str]:
         """Rename checkpoints later than `resumed`, so that they are kept and never resumed from.
@@ -223,7 +318,7 @@ class CheckpointManager:
 
         def check() -> str:
             """Read this rank's part of the files; return the manifest, for comparison."""
-            _wait_for(folder)
+            wait_for(folder)
             manifest = read_manifest(folder)
             if manifest.step != step:
                 raise DamagedError(f"{folder / MANIFEST} is that of step {manifest.step}")
@@ -236,65 +331,33 @@ class CheckpointManager:
             raise CheckpointError(f"{folder}: ranks see different files there")
         return Checkpoint(folder, read_manifest(folder))
 
-    def _check_finite(self, state: TrainingState) -> None:
-        """Refuse a state that no run can resume from: it must not take a good checkpoint's place."""
-        tensors = {name: parameter.detach() for name, parameter in state.model.named_parameters()}
-        for fragment in state.engine.fragments():
-            names = {f"{kind} of {fragment.name}": m for kind, m in fragment.moments.items()}
-            tensors |= {name: moment for name, moment in names.items() if moment.numel()}
-        sizes = {n: torch.linalg.vector_norm(t, math.inf) for n, t in tensors.items()}
-        bad = [name for name, size in sizes.items() if not math.isfinite(size)]
-        found = sorted(filter(None, self._mesh.gather_texts(bad[0] if bad else "")))
-        if found:
-            raise NumericsError(
-                f"step {state.step}: {found[0]} is not finite. No checkpoint is written of that.",
-                state.step,
-                sound=state.step - 1,
-            )
-
-    def _write(self, state: TrainingState) -> dict[str, Any]:
-        """Put this rank's files on disk; return their sizes and digests by name."""
-        partial, rank = self._folder.partial(state.step), self._mesh.rank
-        _wait_for(partial)
-        names = []
-        with noting_digests() as written:
-            if fragments := state.engine.fragments():
-                names.append(f"optimizer-{rank:05d}.safetensors")
-                write_moments(partial / names[0], fragments)
-            if rank == 0:
-                state.model.save_pretrained(partial)
-                write_text(partial / RUN_CONFIG, dump_config(self._config))
-                write_provenance(partial, state.stores)
-                names += ["model.safetensors", "config.json", RUN_CONFIG, "data.json"]
-        for name in names:
-            sync(partial / name)
-        return {name: _saved_file(partial / name, written).model_dump() for name in names}
-
-    def _prune(self) -> str:
+    def _outcome(self, attempt: _UnderWay) -> Saved:
+        """Wait for an attempt to end; return what came of it."""
         try:
-            self._folder.prune(self._config.checkpoint.keep)
-        except OSError as error:
-            return f"; WARNING: older ones cannot be removed: {error}"
-        return ""
+            done = attempt.future.result()
+        except CheckpointError as error:
+            return self._failed(attempt.step, error)
+        self._failures = 0
+        size, held = human(done.total_bytes, 1024), attempt.held_seconds
+        beside = f", of which the step waited {held:.2g} s" if held < done.seconds else ""
+        line = f"checkpoint: {done.path} ({size}B in {done.seconds:.2g} s{beside}){done.remark}"
+        return Saved(attempt.step, True, line)
 
     def _failed(self, step: int, error: CheckpointError) -> Saved:
-        if self._mesh.rank == 0:
-            with suppress(OSError):  # the next attempt clears it
-                self._folder.discard(step)
         what = f"the checkpoint after step {step} could not be written: {error}"
         if step == self._config.train.steps:
-            return Saved(False, f"WARNING: {what}; the final weights are written all the same")
+            then = "the final weights are written all the same"
+            return Saved(step, False, f"WARNING: {what}; {then}")
         if not self.due(step):  # asked for by a signal
-            return Saved(False, f"WARNING: {what}; it is tried again after the next step")
+            return Saved(step, False, f"WARNING: {what}; it is tried again after the next step")
         self._failures += 1
         if self._failures == _FAILURES:
-            raise CheckpointError(
+            raise NotSavedError(
                 f"{what}. It is the third in a row. Make room, or set checkpoint.every=0 to do without; the "
                 "same command resumes from the last checkpoint that is whole."
             )
-        return Saved(
-            False, f"WARNING: {what}; the run continues, and the next one is tried as planned"
-        )
+        then = "the run continues, and the next one is tried as planned"
+        return Saved(step, False, f"WARNING: {what}; {then}")
 
     def _on_all(self, work: Callable[[], T]) -> list[T]:
         """Call `work` on every rank; return all results, or raise one rank's error on all ranks.
@@ -304,29 +367,6 @@ class CheckpointManager:
             CheckpointError: any other, also where the file system refused.
         """
         return on_all_ranks(self._mesh, work, DamagedError, CheckpointError)
-
-
-def _saved_file(path: Path, written: dict[Path, Written]) -> SavedFile:
-    """Return what was noted of a file while it was written, or else what it holds now."""
-    if (note := written.get(path)) is not None:
-        return SavedFile(**note._asdict())
-    return SavedFile.of(path)
-
-
-def _wait_for(folder: Path) -> None:
-    """Wait until a folder that rank 0 made is seen by this rank, too.
-
-    Raises:
-        CheckpointError: it is not, so the hosts do not share it.
-    """
-    deadline = time.monotonic() + _APPEARS_SECONDS
-    while not folder.is_dir():
-        if time.monotonic() > deadline:
-            raise CheckpointError(
-                f"{folder}, which rank 0 made, is not seen here. With checkpoints run.dir has to be on a "
-                "file system that all hosts share"
-            )
-        time.sleep(0.1)
 
 
 def _listed(steps: list[int]) -> str:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from tttscale.errors import CheckpointError
-from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, shown, write_tensors
+from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, shown
 from tttscale.train.zero_fragments import MOMENTS, Fragment
 
 _KEY = re.compile(rf"(.+)/({'|'.join(MOMENTS)})/(0|[1-9][0-9]{{0,15}})", re.DOTALL)
@@ -24,18 +24,19 @@ _NOT_NEGATIVE = "exp_avg_sq"
 _EARLIER = "Resume from an earlier checkpoint (checkpoint.resume=N)"
 
 
-def write_moments(path: Path, fragments: Sequence[Fragment]) -> None:
-    """Write fragments to a file.
-
-    Raises:
-        OSError: the file system refused.
-    """
-    tensors = {
-        f"{fragment.name}/{kind}/{fragment.start}": values.cpu()
+def named_moments(fragments: Sequence[Fragment]) -> dict[str, Tensor]:
+    """Return moments by the names that they have in a file; no copies."""
+    return {
+        f"{fragment.name}/{kind}/{fragment.start}": values
         for fragment in fragments
         for kind, values in fragment.moments.items()
     }
-    write_tensors(path, tensors)
+
+
+def described(name: str) -> str:
+    """Return for people what `named_moments` calls `name`."""
+    parameter, kind, _ = name.rsplit("/", 2)
+    return f"{kind} of {parameter}"
 
 
 class _Range(NamedTuple):
@@ -54,7 +55,7 @@ class MomentReader:
         """Read the files' headers.
 
         Raises:
-            CheckpointError: a file is not what `write_moments` writes, or two hold the same elements.
+            CheckpointError: a file is not one of `named_moments`, or two hold the same elements.
         """
         self._ranges: dict[tuple[str, str], list[_Range]] = defaultdict(list)
         for path in paths:

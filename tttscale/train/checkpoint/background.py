@@ -1,0 +1,45 @@
+"""Work in a thread beside the training steps, which leaves them the processor."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_NICENESS = 10
+"""Added to the thread's: on a core that steps keep busy it gets about a tenth."""
+
+
+def in_background(work: Callable[[], T], name: str) -> "Future[T]":
+    """Call `work` in a thread of its own.
+
+    The thread does not keep the process from ending: what has to be done before is waited for.
+
+    Args:
+        work: whatever it raises is the future's.
+        name: of the thread, as stacks show it.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        _step_back()
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def _step_back() -> None:
+    """Lower this thread's priority; threads that it starts have the same. Linux knows one for each thread."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            thread = threading.get_native_id()
+            now = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, now + _NICENESS))
