@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-from tttscale.supervise.codes import CODES
 
 from tests.warm import Fresh
 from tttscale import cli
+from tttscale.codes import CODES
 from tttscale.launch.again import Again, WatchedRun, run_of
 from tttscale.supervise import attempts
 

@@ -9,7 +9,7 @@ import pytest
 
 from tttscale import cli
 from tttscale.cluster.slurm import END, RANK, REQUEUE, SlurmJob, render
-from tttscale.supervise.codes import CODES
+from tttscale.codes import CODES
 
 RUN = """\
 run: {name: quick}

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from tttscale.codes import DISK
 from tttscale.comm.aside import Aside, Gathers
 from tttscale.comm.collective import on_all_ranks
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.observe import human
-from tttscale.supervise.codes import DISK
 from tttscale.train.checkpoint.background import in_background
 from tttscale.train.checkpoint.disk_room import check_disk_room
 from tttscale.train.checkpoint.folder import CheckpointFolder
