@@ -16,9 +16,10 @@ STEPS = 60
 LONG = (f"train.steps={STEPS}", "checkpoint.every=5")
 
 
-def job_of(site, cluster, case, *more, options=()):
+def job_of(site, cluster, case, *more):
     """Submit launch/slurm.sbatch with a run of many steps."""
-    line = shell("sbatch", *PLACE, NO_GPU, *options, "launch/slurm.sbatch", *words(site, case))
+    more_time = "--time=30"  # less than --signal's five minutes would be told to save at once
+    line = shell("sbatch", *PLACE, more_time, NO_GPU, "launch/slurm.sbatch", *words(site, case))
     line += " " + shell(*LONG, *more)
     case.say(hosts="2 x 2", command=line)
     return cluster.submit(line, site.checkout)
@@ -73,21 +74,31 @@ def test_a_save_is_queued_again(site, cluster, case, whole):
 
 
 def test_a_node_dies(site, cluster, case, whole):
-    """Its cable is pulled: nothing says goodbye. Slurm takes it for dead, and queues the job again."""
+    """Its cable is pulled, and then its power: nothing says goodbye. Later it boots again."""
     case.say(launcher="Slurm, a node lost and the job requeued")
     job = job_of(site, cluster, case)
     wait_for_steps(site, case, 8)
     node = cluster.lab["node2"]
     cluster.lab.unplug(node, 0)
     try:
-        poll(lambda: cluster.shown(job, "Restarts") != "0", "Slurm notices", 120.0)
+        node.do(KILL)
+        poll(lambda: cluster.shown(job, "Restarts") != "0", "Slurm notices", 180.0)
     finally:
         cluster.lab.plug(node, 0)
+        cluster.boot(node)
     cluster.wait_for_requeue(job)
     assert cluster.wait(job) == "COMPLETED", log(site, job)
     found = read_attempts(folder(site, case))
     assert found[0].failed
     check_same_bits(site, case, whole, [found[0].end and found[0].end.code, 0])
+
+
+KILL = """
+for pid in $(ps -eo pid=,comm= | awk '$2 ~ /slurm|python|bash/ {print $1}'); do
+  kill -KILL $pid 2>/dev/null || true
+done
+"""
+"""All of a node's own processes that have to do with jobs."""
 
 
 def test_a_killed_rank_is_queued_again(site, cluster, case, whole):
