@@ -78,7 +78,7 @@ class Slurm:
     def wait_for_requeue(self, job: int, timeout_seconds: float = 300.0) -> None:
         """Wait until a job is queued again, and let it start without Slurm's delay of minutes."""
         poll(lambda: self.shown(job, "Restarts") != "0", f"job {job} again", timeout_seconds)
-        poll(lambda: self.state(job) in ("PENDING", "RUNNING"), f"job {job} waits", timeout_seconds)
+        poll(lambda: self.state(job) == "PENDING", f"job {job} waits", timeout_seconds)
         self.call(f"scontrol update JobId={job} StartTime=now || true")
 
     def wait_until_idle(self) -> None:

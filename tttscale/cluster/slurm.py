@@ -39,8 +39,10 @@ rm -f "$ended"
 REQUEUE = """\
 # Saved, or a rank was lost or hung: it resumes. A run that makes no progress ends itself, with another code.
 case "$code" in 71 | 72 | 75)
-  ((${SLURM_RESTART_COUNT:-0} < 100)) && scontrol requeue "$SLURM_JOB_ID" ||
-    echo "ended with $code and is not queued again; submitted once more, it resumes" ;;
+  if ((${SLURM_RESTART_COUNT:-0} < 100)) && scontrol requeue "$SLURM_JOB_ID"; then
+    sleep 60  # Slurm ends this script; an end of its own would count as the job's
+  fi
+  echo "ended with $code and is not queued again; submitted once more, it resumes" ;;
 esac
 """
 """What follows srun."""
