@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from tttscale.supervise import codes, judge, waits
+from tttscale import codes
+from tttscale.supervise import judge, waits
 from tttscale.supervise.deadline import Rules, limit_seconds, said_seconds
 from tttscale.supervise.member import Member, State
 from tttscale.supervise.page import Phase

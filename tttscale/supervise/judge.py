@@ -8,7 +8,7 @@ import re
 import signal
 from collections.abc import Collection, Mapping
 
-from tttscale.supervise import codes
+from tttscale import codes
 from tttscale.supervise.member import Member, State
 from tttscale.supervise.verdict import Ended, Verdict
 from tttscale.supervise.waits import sources
@@ -140,7 +140,7 @@ def _words(ended: Ended) -> str:
 
 
 def _exit_code(code: int) -> int:
-    """Return the class of an end, as `tttscale.supervise.codes` knows it."""
+    """Return the class of an end, as `tttscale.codes` knows it."""
     if code < 0:
         return codes.PEER.number
     known = {c.number for c in codes.CODES} - {codes.DONE.number, codes.SAVED.number}
