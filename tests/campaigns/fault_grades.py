@@ -1,10 +1,9 @@
-"""Grades an episode of `tests.campaigns.faults` by what its processes said, left, and did when started again."""
+"""Grades an episode of `tests.campaigns.faults`: what its processes said and left, and how it resumed."""
 
 import json
 import re
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from tests.campaigns.fault_episodes import BY_HAND, HANGS, SUPERVISOR, Episode
 from tests.campaigns.fault_jobs import Ended
 from tests.campaigns.killed_runs import outcome
+from tttscale.errors import DataError
 from tttscale.observe import read_metrics
 
 GRADES = ("fired", "seconds", "culprit", "code", "leftovers", "records", "same")
@@ -86,6 +86,8 @@ def _firing(episode: Episode) -> tuple[int, ...]:
 def _culprit(episode: Episode, texts: Sequence[str]) -> str:
     """What is wrong with the lines that name the culprit."""
     lines = [match for text in texts for match in _FAILED.finditer(text)]
+    if not lines and (episode.launcher, episode.fault) == ("mpirun", "kill launcher"):
+        return ""  # through which all output went
     if not lines:
         return "no line"
     if len({line[0] for line in lines}) > 1:
@@ -186,7 +188,9 @@ def differs(folder: Path, name: str, truth: str) -> str:
 
 def leftovers(run: Path) -> list[str]:
     """What a whole run does not have: partial and torn files, and the failure of the start before."""
-    found = [str(p.relative_to(run)) for pattern in ("*.partial*", "*.tmp*") for p in run.rglob(pattern)]
+    found = [
+        str(p.relative_to(run)) for pattern in ("*.partial*", "*.tmp*") for p in run.rglob(pattern)
+    ]
     if (run / "failure.json").exists():
         found.append("failure.json")
     for path in run.rglob("*.json"):
@@ -194,9 +198,10 @@ def leftovers(run: Path) -> list[str]:
             json.loads(path.read_text())
         except ValueError:
             found.append(f"{path.relative_to(run)} (torn)")
-    with suppress(OSError):
-        try:
-            read_metrics(run / "metrics.jsonl")
-        except ValueError:
-            found.append("metrics.jsonl (torn)")
+    metrics = run / "metrics.jsonl"
+    try:
+        if metrics.exists():
+            read_metrics(metrics)
+    except DataError:
+        found.append("metrics.jsonl (torn)")
     return found
