@@ -73,7 +73,7 @@ def first_culprit(members: Mapping[int, Member], sequence: int = 1) -> Verdict:
         return _gone(first, candidates)
     if lightest > 1:
         return _noticed(first, members, sequence)
-    alike = [m for m in candidates if _same(m, first) and m.at - first.at <= _ALIKE_SECONDS]
+    alike = [m for m in candidates if _raised_alike(m, first) and m.at - first.at <= _ALIKE_SECONDS]
     named = _RANK.search(first.ended.cause)
     chosen = min(alike, key=lambda m: m.rank)
     if len(alike) > 1 and named and int(named[1]) in members:
@@ -83,12 +83,13 @@ def first_culprit(members: Mapping[int, Member], sequence: int = 1) -> Verdict:
     )
 
 
-def _same(a: Member, b: Member) -> bool:
-    return (
-        a.ended is not None
-        and b.ended is not None
-        and (a.ended.code, a.ended.cause) == (b.ended.code, b.ended.cause)
-    )
+def _raised_alike(a: Member, b: Member) -> bool:
+    """Whether two ranks raised the same error, as all ranks do with what they found together."""
+    if a is b:
+        return True
+    if a.ended is None or b.ended is None or not a.ended.cause:
+        return False
+    return (a.ended.code, a.ended.cause) == (b.ended.code, b.ended.cause)
 
 
 def _gone(first: Member, candidates: list[Member]) -> Verdict:
@@ -110,10 +111,7 @@ def _noticed(first: Member, members: Mapping[int, Member], sequence: int) -> Ver
     words, last = cause_of(first.ended.code, first.ended.cause), first.ended.last
     if first.ended.code == codes.LAUNCH.number or is_ended_by_others(first.ended):
         return verdict_on(first, words, class_of(first.ended.code))
-    others = sources(first.rank, last, sequence, len(members))
-    named = _LOST_RANK.search(first.ended.cause)
-    if len(others) != 1 and named and int(named[1]) in members and not _says_sequence(words):
-        others = [int(named[1])]
+    others = sources(first.rank, last, sequence, len(members)) or _named(first, members, sequence)
     if len(others) == 1:
         words = f"link between rank {others[0]} and rank {first.rank}, or one of them: {words}"
     else:
@@ -121,9 +119,15 @@ def _noticed(first: Member, members: Mapping[int, Member], sequence: int) -> Ver
     return verdict_on(first, words, codes.PEER.number)
 
 
-def _says_sequence(words: str) -> bool:
-    """Whether ranks are counted within a replica there."""
-    return words.startswith("sequence rank")
+def _named(first: Member, members: Mapping[int, Member], sequence: int) -> list[int]:
+    """The rank that a rank says it has lost."""
+    cause = first.ended.cause if first.ended is not None else ""
+    named = _LOST_RANK.search(cause)
+    if named is None:
+        return []
+    within = cause.startswith("sequence rank")  # which counts within its replica
+    rank = int(named[1]) + (first.rank // sequence * sequence if within else 0)
+    return [rank] if rank in members and rank != first.rank else []
 
 
 def is_ended_by_others(ended: Ended) -> bool:
