@@ -30,8 +30,8 @@ SAFEGUARDS = (
     Safeguard(
         "a stopped rank is told from one that computes",
         "tttscale/supervise/signs.py",
-        'return stat.rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])',
-        "return False",
+        'cls(words[0] in (b"T", b"t"), ',
+        "cls(False, ",
         _STOPPED,
     ),
     Safeguard(
@@ -108,7 +108,7 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "the failure of an earlier start is removed",
-        "tttscale/supervise/failure.py",
+        "tttscale/supervise/attempts.py",
         "    (folder / FAILURE).unlink(missing_ok=True)\n",
         "    pass\n",
         _KILLED,

@@ -13,12 +13,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tttscale.files import write_text
-
 SIGNAL = signal.SIGUSR2
 _QUIET_SECONDS = 0.1
 _FRAMES = 6
 _LONGEST_BYTES = 1 << 20
+
+
+def stacks_file(folder: Path, rank: int) -> Path:
+    """Return where a rank's stacks are written."""
+    return folder / f"stacks-rank-{rank}.txt"
 
 
 class Stacks:
@@ -62,18 +65,6 @@ class Stacks:
         last = re.split(r"^(?=Current thread )", self.text(), flags=re.M)[-1]
         lines = [line.strip() for line in last.splitlines() if line.startswith("  File ")]
         return lines[:_FRAMES]
-
-    def save(self, folder: Path, rank: int, head: str) -> Path | None:
-        """Write them to `stacks-rank-R.txt` in a folder; return its path, or None if there are none.
-
-        Raises:
-            OSError: the file system refused.
-        """
-        if not self.text():
-            return None
-        path = folder / f"stacks-rank-{rank}.txt"
-        write_text(path, f"{head}\n\n{self.text()}")
-        return path
 
     def _size(self) -> int:
         return os.fstat(self._file).st_size
