@@ -260,7 +260,7 @@ SAFEGUARDS = (
     Safeguard(
         "a run with metrics beyond its first checkpoint is not started over",
         "tttscale/train/run_folder.py",
-        "    elif done > every > 0:",
+        "    elif done > every > 0 and not (done <= 2 * every and checkpoints.partial(every).is_dir()):",
         "    elif False:",
         (_RUN_FOLDER + "test_a_run_whose_checkpoints_are_lost_is_not_started_over",),
     ),
