@@ -38,6 +38,6 @@ def test_it_and_its_threads_step_back_and_the_caller_does_not():
         return own, *inner
 
     before = niceness()
-    expected = min(19, before + 10)
+    expected = min(19, before + 5)
     assert in_background(beside, "test").result(60) == (expected, expected)
     assert niceness() == before

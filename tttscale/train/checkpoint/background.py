@@ -10,8 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_NICENESS = 10
-"""Added to the thread's: on a core that steps keep busy it gets about a tenth."""
+_NICENESS = 5
+"""Added to the thread's: on a core that steps keep busy it gets about a quarter."""
 
 
 def in_background(work: Callable[[], T], name: str) -> "Future[T]":
