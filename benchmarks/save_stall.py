@@ -212,6 +212,17 @@ def main() -> None:
     from tttscale.bench import report
 
     results, sections = [], []
+    explained = (
+        f"Medians of {options.rounds} round(s) after one that makes room; in every round the kinds come in "
+        "another order, in the same process. *Held up* is the time in which the slowest rank's step thread "
+        "saves; in the background that is the copy into the host's memory, the first time with the pages of "
+        f"the buffer. The next {FOLLOWING} steps run while the background thread checks, writes, hashes and "
+        "syncs; each rank has one thread for its steps, and all ranks share this machine's cores, so that "
+        "writing takes time from computing where no core is free: *slower by* compares with the steps after "
+        "no checkpoint, and *cost in all* is what a save takes from the run in sum. On GPUs the cores of the "
+        f"host are mostly free. Steps are short on purpose ({TOKENS} tokens). ZeRO stage {options.stage}. "
+        "Other programs ran on this machine: load average {load} at the end."
+    )
     for ranks in options.ranks:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             results.append(measured(ranks, options.rounds, options.stage, Path(name)))
@@ -219,18 +230,10 @@ def main() -> None:
         text = report.table(table(results[-1]))
         sections.append((f"{ranks} rank(s), {millions:.0f} M parameters", text))
         print(text, flush=True)
-    explained = (
-        f"Medians of {options.rounds} rounds after one that makes room; in every round the kinds come in "
-        "another order, in the same process. *Held up* is the time in which the slowest rank's step thread "
-        "saves; in the background that is the copy into the host's memory, the first time with the pages of "
-        f"the buffer. The next {FOLLOWING} steps run while the background thread checks, writes, hashes and "
-        "syncs; each rank has one thread for its steps, and all ranks share this machine's cores, so that "
-        "writing takes time from computing where no core is free: *slower by* compares with the steps after "
-        "no checkpoint, and *cost in all* is what a save takes from the run in sum. On GPUs the cores of the "
-        f"host are mostly free. Steps are short on purpose ({TOKENS} tokens). ZeRO stage {options.stage}."
-    )
-    sections.append(("How", explained))
-    report.write(options.out, "How long a checkpoint holds a step up", sections, results)
+        how = ("How", explained.format(load=f"{os.getloadavg()[1]:.1f}"))
+        report.write(
+            options.out, "How long a checkpoint holds a step up", [*sections, how], results
+        )
 
 
 if __name__ == "__main__":
