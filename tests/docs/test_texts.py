@@ -13,6 +13,7 @@ import tttscale
 from tests.docs.pages import DOCS, IDS, ROOT, TEXTS, blocks, spans
 from tests.docs.test_commands import is_key
 from tttscale import errors
+from tttscale.codes import CODES
 from tttscale.config import flat_keys
 from tttscale.config.schema import Config
 
@@ -151,13 +152,14 @@ def test_variables_exist():
 
 
 def test_exit_codes():
-    text = (ROOT / "docs/operations.md").read_text()
-    listed = {
-        int(n) for n in re.findall(r"\b(\d\d)\s", re.search(r"Exit codes: (.*?)\.", text, re.S)[1])
-    }
+    """The table of the docs is that of the code, and every error has one of its codes."""
+    text = (ROOT / "docs/long_runs.md").read_text().split("## Exit codes")[1].split("##")[0]
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \| (yes|no) \|$", text, re.M)
+    found = [(int(number), *words, again == "yes") for number, *words, again in rows]
+    assert found == list(map(tuple, CODES))
     kinds = [k for k in vars(errors).values() if isinstance(k, type)]
-    codes = {k.exit_code for k in kinds if issubclass(k, errors.TTTScaleError)} - {1}
-    assert listed == codes | {75}
+    codes = {k.exit_code for k in kinds if issubclass(k, errors.TTTScaleError)}
+    assert codes <= {code.number for code in CODES}
 
 
 def test_metrics_keys():

@@ -54,7 +54,10 @@ def slurm(
         typer.Option(help="Another option of sbatch, such as account=physics; may be repeated."),
     ] = None,
     requeue: Annotated[
-        bool, typer.Option(help="Start again after the time limit, until the run is finished.")
+        bool,
+        typer.Option(
+            help="Start again after the time limit, a lost rank or node, until the run is finished."
+        ),
     ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the file; write and submit nothing.")

@@ -414,7 +414,8 @@ def _trained(
 ) -> dict[str, Any]:
     """Build what a checkpoint restores, as fields of `RunParts`: model, sweeps, optimizer. All ranks."""
     model = build.build_model(config, device, resumed.folder if resumed else None)
-    keep = build.keep_policy(config, ranks, device)
+    parameters = sum(p.numel() for p in model.parameters())
+    keep = build.keep_policy(config, ranks, device, parameters)
     sweeps = build.training_sweeps(config, model, mesh, keep)
     evaluation_sweeps = build.evaluation_sweeps(config, model, mesh, tokens)
     engine = build.build_engine(config, model, mesh)
