@@ -21,6 +21,7 @@ ELSEWHERE = {  # a module without a test file of its own -> where it is tested, 
     "plan/stand_in.py": "plan/test_rehearse.py runs it beside the simulator",
     "plan/virtual_time.py": "plan/test_rehearse.py: equal to the simulator's times",
     "plan/virtual_transport.py": "plan/test_rehearse.py: equal to the simulator's times",
+    "supervise/member.py": "declarations: supervise/test_court.py fills them",
     "train/main.py": "the door from the command to a run: test_cli.py, train/test_run.py",
 }
 

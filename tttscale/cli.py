@@ -25,6 +25,7 @@ from tttscale.observe.guard import is_left_behind, print_result, steady_streams
 from tttscale.scrub import scrubbed
 from tttscale.supervise import page
 from tttscale.supervise.supervisor import is_wanted, supervise
+from tttscale.train.checkpoint.cli import app as checkpoint_app
 
 if TYPE_CHECKING:
     from tttscale.observe.spans import Trace
@@ -51,6 +52,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(launch_app, name="launch")
+app.add_typer(checkpoint_app, name="checkpoint")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -154,3 +154,38 @@ def test_unknown_layers_are_said():
     plan = planned(small(model__pattern=["undecided", "ttt-linear"]))
     assert len(plan.unknown) == 1
     assert plan.unknown[0].startswith("undecided: cannot be measured")
+
+
+@pytest.mark.parametrize(("world", "parts"), [(1, 12), (2, 8), (4, 6)])
+def test_a_cpu_holds_the_copy_of_a_checkpoint(world, parts):
+    keys = {"parallel__sequence": world}
+    saved = small(checkpoint__every=5, **keys)
+    numbers = parameters_of(Carries(saved), saved)
+    with_it, without = planned(saved, world), planned(small(**keys), world)
+    assert with_it.checkpoint_copy == parts * numbers
+    assert with_it.peak - without.peak == parts * numbers
+    assert with_it.tensors_peak - without.tensors_peak == parts * numbers
+    in_the_step = planned(small(checkpoint__every=5, checkpoint__background=False, **keys), world)
+    assert in_the_step == without
+    gpu = Machine(gpu=True, triton=True, compiled=True)
+    assert planned(saved, world, gpu).checkpoint_copy == 0
+
+
+def bytes_of_a_copy(ranks):
+    from tests.train.checkpoint.test_manager_background import saving, state_of
+    from tests.train.small import small_trainer, small_windows
+    from tttscale.train.checkpoint.snapshot import HostCopy, Snapshot
+
+    config = saving(ranks.world_size, stage=2)
+    trainer, model, _ = small_trainer(ranks, config)
+    trainer.step(1, small_windows(config))
+    host = HostCopy(1)
+    host.take(Snapshot.of(state_of(trainer, model, 1), ranks.rank))
+    return host._buffer.numel(), planned(config, ranks.world_size).checkpoint_copy
+
+
+def test_what_a_copy_takes():
+    first, second = values(run_ranks(bytes_of_a_copy, 2))
+    assert first[0] == pytest.approx(first[1], rel=0.25)  # places of small tensors are rounded up
+    assert first[0] >= first[1]
+    assert second[0] < first[0]

@@ -27,11 +27,17 @@ class Clock:
 class Supervised:
     """A rank's page and its supervisor."""
 
-    def __init__(self, rank, world, clock):
-        self.page, self.said = Page(), []
-        ranks = Ranks(rank, world, rank, world, "127.0.0.1", 29500, "environment", True)
-        self.job = Job(self.page, ranks, clock=clock, say=self.said.append)
+    def __init__(self, rank, world, clock, hosts=False):
+        self.page, self.said, self.sought = Page(), [], []
+        # Another port hides a rank from the beacon, as another host does.
+        port = 29500 + rank * hosts
+        ranks = Ranks(rank, world, rank, world, "127.0.0.1", port, "environment", not hosts)
+        self.job = Job(self.page, ranks, clock=clock, say=self.said.append, seek=self.seek)
         self.rank, self.verdict, self.gone = rank, None, False
+
+    def seek(self, own, now):
+        """No other process; what it would have been asked."""
+        self.sought.append(own)
 
     def poll(self):
         if self.verdict is None and not self.gone:
@@ -46,10 +52,10 @@ class Supervised:
 class Star:
     """All supervisors of a job."""
 
-    def __init__(self, world, monkeypatch):
+    def __init__(self, world, monkeypatch, hosts=False):
         self.clock = Clock()
         monkeypatch.setattr(time, "monotonic", self.clock)
-        self.all = [Supervised(rank, world, self.clock) for rank in range(world)]
+        self.all = [Supervised(rank, world, self.clock, hosts) for rank in range(world)]
 
     def __enter__(self):
         return self

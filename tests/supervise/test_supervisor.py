@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.supervise.ranks import HEAD, is_running, noted, start, until
+from tttscale.supervise import supervisor
 from tttscale.supervise.supervisor import is_wanted
 
 ENDS = [
@@ -19,7 +20,7 @@ ENDS = [
     ("sys.exit(75)", 75, None),
     ("sys.exit(2)", 2, None),
     ("sys.exit(130)", 130, None),
-    ("Page.own.say('cause', 'a key\\nis wrong'); sys.exit(64)", 64, "a key is wrong"),
+    ("Page.own.say('cause', 'a\\nlayer'); sys.exit(70)", 70, "a layer"),
     ("Page.own.say('cause', 'no store'); sys.exit(65)", 65, "no store"),
     ("sys.exit(70)", 70, "ended with exit code 70, without a word"),
     ("sys.exit(1)", 70, "ended with exit code 1, without a word"),
@@ -43,13 +44,19 @@ def test_a_rank_ends_and_its_supervisor_says_how(tmp_path, body, code, cause):
     (line,) = lines
     assert line.startswith(f"FAILED rank=0 host={os.uname().nodename} phase=step step=7 cause=")
     assert cause in line
-    if code == 64:  # what a user mistyped is no failure of the run
-        assert not (tmp_path / "failure.json").exists()
-        return
     failure = json.loads((tmp_path / "failure.json").read_text())
     assert (failure["rank"], failure["phase"], failure["step"]) == (0, "step", 7)
     assert (failure["exit_code"], failure["world_size"]) == (code, 1)
     assert line.endswith(f"cause={failure['cause']}")
+
+
+@pytest.mark.parametrize(("step", "written"), [(0, False), (1, True)])
+def test_a_start_that_is_refused_changes_nothing(tmp_path, step, written):
+    body = f"Page.own.enter(Phase.STEP, {step}); Page.own.say('cause', 'a key'); sys.exit(64)"
+    done = start(tmp_path, body).wait()
+    assert done.returncode == 64
+    assert done.stderr.endswith(f"step={step} cause=a key\n")
+    assert (tmp_path / "failure.json").exists() == written
 
 
 def test_a_crash_leaves_its_stack(tmp_path):
@@ -286,7 +293,8 @@ def test_stacks_can_be_asked_for(tmp_path):
         ([], {}, False),
     ],
 )
-def test_which_commands_are_watched(words, environ, wanted):
+def test_which_commands_are_watched(words, environ, wanted, monkeypatch):
+    monkeypatch.setattr(supervisor, "is_single_threaded", lambda: True)  # unlike pytest
     assert is_wanted(words, environ) is wanted
 
 

@@ -153,6 +153,32 @@ def test_what_came_of_it_is_said_once(tmp_path):
     assert "512MiB measured (" in third
 
 
+def test_a_copy_for_checkpoints_is_counted_and_refuses_no_run():
+    """Without room for it the step waits for its checkpoint."""
+    large: dict[str, Any] = {"model__vocab_size": 300_000, "parallel__chunk_length": 16}
+    saves = {**large, "checkpoint__every": 2}
+    with_it, without = (plan_of(**keys)._found.memory for keys in (saves, large))
+    assert with_it.peak - without.peak == with_it.checkpoint_copy > 0.1 * without.peak
+    room = Room(0, without.peak)
+    assert plan_of(room, **saves).check() is None
+    with pytest.raises(LaunchError):
+        plan_of(Room(0, round(0.85 * without.peak)), **saves).check()
+
+
+def test_a_copy_that_is_not_made_yet_is_not_compared():
+    texts = {}
+    for first, every in ((1, 100), (1, 2), (99, 100)):
+        plan = plan_of(checkpoint__every=every, model__vocab_size=300_000)
+        peak = plan._found.memory.peak
+        steps = [
+            {"step": first + i, "step_seconds": 1.0, "peak_memory_bytes": peak} for i in range(3)
+        ]
+        texts[first, every] = [plan.compared(record, 1) for record in steps][-1]
+    assert "(1.00 of it)" in texts[1, 2]
+    assert "(1.00 of it)" in texts[99, 100]
+    assert "(1.00 of it)" not in texts[1, 100]
+
+
 def test_it_costs_little():
     plan_of()
     began = time.process_time()

@@ -54,7 +54,7 @@ def meet(ranks: Ranks, timeout: timedelta) -> Store:
     plain, route = open_store(ranks, deadline)
     plain.set_timeout(timeout)
     with _one_error(ranks, "lost the place where ranks meet"):
-        door = _Door(ranks, plain, secret)
+        door = Door(ranks, plain, secret)
         store = door.enter(deadline)
         _share_hub(ranks, store, route)
         _compare(ranks, store)
@@ -88,7 +88,7 @@ def _one_error(ranks: Ranks, what: str, hint: bool = False) -> Iterator[None]:
         ) from None
 
 
-class _Door:
+class Door:
     """Keeps other jobs' ranks out: all keys of this job lie under a name that takes its secret to know.
 
     Rank 0 shows in the open that it knows the secret, so a rank of another job sees at once that it is wrong
@@ -152,18 +152,36 @@ def _share_hub(ranks: Ranks, store: Store, route: Route) -> None:
 
     Args:
         ranks: who this process is.
-        store: where rank 0's supervisor is published, by rank 0.
+        store: where rank 0 publishes it.
         route: how this rank reached the store.
     """
     if ranks.rank == 0:
-        text = "" if Page.own is None else Page.own.text("hub")
-        if text:  # its own address on the way to the store, which may be on another host
-            text = Place.of(text).with_addresses(route.own).text()
-        store.set("hub", text)
-        return
-    if text := store.get("hub").decode(errors="replace"):
-        with suppress(ValueError):
-            page.say("hub", Place.of(text).with_addresses(route.master).text())
+        publish_hub(store, "" if Page.own is None else Page.own.text("hub"), route)
+    elif text := published_hub(store, route):
+        page.say("hub", text)
+
+
+def publish_hub(store: Store, text: str, route: Route) -> None:
+    """Say to all ranks where rank 0's supervisor is.
+
+    Args:
+        store: as `Door.enter` returned it.
+        text: of a `Place`; empty if there is no supervisor.
+        route: how rank 0 reached the store, which may be on another host.
+    """
+    store.set("hub", Place.of(text).with_addresses(route.own).text() if text else "")
+
+
+def published_hub(store: Store, route: Route) -> str:
+    """Return where rank 0's supervisor is, once rank 0 has said it; empty if there is none.
+
+    Args:
+        store: as `Door.enter` returned it.
+        route: how this rank reached the store, which as a rule is on rank 0's host.
+    """
+    with suppress(ValueError):
+        return Place.of(store.get("hub").decode()).with_addresses(route.master).text()
+    return ""
 
 
 def _compare(ranks: Ranks, store: Store) -> None:
@@ -185,7 +203,7 @@ def _compare(ranks: Ranks, store: Store) -> None:
         )
 
 
-def _await_all(ranks: Ranks, store: Store, deadline: float, door: _Door) -> None:
+def _await_all(ranks: Ranks, store: Store, deadline: float, door: Door) -> None:
     keys = {rank: f"here/{rank}" for rank in range(ranks.world_size)}
     store.set(keys[ranks.rank], "")
     began = time.monotonic()

@@ -56,6 +56,9 @@ class MemoryPlan:
     """Beside a chunk's activations, for a while."""
     bucket: int
     """The reduction's buffer."""
+    checkpoint_copy: int
+    """On a CPU: what checkpoints are written from in the background, on the rank that writes the weights. A
+    rank that has no room for it saves without, so it is no reason to refuse a run."""
     sweeps_peak: int
     """The most during the sweeps."""
     update_peak: int
@@ -72,13 +75,13 @@ class MemoryPlan:
     @property
     def tensors_peak(self) -> int:
         """The most that tensors take at once."""
-        return max(self.sweeps_peak, self.update_peak)
+        return self.checkpoint_copy + max(self.sweeps_peak, self.update_peak)
 
     @property
     def peak(self) -> int:
         """The most that the rank takes: on a GPU of its memory, on a CPU resident."""
         sweeps, update = self.sweeps_peak + self.sweeps_holes, self.update_peak + self.update_holes
-        return self.base + max(sweeps, update)
+        return self.base + self.checkpoint_copy + max(sweeps, update)
 
     @property
     def holes(self) -> int:
@@ -120,6 +123,20 @@ def parameters_by_layer(carries: Carries, config: Config) -> list[int]:
     blocks = carries.blocks
     each = {name: sum(p.numel() for p in blocks[name].parameters()) for name in blocks}
     return [each[name] for name in names_of(config.architecture())]
+
+
+def checkpoint_copy_bytes(config: Config, world: int, gpu: bool, parameters: int) -> int:
+    """Return what rank 0's copy for a checkpoint in the background takes of the memory it computes in.
+
+    Args:
+        config: of the run.
+        world: ranks of the job; each has its share of the two moments.
+        gpu: the copy is in the host's memory.
+        parameters: of the model.
+    """
+    if gpu or not config.checkpoint.background or config.checkpoint.every == 0:
+        return 0
+    return WIDE * (parameters + 2 * parameters // world)
 
 
 def memory_plan(
@@ -187,6 +204,9 @@ class _Planner:
         through = self.parameters + optimizer + casts + carries + inputs
         sweeps = through + transients + self._backward_peak(live, stages)
         holes = self._sweeps_holes(transients)
+        copy = checkpoint_copy_bytes(
+            self.config, self.world, self.machine.gpu, self.parameters // WIDE
+        )
         return MemoryPlan(
             parameters=self.parameters,
             gradients=self.parameters,
@@ -198,6 +218,7 @@ class _Planner:
             layer_inputs=inputs,
             transients=transients,
             bucket=bucket,
+            checkpoint_copy=copy,
             sweeps_peak=sweeps,
             update_peak=update,
             base=GPU_CONTEXT_BYTES if self.machine.gpu else CPU_BASE_BYTES,

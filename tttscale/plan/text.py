@@ -75,6 +75,7 @@ def _memory(plan: Plan) -> list[str]:
         ("activations of all kept chunks", memory.kept_chunks),
         ("while computing, beside them", memory.transients),
         ("buffer of the reduction", memory.bucket),
+        ("copy for checkpoints", memory.checkpoint_copy),
         ("process and libraries" if cpu else "CUDA's context (assumed)", memory.base),
         ("holes in the heap", memory.holes),
         ("peak of the sweeps (tensors)", memory.sweeps_peak),

@@ -1,6 +1,6 @@
 """The job as the supervisor of a single rank sees it: there is no one to ask."""
 
-from tttscale import codes
+from tttscale.supervise.ending import cause_of, class_of
 from tttscale.supervise.verdict import Ended, Verdict
 
 
@@ -20,10 +20,15 @@ class Alone:
         """Return the verdict, if there is one."""
         return self._verdict
 
-    def ended(self, end: Ended) -> None:
+    def ended(self, ended: Ended) -> None:
         """Hear that the rank has failed."""
         self._verdict = Verdict(
-            end.rank, end.host, end.last.phase, end.last.step, end.cause, class_of(end.code)
+            ended.rank,
+            ended.host,
+            ended.last.phase,
+            ended.last.step,
+            cause_of(ended.code, ended.cause),
+            class_of(ended.code),
         )
 
     def finished(self, code: int) -> None:
@@ -35,11 +40,3 @@ class Alone:
 
     def close(self) -> None:
         """Leave."""
-
-
-def class_of(code: int) -> int:
-    """Return the job's exit code for that of a rank which failed; a signal's is below zero."""
-    if code < 0:
-        return codes.PEER.number
-    known = {one.number for one in codes.CODES} - {codes.DONE.number, codes.PROBLEM.number}
-    return code if code in known else codes.BUG.number

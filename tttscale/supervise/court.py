@@ -64,6 +64,11 @@ class Court:
             self._first_failure = at
 
     @property
+    def all_came(self) -> bool:
+        """Whether every rank's supervisor has come."""
+        return all(m.state != State.UNSEEN for m in self.members.values())
+
+    @property
     def is_over(self) -> bool:
         """Whether no rank is left whose supervisor has come."""
         return all(m.state in (State.LEFT, State.UNSEEN) for m in self.members.values())
@@ -104,8 +109,7 @@ class Court:
     def _all_wait_too_long(self, here: waits.Here, limits: "_Limits") -> Verdict | None:
         if not all(sign.waits for _, sign in here):
             return None
-        unseen = any(m.state == State.UNSEEN for m in self.members.values())
-        if unseen and any(sign.beat.phase == Phase.MEET for _, sign in here):
+        if not self.all_came and any(sign.beat.phase == Phase.MEET for _, sign in here):
             return None  # the meeting itself names ranks that do not come
         silent = min(sign.silent_seconds for _, sign in here)
         if silent < max(limits.of(sign) for _, sign in here):

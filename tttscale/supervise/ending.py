@@ -15,6 +15,9 @@ _HINTS: dict[int, str] = {
     signal.SIGILL: "a library is built for another processor",
     signal.SIGFPE: "a crash in a library",
 }
+_FAILURES = {code.number for code in codes.CODES} - {
+    *(codes.DONE.number, codes.PROBLEM.number, codes.FLAGS.number, codes.SAVED.number),
+}
 ENDED_AS_ASKED = {codes.DONE.number, codes.SAVED.number}
 
 
@@ -33,6 +36,13 @@ def is_interrupted(code: int) -> bool:
     return code > 128
 
 
+def class_of(code: int) -> int:
+    """Return the job's exit code for that of a rank which failed; a signal's is below zero."""
+    if code < 0:
+        return codes.PEER.number
+    return code if code in _FAILURES or is_interrupted(code) else codes.BUG.number
+
+
 def cause_of(code: int, said: str) -> str:
     """Say in one line why a rank has ended.
 
@@ -43,7 +53,8 @@ def cause_of(code: int, said: str) -> str:
     if code < 0:
         name = _name(-code)
         hint = _HINTS.get(-code)
-        return f"killed by {name}" + (f" ({hint})" if hint else "")
+        killed = f"killed by {name}" + (f" ({hint})" if hint else "")
+        return f"{killed} after: {one_line(said)}" if said else killed
     if code > 128:
         return f"ended by {_name(code - 128)}"
     return one_line(said) or f"ended with exit code {code}, without a word"

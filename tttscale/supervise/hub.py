@@ -75,9 +75,7 @@ class Hub:
                 self._try(peer, peer.wire.flush, now)
         if now - self._said_at >= _BEAT_SECONDS:
             self._said_at = now
-            sign = self._court.members[0].sign
-            beat = ["", 0] if sign is None else [sign.beat.phase.value, sign.beat.step]
-            self._tell({"first": [self._host, *beat]}, now)
+            self._tell(self._first(), now)
 
     def tell(self, verdict: Verdict, now: float) -> None:
         """Send the verdict to all, once; those who come later get it then."""
@@ -155,6 +153,7 @@ class Hub:
         self._seats[rank] = peer
         self._court.met(rank, text_of(message["host"]))
         peer.wire.send({"proof": self._proofs.make("hub", rank, nonce, peer.nonce)})
+        peer.wire.send(self._first())
         if self._verdict is not None:
             peer.wire.send({"verdict": asdict(self._verdict)})
 
@@ -180,6 +179,12 @@ class Hub:
         if peer.rank is not None:
             self._seats.pop(peer.rank, None)
         peer.wire.close()
+
+    def _first(self) -> dict[str, Any]:
+        """What the others must say of rank 0 if this supervisor is gone."""
+        sign = self._court.members[0].sign
+        beat = ["", 0] if sign is None else [sign.beat.phase.value, sign.beat.step]
+        return {"first": [self._host, *beat]}
 
     def _tell(self, message: dict[str, Any], now: float) -> None:
         for peer in list(self._seats.values()):

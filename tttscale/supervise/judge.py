@@ -9,6 +9,7 @@ import signal
 from collections.abc import Collection, Mapping
 
 from tttscale import codes
+from tttscale.supervise.ending import cause_of, class_of
 from tttscale.supervise.member import Member, State
 from tttscale.supervise.verdict import Ended, Verdict
 from tttscale.supervise.waits import sources
@@ -72,20 +73,23 @@ def first_culprit(members: Mapping[int, Member], sequence: int = 1) -> Verdict:
         return _gone(first, candidates)
     if lightest > 1:
         return _noticed(first, members, sequence)
-    alike = [m for m in candidates if _same(m, first) and m.at - first.at <= _ALIKE_SECONDS]
+    alike = [m for m in candidates if _raised_alike(m, first) and m.at - first.at <= _ALIKE_SECONDS]
     named = _RANK.search(first.ended.cause)
     chosen = min(alike, key=lambda m: m.rank)
     if len(alike) > 1 and named and int(named[1]) in members:
         chosen = members[int(named[1])]
-    return verdict_on(chosen, _words(first.ended), _exit_code(first.ended.code))
-
-
-def _same(a: Member, b: Member) -> bool:
-    return (
-        a.ended is not None
-        and b.ended is not None
-        and (a.ended.code, a.ended.cause) == (b.ended.code, b.ended.cause)
+    return verdict_on(
+        chosen, cause_of(first.ended.code, first.ended.cause), class_of(first.ended.code)
     )
+
+
+def _raised_alike(a: Member, b: Member) -> bool:
+    """Whether two ranks raised the same error, as all ranks do with what they found together."""
+    if a is b:
+        return True
+    if a.ended is None or b.ended is None or not a.ended.cause:
+        return False
+    return (a.ended.code, a.ended.cause) == (b.ended.code, b.ended.cause)
 
 
 def _gone(first: Member, candidates: list[Member]) -> Verdict:
@@ -104,13 +108,10 @@ def _gone(first: Member, candidates: list[Member]) -> Verdict:
 def _noticed(first: Member, members: Mapping[int, Member], sequence: int) -> Verdict:
     """There are only consequences: say which link is in doubt, if that is known."""
     assert first.ended is not None
-    words, last = _words(first.ended), first.ended.last
+    words, last = cause_of(first.ended.code, first.ended.cause), first.ended.last
     if first.ended.code == codes.LAUNCH.number or is_ended_by_others(first.ended):
-        return verdict_on(first, words, _exit_code(first.ended.code))
-    others = sources(first.rank, last, sequence, len(members))
-    named = _LOST_RANK.search(first.ended.cause)
-    if len(others) != 1 and named and int(named[1]) in members and not _says_sequence(words):
-        others = [int(named[1])]
+        return verdict_on(first, words, class_of(first.ended.code))
+    others = sources(first.rank, last, sequence, len(members)) or _named(first, members, sequence)
     if len(others) == 1:
         words = f"link between rank {others[0]} and rank {first.rank}, or one of them: {words}"
     else:
@@ -118,40 +119,21 @@ def _noticed(first: Member, members: Mapping[int, Member], sequence: int) -> Ver
     return verdict_on(first, words, codes.PEER.number)
 
 
-def _says_sequence(words: str) -> bool:
-    """Whether ranks are counted within a replica there."""
-    return words.startswith("sequence rank")
+def _named(first: Member, members: Mapping[int, Member], sequence: int) -> list[int]:
+    """The rank that a rank says it has lost."""
+    cause = first.ended.cause if first.ended is not None else ""
+    named = _LOST_RANK.search(cause)
+    if named is None:
+        return []
+    within = cause.startswith("sequence rank")  # which counts within its replica
+    rank = int(named[1]) + (first.rank // sequence * sequence if within else 0)
+    return [rank] if rank in members and rank != first.rank else []
 
 
 def is_ended_by_others(ended: Ended) -> bool:
     """Return whether a launcher or a person ended it."""
     code = ended.code if ended.code <= _SIGNALS_FROM else _SIGNALS_FROM - ended.code
     return -code in _ENDED_BY_OTHERS
-
-
-def _words(ended: Ended) -> str:
-    if ended.code < 0:
-        try:
-            name = signal.Signals(-ended.code).name
-        except ValueError:
-            name = f"signal {-ended.code}"
-        return f"killed by {name}" + (f" after: {ended.cause}" if ended.cause else "")
-    return ended.cause or f"exit code {ended.code}"
-
-
-def _exit_code(code: int) -> int:
-    """Return the class of an end, as `tttscale.codes` knows it."""
-    if code < 0:
-        return codes.PEER.number
-    known = {c.number for c in codes.CODES} - {codes.DONE.number, codes.SAVED.number}
-    if code in known or is_signal_code(code):
-        return code
-    return codes.BUG.number
-
-
-def is_signal_code(code: int) -> bool:
-    """Return whether an exit code stands for a signal that the command itself obeyed."""
-    return _SIGNALS_FROM < code < _SIGNALS_FROM + signal.NSIG
 
 
 def verdict_on(member: Member, cause: str, code: int) -> Verdict:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from tttscale.cluster.ranks import Ranks
 from tttscale.reading import parse_json
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _BACKLOG = 4096
 _MOST_ADDRESSES = 8
 
@@ -58,8 +58,8 @@ def listen(ranks: Ranks) -> tuple[socket.socket, tuple[str, ...]]:
     Raises:
         OSError: there is no free port.
     """
-    if ranks.one_host or ranks.master_addr in ("localhost", _LOOPBACK):
-        return socket.create_server((_LOOPBACK, 0), backlog=_BACKLOG), (_LOOPBACK,)
+    if ranks.one_host or ranks.master_addr in ("localhost", LOOPBACK):
+        return socket.create_server((LOOPBACK, 0), backlog=_BACKLOG), (LOOPBACK,)
     for address in _addresses_of(ranks.master_addr):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with suppress(OSError):  # the address of another host: rank 0 is not where ranks meet

@@ -15,6 +15,9 @@ from tttscale.supervise.ending import is_interrupted
 from tttscale.supervise.rank import Rank
 from tttscale.supervise.verdict import Verdict
 
+_MISTAKES = {codes.USAGE.number, codes.DATA.number, codes.CHECKPOINT.number, codes.LOOP.number}
+"""A start that is refused for one of these changes nothing in the run's folder, before its first step."""
+
 
 class Report:
     """The words of one supervisor."""
@@ -78,9 +81,8 @@ class Report:
     def _write(self, verdict: Verdict) -> None:
         """Write `failure.json`: rank 0, and every other one that does not find it, with the same words."""
         folder = self._folder()
-        if folder is None or verdict.exit_code == codes.USAGE.number:
-            return
-        if is_interrupted(verdict.exit_code):
+        refused = verdict.exit_code in _MISTAKES and verdict.step == 0
+        if folder is None or refused or is_interrupted(verdict.exit_code):
             return
         if self._ranks.rank and failure.is_newer(folder, self._began):
             return

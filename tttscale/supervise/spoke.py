@@ -120,9 +120,10 @@ class Spoke:
             return
         try:
             for message in self._wire.receive():
-                self._answer(message, now)
-                if self.link is Link.JOINED:
-                    return
+                if self.link is Link.SEEKING:
+                    self._answer(message, now)
+                else:
+                    self._hear(message, now)
         except (Closed, ValueError, KeyError, TypeError):
             self._give_up(now)
             return
@@ -183,17 +184,9 @@ class Spoke:
     def _talk(self, now: float, sign: Sign | None) -> None:
         assert self._wire is not None
         for message in self._wire.receive():
-            self._heard_at = now
-            if "verdict" in message:
-                self.verdict = verdict_of(message["verdict"])
-                self._leave(Link.OVER)
-                return
-            if "left" in message:
-                self._leave(Link.OVER)
-                return
-            if "first" in message:
-                host, phase, step = message["first"]
-                self.first = text_of(host), text_of(phase) or "unknown", int(step)
+            self._hear(message, now)
+        if self._wire is None:
+            return
         if now - self._heard_at > SILENT_SECONDS:
             raise Closed("it is silent")
         for message in self._waiting:
@@ -206,6 +199,17 @@ class Spoke:
         elif now - self._said_at >= STILL_SECONDS:
             self._said_at = now
             self._wire.send({})
+
+    def _hear(self, message: dict[str, Any], now: float) -> None:
+        self._heard_at = now
+        if "verdict" in message:
+            self.verdict = verdict_of(message["verdict"])
+            self._leave(Link.OVER)
+        elif "left" in message:
+            self._leave(Link.OVER)
+        elif "first" in message:
+            host, phase, step = message["first"]
+            self.first = text_of(host), text_of(phase) or "unknown", int(step)
 
     def _say_sign(self, now: float, sign: Sign) -> None:
         """Send a sign of life: soon if it says something new, else seldom."""

@@ -12,12 +12,12 @@ from contextlib import suppress
 
 from tttscale.cluster.ranks import Ranks, discover, discover_place
 from tttscale.errors import LaunchError
-from tttscale.supervise.alone import Alone
 from tttscale.supervise.child import become_rank, is_single_threaded
+from tttscale.supervise.job import Job
 from tttscale.supervise.page import Page
 from tttscale.supervise.rank import Rank
 from tttscale.supervise.stacks import Stacks
-from tttscale.supervise.watch import SIGNALS, Job, Watch
+from tttscale.supervise.watch import SIGNALS, Others, Supervisor
 
 SWITCH = "TTTSCALE_SUPERVISOR"
 """Variable: `off` lets the rank run unwatched in the launched process, for debuggers and profilers."""
@@ -44,11 +44,7 @@ def is_wanted(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     return True
 
 
-def _job(page: Page, ranks: Ranks) -> Job:
-    return Alone()
-
-
-def supervise(environ: Mapping[str, str], job: Callable[[Page, Ranks], Job] = _job) -> int | None:
+def supervise(environ: Mapping[str, str], job: Callable[[Page, Ranks], Others] = Job) -> int | None:
     """Fork; the child returns at once and is the rank, the parent watches it to its end.
 
     Args:
@@ -72,7 +68,7 @@ def supervise(environ: Mapping[str, str], job: Callable[[Page, Ranks], Job] = _j
         others.drop()
         return None
     others.watch(child)
-    return Watch(Rank(child, page, stacks), ranks, others, environ).run()
+    return Supervisor(Rank(child, page, stacks), ranks, others, environ).run()
 
 
 def _place(environ: Mapping[str, str]) -> Ranks | None:

@@ -14,10 +14,10 @@ from tttscale.scrub import scrubbed
 from tttscale.supervise.alone import Alone
 from tttscale.supervise.ending import (
     ENDED_AS_ASKED,
-    cause_of,
     code_of,
     is_interrupted,
     last_sign,
+    one_line,
 )
 from tttscale.supervise.rank import Rank
 from tttscale.supervise.report import Report
@@ -30,9 +30,11 @@ _PASSED_ON = (
 )
 SIGNALS = frozenset({*_PASSED_ON, STACKS, signal.SIGCHLD})
 """Blocked in the supervisor, which takes them one by one: none of them ends it."""
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
 _POLL_SECONDS = 0.1
 _LAUNCHER_SECONDS = 0.5
 _SETTLE_SECONDS = 5.0
+_LAUNCHER_ENDS_SECONDS = 3.0
 _OTHERS_END_SECONDS, _SLICE_SECONDS = 60.0, 0.5
 _REPEATS_SECONDS = 2.0
 """As in `tttscale.cluster.interrupts`: signals within this time count as one."""
@@ -41,7 +43,7 @@ _PATIENCE_SECONDS = 5.0
 T = TypeVar("T")
 
 
-class Job(Protocol):
+class Others(Protocol):
     """The supervisors of all ranks (`tttscale.supervise.job`), or `Alone`."""
 
     def drop(self) -> None:
@@ -56,7 +58,7 @@ class Job(Protocol):
         """Return the verdict once there is one; never wait."""
         ...
 
-    def ended(self, end: Ended) -> None:
+    def ended(self, ended: Ended) -> None:
         """Hear that this rank has failed."""
         ...
 
@@ -73,11 +75,11 @@ class Job(Protocol):
         ...
 
 
-class Watch:
+class Supervisor:
     """Watches one rank to its end, which is the job's."""
 
     def __init__(
-        self, rank: Rank, ranks: Ranks, job: Job, environ: Mapping[str, str], host: str = ""
+        self, rank: Rank, ranks: Ranks, job: Others, environ: Mapping[str, str], host: str = ""
     ) -> None:
         self._rank, self._ranks, self._job = rank, ranks, job
         self._host = host or socket.gethostname()
@@ -133,7 +135,7 @@ class Watch:
     def _note(self, number: int) -> None:
         now = time.monotonic()
         first = self._sent.setdefault(number, now)
-        ends_it = number in (signal.SIGINT, signal.SIGTERM)
+        ends_it = number in _ENDING
         ignored = signal.getsignal(number) == signal.SIG_IGN  # by nohup; the rank does as well
         if ends_it and not ignored and now - first > _REPEATS_SECONDS and not self._kill_at:
             self._kill_at = now + _PATIENCE_SECONDS
@@ -149,8 +151,18 @@ class Watch:
             self._ask(self._job.finished, code)
             verdict = self._others_end()
             return code if verdict is None else self._report.fail(verdict)
-        verdict = self._judged(code, cause_of(code, self._rank.page.text("cause")))
-        return code if is_interrupted(code) else self._report.fail(verdict)
+        verdict = self._judged(code, self._rank.page.text("cause"))
+        if is_interrupted(code) or (self._is_unheard() and self._is_told_to_end()):
+            return code
+        return self._report.fail(verdict)
+
+    def _is_unheard(self) -> bool:
+        """Whether its rank is not the first, and ended before it knew where the supervisors meet."""
+        return self._ranks.rank > 0 and not self._rank.page.text("hub")
+
+    def _is_told_to_end(self) -> bool:
+        """Wait whether the launcher ends the job: then the first rank has failed as well, and has spoken."""
+        return signal.sigtimedwait(_ENDING, _LAUNCHER_ENDS_SECONDS) is not None
 
     def _others_end(self) -> Verdict | None:
         """Wait until nobody needs this supervisor: that of rank 0 hears all others, who may take longer."""
@@ -159,7 +171,7 @@ class Watch:
             verdict = self._ask(self._job.settle, _SLICE_SECONDS)
             if verdict is not None or time.monotonic() - began < _SLICE_SECONDS:
                 return verdict
-            told = signal.sigtimedwait({signal.SIGINT, signal.SIGTERM}, 0)
+            told = signal.sigtimedwait(_ENDING, 0)
             if told is not None or broken_link(self._links) is not None:
                 return None
         return None
@@ -167,7 +179,7 @@ class Watch:
     def _judged(self, code: int, cause: str) -> Verdict:
         """Tell the others how this rank has ended, and wait for the verdict."""
         last = last_sign(self._rank.page, time.monotonic())
-        end = Ended(self._ranks.rank, self._host, code, scrubbed(cause), last)
+        end = Ended(self._ranks.rank, self._host, code, one_line(scrubbed(cause)), last)
         self._ask(self._job.ended, end)
         verdict = self._ask(self._job.settle, _SETTLE_SECONDS)
         if verdict is None:  # the others do not answer

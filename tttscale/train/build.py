@@ -18,6 +18,7 @@ from tttscale.errors import CheckpointError, DataError, LaunchError
 from tttscale.model import TTTForCausalLM
 from tttscale.model.layers import compile_operators
 from tttscale.model.pretrained import load_weights
+from tttscale.plan.memory import checkpoint_copy_bytes
 from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
 from tttscale.scan.sweep import Sweeps
@@ -212,13 +213,25 @@ def evaluation_sweeps(
     return build_sweeps(config, model, mesh, sequences=share, batch=1) if share else None
 
 
-def keep_policy(config: Config, ranks: Ranks, device: torch.device) -> ActivationPolicy:
-    """Return the policy of `parallel.keep_chunks`; "auto" has this rank's share of the free memory."""
+def keep_policy(
+    config: Config, ranks: Ranks, device: torch.device, saved_parameters: int = 0
+) -> ActivationPolicy:
+    """Return the policy of `parallel.keep_chunks`; "auto" has this rank's share of the free memory.
+
+    Args:
+        config: the run's.
+        ranks: this rank.
+        device: of this rank.
+        saved_parameters: of a model whose run may save it; room for its checkpoints' copy is left.
+    """
+    copy_bytes = checkpoint_copy_bytes(
+        config, ranks.world_size, device.type == "cuda", saved_parameters
+    )
 
     def available() -> int:
         if device.type == "cuda":
             return int(torch.cuda.mem_get_info(device)[0] * _MEMORY_SHARE)
-        return int(available_bytes() * _MEMORY_SHARE / ranks.local_world_size)
+        return int((available_bytes() / ranks.local_world_size - copy_bytes) * _MEMORY_SHARE)
 
     return ActivationPolicy(config.parallel.keep_chunks, available)
 

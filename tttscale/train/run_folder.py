@@ -17,8 +17,8 @@ from tttscale.train import final
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manager import Checkpoint
 
-METRICS, SAVED = "metrics.jsonl", "saved.json"
-_REPLACED = ("config.yaml", PROVENANCE_FILE, "positions.json", SAVED)
+METRICS, SAVED, LEFT_OUT = "metrics.jsonl", "saved.json", "left_out.json"
+_REPLACED = ("config.yaml", PROVENANCE_FILE, "positions.json", SAVED, LEFT_OUT)
 """Files that are written under another name first and then renamed."""
 
 

@@ -161,7 +161,7 @@ class RunPlan:
         """
         found, room = self._found, self.room
         known = isinstance(found, _Prediction) and not found.needed.unknown
-        more = max(0, found.needed.peak - room.taken) if known else 0  # type: ignore[union-attr]
+        more = max(0, _at_least(found.needed) - room.taken) if known else 0  # type: ignore[union-attr]
         rows = self._mesh.gather([float(more), float(room.free)])
         short = [rank for rank, (need, free) in enumerate(rows.tolist()) if need * _SURE > free]
         if not short:
@@ -213,9 +213,23 @@ class RunPlan:
             predicted = found.model.memory(choice, self._mesh.world_size)
             # A GPU's measured peak is what torch has allocated.
             expected = predicted.peak if self._device.type == "cpu" else predicted.tensors_peak
+            if not self._has_saved(record):
+                expected -= predicted.checkpoint_copy
             peak = record["peak_memory_bytes"]
             parts.append(_beside(expected, peak, _size(expected), _size(peak)))
         return f"plan after {COMPARED_STEPS} steps: {'; '.join(parts)}" if parts else None
+
+    def _has_saved(self, record: dict[str, float]) -> bool:
+        """Return whether a checkpoint was due before the last of the compared steps."""
+        every = self._config.checkpoint.every
+        return every > 0 and any(
+            (record["step"] - n) % every == 0 for n in range(1, COMPARED_STEPS)
+        )
+
+
+def _at_least(needed: MemoryPlan) -> int:
+    """Return the peak of a rank that saves without a copy."""
+    return needed.peak - needed.checkpoint_copy
 
 
 def _ordering(config: Config, on_gpu: bool) -> Costs:

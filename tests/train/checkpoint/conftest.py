@@ -3,6 +3,7 @@
 import pytest
 
 from tests.train.checkpoint.test_folder import write
+from tests.train.small import small_config
 from tttscale.train.checkpoint.folder import CheckpointFolder
 
 
@@ -13,3 +14,9 @@ def run(tmp_path):
     for step in (1, 2):
         write(folder, step)
     return folder
+
+
+@pytest.fixture
+def small():
+    """A small run's configuration."""
+    return small_config()

@@ -146,6 +146,24 @@ class CheckpointManager:
             )
         return None
 
+    def find_sound(self, step: int) -> Checkpoint | None:
+        """Find the newest whole checkpoint of at most `step`, to roll back to; None: there is none.
+
+        Raises:
+            CheckpointError: one cannot be read just now.
+        """
+        there = self._on_all(lambda: self._folder.steps() if self._mesh.rank == 0 else [])[0]
+        for each in there:
+            if each <= step:
+                with suppress(DamagedError):
+                    return self._validated(each)
+        return None
+
+    def reconfigure(self, config: Config) -> None:
+        """Save this configuration from now on; it differs in the data that is left out."""
+        self._config = config
+        self._writer.reconfigure(config)
+
     def save(self, state: TrainingState, before_commit: Callable[[], None] | None = None) -> Saved:
         """Write a checkpoint, then remove those beyond `checkpoint.keep`; none is under way.
 
