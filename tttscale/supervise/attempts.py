@@ -280,7 +280,8 @@ def _told(folder: Path, last: Attempt) -> End | None:
         seconds = path.stat().st_mtime
     except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
-    cause = f"rank {said.rank} on {said.host}, {said.phase}, step {said.step}: {said.cause}"
+    where = f"step {said.step}" if said.phase == "step" else said.phase
+    cause = f"rank {said.rank} on {said.host} in {where}: {said.cause}"
     return End(
         attempt=last.start.attempt,
         time=max(0.0, seconds),
