@@ -131,7 +131,9 @@ def test_a_save_without_requeue_shows_its_code(site, cluster, case):
     cluster.call(f"scontrol update JobId={job} Requeue=0 && scancel --signal=USR1 {job}")
     assert cluster.wait(job) == "FAILED", log(site, job)
     assert cluster.shown(job, "ExitCode") == "75:0"
-    assert read_attempts(folder(site, case))[-1].end.code == 75
+    end = read_attempts(folder(site, case))[-1].end
+    assert end is not None
+    assert end.code == 75
     case.say(result="ExitCode=75:0, not queued again")
 
 
