@@ -204,5 +204,3 @@ def _under_launchers(chooser: random.Random, launchers: Sequence[str]) -> Iterat
 
 def _turns(chooser: random.Random, values: Sequence[T]) -> Iterator[T]:
     return itertools.cycle(chooser.sample(values, len(values)))
-
-

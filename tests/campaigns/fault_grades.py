@@ -186,7 +186,9 @@ def differs(folder: Path, name: str, truth: str) -> str:
 
 def leftovers(run: Path) -> list[str]:
     """What a whole run does not have: partial and torn files, and the failure of the start before."""
-    found = [str(p.relative_to(run)) for pattern in ("*.partial*", "*.tmp*") for p in run.rglob(pattern)]
+    found = [
+        str(p.relative_to(run)) for pattern in ("*.partial*", "*.tmp*") for p in run.rglob(pattern)
+    ]
     if (run / "failure.json").exists():
         found.append("failure.json")
     for path in run.rglob("*.json"):

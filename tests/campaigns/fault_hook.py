@@ -58,10 +58,14 @@ PLACES = {
         "records", ((_RECORDER, "RunRecorder.step"), (_RECORDER, "NullRecorder.step")), step=3
     ),
     "checkpoint": Place(
-        "checkpoint", ((_MANAGER, "CheckpointManager.save"), (_MANAGER, "CheckpointManager.begin")), step=4
+        "checkpoint",
+        ((_MANAGER, "CheckpointManager.save"), (_MANAGER, "CheckpointManager.begin")),
+        step=4,
     ),
     "closing": Place(
-        "closing", ((_RECORDER, "RunRecorder.finish"), (_RECORDER, "NullRecorder.finish")), step=LAST_STEP
+        "closing",
+        ((_RECORDER, "RunRecorder.finish"), (_RECORDER, "NullRecorder.finish")),
+        step=LAST_STEP,
     ),
     "saving": Place("", ((_WRITER, "CheckpointWriter._write_files"),), step=4),
 }
@@ -135,7 +139,9 @@ class Injection:
         if self._fault == "cut link":  # noted when it is cut
             _cut_link(self._folder, self._rank, self._order["other"])
         try:
-            note = os.open(self._folder / f"fired-{self._rank}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            note = os.open(
+                self._folder / f"fired-{self._rank}", os.O_CREAT | os.O_EXCL | os.O_WRONLY
+            )
         except FileExistsError:  # started again
             return
         fired = {
@@ -284,7 +290,10 @@ def _stat(pid: int) -> tuple[str, int]:
 
 def _cut_link(folder: Path, rank: int, other: int) -> None:
     """From now on no packet passes between two ranks, which are in a network namespace of their own."""
-    own, theirs = _connections(os.getpid()), _connections(int((folder / f"here-{other}").read_text()))
+    own, theirs = (
+        _connections(os.getpid()),
+        _connections(int((folder / f"here-{other}").read_text())),
+    )
     shared = {(a, b) for a, b in own if (b, a) in theirs}
     if not shared:
         raise RuntimeError(f"no connection between ranks {rank} and {other}")
@@ -329,7 +338,9 @@ def patch(wraps: dict) -> None:
 def _patch(module, attribute: str, wrap) -> None:
     *path, name = attribute.split(".")
     owner = functools.reduce(getattr, path, module)
-    if hasattr(owner, name):  # not all classes have all of them; a fault that is not made is an error
+    if hasattr(
+        owner, name
+    ):  # not all classes have all of them; a fault that is not made is an error
         setattr(owner, name, wrap(getattr(owner, name)))
 
 

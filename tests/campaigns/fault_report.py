@@ -137,7 +137,9 @@ def _faults(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _ranks(results: Sequence[Result]) -> list[dict[str, Any]]:
     sizes = sorted({result.episode.ranks for result in results})
-    return [{"ranks": n, "right": _cell([r for r in results if r.episode.ranks == n])} for n in sizes]
+    return [
+        {"ranks": n, "right": _cell([r for r in results if r.episode.ranks == n])} for n in sizes
+    ]
 
 
 def _lost(results: Sequence[Result]) -> str:

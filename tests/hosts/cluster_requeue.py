@@ -86,7 +86,8 @@ def test_a_node_dies(site, cluster, case, whole):
     finally:
         cluster.lab.plug(node, 0)
         cluster.boot(node)
-    cluster.wait_for_requeue(job)
+    # The node may still be told to end what it ran before it died.
+    cluster.wait_for_requeue(job, delay_seconds=60)
     assert cluster.wait(job) == "COMPLETED", log(site, job)
     found = read_attempts(folder(site, case))
     assert found[0].failed
