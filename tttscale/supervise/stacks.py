@@ -4,11 +4,13 @@ The handler is C code that needs neither Python's lock nor memory, so it also wo
 endless loop, or in a library that holds the lock. The same memory takes the stacks of a crash.
 """
 
+import ctypes
 import faulthandler
 import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 SIGNAL = signal.SIGUSR2
@@ -42,7 +44,7 @@ class Stacks:
             seconds: to wait for them.
         """
         before = size = self._size()
-        os.kill(pid, SIGNAL)
+        _signal_main_thread(pid)
         os.kill(pid, signal.SIGCONT)
         changed = time.monotonic()
         deadline = changed + seconds
@@ -69,3 +71,11 @@ class Stacks:
 
     def _size(self) -> int:
         return os.fstat(self._file).st_size
+
+
+def _signal_main_thread(pid: int) -> None:
+    """Send the signal to the thread that matters: another one would take it while that one moves on."""
+    with suppress(OSError, AttributeError):  # an old C library does not have it
+        if ctypes.CDLL(None).tgkill(pid, pid, int(SIGNAL)) == 0:
+            return
+    os.kill(pid, SIGNAL)
