@@ -71,6 +71,12 @@ class CrashLoopError(TTTScaleError):
     exit_code = codes.LOOP.number
 
 
+class ReplicaError(TTTScaleError):
+    """Ranks hold different parameters, though they made the same updates."""
+
+    exit_code = codes.NUMERICS.number
+
+
 class NumericsError(TTTScaleError):
     """A loss, a gradient, a carry or a weight is not a finite number, or too large to compute with."""
 

@@ -61,9 +61,12 @@ class Stacks:
         return os.pread(self._file, _LONGEST_BYTES, 0).decode(errors="replace")
 
     def innermost(self) -> list[str]:
-        """Return the innermost frames of the thread that handled the signal: as a rule, the main one."""
-        last = re.split(r"^(?=Current thread )", self.text(), flags=re.M)[-1]
-        lines = [line.strip() for line in last.splitlines() if line.startswith("  File ")]
+        """Return the innermost frames of the main thread, the last one; of a crash, of the one at fault."""
+        threads = re.split(r"^(?=(?:Current t|T)hread 0x)", self.text(), flags=re.M)
+        crashed = [thread for thread in threads if thread.startswith("Current")]
+        is_crash = "Fatal Python error" in threads[0]
+        chosen = crashed[-1] if is_crash and crashed else threads[-1]
+        lines = [line.strip() for line in chosen.splitlines() if line.startswith("  File ")]
         return lines[:_FRAMES]
 
     def _size(self) -> int:
