@@ -491,3 +491,16 @@ def test_a_hub_of_an_earlier_start_is_left_for_the_right_one(monkeypatch):
         star[1].page.say("hub", json.dumps(text))
         star.go(3)
         assert star[1].job.side.spoke.joined
+
+
+def test_a_rank_that_has_ended_does_not_seek_for_long(monkeypatch):
+    """A run that had nothing left to do: the hub is gone before this supervisor has found it."""
+    with Star(2, monkeypatch, hosts=True) as star:
+        text = json.loads(star[0].page.text("hub"))
+        star[1].page.say("hub", json.dumps(text | {"port": 1}))
+        star[1].job.finished(0)
+        star.go(3)
+        assert not star[1].job.side.is_settled
+        star.go(4)
+        assert star[1].job.side.is_settled
+        assert star[1].said == []
