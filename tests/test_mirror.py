@@ -25,6 +25,12 @@ ELSEWHERE = {  # a module without a test file of its own -> where it is tested, 
     "supervise/other_side.py": "supervise/test_job.py drives it beside the first one",
     "supervise/seeker.py": "comm/test_seek_hub.py runs it",
     "supervise/member.py": "declarations: supervise/test_court.py fills them",
+    "supervise/child.py": "supervise/test_supervisor.py forks it",
+    "supervise/rank.py": "supervise/test_supervisor.py kills, stops and asks real ones",
+    "supervise/report.py": "supervise/test_supervisor.py reads what it says and writes",
+    "supervise/stacks.py": "supervise/test_supervisor.py: of stuck, stopped and crashed ranks",
+    "supervise/verdict.py": "two declarations: supervise/test_judge.py and others make them",
+    "supervise/watch.py": "supervise/test_supervisor.py: what a supervisor does with real ranks",
     "train/main.py": "the door from the command to a run: test_cli.py, train/test_run.py",
 }
 

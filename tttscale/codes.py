@@ -31,7 +31,12 @@ PEER = Code(71, "peer lost", "a rank was killed, or its host or launcher is gone
 HANG = Code(72, "hang", "a rank stopped making progress, or all of them waited", True)
 DISK = Code(74, "disk", "a disk is full or fails", False)
 SAVED = Code(75, "saved", "saved and ended as asked; the same command resumes", True)
-NUMERICS = Code(76, "numerics", "a loss, gradient or weight is not a finite number", False)
+NUMERICS = Code(
+    76,
+    "numerics",
+    "a loss, gradient, carry or weight is not a finite number, or ranks hold different parameters",
+    False,
+)
 LOOP = Code(
     77, "crash loop", "start after start failed without progress, so no more is begun", False
 )

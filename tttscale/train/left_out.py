@@ -5,7 +5,7 @@ adds them again, so that it continues as the run would have, whatever ended it.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -55,10 +55,10 @@ class LeftOut:
             CheckpointError: the file is damaged.
         """
         self._mesh, self._path = mesh, run_folder / LEFT_OUT
-        text = on_all_ranks(mesh, lambda: self._read() if mesh.rank == 0 else "", CheckpointError)[
+        found = on_all_ranks(mesh, lambda: self._read() if mesh.rank == 0 else [], CheckpointError)[
             0
         ]
-        self._roll_backs = _File.model_validate_json(text).roll_backs if text else []
+        self._roll_backs = [RollBack.model_validate(fields) for fields in found]
 
     def applied(self, config: Config) -> Config:
         """Return a configuration with the data that is left out among `data.skip_steps`."""
@@ -88,14 +88,14 @@ class LeftOut:
             self._mesh, lambda: self._write() if self._mesh.rank == 0 else None, CheckpointError
         )
 
-    def _read(self) -> str:
+    def _read(self) -> list[dict[str, Any]]:
         if not self._path.exists() and not self._path.is_symlink():
-            return ""
+            return []
         found = read_json(
             self._path, error=CheckpointError, advice=_ADVICE, limit_bytes=_LARGEST_BYTES
         )
         try:
-            return _File.model_validate(found).model_dump_json()
+            return _File.model_validate(found).model_dump()["roll_backs"]
         except ValidationError:
             raise CheckpointError(f"{self._path} is damaged. {_ADVICE}") from None
 

@@ -4,7 +4,6 @@ Losses and carries are agreed on in one sum over the ranks before the update, an
 update. Where it began is found by `origin` then.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -88,8 +87,7 @@ class CarryRows:
     def _first_above(self, limit: float) -> str:
         """Return the first norm above the limit in scan order, and its place. Collective."""
         first = self._norms.first_above(limit)
-        own = [math.nan] * len(InnerNorm._fields) if first is None else list(first)
-        rows = self._mesh.gather([float(first is not None), *map(_or_zero, own)]).tolist()
+        rows = self._mesh.gather([float(first is not None), *(first or InnerNorm(0.0))]).tolist()
         ranks = [rank for rank, row in enumerate(rows) if row[0]]
         size = self._mesh.sequence_size
         rank = min(ranks, key=lambda r: (r // size, rows[r][2:]))
@@ -100,10 +98,6 @@ class CarryRows:
             f"head {found.head}, after chunk {found.chunk} of sequence {found.sequence} "
             f"(replica {rank // size}, rank {rank}): {self._norms.weight(found)}"
         )
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value
 
 
 def check_losses(losses: Losses, step: int, replica: int) -> None:

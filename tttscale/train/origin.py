@@ -6,7 +6,6 @@ graph, then, if all of it is finite, a forward and a backward. What depends on s
 scan order, so the first value that is found is an origin and no consequence.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from tttscale.comm.collective import on_all_ranks
 from tttscale.comm.mesh import Mesh
 from tttscale.model.language_model import Block
 from tttscale.model.ports import Part
@@ -82,8 +82,8 @@ class _Search:
 
     def agreed(self) -> str:
         """Return the first finding of all ranks; empty without any. Collective."""
-        texts = self.mesh.gather_texts(json.dumps(self.first) if self.first else "")
-        return str(min(map(json.loads, filter(None, texts)), default=((), ""))[1])
+        found = on_all_ranks(self.mesh, lambda: self.first)
+        return min(filter(None, found), default=((), ""))[1]
 
     # ---- what is looked at ---------------------------------------------------------------------
 

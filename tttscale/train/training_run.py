@@ -39,9 +39,11 @@ from tttscale.train.left_out import LeftOut
 from tttscale.train.non_finite import StepError
 from tttscale.train.on_divergence import OnDivergence, WayBack
 from tttscale.train.recorder import NullRecorder, Recorder, RunRecorder
+from tttscale.train.replicas import Replicas
 from tttscale.train.run_folder import check_folder, run_folder
 from tttscale.train.run_plan import RunPlan
 from tttscale.train.schedules import schedule_notices
+from tttscale.train.stragglers import Stragglers
 from tttscale.train.trainer import Evaluation, Trainer
 from tttscale.train.ways import kept
 
@@ -72,6 +74,8 @@ class RunParts:
     ranks: Ranks
     """Who this process is."""
     on_divergence: OnDivergence
+    replicas: Replicas
+    stragglers: Stragglers
 
     @property
     def done(self) -> int:
@@ -147,6 +151,7 @@ class TrainingRun:
                 notices=notices,
                 ranks=ranks,
                 on_divergence=OnDivergence(config, left_out),
+                stragglers=Stragglers(mesh),
                 **_trained(config, ranks, mesh, device, tokens, resumed),
             )
             # 7. All ranks: room on the disk for the checkpoints to come.
@@ -244,7 +249,7 @@ class TrainingRun:
         old.recorder.reconfigure(config)
         old.checkpoints.reconfigure(config)
         fields = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
-        for name in ("sweeps", "evaluation_sweeps", "engine", "trainer"):
+        for name in ("sweeps", "evaluation_sweeps", "engine", "trainer", "replicas"):
             del fields[name]
         del self.parts, old
         gc.collect()  # before the new ones are made
@@ -293,7 +298,10 @@ class TrainingRun:
                 parts.recorder.log(line)
             asked = self._asked_to_save(requests) if step < steps else None
             due = self._saves(step, asked is not None)
+            parts.replicas.check(step, before_save=due)
             saved = due and self._save(step, wait=bool(asked) or step == steps)
+            if line := parts.stragglers.line(record):
+                parts.recorder.log(line)
             if asked and saved:  # if the disk refused: again after the next step
                 self._announce_saved_end(asked)
                 return SAVED_ON_REQUEST
@@ -420,6 +428,7 @@ def _trained(
         "evaluation_sweeps": evaluation_sweeps,
         "engine": engine,
         "trainer": trainer,
+        "replicas": Replicas(config.train.check_replicas_every, mesh, model),
     }
 
 
