@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.supervise.jobs import Star, Task
 from tttscale.cluster.ranks import Ranks
 from tttscale.supervise.deadline import Rules
-from tttscale.supervise.job import Job
+from tttscale.supervise.job import Job, _print
 from tttscale.supervise.page import Page, Phase
 
 
@@ -504,3 +505,14 @@ def test_a_rank_that_has_ended_does_not_seek_for_long(monkeypatch):
         star.go(4)
         assert star[1].job.side.is_settled
         assert star[1].said == []
+
+
+def test_a_line_that_nobody_reads_ends_nothing(monkeypatch):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    _print("no progress for 61 s")
