@@ -22,8 +22,8 @@ VARIABLE = "TTTSCALE_TEST_FAULT"
 """Variable that holds an order as JSON."""
 MESSAGE = "a fault made by a test"
 _IMPORT_SECONDS = 2.0
-"""About as long as a rank takes to come to its start-up if it is not forked from a warm process. Nobody knows yet
-of a supervisor that is gone sooner."""
+"""About as long as a rank takes to come to its start-up if it is not forked from a warm process. Nobody knows
+of a supervisor yet that is gone sooner."""
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
