@@ -15,7 +15,7 @@ from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.observe import human
-from tttscale.supervise.page import Phase, enter
+from tttscale.supervise.page import waiting
 from tttscale.train.checkpoint.background import done_now, in_background
 from tttscale.train.checkpoint.disk_room import check_disk_room
 from tttscale.train.checkpoint.folder import CheckpointFolder
@@ -290,8 +290,9 @@ class CheckpointManager:
         under_way, self._under_way = self._under_way, None
         if under_way is None:
             return None
-        enter(Phase.CHECKPOINT)
-        if not wait([under_way.future], seconds).done:
+        with waiting():  # the phase stays that of the error
+            done = wait([under_way.future], seconds).done
+        if not done:
             if self._mesh.rank == 0:
                 self._writer.give_up(under_way.step)
             return None
