@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.supervise.jobs import Star, Task
 from tttscale.cluster.ranks import Ranks
 from tttscale.supervise.deadline import Rules
-from tttscale.supervise.job import Job
+from tttscale.supervise.job import Job, _print
 from tttscale.supervise.page import Page, Phase
 
 
@@ -491,3 +492,27 @@ def test_a_hub_of_an_earlier_start_is_left_for_the_right_one(monkeypatch):
         star[1].page.say("hub", json.dumps(text))
         star.go(3)
         assert star[1].job.side.spoke.joined
+
+
+def test_a_rank_that_has_ended_does_not_seek_for_long(monkeypatch):
+    """A run that had nothing left to do: the hub is gone before this supervisor has found it."""
+    with Star(2, monkeypatch, hosts=True) as star:
+        text = json.loads(star[0].page.text("hub"))
+        star[1].page.say("hub", json.dumps(text | {"port": 1}))
+        star[1].job.finished(0)
+        star.go(3)
+        assert not star[1].job.side.is_settled
+        star.go(4)
+        assert star[1].job.side.is_settled
+        assert star[1].said == []
+
+
+def test_a_line_that_nobody_reads_ends_nothing(monkeypatch):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    _print("no progress for 61 s")

@@ -144,6 +144,7 @@ def test_how_long_to_wait():
     assert seconds(-9, None, None) == judge.GRACE_SECONDS
     assert seconds(71, None, None) == judge.CONSEQUENCE_SECONDS
     assert seconds(71, 71, None) == judge.CONSEQUENCE_SECONDS
+    assert seconds(71, -6, None) == judge.CONSEQUENCE_SECONDS
     assert seconds(71, -9, None) == judge.GRACE_SECONDS
     assert seconds("lost", 71, None) == judge.GRACE_SECONDS
     assert seconds(71, -9, 71) == 0

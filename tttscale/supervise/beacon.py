@@ -75,7 +75,10 @@ class Beacon:
             self._listener.close()
 
     def _listen(self) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:  # too many open files
+            return
         try:
             listener.bind(self._name)
             listener.listen(_BACKLOG)
@@ -118,9 +121,12 @@ class Call:
             self._caller = None
 
     def _connect(self) -> None:
-        caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        caller.setblocking(False)
         try:
+            caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:  # too many open files
+            return
+        try:
+            caller.setblocking(False)
             caller.connect(self._name)
             if not _is_own_users(caller):
                 raise OSError

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from tttscale.cluster.job_secret import JobSecret, job_secret
@@ -32,7 +33,8 @@ _POLL_SECONDS = 0.02
 
 
 def _print(line: str) -> None:
-    print(scrubbed(line), file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # nobody reads it any more
+        print(scrubbed(line), file=sys.stderr, flush=True)
 
 
 class Job:

@@ -17,7 +17,7 @@ from tttscale.supervise.waits import sources
 GRACE_SECONDS = 1.0
 """After the first report of a failure: others may be on their way."""
 CONSEQUENCE_SECONDS = 3.0
-"""As long as only consequences are reported."""
+"""As long as nothing is reported that is a cause for certain."""
 _ALIKE_SECONDS = 1.0
 _CONSEQUENCES = {codes.PEER.number, codes.LAUNCH.number}
 _ENDED_BY_OTHERS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -54,8 +54,8 @@ def wait_seconds(members: Collection[Member]) -> float:
     failed = [m for m in members if m.failed]
     if all(m.failed or m.state == State.LEFT for m in members):
         return 0.0
-    only_noticed = min(map(_weight, failed)) > 1
-    return CONSEQUENCE_SECONDS if only_noticed else GRACE_SECONDS
+    certain = min(map(_weight, failed)) == 0
+    return GRACE_SECONDS if certain else CONSEQUENCE_SECONDS
 
 
 def first_culprit(members: Mapping[int, Member], sequence: int = 1) -> Verdict:

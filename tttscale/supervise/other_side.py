@@ -14,6 +14,9 @@ from tttscale.supervise.signs import Sign
 from tttscale.supervise.spoke import CONNECT_SECONDS, Link, Spoke
 from tttscale.supervise.verdict import Ended, Verdict
 
+_FAREWELL_SECONDS = 5.0
+"""How long a rank's end, if it is no failure, waits to be told."""
+
 
 class OtherSide:
     """A spoke, once it is known where the hub is: by the beacon, the own rank, or a process that seeks it."""
@@ -54,6 +57,8 @@ class OtherSide:
         if self.spoke is None:
             return None if self._seeks_still(now) else self._alone(now)
         self.spoke.poll(now, sign)
+        if self._left is not None and now - self._left[1] > _FAREWELL_SECONDS:
+            self.spoke.close()  # a hub that is not found by now has ended as well
         if self.spoke.verdict is not None:
             self.verdict = self.spoke.verdict
         elif self.spoke.link is Link.LOST:
@@ -127,7 +132,7 @@ class OtherSide:
 
     def _warn(self) -> None:
         assert self.spoke is not None
-        if self.spoke.joined or self._warned:
+        if self.spoke.joined or self._warned or self._left is not None:
             return
         self._warned = True
         self._say(

@@ -260,7 +260,8 @@ class Engine:
         if self.timeline is None:
             return
         if next(self._model.parameters()).is_cuda:
-            torch.cuda.synchronize()
+            with waiting():  # its streams may wait for other ranks
+                torch.cuda.synchronize()
         alone = self._mesh.world_size == 1 and activity in (Activity.REDUCE, Activity.GATHER)
         self.timeline.begin(Activity.OPTIMIZER if alone else activity)
 
