@@ -164,6 +164,7 @@ def episodes(seed: int, launchers: Sequence[str]) -> list[Episode]:
 def _by_hand(chooser: random.Random) -> Iterator[Episode]:
     """Each kind of fault at each place, on 2, 3 or 4 ranks in turn."""
     sizes, hangs = _turns(chooser, (2, 3, 4)), _turns(chooser, ("loop", "lock"))
+    also = _turns(chooser, (True, False))  # every second one of the others is started again
     for at in PLACES:
         if at == "saving":
             continue
@@ -172,7 +173,8 @@ def _by_hand(chooser: random.Random) -> Iterator[Episode]:
             kinds = ["kill", "raise"]
         for fault in kinds:
             ranks = next(sizes)
-            yield Episode(fault, at, ranks, (chooser.randrange(ranks),))
+            resumes = fault == "kill" or next(also)
+            yield Episode(fault, at, ranks, (chooser.randrange(ranks),), resumes=resumes)
     for at, ranks in (("wait", 3), ("checkpoint", 2), ("backward", 4)):
         yield Episode("kill both", at, ranks, (chooser.randrange(ranks),))
     yield Episode("kill", "advance", 4, (0,))
@@ -193,17 +195,19 @@ def _by_hand(chooser: random.Random) -> Iterator[Episode]:
 
 _UNDER_LAUNCHERS = (
     *(("kill", "backward"), ("kill launcher", "wait"), ("stop", "advance"), ("raise", "set-up")),
-    *(("kill supervisor", "reduction"), ("loop", "optimizer"), ("kill", "checkpoint")),
-    *(("kill", "start-up"), ("kill launcher", "set-up"), ("raise", "evaluation")),
+    *(("kill supervisor", "reduction"), ("kill", "checkpoint"), ("kill", "start-up")),
 )
-_MORE = ("connecting", "first step", "records", "closing", "meeting")
+_ONCE = (
+    *(("kill", "connecting"), ("kill", "first step"), ("kill", "records"), ("kill", "closing")),
+    *(("kill", "meeting"), ("loop", "optimizer"), ("raise", "evaluation"), ("lock", "optimizer")),
+)
+"""Each under one of the launchers."""
 
 
 def _under_launchers(chooser: random.Random, launchers: Sequence[str]) -> Iterator[Episode]:
-    """Every launcher with the same faults on two ranks, and one place more each."""
+    """Every launcher with the same faults on two ranks, and two more each."""
     for number, launcher in enumerate(name for name in launchers if name != BY_HAND):
-        more = [("kill", at) for at in _MORE[number :: len(LAUNCHERS) - 1]]
-        for fault, at in (*_UNDER_LAUNCHERS, *more):
+        for fault, at in (*_UNDER_LAUNCHERS, *_ONCE[number :: len(LAUNCHERS) - 1]):
             if fault == "kill launcher" and launcher == "bash":
                 continue  # ranks outlive a shell, as under nohup
             resumes = (fault, at) in (("kill", "backward"), ("kill", "checkpoint"))

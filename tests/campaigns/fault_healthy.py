@@ -47,8 +47,8 @@ def healthy(folder: Path, steps: int) -> Healthy:
     """
     own = read_metrics(folder / f"runs/truth-{HEALTHY_RANKS}/metrics.jsonl")[0]["step_seconds"]
     delays = [
-        {"rank": 1, "step": 1, "at": "step", "seconds": _SLOW_FIRST * own},
-        {"rank": 2, "step": steps // 4, "at": "step", "seconds": 0.8 * HANG_SECONDS},
+        {"rank": 1, "step": 1, "at": "data", "seconds": _SLOW_FIRST * own},
+        {"rank": 2, "step": steps // 4, "at": "data", "seconds": 0.8 * HANG_SECONDS},
         {"rank": 0, "step": 3 * steps // 4, "at": "record", "seconds": 2 * HANG_SECONDS},
     ]
     for rank in range(HEALTHY_RANKS - 1):

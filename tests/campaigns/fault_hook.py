@@ -93,7 +93,7 @@ class Injection:
 
     def wraps(self) -> dict:
         """What is patched: (module, attribute) -> a decorator."""
-        wraps = {_STEPS: self._noting_steps}
+        wraps: dict = {_STEPS: self._noting_steps}
         for target in self._place.targets:
             wraps[target] = self._before if target != _STEPS else self._noting_steps
         if self._place.activity:

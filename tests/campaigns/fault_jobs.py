@@ -167,7 +167,7 @@ class Job:
 
     def left(self) -> list[int]:
         """Processes of this job that are still there."""
-        sessions = {one.pid for one in self._started}
+        sessions = {one.pid for one in self._started if one.pid is not None}
         return [pid for pid in _processes() if _is_of(pid, sessions, self._mark)]
 
     def texts(self) -> list[str]:

@@ -38,7 +38,8 @@ An episode starts a real job and makes one fault in it, at one place of a run. I
   that hangs. Before the ranks have met there is no folder yet to write to: then they are on the terminal;
 - the same command then ended with 0, left no partial or torn file, and step, loss, gradient norm, learning
   rate and tokens of all steps and the bytes of the final weights are those of a run that nobody disturbed.
-  Of the cold launchers (all but `none`) two episodes each are resumed, of the loop all, by itself.
+  All killed ranks and every second of the others are resumed, under torchrun, deepspeed and mpirun two
+  episodes each, of the loop all, by itself.
 
 `none`: ranks are started by hand, from a process that has imported everything. `bash`: a loop that starts
 all ranks again if one has failed. The faults are made by code of the tests, which patches functions of the

@@ -12,6 +12,7 @@ Linux. Cut links and full disks take root. Under 15 minutes on two quiet cores.
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -188,6 +189,9 @@ def main() -> None:
         chosen = [e for e in chosen if e.fault not in NEEDS_SPACE]
     for name, why in absent.items():
         print(f"left out: {name}: {why}", flush=True)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # jobs and namespaces end with this process
     began = time.monotonic()
     steps = 0 if asked.only else asked.healthy
     results, alarms = campaign(chosen, asked.patience, asked.processes, steps)
