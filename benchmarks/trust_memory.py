@@ -69,6 +69,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model.ttt_base_lr": 0.1,
     },
     "2 ranks, all kept": {"parallel.sequence": 2, "parallel.keep_chunks": 8},
+    "all of 32Ki kept": {"data.sequence_length": 32768, "parallel.keep_chunks": 16},
+    "2 ranks, all of 64Ki kept": {
+        "data.sequence_length": 65536,
+        "parallel.sequence": 2,
+        "parallel.keep_chunks": 16,
+    },
     "2 replicas, ZeRO 2": {"zero.stage": 2, "train.sequences_per_step": 2, "world": 2},
 }
 """Changes by key of the quickstart's model on 16Ki random tokens; "world" is the number of ranks."""

@@ -2,125 +2,121 @@
 
     python -m benchmarks.trust_time [--rounds 3] [--out benchmarks/trust_time]
 
-Ranks are threads with one thread of compute each. CPU time is compared, of the rank that has most to do: what
-it waits for is no CPU time, and other programs on the machine change it less than the clock's time. What
-costs are fitted from and what they are compared with is measured in turns, in the same rounds.
+Every rank is a process with one thread of compute. CPU time is compared, of the rank that has most to do:
+what it waits for is no CPU time, and other programs on the machine change it less than the clock's time. Two
+ranks slow each other, so their costs are measured on one rank beside another that computes, as
+`tttscale bench step --calibrate --at-once 2` does. Costs and steps are measured in turns, in the same rounds.
 """
 
 import argparse
+import itertools
+import json
 import os
-import time
+import socket
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from benchmarks.trust_settings import (
+    LENGTHS,
+    SETTINGS,
+    TOKENS,
+    Setting,
+    config_of,
+    sweeps_seconds,
+)
 from tttscale.bench import report
-from tttscale.bench.calibrate import Machine, RandomTokens, StepTimes, costs_of
+from tttscale.bench.calibrate import Machine, StepTimes, costs_of
+from tttscale.bench.companions import Companions
 from tttscale.bench.cost_fit import Samples, fit
-from tttscale.bench.step_worker import small_config
 from tttscale.cluster.ranks import discover
-from tttscale.comm.threads import ThreadTransport, ThreadWorld
 from tttscale.config import Config
 from tttscale.plan.carries import Carries
 from tttscale.plan.costs import Costs
 from tttscale.plan.simulate import simulate
-from tttscale.scan.keep_policy import ActivationPolicy
-from tttscale.scan.layout import Kind, Layout
 from tttscale.scan.schedule import Schedule
-from tttscale.scan.sweep import Sweeps
 from tttscale.train import build
 
-TOKENS = 8192
 _NEAR = 0.05
-LENGTHS = [2048, 1024, 512]
-"""Chunks at which costs are measured; some settings lie between."""
 
 
-class Setting(NamedTuple):
-    """A step that is measured."""
+class _Pair:
+    """Two ranks that run a setting when asked."""
 
-    learner: str
-    ranks: int
-    chunk_tokens: int
-    layout: Kind = "striped"
-    sequences: int = 1
-    kept: float = 1
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        self._ranks = [self._start(common, str(rank)) for rank in range(2)]
 
+    @staticmethod
+    def _start(common: dict[str, str], rank: str) -> "subprocess.Popen[str]":
+        place = {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        return report.start_worker(
+            "benchmarks.time_worker", env={**common, **place}, stdin=subprocess.PIPE
+        )
 
-SETTINGS = [
-    Setting("linear", 1, 2048),
-    Setting("linear", 1, 2048, kept=1.5),
-    Setting("linear", 1, 2048, kept=2.5),
-    Setting("linear", 1, 2048, kept=4),
-    Setting("linear", 1, 512, kept=0),
-    Setting("linear", 1, 768),
-    Setting("linear", 1, 1024, kept=8),
-    Setting("linear", 1, 1024, sequences=2),
-    Setting("linear", 2, 1024),
-    Setting("linear", 2, 2048, kept=2),
-    Setting("linear", 2, 1024, "contiguous"),
-    Setting("linear", 2, 512, sequences=2, kept=0),
-    Setting("mlp", 1, 1024),
-    Setting("mlp", 2, 1024),
-    Setting("mlp", 2, 2048, "contiguous", kept=0),
-]
+    def measure(self, setting: Setting) -> list[float]:
+        """CPU seconds of every rank."""
+        for rank in self._ranks:
+            assert rank.stdin is not None
+            print(json.dumps(setting._asdict()), file=rank.stdin, flush=True)
+        return [fmean(self._row(rank)) for rank in self._ranks]
 
+    @staticmethod
+    def _row(rank: "subprocess.Popen[str]") -> list[float]:
+        assert rank.stdout is not None
+        for line in rank.stdout:
+            if line.startswith("["):
+                return json.loads(line)
+        raise RuntimeError(f"a rank ended with {rank.wait()}")
 
-def _config(learner: str) -> Config:
-    small = small_config(TOKENS, LENGTHS[0], "1", 1, 1)
-    model = {"ttt_layer_type": learner, "ttt_base_lr": 1.0 if learner == "linear" else 0.1}
-    return small.model_copy(update={"model": small.model.model_copy(update=model)})
+    def close(self) -> None:
+        """Let both end."""
+        for rank in self._ranks:
+            rank.communicate()
 
 
 class _Learner:
     """A model, its costs so far, and what its settings took."""
 
-    def __init__(self, learner: str) -> None:
-        self.learner, self.config = learner, _config(learner)
-        self.device = torch.device("cpu")
-        self.machine = Machine(self.config, self._model(), self.device)
-        self.samples = Samples()
+    def __init__(self, learner: str, pair: _Pair) -> None:
+        self.learner, self.config, self.pair = learner, config_of(learner, 1), pair
+        device = torch.device("cpu")
+        self.model = build.build_model(self.config, device)
+        self.machine = Machine(self.config, self.model, device)
+        self.samples = {1: Samples(), 2: Samples()}
+        """Ranks that compute at once -> costs."""
+        self._lengths = {ranks: itertools.cycle(LENGTHS) for ranks in self.samples}
         self.seconds: dict[Setting, list[list[float]]] = defaultdict(list)
 
-    def _model(self) -> Any:
-        return build.build_model(self.config, self.device)
-
-    def round(self) -> None:
+    def round(self, companions: Companions) -> None:
         """Measure everything once."""
         own = [setting for setting in SETTINGS if setting.learner == self.learner]
-        for place, setting in enumerate(own):
-            self.machine.sweep([LENGTHS[place % len(LENGTHS)]], self.samples)
-            self.seconds[setting].append(self.measure(setting))
-
-    def measure(self, setting: Setting) -> list[float]:
-        """CPU seconds of every rank."""
-        layout = _layout(setting)
-        groups = [[RandomTokens(TOKENS, 256)] for _ in range(setting.sequences)]
-
-        def rank(transport: ThreadTransport) -> float:
-            """Run the step twice on one rank, and time the second."""
-            torch.set_num_threads(1)
-            sweeps = Sweeps(self._model(), layout, transport, keep=ActivationPolicy(setting.kept))
-            for _ in range(2):  # the first time memory is new
-                began = time.thread_time()
-                sweeps.forward(groups)
-                sweeps.backward()
-            return time.thread_time() - began
-
-        return ThreadWorld(setting.ranks).run(rank)
+        for setting in own:
+            tokens = [next(self._lengths[setting.ranks])]
+            if setting.ranks == 1:
+                self.machine.sweep(tokens, self.samples[1])
+                alone = sweeps_seconds(self.model, setting, None)
+                self.seconds[setting].append([fmean(alone)])
+            else:
+                companions.resume()
+                self.machine.sweep(tokens, self.samples[2])
+                companions.pause()
+                self.seconds[setting].append(self.pair.measure(setting))
 
     def rows(self) -> list[dict[str, Any]]:
         """Estimated and measured seconds of every setting."""
-        step = StepTimes(0.0, 0.0)
-        found = fit(self.samples)
-        costs = costs_of(self.config, found, self.samples, step, self.machine, LENGTHS)
+        costs = {ranks: self._costs(ranks) for ranks in self.samples}
         rows = []
         for setting, measured in self.seconds.items():
             by_rank = [fmean(rank) for rank in zip(*measured, strict=True)]
-            estimated = _estimate(self.config, setting, costs)
+            estimated = _estimate(self.config, setting, costs[setting.ranks])
             rows.append(
                 {
                     **setting._asdict(),
@@ -131,16 +127,15 @@ class _Learner:
             )
         return rows
 
-
-def _layout(setting: Setting) -> Layout:
-    sizes = TOKENS, setting.chunk_tokens, setting.ranks, setting.sequences
-    return Layout(setting.layout, *sizes)
+    def _costs(self, ranks: int) -> Costs:
+        samples, step = self.samples[ranks], StepTimes(0.0, 0.0)
+        return costs_of(self.config, fit(samples), samples, step, self.machine, LENGTHS, ranks)
 
 
 def _estimate(config: Config, setting: Setting, costs: Costs) -> list[float]:
     """Seconds of every rank's compute and sends."""
     carries = Carries(config)
-    schedule = Schedule(_layout(setting), carries.parts)
+    schedule = Schedule(setting.cut(), carries.parts)
     found = simulate(schedule, carries.bytes, costs, kept=setting.kept, trace=True)
     assert found.trace is not None
     sends = [
@@ -190,26 +185,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/trust_time"))
     asked = parser.parse_args()
-    config, device = _config("linear"), torch.device("cpu")
+    config, device = config_of("linear", 1), torch.device("cpu")
     ranks = discover({})
     build.prepare_host(config, ranks, device)
     mesh = build.connect(config, ranks, device)
     build.choose_products(mesh, device, None)
     loads = [os.getloadavg()[0]]
-    learners = [_Learner(name) for name in ("linear", "mlp")]
-    for _ in range(asked.rounds):
-        for learner in learners:
-            learner.round()
-            loads.append(os.getloadavg()[0])
+    pair = _Pair()
+    learners = [_Learner(name, pair) for name in ("linear", "mlp")]
+    with Companions(config, LENGTHS[0], 1) as companions:
+        companions.pause()
+        for _ in range(asked.rounds):
+            for learner in learners:
+                learner.round(companions)
+                loads.append(os.getloadavg()[0])
+    pair.close()
     rows = [row for learner in learners for row in learner.rows()]
     lengths = ", ".join(map(str, LENGTHS))
     where = (
         f"The quickstart's model and its like with TTT-MLP, {TOKENS:,} random tokens. Costs are fitted at "
         f"chunks of {lengths} tokens, as `tttscale bench step --calibrate` does, on one rank whose "
-        "neighbours are imitated. Seconds of CPU time of the sweeps, of the rank with most to do; means of "
-        f"{asked.rounds} rounds in turns. Load {min(loads):.0f} to {max(loads):.0f} on {os.cpu_count()} "
-        "cores. Ranks are threads of one process: two of them need more CPU time for the same work than the "
-        "one that costs were measured on, which the estimates do not know."
+        "neighbours are imitated; for two ranks with another process that computes meanwhile, as with "
+        "`--at-once 2`. Seconds of CPU time of the sweeps, of the rank with most to do; means of "
+        f"{asked.rounds} rounds in turns, of two steps each. Load {min(loads):.0f} to {max(loads):.0f} on "
+        f"{os.cpu_count()} cores. Ranks are processes that exchange through gloo."
     )
     sections = [("Result", render(rows)), ("What was measured", where)]
     report.write(asked.out, "Estimated and measured step times", sections, rows)

@@ -1,3 +1,4 @@
+import errno
 import sys
 from types import ModuleType
 
@@ -165,13 +166,26 @@ def test_interrupt_is_one_line(run, config, fake_train):
     assert run("train", config) == (130, "", "interrupted\n")
 
 
-def test_bugs_keep_their_traceback(config, fake_train):
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (ZeroDivisionError("by 0"), 70),
+        (MemoryError(), 70),
+        (OSError(errno.ENOSPC, "full"), 74),
+        (OSError(errno.EIO, "broken"), 74),
+        (OSError(errno.ENOENT, "not there"), 70),
+    ],
+    ids=str,
+)
+def test_bugs_keep_their_traceback(run, config, fake_train, error, wanted):
     def broken(resolved, ranks):
-        raise ZeroDivisionError
+        raise error
 
     fake_train(broken)
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["train", config])
+    code, _, err = run("train", config)
+    assert code == wanted
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.splitlines()[-1].startswith(type(error).__name__)
 
 
 def test_usage_errors(run):

@@ -21,7 +21,7 @@ FLOORS = [
     {"tensors"},
     {"reading", "writable", "versions", "location", "packages"},
     {"errors", "files"},
-    {"scrub"},
+    {"scrub", "codes"},
 ]
 SIDEWAYS = {
     ("config", "model"),

@@ -10,16 +10,27 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {  # a module without a test file of its own -> where it is tested, or why not
+    "bench/companion_worker.py": "a process beside a measured one: bench/test_companions.py runs it",
     "bench/step_worker.py": "a rank's process: bench/test_step.py runs it",
     "config/section.py": "one base class without code: config/test_schema.py sees what it forbids",
     "data/store/protocols.py": "declarations only",
-    "launch/cli.py": "the words of one command: launch/test_slurm.py gives them",
+    "launch/cli.py": "words of commands: launch/test_slurm.py, launch/test_again.py, launch/test_status.py",
     "model/ports.py": "declarations, and a port that does nothing",
     "plan/gpus.py": "a table: plan/test_costs.py derives costs of every GPU in it",
     "plan/program.py": "plan/test_simulate.py runs it, by hand and in every shape",
     "plan/stand_in.py": "plan/test_rehearse.py runs it beside the simulator",
     "plan/virtual_time.py": "plan/test_rehearse.py: equal to the simulator's times",
     "plan/virtual_transport.py": "plan/test_rehearse.py: equal to the simulator's times",
+    "supervise/first_side.py": "supervise/test_job.py drives it beside the others'",
+    "supervise/other_side.py": "supervise/test_job.py drives it beside the first one",
+    "supervise/seeker.py": "comm/test_seek_hub.py runs it",
+    "supervise/member.py": "declarations: supervise/test_court.py fills them",
+    "supervise/child.py": "supervise/test_supervisor.py forks it",
+    "supervise/rank.py": "supervise/test_supervisor.py kills, stops and asks real ones",
+    "supervise/report.py": "supervise/test_supervisor.py reads what it says and writes",
+    "supervise/stacks.py": "supervise/test_supervisor.py: of stuck, stopped and crashed ranks",
+    "supervise/verdict.py": "two declarations: supervise/test_judge.py and others make them",
+    "supervise/watch.py": "supervise/test_supervisor.py: what a supervisor does with real ranks",
     "train/main.py": "the door from the command to a run: test_cli.py, train/test_run.py",
 }
 

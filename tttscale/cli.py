@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tttscale import __version__
+from tttscale import __version__, codes
 from tttscale.bench.cli import app as bench_app
-from tttscale.cluster import discover, discover_place, join
+from tttscale.cluster import Ranks, discover, discover_place, join
 from tttscale.cluster.interrupts import Interrupted, Interrupts
 from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
-from tttscale.errors import DataError, LaunchError, TTTScaleError
+from tttscale.errors import DataError, LaunchError, TTTScaleError, of_disk
 from tttscale.launch.cli import app as launch_app
 from tttscale.observe.guard import is_left_behind, print_result, steady_streams
 from tttscale.scrub import scrubbed
+from tttscale.supervise import page
+from tttscale.supervise.supervisor import is_wanted, supervise
 from tttscale.train.checkpoint.cli import app as checkpoint_app
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
 ]
-_INTERRUPTED = 130
+_INTERRUPTED = codes.INTERRUPTED.number
 _OTHER_RANKS_WAIT_SECONDS = 3.0
 
 app = typer.Typer(
@@ -54,9 +56,19 @@ app.add_typer(checkpoint_app, name="checkpoint")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit; errors that a user can fix print one message, on rank 0 only."""
+    """Run the command and exit; errors that a user can fix print one message, on rank 0 only.
+
+    Args:
+        arguments: default: those of the command line. Given by a Python program, they run in its own process,
+            without a supervisor.
+    """
+    is_command = arguments is None
     arguments = _without_local_rank(sys.argv[1:] if arguments is None else arguments)
     steady_streams()
+    if is_command and is_wanted(arguments, os.environ):
+        code = supervise(os.environ)
+        if code is not None:  # this is the supervisor, and its rank has ended
+            sys.exit(code)
     if not sys.flags.safe_path and "" not in sys.path:
         # The working folder, as in `python -m tttscale`: layers of model.pattern may stand there. It comes
         # last, so that nothing in it hides a library.
@@ -69,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             code = getattr(signalled, "exit_code", _INTERRUPTED)
             if _is_first_rank():
                 typer.echo("interrupted", err=True)
+        except Exception as error:
+            code = _report_bug(error)
     mesh = sys.modules.get("tttscale.comm.mesh")  # imported only by verbs that start a job
     if code and mesh is not None:
         mesh.leave(code)
@@ -91,7 +105,7 @@ def _run(arguments: Sequence[str]) -> int:
         if _is_first_rank():
             error.message = scrubbed(str(getattr(error, "message", "")))  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
-        return getattr(error, "exit_code", 2)
+        return getattr(error, "exit_code", codes.FLAGS.number)
     if code == _INTERRUPTED:  # typer's word for a KeyboardInterrupt
         raise KeyboardInterrupt
     return code
@@ -129,12 +143,13 @@ def train(
     from tttscale.config import check_world, dump_config, load_config
 
     resolved = load_config(config, overrides or [])
-    ranks = join(os.environ)
+    ranks = _join()
     if print_config:
         if ranks.rank == 0:
             print_result(dump_config(resolved).rstrip("\n"))
         return
     check_world(resolved, ranks.world_size)
+    page.say("folder", str((Path(resolved.run.dir) / resolved.run.name).absolute()))
     _prepare_torch()
     from tttscale.train.main import train as run
 
@@ -174,7 +189,7 @@ def profile(
     from tttscale.config import check_world, load_config
 
     resolved = load_config(config, overrides or [])
-    ranks = join(os.environ)
+    ranks = _join()
     check_world(resolved, ranks.world_size)
     _prepare_torch()
     from tttscale.profile.main import Options
@@ -432,14 +447,39 @@ def _is_first_rank() -> bool:
         return True
 
 
+def _world_size() -> int:
+    try:
+        return discover_place(os.environ).world_size
+    except LaunchError:
+        return 1
+
+
+def _join() -> Ranks:
+    """Find this rank's place; from now on it ends with its launcher, unless its supervisor sees to that."""
+    return join(os.environ) if page.Page.own is None else discover(os.environ)
+
+
 def _report(error: TTTScaleError) -> None:
     """Print an error once per job: most errors are raised on all ranks, some on one.
 
-    Other ranks than the first wait a moment; if the first failed too, the launcher ends them meanwhile.
+    A job's supervisors print the error of the rank that failed first. Without them other ranks than the first
+    wait a moment; if the first failed too, the launcher ends them meanwhile.
     """
     tell_torchrun(f"error: {error}")
+    page.say("cause", str(error))
+    if page.Page.own is not None and _world_size() > 1:
+        return
     if not _is_first_rank():
         time.sleep(_OTHER_RANKS_WAIT_SECONDS)
         typer.echo(f"[rank {discover_place(os.environ).rank}] error: {error}", err=True)
     else:
         typer.echo(f"error: {error}", err=True)
+
+
+def _report_bug(error: Exception) -> int:
+    """Print an error that is not foreseen, as Python does; return its exit code."""
+    sys.excepthook(type(error), error, error.__traceback__)
+    what = scrubbed("".join(traceback.format_exception_only(error)).strip())
+    tell_torchrun(what)
+    page.say("cause", what)
+    return codes.DISK.number if of_disk(error) else codes.BUG.number

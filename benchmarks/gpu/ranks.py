@@ -52,8 +52,9 @@ def recorded() -> Iterator[dict[CarryKey, Part]]:
     kept: dict[CarryKey, Part] = {}
     send = CarryRouter.send
 
-    def sending(self: CarryRouter, key: CarryKey, target: int, part: Part) -> None:
-        kept[key] = tuple(t.detach().clone() for t in part)
+    def sending(self: CarryRouter, key: CarryKey, target: int | None, part: Part) -> None:
+        if target is not None:
+            kept[key] = tuple(t.detach().clone() for t in part)
         send(self, key, target, part)
 
     CarryRouter.send = sending

@@ -56,6 +56,18 @@ def test_costs_are_measured(tmp_path, precision):
     assert chosen_costs("measured", out, same).kinds[4] == "ttt-linear"
 
 
+def measure_beside(ranks, out):
+    return calibrate(config(), out, repeats=1, at_once=2)
+
+
+def test_costs_beside_another_rank_say_so(tmp_path):
+    out = tmp_path / "costs.json"
+    values(run_ranks(measure_beside, 1, out))
+    costs = load(out)
+    assert "CPU time of one thread, 2 ranks at once, chunks" in costs.source
+    assert costs.facts["at_once"] == 2
+
+
 def test_costs_of_another_run_are_refused(tmp_path):
     out = tmp_path / "costs.json"
     values(run_ranks(measure, 1, out, "fp32"))

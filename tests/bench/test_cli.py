@@ -80,8 +80,11 @@ def test_what_is_calibrated(monkeypatch, asked):
     monkeypatch.setattr(calibrate, "calibrate", lambda *arguments: found.append(arguments))
     assert bench("step", "--calibrate").exit_code == 0
     words = (str(ROOT / "configs/quickstart.yaml"), "parallel.threads=3", "--costs", "c.json")
-    assert bench("step", "--calibrate", *words, "--steps", "5").exit_code == 0
-    (default, *_), (config, out, repeats) = found
+    assert bench("step", "--calibrate", *words, "--steps", "5", "--at-once", "2").exit_code == 0
+    (default, *_, alone), (config, out, repeats, at_once) = found
     assert default.model.hidden_size == 128
     assert (config.parallel.threads, out, repeats) == (3, Path("c.json"), 5)
+    assert (alone, at_once) == (1, 2)
+    refused = bench("step", "--at-once", "2")
+    assert "--at-once 2 is for --calibrate" in str(refused.exception)
     assert not asked

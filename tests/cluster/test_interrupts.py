@@ -172,6 +172,33 @@ def test_ranks_end_when_torchrun_is_killed(folder):
     assert len(records) >= 2
 
 
+LOOP = ("-m", "tttscale", "launch", "again", "--", sys.executable)
+
+
+def test_a_run_ends_when_the_loop_is_killed(folder):
+    words = ("-m", "tttscale", "train", folder / "run.yaml", "run.name=orphan")
+    started = Fresh([sys.executable, *LOOP, *words])
+    signal_once_it_runs(started, folder, "orphan", signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while left := those_with("run.name=orphan"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_loop_over_torchrun_saves_and_ends(folder, number):
+    """torchrun ends with 1 and hands no SIGUSR1 on; the loop ends with the run's 75."""
+    name = f"loop{number}"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    words = ("-m", "tttscale", "train", folder / "run.yaml", f"run.name={name}")
+    words += ("parallel.sequence=2", "checkpoint.every=1000000")
+    started = Fresh([sys.executable, *LOOP, *launcher, *words])
+    code, errors, _ = signal_once_it_runs(started, folder, name, number)
+    assert code == 75, errors
+    assert "again: the command ended with 75 after SIGTERM; it is not started again" in errors
+    assert list((folder / "runs" / name / "checkpoints").glob("step-*"))
+
+
 def those_with(word):
     """Processes that were started with this word."""
     found = []

@@ -84,6 +84,10 @@ def verb(words):
 def check_verb(words, line):
     command, words = verb(words[: words.index("...")] if "..." in words else words)
     flags = {o for p in command.params for o in p.opts}
+    if "--" in words:  # a command of its own follows
+        if (inner := words[words.index("--") + 1 :]) != ["COMMAND"]:
+            check(inner, line)
+        words = words[: words.index("--")]
     for word in words:
         if word.startswith("--"):
             assert word.split("=")[0] in flags | {"--help"}, line

@@ -163,6 +163,10 @@ class Lab(AbstractContextManager["Lab"]):
         """Pull a cable: frames are lost, and no interface of the host goes down."""
         self.switch.do(f"ip link set v{network}-{host.number} nomaster")
 
+    def plug(self, host: Host, network: int) -> None:
+        """Put the cable back."""
+        self.switch.do(f"ip link set v{network}-{host.number} master br{network}")
+
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
 

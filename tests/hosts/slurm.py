@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.hosts.jobs import Done, start
-from tests.hosts.lab import Lab, poll
+from tests.hosts.lab import Host, Lab, poll
 
 # 4 CPUs a node, however many there are. No plugin that needs cgroups, a data base or GPUs.
 CONF = """\
@@ -26,7 +26,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 ReturnToService=2
-SlurmdTimeout=15
+SlurmdTimeout=30
 SlurmctldTimeout=30
 MinJobAge=600
 KillWait=30
@@ -69,10 +69,33 @@ class Slurm:
         found = re.search(r"JobState=(\w+)", self.call(f"scontrol show job {job}"))
         return found[1] if found else "unknown"
 
+    def shown(self, job: int, name: str) -> str:
+        """A field of the job, as scontrol shows it: `ExitCode`, `Restarts`."""
+        found = re.search(rf"\b{name}=(\S+)", self.call(f"scontrol show job {job}"))
+        assert found
+        return found[1]
+
+    def wait_for_requeue(
+        self, job: int, delay_seconds: int = 15, timeout_seconds: float = 300.0
+    ) -> None:
+        """Wait until a job is queued again, and let it start sooner than after Slurm's two minutes."""
+        poll(lambda: self.shown(job, "Restarts") != "0", f"job {job} again", timeout_seconds)
+        poll(lambda: self.state(job) == "PENDING", f"job {job} waits", timeout_seconds)
+        # Not at once: the credential of the start before is revoked for some seconds.
+        self.call(f"scontrol update JobId={job} StartTime=now+{delay_seconds} || true")
+
+    def wait_until_idle(self) -> None:
+        """Wait until both nodes can take a job."""
+        poll(lambda: "idle 2" in _nodes(self), "both nodes are idle", 120.0)
+
     def wait(self, job: int, timeout_seconds: float = 300.0) -> str:
         """Wait until a job has ended; return its state."""
         poll(lambda: self.state(job) in ENDED, f"job {job} ends", timeout_seconds)
         return self.state(job)
+
+    def boot(self, node: Host) -> None:
+        """Start what makes a host a node."""
+        node.do(f"export SLURM_CONF={self._conf}; slurmd -N {node.name}")
 
     def cancel_all(self) -> None:
         """End all jobs."""
@@ -100,7 +123,7 @@ def slurm() -> Iterator[Slurm]:
         cluster.call("slurmctld -c")
         for name in ("node1", "node2"):
             (folder / f"spool-{name}").mkdir()
-            lab[name].do(f"export SLURM_CONF={conf}; slurmd -N {name}")
+            cluster.boot(lab[name])
         poll(lambda: "idle 2" in _nodes(cluster), "both nodes are idle")
         try:
             yield cluster

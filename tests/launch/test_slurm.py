@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tttscale import cli
-from tttscale.cluster.slurm import SAVED_IS_NO_FAILURE, SlurmJob, render
+from tttscale.cluster.slurm import END, RANK, REQUEUE, SlurmJob, render
+from tttscale.codes import CODES
 
 RUN = """\
 run: {name: quick}
@@ -91,54 +92,107 @@ STUBS = {
 }
 
 
-@pytest.mark.parametrize("requeue", [True, False])
-def test_the_file_runs_on_every_rank_what_was_asked(requeue, here):
-    """By bash itself, with stubs of Slurm's commands; a job that has saved is queued again."""
+def job_ends(here, requeue=True, srun=STUBS["srun"], **environment):
+    """Run the job's file by bash itself, with stubs of Slurm's commands; its exit code and their log."""
     override = "data.store=it's $(touch planted)/`x`"
     command = (str(here / "bin/rank"), "train", override)
     job = SlurmJob("quick", 2, 1, command, folder=here, logs=here / "logs", requeue=requeue)
-    (here / "logs").mkdir()
+    (here / "logs").mkdir(exist_ok=True)
     (here / "job").write_text(render(job))
-    for name, last in STUBS.items():
-        lines = ["#!/bin/sh", f'echo "{name} $MASTER_ADDR" "$@" >> {here}/log', last]
+    for name, last in {**STUBS, "srun": srun, "sleep": "exit 0"}.items():
+        words = """"${@//$'\\n'/ }\""""
+        lines = ["#!/bin/bash", f'echo "{name} $MASTER_ADDR" {words} >> {here}/log', last]
         (here / "bin" / name).write_text("\n".join(lines))
         (here / "bin" / name).chmod(0o755)
-    again = ["scontrol node7 requeue 9"] * requeue
-    for code, queued in ((0, []), (75, again), (71, [])):
-        (here / "log").write_text("")
-        environment = {"PATH": f"{here}/bin:/usr/bin:/bin", "CODE": str(code)}
-        environment |= {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "9"}
-        done = subprocess.run(
-            ["/bin/bash", str(here / "job")], cwd="/", env=environment, check=False
-        )
-        assert done.returncode == code
-        hosts, started, rank, *after = (here / "log").read_text().splitlines()
-        assert hosts == "scontrol  show hostnames node[7-8]"
-        assert started.startswith("srun node7 --kill-on-bad-exit=1 bash -c ")
-        assert rank == f"rank node7 train {override}"
-        assert after == queued
-        assert list((here / "logs").iterdir()) == []
+    (here / "log").write_text("")
+    environment = {"PATH": f"{here}/bin:/usr/bin:/bin", **environment}
+    environment |= {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "9"}
+    done = subprocess.run(
+        ["/bin/bash", str(here / "job")], cwd="/", env=environment, check=False, capture_output=True
+    )
+    assert list((here / "logs").iterdir()) == []
+    log = (here / "log").read_text().splitlines()
+    return done.returncode, [line for line in log if not line.startswith("sleep")], done
+
+
+AGAIN = ["scontrol node7 requeue 9"]
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+@pytest.mark.parametrize("code", [0, *(c.number for c in CODES if c.number >= 64), 137])
+def test_the_file_runs_on_every_rank_what_was_asked(requeue, code, here):
+    """And the job's code is the run's; one that has saved, or lost a rank, is queued again."""
+    found, log, _ = job_ends(here, requeue, CODE=str(code))
+    code = {137: 71}.get(code, code)  # killed
+    assert found == code
+    hosts, started, rank, *after = log
+    assert hosts == "scontrol  show hostnames node[7-8]"
+    assert started.startswith("srun node7 --kill-on-bad-exit=1 bash -c ")
+    assert rank == "rank node7 train data.store=it's $(touch planted)/`x`"
+    assert after == AGAIN * (requeue and code in (71, 72, 75, 143))
     assert not (here / "planted").exists()
+
+
+RANKS = """shift; for code in $RANKS; do CODE=$code "$@" || last=$?; done; exit ${last:-0}"""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "code"),
+    [
+        ("65 71 143", 65),  # the first one is the cause; Slurm has killed the last one
+        ("72 137", 72),
+        ("137 72", 71),
+        ("143 143", 143),
+        ("75 75", 75),
+        ("0 0", 0),
+        ("75 71", 71),  # saved, but not all of them
+        ("71 75", 71),
+    ],
+)
+def test_the_first_rank_that_failed_gives_the_jobs_code(here, ranks, code):
+    assert job_ends(here, srun=RANKS, RANKS=ranks)[0] == code
+
+
+def test_an_srun_that_starts_nothing_gives_its_own_code(here):
+    assert job_ends(here, srun="exit 3")[0] == 3
+    planted = """shift; echo 'a[$(touch planted)]' >"$4"; exit 3"""
+    assert job_ends(here, srun=planted)[0] == 3
+    assert not (here / "planted").exists()
+
+
+def test_restarts_are_bounded(here):
+    assert AGAIN[0] in job_ends(here, CODE="71", SLURM_RESTART_COUNT="99")[1]
+    code, log, done = job_ends(here, CODE="71", SLURM_RESTART_COUNT="100")
+    assert (code, AGAIN[0] in log) == (71, False)
+    assert b"submitted once more, it resumes" in done.stdout
 
 
 def test_a_signal_for_a_rank_does_not_end_its_shell(here):
     """Slurm sends it to all processes of a rank; the rank itself saves, and the job has not failed."""
-    shell = SAVED_IS_NO_FAILURE.split("'")[1]
+    shell = RANK.split("'")[1]
     rank = "import os, signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\n"
     rank += "os.killpg(0, signal.SIGUSR1); signal.pause()"
     done = subprocess.run(
-        ["/bin/bash", "-c", shell, str(here / "saved"), sys.executable, "-c", rank],
+        ["/bin/bash", "-c", shell, str(here / "ended"), sys.executable, "-c", rank],
         env={"PATH": "/usr/bin:/bin"},
         start_new_session=True,
         check=False,
     )
     assert done.returncode == 0
-    assert (here / "saved").exists()
+    assert (here / "ended").read_text() == "75\n"
 
 
 def test_the_script_by_hand_does_the_same():
     text = (Path(__file__).parents[2] / "launch/slurm.sbatch").read_text()
-    assert SAVED_IS_NO_FAILURE in text
+    for part in (RANK, END, REQUEUE):
+        assert part in text
+
+
+def test_what_is_queued_again_is_what_may_be_retried():
+    """Not ranks that do not find each other (69): mostly the job is wrong. Nobody presses Ctrl-C (130)."""
+    codes = re.search(r"in ([0-9 |]+)\)", REQUEUE)[1].split(" | ")
+    retried = {code.number for code in CODES if code.retry}
+    assert set(map(int, codes)) == retried - {69, 130}
 
 
 def test_a_job_is_submitted(run, here):
@@ -152,7 +206,7 @@ def test_a_job_is_submitted(run, here):
     asked = directives(file.read_text())
     assert "gpus-per-node" not in asked
     shown = [sys.executable, "-m", "tttscale", "train", "c.yaml"]
-    assert file.read_text().count(" ".join(shown) + "\n") == 1
+    assert file.read_text().count(" ".join(shown) + " || code=$?\n") == 1
     subprocess.run(["/bin/bash", "-n", file], check=True)
     assert (asked["ntasks-per-node"], asked["cpus-per-task"]) == ("2", "1")
 

@@ -6,6 +6,7 @@ import pytest
 
 from tttscale.errors import DataError
 from tttscale.observe import MetricsLog, read_metrics
+from tttscale.observe.metrics import last_records
 
 
 def test_floats_keep_full_precision(tmp_path):
@@ -60,3 +61,20 @@ def test_damage_names_the_line(tmp_path, line):
 def test_no_file(tmp_path):
     with pytest.raises(DataError, match="cannot read the metrics"):
         read_metrics(tmp_path / "none")
+
+
+def test_the_newest_records_of_a_large_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with path.open("wb") as file:
+        file.truncate(5 << 30)  # a hole, which a reader of all of it would notice
+        file.seek(0, 2)
+        file.write(b'\n{"step": 8}\n{"step": 9, "loss": "nan"}\nnoise\n{"loss": 1}\n{"step": 10')
+    eighth, ninth = last_records(path)
+    assert (eighth["step"], ninth["step"]) == (8, 9)
+    assert math.isnan(ninth["loss"])
+    path.write_text('{"step": 1}\n')
+    assert last_records(path) == [{"step": 1}]
+    path.write_text("")
+    assert last_records(path) == []
+    with pytest.raises(OSError, match="No such file"):
+        last_records(tmp_path / "none")

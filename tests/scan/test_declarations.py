@@ -23,6 +23,8 @@ class Layer:
 def test_parts_are_handed_on_as_the_layer_gave_them():
     whole = Carried(((2, 8, 64), (2, 0), ()), torch.bfloat16)
     assert declared(Layer(whole), 3, batch=2, tokens=16) == {"part": whole}
+    named = Carried(((2, 8, 64), (2, 8)), names=("A", "b"), has_heads=True)
+    assert declared(Layer(named), 3, batch=2, tokens=16) == {"part": named}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,12 @@ def test_parts_are_handed_on_as_the_layer_gave_them():
         Carried(((2, 8.0),)),
         Carried(((2, True),)),
         Carried(((2, 8),), "float32"),
+        Carried(((2, 8),), names=("A", "b")),
+        Carried(((2, 8),), names=["A"]),
+        Carried(((2, 8),), names="A"),
+        Carried(((2, 8),), names=(1,)),
+        Carried(((2, 8), (2,)), has_heads=True),
+        Carried(((2, 8),), has_heads=1),
     ],
     ids=repr,
 )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from tttscale.bench import report
+from tttscale.bench.companions import Companions
 from tttscale.bench.cost_fit import Fit, Samples, fit
 from tttscale.cluster.ranks import discover
 from tttscale.comm.messages import message
@@ -47,22 +48,26 @@ _CHUNKS = 7
 _ALONE_CHUNKS = 3
 
 
-def calibrate(config: Config, out: Path, repeats: int) -> str:
+def calibrate(config: Config, out: Path, repeats: int, at_once: int = 1) -> str:
     """Measure, write OUT, and return a table.
 
     Args:
         config: of the run; its model, precision, batch, threads and chunk length count, and not its data.
         out: file that `--costs` and `--gpu measured` read.
         repeats: steps at each of three chunk lengths.
+        at_once: ranks of this host that compute at the same time; on CPUs they slow each other.
 
     Raises:
-        ConfigError: the chunk length cannot be halved twice, or the file cannot be written.
+        ConfigError: the chunk length cannot be halved twice, the file cannot be written, or several ranks
+            at once were asked for on a GPU.
     """
     lengths = _lengths(config)
     check_file(out, "--costs")
     ranks = discover({})
     device = build.choose_device(config, ranks)
-    config = _alone(config)
+    if at_once > 1 and device.type != "cpu":
+        raise ConfigError(f"--at-once {at_once}: GPUs compute side by side; leave it out")
+    config = alone(config)
     build.prepare_host(config, ranks, device)
     mesh = build.connect(config, ranks, device)
     build.choose_products(mesh, device, None)
@@ -70,14 +75,17 @@ def calibrate(config: Config, out: Path, repeats: int) -> str:
         model = build.build_model(config, device)
         machine = Machine(config, model, device)
         samples = Samples()
-        machine.sweep(lengths, Samples())  # the first time memory is new, and some things are made
-        for _ in range(repeats):
-            machine.sweep(lengths, samples)
+        with Companions(config, lengths[0], at_once - 1):
+            machine.sweep(
+                lengths, Samples()
+            )  # the first time memory is new, and some things are made
+            for _ in range(repeats):
+                machine.sweep(lengths, samples)
         step = machine.step(build.build_engine(config, model, mesh), repeats)
     finally:
         mesh.close()
     found = fit(samples)
-    costs = costs_of(config, found, samples, step, machine, lengths)
+    costs = costs_of(config, found, samples, step, machine, lengths, at_once)
     with writing(out, "--costs"):
         write_text(out, costs.to_json())
     return f"{_table(found, lengths)}\n\n{costs.source}\n{out}"
@@ -97,7 +105,7 @@ def _lengths(config: Config) -> list[int]:
     return lengths
 
 
-def _alone(config: Config) -> Config:
+def alone(config: Config) -> Config:
     """Return the configuration as a job of one process."""
     parallel = config.parallel.model_copy(update={"sequence": 1, "transport": "torch"})
     return config.model_copy(update={"parallel": parallel})
@@ -256,6 +264,7 @@ def costs_of(
     step: StepTimes,
     machine: Machine,
     lengths: list[int],
+    at_once: int = 1,
 ) -> Costs:
     """What was measured, as costs."""
     layers: dict[str, dict[str, Line]] = {kind: {} for kind in dict.fromkeys(machine.kinds)}
@@ -273,10 +282,11 @@ def costs_of(
     wires = GPUS[kind]
     near, far = Wire(*wires.same_host), Wire(*wires.between_hosts)
     how = "CPU time of one thread" if machine.by_cpu_time else "the clock's time"
+    beside = f", {at_once} ranks at once" if at_once > 1 else ""
     totals = ", ".join(f"{100 * found.totals[n]:+.1f} %" for n in lengths)
     return Costs(
         source=(
-            f"measured on {_device(machine.device)}, {how}, chunks of "
+            f"measured on {_device(machine.device)}, {how}{beside}, chunks of "
             f"{', '.join(f'{n:,}' for n in lengths)} tokens (all activities together, line against means: "
             f"{totals}); the wire is assumed: {near.bytes_per_second / 1e9:g} GB/s in a host, "
             f"{far.bytes_per_second / 1e9:g} GB/s between hosts"
@@ -298,6 +308,7 @@ def costs_of(
             "circumstances": report.circumstances(),
             "device": _device(machine.device) if machine.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
+            "at_once": at_once,
             "residuals": {f"{k}.{n}".lstrip("."): e for (k, n), e in found.residuals.items()},
         },
     )

@@ -75,6 +75,13 @@ def step(
             parser=path_argument, help="With --calibrate: the file that --gpu measured reads."
         ),
     ] = Path("costs.json"),
+    at_once: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="With --calibrate, on CPUs: how many ranks of the run compute at once on a host.",
+        ),
+    ] = 1,
 ) -> None:
     """A whole optimizer step of the quickstart's model, by context length and by ranks.
 
@@ -84,8 +91,10 @@ def step(
     `tttscale bench step --calibrate configs/quickstart.yaml parallel.threads=1`
     """
     if calibrate:
-        _calibrate(config, overrides or [], costs, steps)
+        _calibrate(config, overrides or [], costs, steps, at_once)
         return
+    if at_once > 1:
+        raise ConfigError(f"--at-once {at_once} is for --calibrate; add that, or leave it out")
     if config is not None:
         raise ConfigError(
             f"bench step {config}: it measures the quickstart's model. Leave CONFIG out, or add --calibrate"
@@ -107,13 +116,15 @@ def step(
     typer.echo(bench_step(out, sizes, counts, chunk_tokens, keep, steps))
 
 
-def _calibrate(config: Path | None, overrides: list[str], costs: Path, steps: int) -> None:
+def _calibrate(
+    config: Path | None, overrides: list[str], costs: Path, steps: int, at_once: int
+) -> None:
     from tttscale.bench.calibrate import calibrate
     from tttscale.bench.step_worker import small_config
     from tttscale.config import load_config
 
     resolved = load_config(config, overrides) if config else small_config(65536, 2048, "1", 1, 1)
-    typer.echo(calibrate(resolved, costs, steps))
+    typer.echo(calibrate(resolved, costs, steps, at_once))
 
 
 @app.command("build")

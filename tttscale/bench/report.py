@@ -135,13 +135,12 @@ def run_worker(module: str, *arguments: str, env: dict[str, str] | None = None) 
 
 
 def start_worker(
-    module: str, *arguments: str, env: dict[str, str] | None = None
+    module: str, *arguments: str, env: dict[str, str] | None = None, stdin: int | None = None
 ) -> "subprocess.Popen[str]":
-    """Start a worker without waiting for it."""
+    """Start a worker without waiting for it; its output is read through a pipe."""
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.Popen(
-        command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True
-    )
+    environ = {**os.environ, **(env or {})}
+    return subprocess.Popen(command, env=environ, stdin=stdin, stdout=subprocess.PIPE, text=True)
 
 
 def collect(workers: Sequence["subprocess.Popen[str]"]) -> list[Any]:

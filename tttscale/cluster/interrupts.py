@@ -78,6 +78,10 @@ class Interrupts:
         """Whether SIGTERM comes here: no one has asked to ignore it."""
         return signal.SIGTERM in self._before
 
+    def release(self) -> None:
+        """Give the signals back before the end, to a command that hands them on to one of its own."""
+        self.__exit__()
+
     def __exit__(self, *_: object) -> None:
         Interrupts.current = None
         if self._first_at is None:
@@ -113,6 +117,8 @@ class SaveRequests:
     def __enter__(self) -> "SaveRequests":
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGUSR1, self._hear)
+            # A supervised rank is born deaf to it: what came while it started is heard now.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,15 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tttscale import codes
 from tttscale.cluster.ranks import Ranks, discover
 
-LAUNCHER_LOST = 71
+LAUNCHER_LOST = codes.PEER.number
 """Exit code of a rank whose launcher is gone."""
 _POLL_SECONDS = 0.5
 _LAUNCHERS = re.compile(
     r"torchrun|torch[./]distributed[./](run|launch)|deepspeed"
     r"|\b(mpirun|mpiexec|orterun|prterun|orted|prted|hydra_pmi_proxy|srun|slurmstepd)\b"
-    r"|\btttscale bench\b"  # starts ranks of its own
+    r"|\btttscale (bench|launch again)\b"  # start ranks of their own
 )
 _PROC = Path("/proc")
 

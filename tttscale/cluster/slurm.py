@@ -20,11 +20,32 @@ _TIMES = (
     r"(?P<d>\d{1,9})-(?P<h>\d{1,2})(:(?P<m>\d\d)(:(?P<s>\d\d))?)?",
 )
 _UNIT_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-SAVED_IS_NO_FAILURE = """\
-# A rank that has saved when it was told to ends with 75. That must not end the others, which still save.
-each='trap "" USR1; trap : TERM INT; "$@" || { code=$?; [[ $code == 75 ]] || exit $code; touch "$0"; }'
+RANK = """\
+# A rank that fails leaves its exit code (71 if it was killed) and waits a moment, so that the others can say
+# the same. One that has saved when told to ends with 75. That must not end the others, which still save.
+each='trap "" USR1; trap : TERM INT
+  "$@" || { code=$?; ((code <= 128 || code == 130 || code == 143)) || code=71
+  (set -C; echo $code >"$0") 2>/dev/null
+  [[ $code == 75 ]] || { sleep 5; exit $code; }; }'
 """
-"""As in launch/slurm.sbatch. Slurm signals the shell of a rank, too, which has to outlive it."""
+"""What runs a rank, as in launch/slurm.sbatch. Slurm signals its shell, too, which has to outlive it."""
+END = """\
+# srun ends with the largest code of all ranks, also of those that Slurm has killed; the first is the run's.
+first=""
+if [[ -f "$ended" ]]; then read -r first <"$ended" || true; fi
+if [[ "$first" =~ ^[0-9]+$ && ("$code" == 0 || "$first" != 75) ]]; then code="$first"; fi
+rm -f "$ended"
+"""
+REQUEUE = """\
+# Saved, or a rank was lost, hung or told to end: it resumes. A run without progress ends with another code.
+case "$code" in 71 | 72 | 75 | 143)
+  if ((${SLURM_RESTART_COUNT:-0} < 100)) && scontrol requeue "$SLURM_JOB_ID"; then
+    sleep 60  # Slurm ends this script; an end of its own would count as the job's
+  fi
+  echo "ended with $code and is not queued again; submitted once more, it resumes" ;;
+esac
+"""
+"""What follows srun."""
 _OURS = {
     *(
         "job-name",
@@ -62,7 +83,7 @@ class SlurmJob:
     """How long before the limit the run is told to save."""
     partition: str | None = None
     requeue: bool = True
-    """Start again when a node has failed, and when the time limit was too short for the run."""
+    """Start again when a node or a rank was lost, and when the time limit was too short for the run."""
     options: tuple[str, ...] = field(default=())
     """Further options of sbatch: "account=physics", "exclusive"."""
 
@@ -195,7 +216,6 @@ def _directives(job: SlurmJob) -> list[str]:
 
 
 def _body(job: SlurmJob) -> list[str]:
-    queue_again = 'scontrol requeue "$SLURM_JOB_ID" || ' if job.requeue else ""
     return [
         "set -euo pipefail",
         f"cd {shlex.quote(str(job.folder))}",
@@ -203,15 +223,14 @@ def _body(job: SlurmJob) -> list[str]:
         "# MASTER_PORT is left to tttscale, which derives it from the job: two jobs may share a host.",
         "export MASTER_ADDR=\"${hosts%%$'\\n'*}\"",
         'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
-        f'saved="{job.logs}/$SLURM_JOB_ID.saved"',
-        'rm -f "$saved"',
-        *SAVED_IS_NO_FAILURE.splitlines(),
-        f'srun --kill-on-bad-exit=1 bash -c "$each" "$saved" {shlex.join(job.command)}',
-        'if [[ -e "$saved" ]]; then',
-        '  rm -f "$saved"',
-        f'  {queue_again}echo "saved before the time limit; submitted again, this file resumes"',
-        "  exit 75",
-        "fi",
+        f'ended="{job.logs}/$SLURM_JOB_ID.ended"',
+        'rm -f "$ended"',
+        *RANK.splitlines(),
+        "code=0",
+        f'srun --kill-on-bad-exit=1 bash -c "$each" "$ended" {shlex.join(job.command)} || code=$?',
+        *END.splitlines(),
+        *(REQUEUE.splitlines() if job.requeue else ()),
+        'exit "$code"',
     ]
 
 

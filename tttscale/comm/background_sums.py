@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tttscale.comm.mesh import TIMEOUT, Mesh
+from tttscale.supervise.page import waiting
 
 
 @dataclass
@@ -35,7 +36,7 @@ class BackgroundSums:
         self._works: list[dist.Work] = []
         self._asked: list[_Asked] = []
         backend = "gloo" if device.type == "cpu" else "nccl"
-        with mesh.noticing("while all ranks connected"):
+        with mesh.noticing("while all ranks connected"), waiting():
             group = dist.new_group(backend=backend, timeout=TIMEOUT, group_desc="gradients")
             assert isinstance(group, dist.ProcessGroup)
             self._group = group

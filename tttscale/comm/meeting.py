@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
@@ -25,8 +25,12 @@ from tttscale.comm.first_store import (
     say,
     this_rank,
 )
+from tttscale.comm.interfaces import Route
 from tttscale.comm.reach import settle_interfaces
 from tttscale.errors import LaunchError
+from tttscale.supervise import page
+from tttscale.supervise.page import Page
+from tttscale.supervise.place import Place
 
 _SHOWN = 8
 _PREFIX_DIGITS = 32
@@ -50,8 +54,9 @@ def meet(ranks: Ranks, timeout: timedelta) -> Store:
     plain, route = open_store(ranks, deadline)
     plain.set_timeout(timeout)
     with _one_error(ranks, "lost the place where ranks meet"):
-        door = _Door(ranks, plain, secret)
+        door = Door(ranks, plain, secret)
         store = door.enter(deadline)
+        _share_hub(ranks, store, route)
         _compare(ranks, store)
         _await_all(ranks, store, deadline, door)
         settle_interfaces(ranks, store, route)
@@ -83,7 +88,7 @@ def _one_error(ranks: Ranks, what: str, hint: bool = False) -> Iterator[None]:
         ) from None
 
 
-class _Door:
+class Door:
     """Keeps other jobs' ranks out: all keys of this job lie under a name that takes its secret to know.
 
     Rank 0 shows in the open that it knows the secret, so a rank of another job sees at once that it is wrong
@@ -142,6 +147,43 @@ class _Door:
         )
 
 
+def _share_hub(ranks: Ranks, store: Store, route: Route) -> None:
+    """Tell this rank's supervisor where rank 0's is; it comes before all that waits for other ranks.
+
+    Args:
+        ranks: who this process is.
+        store: where rank 0 publishes it.
+        route: how this rank reached the store.
+    """
+    if ranks.rank == 0:
+        publish_hub(store, "" if Page.own is None else Page.own.text("hub"), route)
+    elif text := published_hub(store, route):
+        page.say("hub", text)
+
+
+def publish_hub(store: Store, text: str, route: Route) -> None:
+    """Say to all ranks where rank 0's supervisor is.
+
+    Args:
+        store: as `Door.enter` returned it.
+        text: of a `Place`; empty if there is no supervisor.
+        route: how rank 0 reached the store, which may be on another host.
+    """
+    store.set("hub", Place.of(text).with_addresses(route.own).text() if text else "")
+
+
+def published_hub(store: Store, route: Route) -> str:
+    """Return where rank 0's supervisor is, once rank 0 has said it; empty if there is none.
+
+    Args:
+        store: as `Door.enter` returned it.
+        route: how this rank reached the store, which as a rule is on rank 0's host.
+    """
+    with suppress(ValueError):
+        return Place.of(store.get("hub").decode()).with_addresses(route.master).text()
+    return ""
+
+
 def _compare(ranks: Ranks, store: Store) -> None:
     """Rank 0 says what it was started as; another job's ranks may have come to the same port."""
     if ranks.rank == 0:
@@ -161,7 +203,7 @@ def _compare(ranks: Ranks, store: Store) -> None:
         )
 
 
-def _await_all(ranks: Ranks, store: Store, deadline: float, door: _Door) -> None:
+def _await_all(ranks: Ranks, store: Store, deadline: float, door: Door) -> None:
     keys = {rank: f"here/{rank}" for rank in range(ranks.world_size)}
     store.set(keys[ranks.rank], "")
     began = time.monotonic()

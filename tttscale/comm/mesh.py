@@ -22,7 +22,7 @@ from tttscale.comm.messages import lost
 from tttscale.comm.mpi_transport import MPITransport
 from tttscale.comm.neighbours import NeighbourTransport
 from tttscale.scan.transport import SingleRank, Transport
-from tttscale.supervise.page import Phase, enter
+from tttscale.supervise.page import Phase, enter, waiting
 
 TIMEOUT = timedelta(minutes=30)
 """A receive may legally wait for a whole sweep of the other ranks."""
@@ -53,7 +53,7 @@ class Mesh:
     def sum_on_cpu(self, values: Tensor) -> Tensor:
         """Sum a CPU tensor over all ranks, in place; CPU tensors travel over gloo on GPU jobs too."""
         if self.world_size > 1:
-            with self.noticing("in a sum over all ranks"):
+            with self.noticing("in a sum over all ranks"), waiting():
                 dist.all_reduce(values)
         return values
 
@@ -81,7 +81,7 @@ class Mesh:
         """One text of every rank, in rank order."""
         if self.world_size == 1:
             return [text]
-        with self.noticing("while all ranks compared notes"):
+        with self.noticing("while all ranks compared notes"), waiting():
             return texts_of_all_ranks(text)
 
     def close(self) -> None:
@@ -126,10 +126,9 @@ def start(
     """
     assert ranks.world_size % sequence_size == 0
     enter(Phase.MEET)
-    try:
-        return _start(ranks, sequence_size, device, agreed, transport)
-    finally:
-        enter(Phase.BUILD)
+    mesh = _start(ranks, sequence_size, device, agreed, transport)
+    enter(Phase.BUILD)  # an error before is one of the meeting
+    return mesh
 
 
 def _start(

@@ -13,6 +13,7 @@ def problems_of(config: Config) -> list[str]:
         *(_one_source, _no_store_twice, _no_idle_store),
         *(_known_layers, _chunk_multiple, _enough_chunks, _whole_batches),
         *(_falling_lr, _decay_fits, _decay_of_wsd, _climbing_inner_lr),
+        _way_back,
     )
     return [problem for check in checks if (problem := check(config))]
 
@@ -200,6 +201,15 @@ def _climbing_inner_lr(config: Config) -> str | None:
         f"model.inner_lr_warmup_init = {model.inner_lr_warmup_init} is above model.ttt_base_lr = "
         f"{model.ttt_base_lr}, so the inner learning rate would fall in its warm-up; set "
         f"model.inner_lr_warmup_init={model.ttt_base_lr / 10} or model.inner_lr_warmup_steps=0"
+    )
+
+
+def _way_back(config: Config) -> str | None:
+    if config.train.on_divergence != "roll_back" or config.checkpoint.every:
+        return None
+    return (
+        "train.on_divergence = roll_back, but checkpoint.every = 0: there will be no checkpoint to roll back "
+        "to. Set checkpoint.every=N, or train.on_divergence=skip or stop"
     )
 
 

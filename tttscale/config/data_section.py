@@ -22,7 +22,7 @@ class BlendComponent(Section):
     """Its share of the sequences is weight / sum of all weights."""
 
 
-def _normalised_steps(value: Any) -> tuple[int | str, ...]:
+def normalised_steps(value: Any) -> tuple[int | str, ...]:
     """Turn [1300, "1200-1k", ...] into disjoint ascending steps and ranges, written the same way."""
     if not isinstance(value, list | tuple):
         raise ValueError("expected a list of steps and ranges, such as [1200-1210, 1300]")
@@ -68,7 +68,7 @@ class DataSection(Section):
     and cuts no document that fits into a sequence."""
     damaged: Literal["refuse", "pad"] = "refuse"
     """At damage in a store: refuse stops, pad reads as padding what `data verify --quarantine` listed."""
-    skip_steps: Annotated[tuple[int | str, ...], BeforeValidator(_normalised_steps)] = ()
+    skip_steps: Annotated[tuple[int | str, ...], BeforeValidator(normalised_steps)] = ()
     """Steps whose data is skipped, such as [1200-1210, 1300]; later data moves up."""
 
     @property

@@ -95,12 +95,25 @@ class TrainSection(Section):
     """AdamW's epsilon."""
     grad_clip: NonNegative = 1.0
     """Largest norm of the whole gradient; 0 = no clipping."""
+    on_divergence: Literal["stop", "skip", "roll_back"] = "stop"
+    """At a loss, carry or gradient that is not finite: stop; skip that step's update; or roll_back to the
+    last sound checkpoint and leave out that step's data. The third time in a row stops."""
+    inner_norm_limit: Annotated[HumanFloat, Field(gt=0)] | None = None
+    """Largest norm of an inner weight of one head, at any end of a chunk, with which a step is still used;
+    above it on_divergence decides. null = no limit."""
+    check_replicas_every: Count = 0
+    """Steps between comparisons of the parameters of all ranks, which have to be equal bit by bit; also made
+    before each checkpoint then. 0 = none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto = cuda where there is one."""
     compile: Literal["auto"] | bool = "auto"
     """Compile the pointwise operations with torch.compile (needs a C++ compiler); auto = on a GPU."""
     ignore_memory: bool = False
     """Start even if the plan predicts that memory will not suffice."""
+    hang_seconds: Annotated[int | float | Literal["auto"], amount_or("auto")] = "auto"
+    """Seconds without progress in a step after which a rank hangs and the job ends, or five times as long as
+    anything has taken before if that is more; outside of steps and in the first step ten times as long. Waits
+    for other ranks do not count. auto = 60; 0 = never."""
 
 
 class EvaluateSection(Section):
@@ -123,6 +136,9 @@ class CheckpointSection(Section):
     """Write checkpoints from a copy in the host's memory while training continues; false = the step waits."""
     resume: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
     """Resume from the newest complete checkpoint, if there is one; never; or from this step."""
+    max_attempts: Count = 3
+    """Starts in a row that may fail without a new checkpoint. After that what starts a run by itself (Slurm,
+    torchrun, tttscale launch again) is refused; a start by hand never is. 0 = any number."""
 
 
 class WandbSection(Section):

@@ -105,7 +105,8 @@ def submitted(rendered: Rendered) -> str:
         f"job {number}: {job.name} on {job.nodes} node(s) x {job.ranks_per_node} rank(s)\n"
         f"  file  {job.path}\n"
         f"  log   {job.logs}/{number}.log\n"
-        f"  squeue --job {number}    scancel --signal=USR1 {number} (saves and ends)    scancel {number}"
+        f"  squeue --job {number}    scancel {number}    tttscale launch status {job.logs.parent}\n"
+        f"  save and end: scontrol update JobId={number} Requeue=0 && scancel --signal=USR1 {number}"
     )
 
 

@@ -23,6 +23,10 @@ class Carried(NamedTuple):
     """One for each tensor; the first dim is the batch B."""
     dtype: torch.dtype | None = None
     """None: fp32, or fp64 in a model in fp64, as states should be."""
+    names: tuple[str, ...] = ()
+    """What each tensor is called in messages, such as ("W1", "b1"); (): they have numbers."""
+    has_heads: bool = False
+    """The second dim of every tensor counts the heads, so that messages and figures can name one."""
 
 
 class CarryPort(Protocol):

@@ -73,7 +73,9 @@ class TTTLayer(Mixer):
     def carry(self, batch: int, tokens: int) -> dict[str, Carried]:
         """The last inputs of the shared convolution, and the inner weights (W1, b1[, W2, b2])."""
         heads, f = self.config.num_attention_heads, self.config.head_dim
-        state = Carried(LEARNERS[self.kind].state_shapes(batch, heads, f))
+        learner = LEARNERS[self.kind]
+        names = tuple(learner.shapes(f))
+        state = Carried(learner.state_shapes(batch, heads, f), names=names, has_heads=True)
         if not self.config.share_qk:
             return {"state": state}
         tail = (batch, self.config.conv_kernel - 1, self.config.hidden_size)

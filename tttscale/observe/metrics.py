@@ -3,8 +3,8 @@
 Keys: step (from 1), loss (nats per token), grad_norm, lr, tokens (with a loss, since the start of the
 run; padding has none), tokens_per_second, step_seconds, data_seconds, bubble_fraction, ramp_fraction,
 starved_fraction, exposed_comm_seconds, slowest_rank, slowest_factor, model_flops_per_second, mfu,
-between_seconds, peak_memory_bytes (so far, of the rank that has taken most) and, on some steps, heldout_loss
-(nats per token).
+between_seconds, peak_memory_bytes (so far, of the rank that has taken most), inner_norm, inner_norm_layer,
+inner_norm_head, inner_norm_chunk and, on some steps, heldout_loss (nats per token).
 
 All ranks begin a step together, and `step_seconds` later the last of them has ended it: tokens_per_second is
 over this interval, and what follows lies inside it, on every rank and in every step:
@@ -25,6 +25,10 @@ over this interval, and what follows lies inside it, on every rank and in every 
 - exposed_comm_seconds: exchanging carries and their gradients, with the wait for a rank that is behind;
   summing the parameters' gradients over the ranks; gathering the new parameters (ZeRO 1 to 3); a mean
   over the ranks. Only what holds up a rank counts, not what travels while it computes.
+
+inner_norm is the largest norm of an inner weight (W1, b1, ...) of one head at the end of any chunk of the
+step, and the next three say where; without layers with heads there are none. A step whose update was left out
+(train.on_divergence=skip) has no loss and no such figures, and skipped = true.
 
 between_seconds is the time before the step: what all ranks did, or waited for, since the last one (records,
 plots, held-out losses, checkpoints). In the first step it is 0.
@@ -191,6 +195,25 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise DataError(f"cannot read the metrics {path}: {reason(error)}") from None
     return records
+
+
+def last_records(path: Path, limit_bytes: int = 1 << 18) -> list[dict[str, Any]]:
+    """Read the newest records that have a step, the oldest first, in a time that no file is too large for.
+
+    Args:
+        path: the file.
+        limit_bytes: how much of its end is read. What is no record there is left out.
+
+    Raises:
+        OSError: it cannot be read, or is not a file.
+    """
+    with open_ordinary(path) as file:
+        begin = max(0, file.seek(0, os.SEEK_END) - limit_bytes)
+        file.seek(begin)
+        lines = file.read(limit_bytes).split(b"\n")
+    # The last one is cut short or empty, the first one may lack its beginning.
+    found = (_record(line) for line in lines[bool(begin) : -1])
+    return [record for record in found if record is not None and _step_of(record) is not None]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:

@@ -316,7 +316,11 @@ class _Planner:
         kept = max(1, self.kept)
         if self.config.parallel.layout == "contiguous":
             return round(unit * (_HOLES_FIXED + kept * _HOLES_TASK * layers))
-        holes = kept * (_HOLES_KEPT_WAITING if self.chunk.waits else _HOLES_KEPT) * layers
+        of_kept = kept * _HOLES_KEPT
+        if self.chunk.waits:
+            first = min(kept, _FIRST_KEPT)
+            of_kept = first * _HOLES_KEPT_WAITING + (kept - first) * _HOLES_KEPT_LATER
+        holes = of_kept * layers
         if self.kept < 2:
             holes += _HOLES_FIXED
         if self.kept < self.own:
@@ -340,7 +344,7 @@ _HOLES_LEAST = 0.6
 """What a block leaves that has neither convolutions nor a gate."""
 _HOLES_FIXED = 28.4
 _HOLES_KEPT = 4.77
-_HOLES_KEPT_WAITING = 6.8
+_HOLES_KEPT_WAITING, _FIRST_KEPT, _HOLES_KEPT_LATER = 6.8, 4, 3.3
 _HOLES_AGAIN = 9.95
 _HOLES_TASK = 5.43
 """Times a chunk's stream: once; for each layer of a kept chunk, of one computed again, of a task."""

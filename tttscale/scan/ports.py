@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from tttscale.model.ports import Part
 from tttscale.scan.carry import CarryLayout
+from tttscale.scan.carry_norms import CarryWatch
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.port_checks import PortChecks
 from tttscale.scan.schedule import CarryKey, ChunkTask, Phase, Schedule
@@ -26,6 +27,8 @@ class CarryRouter:
     transport: Transport
     store: CarryStore
     timeline: Timeline
+    watch: CarryWatch | None = None
+    """Sees what leaves a chunk."""
     queues: dict[Phase, RecvQueue] = field(default_factory=dict)
     local: dict[CarryKey, Part] = field(default_factory=dict)
     """What this rank has sent itself and not used yet."""
@@ -36,12 +39,14 @@ class CarryRouter:
             return self.local.pop(key)
         return self.queues[key.phase].recv(key)
 
-    def send(self, key: CarryKey, target: int, part: Part) -> None:
-        """Keep it for this rank's next task, or start to send it."""
+    def send(self, key: CarryKey, target: int | None, part: Part) -> None:
+        """Keep it for this rank's next task, or start to send it; None: the sequence ends here."""
         if target == self.transport.rank:
             self.local[key] = part
-        else:
+        elif target is not None:
             self.transport.isend(key, target, part)
+        if self.watch is not None:
+            self.watch.sent(key, part)
 
 
 @dataclass(frozen=True)
@@ -120,9 +125,9 @@ class ChunkPort:
         target = chunk.owner(+1)
         if target is not None:
             self.ports.checks.tensors("send_state", self.part, chunk.task.chunk, part)
-            if not chunk.replay:
-                key = self._key(Phase.FORWARD, chunk.task.chunk)
-                chunk.router.send(key, target, tuple(t.detach() for t in part))
+        if not chunk.replay:
+            key = self._key(Phase.FORWARD, chunk.task.chunk)
+            chunk.router.send(key, target, tuple(t.detach() for t in part))
         self._begin(Activity.READOUT)
 
     def recv_grad(self) -> Part | None:

@@ -14,6 +14,7 @@ from tttscale.kernels.ops.linear import cast_cache
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.observe.timeline import Timeline
 from tttscale.scan.carry import CarryLayout
+from tttscale.scan.carry_norms import CarryNorms, CarryWatch
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepState
 from tttscale.scan.final_gradients import FinalGradients
@@ -65,6 +66,10 @@ class Sweeps:
         self.transport = noted(transport, self.timeline)
         self.runner = ChunkRunner(model, self.device, autocast)
         self.final_gradients = FinalGradients(model)
+        self.norms = CarryNorms(self.carry, batch)
+        """Of the step's carries and their gradients so far."""
+        self.watch: CarryWatch | None = None
+        """Sees them instead, in all sweeps."""
         self._reader = Reader(self.device, self.timeline.note_read, layout.chunk_tokens)
         self._store: tuple[tuple[tuple[int, int], ...], CarryStore] | None = None
         self._prepared: tuple[Groups, StepPlan, Generator[Batch, None, None]] | None = None
@@ -142,7 +147,9 @@ class Sweeps:
         prepared, self._prepared = self._prepared, None
         reading = prepared is not None and prepared[:2] == (groups, plan)
         batches = prepared[2] if prepared and reading else self._read(groups, plan)
-        places = self.transport, self._room(plan), self.timeline
+        self.norms = CarryNorms(self.carry, self.batch)
+        watch = self.watch or (self.norms if train else None)
+        places = self.transport, self._room(plan), self.timeline, watch
         router = CarryRouter(self.schedule, self.carry, *places)
         sizes = layout.sequences, layout.chunks, self.batch, layout.length_tokens
         return StepState(plan, batches, router, Losses.empty(*sizes))

@@ -8,15 +8,22 @@ loop, in a library that holds Python's lock, or killed.
 import mmap
 import struct
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 _BYTES = 16 * 1024
-_FIELDS = struct.Struct("<QdqddBBBxiii")
-"""beats, seconds, step, longest busy, seconds of the phase; phase, activity, run; sequence, chunk, layer."""
-_TEXTS = {"cause": (1024, 7168), "folder": (8192, 4096), "hub": (12288, 4096)}
+_FIELDS = struct.Struct("<QdqddBBBBiii")
+"""beats, seconds, step, longest busy, seconds of the phase; phase, activity, run, swept; sequence, chunk,
+layer."""
+_TEXTS = {
+    "cause": (1024, 7168),
+    "folder": (8192, 4096),
+    "hub": (12288, 2048),
+    "watch": (14336, 2048),
+}
 """Text -> where it lies, and its room in bytes with the two bytes of its length."""
 _READS = 100
 
@@ -39,15 +46,15 @@ class Phase(StrEnum):
 
 
 _PHASES = list(Phase)
-_RUNS = ["", "forward", "recompute", "backward"]
-_ACTIVITIES = [
+RUNS = ["", "forward", "recompute", "backward"]
+ACTIVITIES = [
     *("other", "data", "embed", "project", "wait", "advance", "send", "readout", "finish", "head"),
     *("flush", "idle", "reduce", "optimizer", "gather", "evaluate", "checkpoint", "record"),
 ]
 """The values of `tttscale.scan.timeline.Activity`, which a test compares."""
 WAITS = frozenset({"wait", "flush", "idle", "reduce", "gather"})
 """Activities in which a rank may wait for others as long as those need."""
-_WAITS = frozenset(map(_ACTIVITIES.index, WAITS))
+_WAITS = frozenset(map(ACTIVITIES.index, WAITS))
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ class Beat:
     chunk: int
     layer: int
     """-1 where there is none."""
+    swept: bool = False
+    """Whether it has run a chunk since the phase began."""
 
     @property
     def waits(self) -> bool:
@@ -100,7 +109,9 @@ class Page:
         self._phase = 0
         self._steps_begun = 0
         self._activity = 0
-        self._write(0, -1, -1, -1)
+        self._swept = False
+        self._place = (0, -1, -1, -1)
+        self._write(*self._place)
 
     # ---- the rank's side -----------------------------------------------------------------------
 
@@ -119,26 +130,45 @@ class Page:
         self._count += 1
         self._activity = _NUMBERS.get(activity, 0)
         sequence, chunk = (-1, -1) if task is None else (task.sequence, task.chunk)
-        self._write(_RUNS.index(run) if run else 0, sequence, chunk, layer)
+        self._swept |= bool(run)
+        self._write(RUNS.index(run) if run else 0, sequence, chunk, layer)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Say inside that the rank waits for all others; afterwards it does what it did before."""
+        activity, place = self._activity, self._place
+        if activity not in _WAITS:
+            self.beat("idle")
+        yield
+        if activity not in _WAITS:
+            self.beat(ACTIVITIES[activity])
+            self._write(*place)
 
     def enter(self, phase: Phase, step: int | None = None) -> None:
         """Say that a phase begins, and of which step it is if that is another one."""
         self._at = self._phase_at = time.monotonic()
         self._count += 1
-        self._phase, self._activity = _PHASES.index(phase), 0
+        self._phase, self._activity, self._swept = _PHASES.index(phase), 0, False
         if step is not None:
             self._step = step
         self._steps_begun += phase == Phase.STEP
         self._write(0, -1, -1, -1)
 
     def say(self, name: str, text: str) -> None:
-        """Leave a text: `cause` of an end, `folder` of the run, `hub` where supervisors meet; cut if long."""
+        """Leave a text; it is cut if it is long.
+
+        Args:
+            name: `cause` of an end, `folder` of the run, `hub` where supervisors meet, or `watch`, which says
+                when a rank hangs (`tttscale.supervise.deadline`).
+            text: the text.
+        """
         offset, room = _TEXTS[name]
         data = text.encode(errors="replace")[: room - 2]
         self._memory[offset + 2 : offset + 2 + len(data)] = data
         self._memory[offset : offset + 2] = len(data).to_bytes(2, "little")
 
     def _write(self, run: int, sequence: int, chunk: int, layer: int) -> None:
+        self._place = (run, sequence, chunk, layer)
         _FIELDS.pack_into(
             self._memory,
             0,
@@ -150,6 +180,7 @@ class Page:
             self._phase,
             self._activity,
             run,
+            self._swept,
             sequence,
             chunk,
             layer,
@@ -165,7 +196,9 @@ class Page:
             if again == before:
                 break
             before = again
-        count, at, step, longest, phase_at, phase, activity, run, *place = _FIELDS.unpack(before)
+        count, at, step, longest, phase_at, phase, activity, run, swept, *place = _FIELDS.unpack(
+            before
+        )
         return Beat(
             count,
             at,
@@ -173,9 +206,10 @@ class Page:
             longest,
             _PHASES[phase],
             phase_at,
-            _ACTIVITIES[activity],
-            _RUNS[run],
+            ACTIVITIES[activity],
+            RUNS[run],
             *place,
+            swept=bool(swept),
         )
 
     def text(self, name: str) -> str:
@@ -188,7 +222,7 @@ class Page:
 
 
 _STEP = _PHASES.index(Phase.STEP)
-_NUMBERS = {name: number for number, name in enumerate(_ACTIVITIES)}
+_NUMBERS = {name: number for number, name in enumerate(ACTIVITIES)}
 
 
 def enter(phase: Phase, step: int | None = None) -> None:
@@ -202,3 +236,13 @@ def say(name: str, text: str) -> None:
     if Page.own is not None:
         with suppress(ValueError):
             Page.own.say(name, text)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Say inside that this process waits for all other ranks; nothing if no supervisor watches it."""
+    if Page.own is None:
+        yield
+        return
+    with Page.own.waiting():
+        yield

@@ -22,6 +22,8 @@ from tttscale.plan.memory import checkpoint_copy_bytes
 from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
 from tttscale.scan.sweep import Sweeps
+from tttscale.supervise.deadline import AUTO_SECONDS, Rules
+from tttscale.supervise.page import say
 from tttscale.train import cpu_products
 from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.engine import Engine
@@ -53,6 +55,13 @@ def check_same_stores(mesh: Mesh, tokens: Mixture) -> None:
             f"(fingerprint {found}...) differs from rank 0's ({expected}...). Give all hosts the same store, "
             "and compare with `tttscale data info`."
         )
+
+
+def hang_rules(config: Config) -> Rules:
+    """Return what this rank's supervisor must know to tell a hang from a legal wait."""
+    asked, parallel = config.train.hang_seconds, config.parallel
+    seconds = AUTO_SECONDS if asked == "auto" else float(asked)
+    return Rules(seconds, parallel.sequence, parallel.layout)
 
 
 def choose_device(config: Config, ranks: Ranks) -> torch.device:
@@ -257,6 +266,7 @@ def connect(config: Config, ranks: Ranks, device: torch.device) -> Mesh:
     Raises:
         LaunchError: their configuration or version differs.
     """
+    say("watch", hang_rules(config).text())  # `train` has said so earlier
     return meshes.start(
         ranks,
         config.parallel.sequence,

@@ -24,7 +24,14 @@ _NAME = "diverged.json"
 _LARGEST_BYTES = 4096
 _TIMES = 2
 """Failures of the same step after which the same command is not started again."""
-_WITHOUT_EFFECT = ("run.name", "run.dir", "logging.", "checkpoint.", "parallel.threads")
+_WITHOUT_EFFECT = (
+    "run.name",
+    "run.dir",
+    "logging.",
+    "checkpoint.",
+    "parallel.threads",
+    "train.check_replicas_every",
+)
 """Keys that change no number of a step."""
 
 Short = Annotated[str, Field(max_length=500)]

@@ -27,6 +27,7 @@ from tttscale.comm.mesh import Mesh
 from tttscale.errors import NumericsError
 from tttscale.scan.final_gradients import FinalGradients
 from tttscale.scan.timeline import Activity, Timeline
+from tttscale.supervise.page import waiting
 from tttscale.train.deepspeed_import import import_deepspeed, leave_dynamo_out, quiet
 from tttscale.train.gradient_sums import GradientSums, Share
 from tttscale.train.zero_fragments import Fragment, ZeroFragments
@@ -89,7 +90,7 @@ class Engine:
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
         )
-        with quiet():
+        with quiet(), waiting():
             self._engine, *_ = deepspeed.initialize(
                 model=module,
                 optimizer=optimizer,
@@ -186,9 +187,13 @@ class Engine:
         return norm
 
     def skip(self) -> None:
-        """Clear the gradients in place of a step; all ranks or none."""
+        """Clear the gradients in place of a step, or after one that has failed; all ranks or none."""
         self._await_sums()
         self._model.zero_grad()
+        optimizer = self._engine.optimizer
+        optimizer.zero_grad()  # DeepSpeed has them if a step has failed: it would add the next ones
+        if self._stage > 0:
+            optimizer.averaged_gradients = {}
 
     def updates(self) -> int:
         """Return how many steps AdamW has made; skipped ones do not count."""

@@ -1,8 +1,13 @@
 """`tttscale train`: build a run, announce it, run it."""
 
+import os
+
 from tttscale.cluster.interrupts import SaveRequests
 from tttscale.cluster.ranks import Ranks
 from tttscale.config import Config
+from tttscale.supervise.page import say
+from tttscale.train.attempt import RunAttempt
+from tttscale.train.build import hang_rules
 from tttscale.train.training_run import TrainingRun
 
 
@@ -15,7 +20,10 @@ def train(config: Config, ranks: Ranks) -> int:
     Raises:
         TTTScaleError: of any kind, before anything heavy starts where possible.
     """
-    with SaveRequests() as requests:
-        run = TrainingRun.build(config, ranks)
+    say("watch", hang_rules(config).text())
+    attempt = RunAttempt(config, ranks, os.environ)
+    with SaveRequests() as requests, attempt.noted():
+        run = TrainingRun.build(config, ranks, attempt)
         run.announce()
-        return run.run(requests)
+        attempt.code = run.run(requests)
+    return attempt.code

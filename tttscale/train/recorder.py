@@ -50,6 +50,10 @@ class Recorder(Protocol):
         """Move what is recorded of later steps out of the way, since they are trained again."""
         ...
 
+    def reconfigure(self, config: Config) -> None:
+        """Write down a configuration that differs in the data that is left out."""
+        ...
+
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint that continues them."""
         ...
@@ -79,6 +83,9 @@ class NullRecorder:
         """Do nothing."""
 
     def truncate_after(self, step: int) -> None:
+        """Do nothing."""
+
+    def reconfigure(self, config: Config) -> None:
         """Do nothing."""
 
     def sync(self) -> None:
@@ -182,6 +189,16 @@ class RunRecorder:
             if lines := self._metrics.cut_after(step):
                 moved = self.folder / "metrics-replaced.jsonl"
                 self.log(f"{lines} lines of {METRICS} after step {step} were moved to {moved}")
+
+    def reconfigure(self, config: Config) -> None:
+        """Write down a configuration that differs in the data that is left out.
+
+        Raises:
+            ConfigError: run.dir cannot be written to.
+        """
+        self._config = config
+        with disk(config):
+            write_text(self.folder / "config.yaml", dump_config(config))
 
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint that continues them.

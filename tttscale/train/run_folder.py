@@ -10,15 +10,15 @@ from pathlib import Path
 
 from tttscale.config import Config, load_config
 from tttscale.data.provenance import PROVENANCE_FILE
-from tttscale.errors import CheckpointError, ConfigError, DataError
+from tttscale.errors import CheckpointError, ConfigError, DataError, DiskError, of_disk
 from tttscale.files import write_text
 from tttscale.observe.metrics import MetricsLog, look_through
 from tttscale.train import final
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manager import Checkpoint
 
-METRICS, SAVED = "metrics.jsonl", "saved.json"
-_REPLACED = ("config.yaml", PROVENANCE_FILE, "positions.json", SAVED)
+METRICS, SAVED, LEFT_OUT = "metrics.jsonl", "saved.json", "left_out.json"
+_REPLACED = ("config.yaml", PROVENANCE_FILE, "positions.json", SAVED, LEFT_OUT)
 """Files that are written under another name first and then renamed."""
 
 
@@ -188,12 +188,14 @@ def disk(config: Config) -> Iterator[None]:
     """Turn errors of the file system into one that names the key.
 
     Raises:
-        ConfigError: the file system refused.
+        DiskError: the disk is full or fails.
+        ConfigError: the file system refused for another reason.
     """
     try:
         yield
     except OSError as error:
-        raise ConfigError(
+        kind = DiskError if of_disk(error) else ConfigError
+        raise kind(
             f"run.dir = {config.run.dir!r}: cannot write to {run_folder(config)}: {error}. Check "
             "space and permissions, or name another folder with run.dir=..."
         ) from error

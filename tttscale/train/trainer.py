@@ -20,9 +20,12 @@ from tttscale.scan.losses import Losses
 from tttscale.scan.reader import TokenSequence
 from tttscale.scan.sweep import Sweeps
 from tttscale.scan.timeline import Activity
+from tttscale.supervise.page import Phase, enter, waiting
 from tttscale.train import memory
 from tttscale.train.engine import Engine
 from tttscale.train.figures import step_figures, work_tokens
+from tttscale.train.non_finite import CarryRows, StepError, check_losses
+from tttscale.train.origin import origin
 from tttscale.train.schedules import inner_lr_scale, learning_rate
 
 
@@ -57,10 +60,22 @@ class Trainer:
         """Run optimizer step 1, 2, ... and return its record for metrics.jsonl.
 
         Raises:
-            NumericsError: the loss or its gradient is not finite, and the parameters are unchanged; or the
-                update has made parameters that are not finite. On all ranks.
+            StepError: the loss, a carry or a gradient cannot be used, and the parameters are unchanged; it
+                says where that began. On all ranks.
+            NumericsError: the update has made parameters that are not finite. On all ranks.
             PeerError: another rank died.
         """
+        try:
+            return self._step(step, windows)
+        except StepError as error:
+            self._engine.skip()
+            if error.origin:
+                raise
+            enter(Phase.STEP, step)  # the step is computed again: its time begins anew
+            found = origin(self._sweeps, self._mesh, self._groups(step, windows))
+            raise StepError(step, error.what, found) from None
+
+    def _step(self, step: int, windows: WindowSource) -> dict[str, Any]:
         began, between_seconds = self._begin()
         lr = learning_rate(self._config.train, step)
         self._engine.set_lr(lr)
@@ -71,12 +86,11 @@ class Trainer:
         losses = self._sweeps.backward()
         self._finish_device()
         sweeps_seconds = time.perf_counter() - sweeps_began
-        everything = self._gather_replicas(losses.flat())
-        try:
-            loss, tokens = self._mean_loss(losses, everything, step)
-        except NumericsError:
-            self._engine.skip()
-            raise
+        limit = self._config.train.inner_norm_limit
+        carries = CarryRows(self._sweeps.norms, self._mesh, limit)
+        everything = self._gather_replicas(losses.flat(), carries)
+        loss, tokens = self._mean_loss(losses, everything, step)
+        carries.check(step)
         if step < self._config.train.steps:
             self._sweeps.prepare(self._groups(step + 1, windows))
         grad_norm = self._update(tokens, step)
@@ -97,6 +111,7 @@ class Trainer:
             "lr": lr,
             "tokens": self.tokens,
             **figures,
+            **carries.figures(),
             **step_rates(
                 self._config,
                 tokens,
@@ -126,7 +141,8 @@ class Trainer:
     def _finish_device(self) -> None:
         """Wait until the device has done the sweeps; the optimizer needs their gradients now."""
         if self._sweeps.device.type == "cuda":
-            torch.cuda.synchronize(self._sweeps.device)
+            with waiting():  # its streams may wait for other ranks
+                torch.cuda.synchronize(self._sweeps.device)
 
     def evaluate(self, windows: WindowSource, sweeps: Sweeps | None, sequences: int) -> Evaluation:
         """Return the held-out loss of the first windows in text order; every replica takes its share."""
@@ -174,15 +190,20 @@ class Trainer:
                 sound=step - 1,
             )
 
-    def _gather_replicas(self, own: Tensor) -> Tensor:
-        """Sum a tensor over the ranks of each replica, one row for each; waits for the slowest rank."""
+    def _gather_replicas(self, own: Tensor, carries: CarryRows) -> Tensor:
+        """Sum a tensor over the ranks of each replica, one row for each; waits for the slowest rank.
+
+        What the ranks say of their carries travels in the same sum.
+        """
         rows = torch.zeros(self._mesh.replicas, len(own), dtype=torch.float64)
         rows[self._mesh.replica] = own
+        both = torch.cat([rows.flatten(), carries.flat()])
         if self._mesh.world_size > 1:
             self.timeline.begin(Activity.IDLE)
-        self._mesh.sum_on_cpu(rows)
+        self._mesh.sum_on_cpu(both)
         self.timeline.begin(Activity.OTHER)
-        return rows
+        carries.load(both[rows.numel() :])
+        return both[: rows.numel()].view_as(rows)
 
     def _update(self, tokens: float, step: int) -> float:
         """Update the parameters, or skip that if the step held only padding; return the gradient's norm."""
@@ -192,7 +213,7 @@ class Trainer:
         try:
             return self._engine.step(1.0 / tokens)
         except NumericsError as error:
-            raise _before_update(step, str(error)) from None
+            raise StepError(step, str(error)) from None
 
     def _mean_loss(self, losses: Losses, everything: Tensor, step: int) -> tuple[float, float]:
         """Return the step's loss, summed in the same order for any number of ranks: by sequence, by chunk.
@@ -208,24 +229,11 @@ class Trainer:
         sums, counts = [], []
         for replica, row in enumerate(everything):
             losses.load(row)
-            self._check(losses, step, replica)
+            check_losses(losses, step, replica)
             sums.append(losses.sequence_sums.flatten())
             counts.append(losses.counts.sum())
         tokens = float(sum(counts))
         return _sum_in_order(torch.cat(sums)) / tokens if tokens else math.nan, tokens
-
-    def _check(self, losses: Losses, step: int, replica: int) -> None:
-        bad = (~losses.sums.isfinite()).nonzero()
-        if len(bad):
-            sequence, chunk, _ = bad[0].tolist()
-            what = f"the loss of sequence {sequence} (replica {replica}) is not finite from chunk {chunk} on"
-            raise _before_update(step, what)
-
-
-def _before_update(step: int, what: str) -> NumericsError:
-    """Return the error for weights of the step before; the last weights with a finite loss are older."""
-    message = f"step {step}: {what}. Parameters are as before this step."
-    return NumericsError(message, step, sound=step - 2)
 
 
 def _sum_in_order(values: Tensor) -> float:

@@ -4,13 +4,19 @@ All ranks take the same steps in the same order. What several of them do togethe
 succeeds on all of them or fails on all of them, so that none waits for another that has given up.
 """
 
+import dataclasses
+import gc
 import math
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+
+from tttscale import codes
 from tttscale.cluster.interrupts import SaveRequests
 from tttscale.cluster.ranks import Ranks
 from tttscale.cluster.torchelastic import tell_torchrun
@@ -22,20 +28,26 @@ from tttscale.scan.sweep import Sweeps
 from tttscale.scan.timeline import Activity
 from tttscale.supervise.page import Phase, enter, say
 from tttscale.train import build
+from tttscale.train.attempt import RunAttempt
 from tttscale.train.checkpoint.compatibility import check_compatible, start_notices
 from tttscale.train.checkpoint.manager import Checkpoint, CheckpointManager, Saved
 from tttscale.train.checkpoint.snapshot import TrainingState
 from tttscale.train.description import describe
 from tttscale.train.divergence import Divergence
 from tttscale.train.engine import Engine
+from tttscale.train.left_out import LeftOut
+from tttscale.train.non_finite import StepError
+from tttscale.train.on_divergence import OnDivergence, WayBack
 from tttscale.train.recorder import NullRecorder, Recorder, RunRecorder
+from tttscale.train.replicas import Replicas
 from tttscale.train.run_folder import check_folder, run_folder
 from tttscale.train.run_plan import RunPlan
 from tttscale.train.schedules import schedule_notices
+from tttscale.train.stragglers import Stragglers
 from tttscale.train.trainer import Evaluation, Trainer
 from tttscale.train.ways import kept
 
-SAVED_ON_REQUEST = 75
+SAVED_ON_REQUEST = codes.SAVED.number
 """Exit code after SIGUSR1: the same command, started again, resumes."""
 
 
@@ -59,8 +71,11 @@ class RunParts:
     trainer: Trainer
     notices: tuple[str, ...]
     """Lines for the console about how the parts were built."""
-    local_ranks: int
-    """Ranks of this host."""
+    ranks: Ranks
+    """Who this process is."""
+    on_divergence: OnDivergence
+    replicas: Replicas
+    stragglers: Stragglers
 
     @property
     def done(self) -> int:
@@ -76,8 +91,15 @@ class TrainingRun:
         self._plan: RunPlan | None = None
 
     @classmethod
-    def build(cls, config: Config, ranks: Ranks) -> "TrainingRun":
+    def build(
+        cls, config: Config, ranks: Ranks, attempt: RunAttempt | None = None
+    ) -> "TrainingRun":
         """Build the parts of a run; steps and checkpoints of an earlier start stay as they are.
+
+        Args:
+            config: the run's.
+            ranks: this process's place.
+            attempt: where the start is noted; None: nowhere.
 
         Raises:
             TTTScaleError: of any kind; what a single rank can find out comes first.
@@ -93,6 +115,8 @@ class TrainingRun:
         mesh = build.connect(config, ranks, device)
         build.check_same_stores(mesh, tokens)
         # 3. All ranks: find the checkpoint to resume from, and whether it fits.
+        left_out = LeftOut(mesh, run_folder(config))
+        config = left_out.applied(config)
         checkpoints = CheckpointManager(config, mesh, run_folder(config), ranks.local_world_size)
         resumed = checkpoints.find()
         if resumed is not None:
@@ -101,27 +125,21 @@ class TrainingRun:
             found = start_notices(config, tokens)
         divergence = Divergence(config, mesh, run_folder(config), resumed)
         divergence.refuse()
+        if attempt is not None:
+            found += attempt.check(mesh, resumed)
         # 4. Rank 0: take the run's folder, and say what was found.
         found = checkpoints.notices + found + schedule_notices(config.train, config.model)
         recorder: Recorder = NullRecorder()
         if ranks.rank == 0:
             recorder = RunRecorder(config, tokens, resumed, found)
+            if attempt is not None:
+                attempt.begin(resumed)
         say("folder", str(run_folder(config).absolute()))
         with _closed_on_error(recorder):
             # 5. All ranks: the checkpoints' folder, and how products are computed.
             checkpoints.check_folder()
             notices = build.choose_products(mesh, device, resumed)
             # 6. The model, its sweeps, and (all ranks) the optimizer.
-            model = build.build_model(config, device, resumed.folder if resumed else None)
-            parameters = sum(p.numel() for p in model.parameters())
-            keep = build.keep_policy(config, ranks, device, parameters)
-            sweeps = build.training_sweeps(config, model, mesh, keep)
-            evaluation_sweeps = build.evaluation_sweeps(config, model, mesh, tokens)
-            engine = build.build_engine(config, model, mesh)
-            trainer = Trainer(config, mesh, model, sweeps, engine)
-            if resumed is not None:
-                resumed.restore(engine)
-                trainer.tokens = resumed.manifest.tokens
             parts = RunParts(
                 config=config,
                 mesh=mesh,
@@ -130,14 +148,14 @@ class TrainingRun:
                 checkpoints=checkpoints,
                 divergence=divergence,
                 resumed=resumed,
-                sweeps=sweeps,
-                evaluation_sweeps=evaluation_sweeps,
-                engine=engine,
-                trainer=trainer,
                 notices=notices,
-                local_ranks=ranks.local_world_size,
+                ranks=ranks,
+                on_divergence=OnDivergence(config, left_out),
+                stragglers=Stragglers(mesh),
+                **_trained(config, ranks, mesh, device, tokens, resumed),
             )
             # 7. All ranks: room on the disk for the checkpoints to come.
+            parameters = sum(p.numel() for p in parts.sweeps.model.parameters())
             checkpoints.check_room(parameters, parts.done)
         return cls(parts)
 
@@ -150,7 +168,9 @@ class TrainingRun:
         parts = self.parts
         with _closed_on_error(parts.recorder):
             lines = describe(parts.config, parts.mesh, parts.sweeps, parts.tokens)
-            plan = RunPlan(parts.config, parts.mesh, parts.sweeps.device, parts.local_ranks)
+            plan = RunPlan(
+                parts.config, parts.mesh, parts.sweeps.device, parts.ranks.local_world_size
+            )
             for line in [*parts.notices, *lines, plan.line()]:
                 parts.recorder.log(line)
             if (warning := plan.check()) is not None:
@@ -166,23 +186,22 @@ class TrainingRun:
         Raises:
             TTTScaleError: of any kind; a NumericsError comes with advice.
         """
-        parts = self.parts
+        recorder, mesh = self.parts.recorder, self.parts.mesh
+        saves = self.parts.config.checkpoint.every > 0
+        code = None
         try:
-            self._warm_up()
-            self._archive_later_steps()
-            saves = parts.config.checkpoint.every > 0
-            with (
-                requests.also_sigterm() if saves else nullcontext(),
-                parts.checkpoints.finished(self._report_saved),
-            ):
-                code = self._steps(requests)
+            with requests.also_sigterm() if saves else nullcontext():
+                while code is None:
+                    self._warm_up()
+                    self._archive_later_steps()
+                    code = self._steps_or_roll_back(requests)
         except NumericsError as error:
-            raise parts.divergence.explained(error) from None
+            raise self.parts.divergence.explained(error) from None
         finally:
-            parts.recorder.close()
+            recorder.close()
         if code:
-            parts.mesh.gather([0.0])  # a launcher ends all ranks once one has ended with a code
-        parts.mesh.close()
+            mesh.gather([0.0])  # a launcher ends all ranks once one has ended with a code
+        mesh.close()
         return code
 
     def _warm_up(self) -> None:
@@ -208,26 +227,81 @@ class TrainingRun:
                 parts.recorder.log(notice)
         parts.recorder.truncate_after(parts.done)
 
+    def _steps_or_roll_back(self, requests: SaveRequests) -> int | None:
+        """Run all steps that are left; or get ready to run them from an earlier checkpoint: None."""
+        try:
+            with self.parts.checkpoints.finished(self._report_saved):
+                return self._steps(requests)
+        except NumericsError as error:
+            enter(Phase.BUILD)
+            parts = self.parts
+            way = parts.on_divergence.roll_back(error, parts.config, parts.checkpoints)
+            del parts
+        self._roll_back(way)  # the error is gone, and with it what it held of the step
+        return None
+
+    def _roll_back(self, way: WayBack) -> None:
+        """Build model, sweeps and optimizer again from a checkpoint, as a restart would."""
+        old, tokens, device = self.parts, self.parts.tokens, self.parts.sweeps.device
+        config, checkpoint = way.config, way.checkpoint
+        for line in way.lines:
+            old.recorder.log(line)
+        old.recorder.reconfigure(config)
+        old.checkpoints.reconfigure(config)
+        fields = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
+        for name in ("sweeps", "evaluation_sweeps", "engine", "trainer", "replicas"):
+            del fields[name]
+        del self.parts, old
+        gc.collect()  # before the new ones are made
+        mesh = fields["mesh"]
+        fields |= {
+            "config": config,
+            "resumed": checkpoint,
+            "divergence": Divergence(config, mesh, run_folder(config), checkpoint),
+            **_trained(config, fields["ranks"], mesh, device, tokens, checkpoint),
+        }
+        self.parts = RunParts(**fields)
+
+    def _step(self, step: int) -> dict[str, Any]:
+        """Run a step, or skip it if its numbers cannot be used and that is asked for; return its record."""
+        parts = self.parts
+        try:
+            record = parts.trainer.step(step, parts.tokens.train)
+        except StepError as error:
+            line = parts.on_divergence.skip(error)
+            parts.recorder.log(line)
+            return {"step": step, "skipped": True, "tokens": parts.trainer.tokens}
+        parts.on_divergence.passed()
+        return record
+
     def _steps(self, requests: SaveRequests) -> int:
         parts, evaluation = self.parts, None
         steps = parts.config.train.steps
         for step in range(parts.done + 1, steps + 1):
             enter(Phase.STEP, step)
-            record = parts.trainer.step(step, parts.tokens.train)
+            record = self._step(step)
             evaluation = self._evaluate() if self._evaluates(step) else None
             enter(Phase.RECORD)
             parts.trainer.timeline.begin(Activity.RECORD)
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             parts.recorder.step(record)
-            parts.divergence.passed(step)
+            if not parts.on_divergence.has_skipped:
+                parts.divergence.passed(step)
             if step == parts.done + 1:
                 self._announce_kept_chunks()
-            if self._plan and (line := self._plan.compared(record, parts.sweeps.keep.chunks)):
+            if (
+                self._plan
+                and "skipped" not in record
+                and (line := self._plan.compared(record, parts.sweeps.keep.chunks))
+            ):
                 parts.recorder.log(line)
             asked = self._asked_to_save(requests) if step < steps else None
-            due = parts.checkpoints.due(step)
-            saved = (asked or due) and self._save(step, wait=bool(asked) or step == steps)
+            due = self._saves(step, asked is not None)
+            parts.replicas.check(step, before_save=due)
+            saved = due and self._save(step, wait=bool(asked) or step == steps)
+            if line := parts.stragglers.line(record):
+                parts.recorder.log(line)
             if asked and saved:  # if the disk refused: again after the next step
                 self._announce_saved_end(asked)
                 return SAVED_ON_REQUEST
@@ -285,6 +359,15 @@ class TrainingRun:
         number = int(heard.max())
         return signal.Signals(number) if number else None
 
+    def _saves(self, step: int, asked: bool) -> bool:
+        """Return whether to save after a step: not after one that was skipped, unless it is the last."""
+        answers = self.parts.on_divergence
+        wanted = asked or answers.owes_checkpoint or self.parts.checkpoints.due(step)
+        answers.owes_checkpoint = (
+            wanted and answers.has_skipped and step < self.parts.config.train.steps
+        )
+        return wanted and not answers.owes_checkpoint
+
     def _save(self, step: int, wait: bool) -> bool:
         """Save, or begin to; one save after the other.
 
@@ -319,6 +402,34 @@ class TrainingRun:
         if saved.done:
             self.parts.recorder.saved(saved.step)
         self.parts.recorder.log(saved.line)
+
+
+def _trained(
+    config: Config,
+    ranks: Ranks,
+    mesh: Mesh,
+    device: torch.device,
+    tokens: Mixture,
+    resumed: Checkpoint | None,
+) -> dict[str, Any]:
+    """Build what a checkpoint restores, as fields of `RunParts`: model, sweeps, optimizer. All ranks."""
+    model = build.build_model(config, device, resumed.folder if resumed else None)
+    parameters = sum(p.numel() for p in model.parameters())
+    keep = build.keep_policy(config, ranks, device, parameters)
+    sweeps = build.training_sweeps(config, model, mesh, keep)
+    evaluation_sweeps = build.evaluation_sweeps(config, model, mesh, tokens)
+    engine = build.build_engine(config, model, mesh)
+    trainer = Trainer(config, mesh, model, sweeps, engine)
+    if resumed is not None:
+        resumed.restore(engine)
+        trainer.tokens = resumed.manifest.tokens
+    return {
+        "sweeps": sweeps,
+        "evaluation_sweeps": evaluation_sweeps,
+        "engine": engine,
+        "trainer": trainer,
+        "replicas": Replicas(config.train.check_replicas_every, mesh, model),
+    }
 
 
 def _print_waiting(ranks: Ranks) -> None:

@@ -24,7 +24,7 @@ _FREE = re.compile(
 may be found late."""
 _SILENT = re.compile(
     r"\.store$|^(checkpoint|logging|evaluate)\.|^run\.(name|dir)$|^model\.(preset|init|initial_weights)$|"
-    r"^train\.ignore_memory$"
+    r"^train\.(ignore_memory|hang_seconds)$"
 )
 """Keys whose differences are not worth a notice."""
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from tttscale.codes import DISK
 from tttscale.comm.aside import Aside, Gathers
 from tttscale.comm.collective import on_all_ranks
 from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.observe import human
-from tttscale.supervise.codes import DISK
 from tttscale.supervise.page import Phase, enter
 from tttscale.train.checkpoint.background import done_now, in_background
 from tttscale.train.checkpoint.disk_room import check_disk_room
@@ -150,6 +150,24 @@ class CheckpointManager:
                 "files back, or start again under another run.name."
             )
         return None
+
+    def find_sound(self, step: int) -> Checkpoint | None:
+        """Find the newest whole checkpoint of at most `step`, to roll back to; None: there is none.
+
+        Raises:
+            CheckpointError: one cannot be read just now.
+        """
+        there = self._on_all(lambda: self._folder.steps() if self._mesh.rank == 0 else [])[0]
+        for each in there:
+            if each <= step:
+                with suppress(DamagedError):
+                    return self._validated(each)
+        return None
+
+    def reconfigure(self, config: Config) -> None:
+        """Save this configuration from now on; it differs in the data that is left out."""
+        self._config = config
+        self._writer.reconfigure(config)
 
     def save(self, state: TrainingState, before_commit: Callable[[], None] | None = None) -> Saved:
         """Write a checkpoint, then remove those beyond `checkpoint.keep`; none is under way.

@@ -51,6 +51,10 @@ class CheckpointWriter:
         self._committing = Lock()
         self._given_up = False
 
+    def reconfigure(self, config: Config) -> None:
+        """Write this configuration from now on; nothing is being written."""
+        self._config = config
+
     def write(self, snapshot: Snapshot, before_commit: Callable[[], None] | None) -> Committed:
         """Write a checkpoint, then remove those beyond `checkpoint.keep`.
 

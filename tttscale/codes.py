@@ -14,7 +14,11 @@ class Code(NamedTuple):
 
 
 DONE = Code(0, "done", "the command has done what was asked", False)
-USAGE = Code(64, "usage", "a flag, key or configuration is wrong", False)
+PROBLEM = Code(1, "problem", "`doctor` has found a problem; its report says which", False)
+FLAGS = Code(
+    2, "flags", "the command line has an unknown verb or flag, or lacks an argument", False
+)
+USAGE = Code(64, "usage", "a key, a flag's value or the configuration is wrong", False)
 DATA = Code(65, "data", "a token store, tokenizer or text is missing or damaged", False)
 CHECKPOINT = Code(
     66, "checkpoint", "weights or a checkpoint are missing, damaged or do not fit", False
@@ -27,5 +31,18 @@ PEER = Code(71, "peer lost", "a rank was killed, or its host or launcher is gone
 HANG = Code(72, "hang", "a rank stopped making progress, or all of them waited", True)
 DISK = Code(74, "disk", "a disk is full or fails", False)
 SAVED = Code(75, "saved", "saved and ended as asked; the same command resumes", True)
-NUMERICS = Code(76, "numerics", "a loss, gradient or weight is not a finite number", False)
-CODES = (DONE, USAGE, DATA, CHECKPOINT, LAUNCH, BUG, PEER, HANG, DISK, SAVED, NUMERICS)
+NUMERICS = Code(
+    76,
+    "numerics",
+    "a loss, gradient, carry or weight is not a finite number, or ranks hold different parameters",
+    False,
+)
+LOOP = Code(
+    77, "crash loop", "start after start failed without progress, so no more is begun", False
+)
+INTERRUPTED = Code(130, "interrupted", "Ctrl-C (SIGINT) ended it", True)
+TERMINATED = Code(143, "terminated", "SIGTERM ended it, without a save", True)
+CODES = (
+    *(DONE, PROBLEM, FLAGS, USAGE, DATA, CHECKPOINT, LAUNCH, BUG, PEER, HANG, DISK, SAVED),
+    *(NUMERICS, LOOP, INTERRUPTED, TERMINATED),
+)
