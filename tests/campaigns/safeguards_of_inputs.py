@@ -89,7 +89,7 @@ SAFEGUARDS = (
     Safeguard(
         "no rank ends with a code before all are done",
         "tttscale/train/training_run.py",
-        "            parts.mesh.gather([0.0])",
+        "            mesh.gather([0.0])",
         "            pass",
         ("tests/train/test_resume.py::test_no_rank_ends_with_a_code_before_all_are_done",),
     ),
