@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tttscale.bench import calibrate
 from tttscale.cli import app
-from tttscale.errors import ConfigError
+from tttscale.errors import ConfigError, DiskError
 from tttscale.plan import plan_run, rehearsal_run
 from tttscale.writable import check_file, check_folder, writing
 
@@ -70,10 +70,13 @@ def test_folders(tmp_path):
 
 def test_an_error_names_path_and_reason(tmp_path):
     with (
-        pytest.raises(ConfigError, match=r"^--x /a/b: cannot write: .*No space.*Check space"),
+        pytest.raises(DiskError, match=r"^--x /a/b: cannot write: .*No space.*Check space"),
         writing(Path("/a/b"), "--x"),
     ):
         raise OSError(28, "No space left on device")
+    with pytest.raises(ConfigError) as refused, writing(Path("/a/b"), "--x"):
+        raise PermissionError(13, "Permission denied")
+    assert refused.value.exit_code == 64
 
 
 def none(*_, **__):

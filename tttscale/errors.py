@@ -10,7 +10,7 @@ import errno
 from tttscale import codes
 from tttscale.scrub import scrubbed
 
-_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 
 
 class TTTScaleError(Exception):
@@ -27,6 +27,12 @@ class ConfigError(TTTScaleError):
     """A configuration file, key, override or command-line flag is wrong."""
 
     exit_code = codes.USAGE.number
+
+
+class DiskError(ConfigError):
+    """A place that a key or flag has named cannot be written: its disk is full or fails."""
+
+    exit_code = codes.DISK.number
 
 
 class DataError(TTTScaleError):
@@ -59,16 +65,10 @@ class PeerError(TTTScaleError):
     exit_code = codes.PEER.number
 
 
-class DiskError(TTTScaleError):
-    """A disk is full, a quota is used up, or a disk fails: nothing that another value of a key would mend."""
-
-    exit_code = codes.DISK.number
-
-
 class CrashLoopError(TTTScaleError):
     """A run failed in start after start without progress; starting it once more by itself leads nowhere."""
 
-    exit_code = 77
+    exit_code = codes.LOOP.number
 
 
 class ReplicaError(TTTScaleError):
@@ -96,7 +96,7 @@ class NumericsError(TTTScaleError):
 
 
 def of_disk(error: BaseException) -> bool:
-    """Whether it says that a disk is full, a quota is used up, or a disk fails."""
+    """Whether it says that a disk is full, a limit of size is reached, or a disk fails."""
     return isinstance(error, OSError) and error.errno in _OF_DISK
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tttscale.errors import ConfigError
+from tttscale.errors import ConfigError, DiskError, of_disk
 
 
 def check_folder(folder: Path, option: str = "--out", names: Sequence[str] = ()) -> None:
@@ -54,12 +54,14 @@ def writing(path: Path, option: str = "") -> Iterator[None]:
         option: that has named it, if one has.
 
     Raises:
-        ConfigError: the file system refused.
+        DiskError: the disk is full or fails.
+        ConfigError: the file system refused for another reason.
     """
     try:
         yield
     except OSError as error:
-        raise ConfigError(
+        kind = DiskError if of_disk(error) else ConfigError
+        raise kind(
             f"{option} {path}: cannot write: {error}. Check space and permissions, or name another.".lstrip()
         ) from error
 

@@ -27,8 +27,8 @@ _CAUSES = {
     "kill both": "host or supervisor gone",
     "kill launcher": "launcher is gone",
     "stop": r"stopped \(SIGSTOP\)",
-    "loop": "no progress for",
-    "lock": "no progress for",
+    "loop": "no progress for|computes without end",
+    "lock": "no progress for|computes without end",
     "raise": f"ArithmeticError: {re.escape(MESSAGE)} in rank",
     "disk full": "No space left on device",
     "metrics full": "No space left on device",
@@ -47,8 +47,9 @@ SHORT_HANG_SECONDS = 1.5
 """The key where a rank hangs outside of steps."""
 _ELSEWHERE = 10.0
 CRASH_SECONDS, AFTER_DEADLINE_SECONDS = 10.0, 5.0
-_DISK_STEPS = 2
-"""A checkpoint that cannot be written is tried again after each of the next steps."""
+_DISK_STEPS = 3
+"""A checkpoint that cannot be written is tried again after each of the next steps, and the third failure is
+heard of a step later."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Episode:
     """Further keys of the run."""
     resumes: bool = True
     """Start it again by the same command, and compare with the undisturbed run."""
+    later: int = 0
+    """So many steps later than it says for the place; or earlier, below zero."""
     number: int = field(default=0, compare=False)
 
     @property
@@ -116,9 +119,14 @@ class Episode:
         return tuple(range(self.ranks)) if self.fault == "kill launcher" else self.victims
 
     @property
+    def made_in(self) -> int:
+        """The step in which the fault is made; 0: before the first."""
+        return self.place.step + self.later
+
+    @property
     def step(self) -> tuple[int, int]:
         """First and last step that may be named."""
-        step = self.place.step
+        step = self.made_in
         if self.fault in SUPERVISOR or self.fault == "kill launcher":
             return 0, step + 1  # what it was heard to do last
         if self.fault == "disk full":
@@ -128,7 +136,7 @@ class Episode:
     @property
     def phases(self) -> tuple[str, ...]:
         """Phases that may be named; empty: any."""
-        vague = self.fault in SUPERVISOR or self.fault == "kill launcher" or not self.place.phase
+        vague = self.fault in (*SUPERVISOR, "kill launcher", "disk full") or not self.place.phase
         return () if vague else (self.place.phase,)
 
     @property
@@ -173,7 +181,8 @@ def _by_hand(chooser: random.Random) -> Iterator[Episode]:
     yield Episode("two killed", "set-up", 3, (0, 2))
     yield Episode("cut link", "wait", 3, (1, 2))
     yield Episode("cut link", "backward", 4, (2, 3))
-    yield Episode("disk full", "checkpoint", 2, (0,), overrides=("checkpoint.every=1",))
+    every = ("checkpoint.every=1",)
+    yield Episode("disk full", "checkpoint", 2, (0,), overrides=every, later=-2)
     yield Episode("metrics full", "records", 3, (0,))
     if _background():
         yield Episode("kill", "saving", 2, (0,))
@@ -204,5 +213,3 @@ def _under_launchers(chooser: random.Random, launchers: Sequence[str]) -> Iterat
 
 def _turns(chooser: random.Random, values: Sequence[T]) -> Iterator[T]:
     return itertools.cycle(chooser.sample(values, len(values)))
-
-

@@ -33,8 +33,8 @@ class Healthy:
         """Say it for people."""
         found = f"false alarm: {self.wrong}" if self.wrong else "no alarm"
         return (
-            f"{self.steps:,} healthy steps of {HEALTHY_RANKS} ranks (the first took {self.first_seconds:.1f} s, "
-            f"the median {self.median_seconds:.3f} s): {found}"
+            f"{self.steps:,} healthy steps of {HEALTHY_RANKS} ranks (the first took "
+            f"{self.first_seconds:.1f} s, the median {self.median_seconds:.3f} s): {found}"
         )
 
 

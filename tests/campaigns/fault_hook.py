@@ -1,4 +1,4 @@
-"""Makes one fault in a rank, at one place of a run: what `tests.campaigns.faults` puts into processes of tests.
+"""Makes one fault in a rank, at one place of a run: what `tests.campaigns.faults` puts into its processes.
 
 Nothing of it is in `tttscale`. `install` patches functions of the package as soon as they are imported, and
 leaves a note in a folder of the campaign before the fault happens: the ground truth of an episode. Standard
@@ -58,10 +58,14 @@ PLACES = {
         "records", ((_RECORDER, "RunRecorder.step"), (_RECORDER, "NullRecorder.step")), step=3
     ),
     "checkpoint": Place(
-        "checkpoint", ((_MANAGER, "CheckpointManager.save"), (_MANAGER, "CheckpointManager.begin")), step=4
+        "checkpoint",
+        ((_MANAGER, "CheckpointManager.save"), (_MANAGER, "CheckpointManager.begin")),
+        step=4,
     ),
     "closing": Place(
-        "closing", ((_RECORDER, "RunRecorder.finish"), (_RECORDER, "NullRecorder.finish")), step=LAST_STEP
+        "closing",
+        ((_RECORDER, "RunRecorder.finish"), (_RECORDER, "NullRecorder.finish")),
+        step=LAST_STEP,
     ),
     "saving": Place("", ((_WRITER, "CheckpointWriter._write_files"),), step=4),
 }
@@ -82,6 +86,7 @@ class Injection:
     def __init__(self, order: dict) -> None:
         self._fault, self._name = order["fault"], order["place"]
         self._place, self._order = PLACES[self._name], order
+        self._when = self._place.step + order.get("later", 0)
         self._folder, self._step = Path(order["folder"]), 0
         self._rank = _own_rank()
         self._shots = 0
@@ -127,7 +132,7 @@ class Injection:
 
     def _at_place(self) -> None:
         """Make the fault if it is this rank's, and its step."""
-        if self._rank not in self._order["ranks"] or self._step != self._place.step:
+        if self._rank not in self._order["ranks"] or self._step != self._when:
             return
         if self._shots:
             return
@@ -135,7 +140,9 @@ class Injection:
         if self._fault == "cut link":  # noted when it is cut
             _cut_link(self._folder, self._rank, self._order["other"])
         try:
-            note = os.open(self._folder / f"fired-{self._rank}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            note = os.open(
+                self._folder / f"fired-{self._rank}", os.O_CREAT | os.O_EXCL | os.O_WRONLY
+            )
         except FileExistsError:  # started again
             return
         fired = {
@@ -257,13 +264,13 @@ def fill_the_disk(folder: Path) -> None:
 def fill_the_metrics() -> None:
     """Have the file of metrics stand on a disk that is full."""
     full = os.open("/dev/full", os.O_WRONLY)
-    for number in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            is_metrics = os.readlink(f"/proc/self/fd/{number}").endswith("/metrics.jsonl")
+            is_metrics = link.readlink().name == "metrics.jsonl"
         except OSError:
             continue
         if is_metrics:
-            os.dup2(full, int(number))
+            os.dup2(full, int(link.name))
 
 
 def _launcher(driver: int) -> int:
@@ -284,7 +291,10 @@ def _stat(pid: int) -> tuple[str, int]:
 
 def _cut_link(folder: Path, rank: int, other: int) -> None:
     """From now on no packet passes between two ranks, which are in a network namespace of their own."""
-    own, theirs = _connections(os.getpid()), _connections(int((folder / f"here-{other}").read_text()))
+    own, theirs = (
+        _connections(os.getpid()),
+        _connections(int((folder / f"here-{other}").read_text())),
+    )
     shared = {(a, b) for a, b in own if (b, a) in theirs}
     if not shared:
         raise RuntimeError(f"no connection between ranks {rank} and {other}")
@@ -298,7 +308,7 @@ def _connections(pid: int) -> set[tuple[int, int]]:
     inodes = set()
     for number in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            inodes.add(os.readlink(number))
+            inodes.add(str(number.readlink()))
         except OSError:
             continue
     found = set()
@@ -329,7 +339,9 @@ def patch(wraps: dict) -> None:
 def _patch(module, attribute: str, wrap) -> None:
     *path, name = attribute.split(".")
     owner = functools.reduce(getattr, path, module)
-    if hasattr(owner, name):  # not all classes have all of them; a fault that is not made is an error
+    if hasattr(
+        owner, name
+    ):  # not all classes have all of them; a fault that is not made is an error
         setattr(owner, name, wrap(getattr(owner, name)))
 
 

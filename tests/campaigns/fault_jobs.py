@@ -76,11 +76,9 @@ def configuration(folder: Path) -> dict[str, Any]:
 
 def prepare(folder: Path) -> None:
     """Write the token store and the configuration."""
-    lines = ["the quick brown fox jumps over the lazy dog. " * 8 for _ in range(100)]
+    lines = [f"{n} quick brown foxes jump over {n + 1} lazy dogs. " * 8 for n in range(100)]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    build_store(
-        folder / "store", [str(folder / "text.jsonl")], BuildOptions(holdout_fraction=0.3)
-    )
+    build_store(folder / "store", [str(folder / "text.jsonl")], BuildOptions(holdout_fraction=0.3))
     (folder / "run.yaml").write_text(yaml.safe_dump(configuration(folder)))
 
 
@@ -205,7 +203,9 @@ def _launched(words: Sequence[str], episode: Episode, environ: dict[str, str]) -
     if episode.launcher == "bash":
         numbers = {"WORLD_SIZE": str(episode.ranks), "LOCAL_WORLD_SIZE": str(episode.ranks)}
         environ |= {"MASTER_ADDR": "127.0.0.1", **numbers}
-        return Fresh(["bash", "-c", LOOP, "loop", sys.executable, "-m", "tttscale", *words], environ)
+        return Fresh(
+            ["bash", "-c", LOOP, "loop", sys.executable, "-m", "tttscale", *words], environ
+        )
     if episode.launcher == "deepspeed":
         environ |= {"DEEPSPEED_ARGS": f"--master_port {port}"}
     if episode.launcher == "mpirun":
@@ -274,7 +274,9 @@ def _is_of(pid: int, sessions: set[int], mark: str) -> bool:
 
 def _name(pid: int) -> str:
     with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        words = (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
         return f"{pid} {words[:80]}"
     return str(pid)
 

@@ -28,7 +28,10 @@ An episode starts a real job and makes one fault in it, at one place of a run. I
   steps; outside of steps the deadline is ten times the key, which is {SHORT_HANG_SECONDS:g} there;
 - every rank printed the one line `FAILED rank=...`, all the same one, with the right rank, phase, step and a
   cause that fits. A rank whose supervisor was killed prints none; of it, phase and step are those that were
-  heard last and not graded. If a launcher is killed any rank may be named, but all name the same;
+  heard last and not graded. If a launcher is killed any rank may be named, but all name the same.
+  What ranks print goes through mpirun: if that is killed nobody reads it, and if a process that it started
+  is killed it kills all others within a third of a second and names the rank itself, which is graded then
+  in place of the line;
 - every process ended with the exit code of the table; launchers have codes of their own, which must not be 0;
 - no process was left, found by its session and by a variable of its environment;
 - `failure.json` names the same rank, cause and code, and the stacks of a hung rank have the function in them
@@ -137,7 +140,9 @@ def _faults(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _ranks(results: Sequence[Result]) -> list[dict[str, Any]]:
     sizes = sorted({result.episode.ranks for result in results})
-    return [{"ranks": n, "right": _cell([r for r in results if r.episode.ranks == n])} for n in sizes]
+    return [
+        {"ranks": n, "right": _cell([r for r in results if r.episode.ranks == n])} for n in sizes
+    ]
 
 
 def _lost(results: Sequence[Result]) -> str:

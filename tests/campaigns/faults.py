@@ -48,12 +48,19 @@ class Campaign:
         self.folder, self._patience = folder, patience
         prepare(folder)
 
-    def undisturbed(self, ranks: int) -> None:
-        """Make `truth-RANKS`: what every run of so many ranks has to come to."""
+    def undisturbed(self, ranks: int, name: str = "") -> None:
+        """Make `truth-RANKS`: what every run of so many ranks has to come to.
+
+        Args:
+            ranks: how many.
+            name: of the run, if it is another one.
+        """
         episode = Episode("none", "imports", ranks, ())
-        ended = Job(self.folder, episode, f"truth-{ranks}").wait(_START_SECONDS)
+        ended = Job(self.folder, episode, name or f"truth-{ranks}").wait(_START_SECONDS)
         if any(code != 0 for code in ended.codes):
-            raise SystemExit(f"the undisturbed run of {ranks} ranks ended with {ended.codes}: {ended.texts}")
+            raise SystemExit(
+                f"the undisturbed run of {ranks} ranks ended with {ended.codes}: {ended.texts}"
+            )
 
     def run(self, episode: Episode) -> Result:
         """Run an episode and grade it."""
@@ -81,6 +88,7 @@ class Campaign:
         order = {
             "fault": episode.fault,
             "place": episode.at,
+            "later": episode.later,
             "ranks": episode.victims[:1] if episode.fault == "cut link" else episode.victims,
             "other": episode.victims[-1],
             "folder": str(notes),
@@ -132,7 +140,9 @@ def campaign(chosen: Sequence[Episode], patience: float, processes: int, steps: 
         def one(episode: Episode) -> Result:
             result = runs.run(episode)
             sign = "ok" if result.passed else "WRONG"
-            print(f"{sign:5}  {episode.number:3}  {episode.name}: {result.seconds:.1f} s", flush=True)
+            print(
+                f"{sign:5}  {episode.number:3}  {episode.name}: {result.seconds:.1f} s", flush=True
+            )
             for grade, what in result.wrong.items():
                 print(f"            {grade}: {what}", flush=True)
             return result
@@ -145,14 +155,26 @@ def campaign(chosen: Sequence[Episode], patience: float, processes: int, steps: 
 
 def main() -> None:
     """Run the campaign."""
-    parser = argparse.ArgumentParser(description="Does a job that fails end in time, with its culprit?")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="episodes with all these in their names")
+    parser = argparse.ArgumentParser(
+        description="Does a job that fails end in time, with its culprit?"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="episodes with all these in their names",
+    )
     parser.add_argument("--list", action="store_true", help="name all episodes and end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=_PROCESSES, help="jobs side by side")
-    parser.add_argument("--patience", type=float, default=1.0, help="everything may take so many times longer")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="everything may take so many times longer"
+    )
     parser.add_argument("--healthy", type=int, default=1000, metavar="STEPS", help="0: none")
-    parser.add_argument("--words", action="store_true", help="show what the processes of a wrong episode said")
+    parser.add_argument(
+        "--words", action="store_true", help="show what the processes of a wrong episode said"
+    )
     parser.add_argument("--out", type=Path, help="report path without suffix")
     asked = parser.parse_args()
     absent = {name: why for name in LAUNCHERS if (why := missing(name))}

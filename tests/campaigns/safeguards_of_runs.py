@@ -187,6 +187,53 @@ SAFEGUARDS = (
         (_DIVERGENCE + "test_what_is_no_number_is_never_saved",),
     ),
     Safeguard(
+        "a checkpoint beside the steps is written from a copy",
+        "tttscale/train/checkpoint/snapshot.py",
+        "view.copy_(tensor, non_blocking=True)",
+        "tensor",
+        ("tests/train/checkpoint/test_snapshot.py::test_a_copy_stays_what_it_was",),
+    ),
+    Safeguard(
+        "a run that has ended commits nothing",
+        "tttscale/train/checkpoint/writer.py",
+        "            if self._given_up:",
+        "            if False:",
+        (
+            "tests/train/checkpoint/test_writer.py::"
+            "test_given_up_it_never_gets_its_name",
+        ),
+    ),
+    Safeguard(
+        "a failure that no other rank knows of ends the run",
+        "tttscale/train/checkpoint/manager.py",
+        "            self._under_way = None\n            raise error\n",
+        "            return False\n",
+        (
+            "tests/train/checkpoint/test_manager_background.py::"
+            "test_a_fault_of_ours_is_not_swallowed",
+        ),
+    ),
+    Safeguard(
+        "the third failure in a row ends the run",
+        "tttscale/train/checkpoint/manager.py",
+        "        if self._failures == _FAILURES:",
+        "        if False:",
+        (
+            "tests/train/checkpoint/test_manager_background.py::"
+            "test_three_failures_in_a_row_end_the_run_on_all_ranks",
+        ),
+    ),
+    Safeguard(
+        "a run that is killed while its first save is written starts again",
+        "tttscale/train/run_folder.py",
+        " and not (done <= 2 * every and checkpoints.partial(every).is_dir())",
+        "",
+        (
+            _RUN_FOLDER
+            + "test_killed_while_its_first_save_is_written_beside_the_steps_it_starts_again",
+        ),
+    ),
+    Safeguard(
         "damage that one rank sees is everybody's",
         "tttscale/comm/collective.py",
         '        if "problem" in row:',
@@ -260,8 +307,8 @@ SAFEGUARDS = (
     Safeguard(
         "a run with metrics beyond its first checkpoint is not started over",
         "tttscale/train/run_folder.py",
-        "    elif done > every > 0:",
-        "    elif False:",
+        "    elif done > every > 0 and not (",
+        "    elif False and not (",
         (_RUN_FOLDER + "test_a_run_whose_checkpoints_are_lost_is_not_started_over",),
     ),
     Safeguard(

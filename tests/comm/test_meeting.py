@@ -16,6 +16,8 @@ from tttscale.cluster.ranks import Ranks
 from tttscale.comm import first_store, meeting
 from tttscale.comm import mesh as meshes
 from tttscale.errors import LaunchError
+from tttscale.supervise.page import Page
+from tttscale.supervise.place import Place
 
 CPU = torch.device("cpu")
 
@@ -153,3 +155,32 @@ def test_who_waits_says_so_and_continues(quick, monkeypatch, capsys):
     assert ", 127.0.0.1) reaches nobody at 127.0.0.1:" in lines[1]
     assert "MASTER_PORT" in lines[1]
     assert lines[1].endswith("Still waiting.")
+
+
+def with_a_page(ranks, port):
+    """What a rank's supervisor reads on the page after the meeting."""
+    Page.own = Page()
+    if ranks.rank == 0:
+        Page.own.say("hub", Place((), 4321, "t" * 32).text())
+    world = ranks.world_size
+    meshes.start(Ranks(ranks.rank, world, 0, world, "127.0.0.1", port, "environment"), 1, CPU)
+    return Page.own.text("hub")
+
+
+def test_ranks_hand_on_where_supervisors_meet():
+    """Rank 0 knows the port only; how the others reached it is where they look."""
+    first, *others = run_ranks(with_a_page, 3, free_port(), timeout_seconds=120)
+    assert Place.of(first) == Place((), 4321, "t" * 32)
+    for text in others:
+        assert Place.of(text) == Place(("127.0.0.1",), 4321, "t" * 32)
+
+
+def without_a_page(ranks, port):
+    Page.own = Page() if ranks.rank else None
+    world = ranks.world_size
+    meshes.start(Ranks(ranks.rank, world, 0, world, "127.0.0.1", port, "environment"), 1, CPU)
+    return "" if Page.own is None else Page.own.text("hub")
+
+
+def test_without_a_supervisor_of_rank_0_none_is_told():
+    assert run_ranks(without_a_page, 2, free_port(), timeout_seconds=120) == ["", ""]

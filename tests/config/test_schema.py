@@ -38,3 +38,16 @@ def test_other_transports_are_refused_with_those_that_there_are(write, value):
     said = refused(write(), f"parallel.transport={value}")
     assert said.startswith(f"override 'parallel.transport={value}': parallel.transport")
     assert "expected 'auto', 'torch' or 'mpi'" in said
+
+
+@pytest.mark.parametrize(("value", "found"), [("auto", "auto"), ("0", 0), ("90", 90), ("2.5", 2.5)])
+def test_when_a_rank_hangs(write, value, found):
+    assert load_config(write(), [f"train.hang_seconds={value}"]).train.hang_seconds == found
+    assert load_config(write()).train.hang_seconds == "auto"
+
+
+@pytest.mark.parametrize("value", ["-1", "never", "null", "true", "[60]", ".nan", ".inf"])
+def test_no_time_after_which_a_rank_hangs(write, value):
+    said = refused(write(), f"train.hang_seconds={value}")
+    assert "train.hang_seconds" in said
+    assert "expected auto, or a number of at least 0" in said

@@ -75,11 +75,14 @@ class Slurm:
         assert found
         return found[1]
 
-    def wait_for_requeue(self, job: int, timeout_seconds: float = 300.0) -> None:
-        """Wait until a job is queued again, and let it start without Slurm's delay of minutes."""
+    def wait_for_requeue(
+        self, job: int, delay_seconds: int = 15, timeout_seconds: float = 300.0
+    ) -> None:
+        """Wait until a job is queued again, and let it start sooner than after Slurm's two minutes."""
         poll(lambda: self.shown(job, "Restarts") != "0", f"job {job} again", timeout_seconds)
         poll(lambda: self.state(job) == "PENDING", f"job {job} waits", timeout_seconds)
-        self.call(f"scontrol update JobId={job} StartTime=now || true")
+        # Not at once: the credential of the start before is revoked for some seconds.
+        self.call(f"scontrol update JobId={job} StartTime=now+{delay_seconds} || true")
 
     def wait_until_idle(self) -> None:
         """Wait until both nodes can take a job."""

@@ -56,7 +56,7 @@ def test_what_supervisors_found_out_comes_before_what_rank_0_said(tmp_path):
     attempts.end(tmp_path, 1, 71, 7, "lost rank 2")
     write_failure(tmp_path)
     (told,) = read_attempts(tmp_path)
-    assert told.end.cause == "rank 3 on b, step, step 8: SIGKILL"
+    assert told.end.cause == "rank 3 on b in step 8: SIGKILL"
     assert (told.end.code, told.end.step) == (71, 7)
     begin(tmp_path, start(0, 1))  # it becomes a line, and is not taken for the next one's
     assert not (tmp_path / "failure.json").exists()
@@ -108,7 +108,8 @@ def test_lines_that_are_not_ours_are_left_out(tmp_path, line):
     assert read_attempts(tmp_path)[-1].start.restart == 1
 
 
-def test_the_file_is_bounded(tmp_path):
+def test_the_file_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # five hundred of them take a while
     path = tmp_path / "attempts.jsonl"
     for number in range(1, 260):
         assert begin(tmp_path, start(number, 1)) == number

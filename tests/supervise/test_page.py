@@ -84,3 +84,31 @@ def test_a_rank_that_waits_is_no_busy_one(shared):
     assert not shared.read().waits
     shared.enter(Phase.MEET)
     assert shared.read().waits
+
+
+def test_a_sum_over_all_ranks_is_a_wait(shared, monkeypatch):
+    monkeypatch.setattr(Page, "own", shared)
+    shared.enter(Phase.STEP, 2)
+    shared.beat("advance", "forward", Task, 4)
+    before = shared.read()
+    with page.waiting():
+        assert shared.read().waits
+        assert shared.read().activity == "idle"
+    after = shared.read()
+    assert (after.where(), after.activity) == (before.where(), "advance")
+    assert after.count > before.count
+    shared.beat("reduce")
+    with page.waiting():
+        assert shared.read().activity == "reduce"
+    assert shared.read().activity == "reduce"
+
+
+def test_it_says_whether_a_chunk_was_run(shared):
+    shared.enter(Phase.STEP, 2)
+    shared.beat("idle")
+    assert not shared.read().swept
+    shared.beat("wait", "forward", Task, 1)
+    shared.beat("idle")
+    assert shared.read().swept
+    shared.enter(Phase.EVALUATE)
+    assert not shared.read().swept

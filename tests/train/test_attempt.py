@@ -72,7 +72,7 @@ def test_a_start_by_hand_is_told_and_begun(folder):
     assert start(folder, *words, restart=1).returncode == 77
     by_hand = start(folder, *words)
     assert by_hand.returncode == 0
-    assert "the last 1 starts failed without progress (no checkpoint yet)" in by_hand.stdout
+    assert "the last start failed without progress (no checkpoint yet)" in by_hand.stdout
     assert "this start by hand is begun all the same" in by_hand.stdout
 
 

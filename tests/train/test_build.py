@@ -9,6 +9,8 @@ from tests.ranks import run_ranks, values
 from tests.train.small import small_config, small_trainer, small_windows
 from tttscale.comm import mesh as meshes
 from tttscale.errors import DataError
+from tttscale.supervise.deadline import Rules
+from tttscale.supervise.page import Page
 from tttscale.train import build
 
 
@@ -129,3 +131,18 @@ def test_a_run_on_the_cpu_leaves_a_gpu_of_the_host_alone(monkeypatch):
     for device, accelerator, peak_bytes in values(run_ranks(on_a_host_with_a_gpu, 2)):
         assert (device, accelerator) == ("cpu", "cpu")
         assert peak_bytes > 1 << 20
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("auto", 60.0), (0, 0.0), (2.5, 2.5), (900, 900.0)])
+def test_what_the_supervisor_must_know(asked, seconds):
+    config = small_config(4, "contiguous", 1, 1, hang_seconds=asked)
+    assert build.hang_rules(config) == Rules(seconds, 4, "contiguous")
+
+
+def test_the_supervisor_is_told_before_ranks_meet(monkeypatch):
+    monkeypatch.setattr(Page, "own", Page())
+    told = []
+    monkeypatch.setattr(meshes, "start", lambda *_, **__: told.append(Page.own.text("watch")))
+    config = small_config(1, "striped", 1, 1, hang_seconds=7)
+    build.connect(config, SimpleNamespace(rank=0), torch.device("cpu"))
+    assert told == [Rules(7.0, 1, "striped").text()]

@@ -81,12 +81,10 @@ def test_saves_beside_the_steps_change_no_number(folder, whole):
     words = ("train", folder / "run.yaml", "run.name=beside", *SAVES)
     done = tttscale(*words, before=late)
     assert done.returncode == 0, done.stderr
-    assert (
-        len(re.findall(r"checkpoints/step-[2468] \(.* of which the step waited", done.stdout)) == 4
-    )
+    assert len(re.findall(r"checkpoints/step-[2468] \(.*; the step waited", done.stdout)) == 4
     assert (records(folder, "beside"), weights(folder, "beside")) == whole
     waits = run(folder, "run.name=waits", *SAVES, "checkpoint.background=false")
-    assert "of which" not in waits.stdout
+    assert "the step waited" not in waits.stdout
     assert (records(folder, "waits"), weights(folder, "waits")) == whole
 
 

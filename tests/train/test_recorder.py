@@ -11,7 +11,7 @@ import torch
 from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
 from tttscale.data.windows.mixture import Mixture
-from tttscale.errors import ConfigError
+from tttscale.errors import ConfigError, DiskError
 from tttscale.observe.plots import plot_run
 from tttscale.train.recorder import RunRecorder, check_folder
 
@@ -74,7 +74,7 @@ def test_a_full_disk_costs_the_weights_only_and_leaves_nothing_half_written(conf
     weights = sum(p.numel() for p in model.parameters()) * 4
     model.register_buffer("large", torch.zeros(1 << 20))
     with (
-        pytest.raises(ConfigError, match=r"run\.dir = '.*': cannot write to .*File too large"),
+        pytest.raises(DiskError, match=r"run\.dir = '.*': cannot write to .*File too large"),
         largest_file(max(weights, 1 << 20)),
     ):
         recorder.finish(model, POSITIONS)

@@ -103,6 +103,26 @@ def test_killed_in_its_first_save_it_starts_again(tmp_path):
     check_folder(config)
 
 
+@pytest.mark.parametrize(
+    ("steps", "again"), [(EVERY + 3, True), (2 * EVERY, True), (2 * EVERY + 1, False)]
+)
+def test_killed_while_its_first_save_is_written_beside_the_steps_it_starts_again(
+    tmp_path, steps, again
+):
+    """Before the second is due; with more steps the first has been there, and is lost."""
+    config = settings(tmp_path)
+    _, checkpoints = started(config, steps)
+    shutil.rmtree(checkpoints.root)
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+        check_folder(config)
+    checkpoints.announce(EVERY)
+    if again:
+        check_folder(config)
+        return
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+        check_folder(config)
+
+
 @pytest.mark.parametrize("asked", [{"resume": "never"}, {"resume": 20}, {"every": 0}])
 def test_nor_by_another_word(tmp_path, asked):
     _, checkpoints = started(settings(tmp_path), 25)

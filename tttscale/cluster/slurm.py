@@ -37,8 +37,8 @@ if [[ "$first" =~ ^[0-9]+$ && ("$code" == 0 || "$first" != 75) ]]; then code="$f
 rm -f "$ended"
 """
 REQUEUE = """\
-# Saved, or a rank was lost or hung: it resumes. A run that makes no progress ends itself, with another code.
-case "$code" in 71 | 72 | 75)
+# Saved, or a rank was lost, hung or told to end: it resumes. A run without progress ends with another code.
+case "$code" in 71 | 72 | 75 | 143)
   if ((${SLURM_RESTART_COUNT:-0} < 100)) && scontrol requeue "$SLURM_JOB_ID"; then
     sleep 60  # Slurm ends this script; an end of its own would count as the job's
   fi

@@ -126,10 +126,9 @@ def start(
     """
     assert ranks.world_size % sequence_size == 0
     enter(Phase.MEET)
-    try:
-        return _start(ranks, sequence_size, device, agreed, transport)
-    finally:
-        enter(Phase.BUILD)
+    mesh = _start(ranks, sequence_size, device, agreed, transport)
+    enter(Phase.BUILD)  # an error before is one of the meeting
+    return mesh
 
 
 def _start(

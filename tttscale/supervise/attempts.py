@@ -173,7 +173,8 @@ def describe_loop(row: Sequence[Attempt], step: int) -> str:
     """Say what a crash loop consists of."""
     saved = f"the newest checkpoint is still that of step {step}" if step else "no checkpoint yet"
     lines = "\n".join(f"  {attempt.line()}" for attempt in row)
-    return f"the last {len(row)} starts failed without progress ({saved}):\n{lines}\n"
+    starts = f"the last {len(row)} starts" if len(row) > 1 else "the last start"
+    return f"{starts} failed without progress ({saved}):\n{lines}\n"
 
 
 def begin(folder: Path, start: Start) -> int:
@@ -280,7 +281,8 @@ def _told(folder: Path, last: Attempt) -> End | None:
         seconds = path.stat().st_mtime
     except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
-    cause = f"rank {said.rank} on {said.host}, {said.phase}, step {said.step}: {said.cause}"
+    where = f"step {said.step}" if said.phase == "step" else said.phase
+    cause = f"rank {said.rank} on {said.host} in {where}: {said.cause}"
     return End(
         attempt=last.start.attempt,
         time=max(0.0, seconds),

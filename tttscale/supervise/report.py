@@ -9,14 +9,22 @@ from pathlib import Path
 from tttscale import codes
 from tttscale.cluster.ranks import Ranks
 from tttscale.cluster.torchelastic import tell_torchrun
+from tttscale.files import write_text
 from tttscale.scrub import scrubbed
 from tttscale.supervise import failure
+from tttscale.supervise.aside import written_in_time
 from tttscale.supervise.ending import is_interrupted
 from tttscale.supervise.rank import Rank
+from tttscale.supervise.stacks import stacks_file
 from tttscale.supervise.verdict import Verdict
 
 _MISTAKES = {codes.USAGE.number, codes.DATA.number, codes.CHECKPOINT.number, codes.LOOP.number}
 """A start that is refused for one of these changes nothing in the run's folder, before its first step."""
+
+
+_DISK_SECONDS = 2.0
+_LONGEST_SHOWN = 8000
+"""Characters of stacks on stderr."""
 
 
 class Report:
@@ -64,34 +72,38 @@ class Report:
             self.say(f"{who}error: {scrubbed(cause)}")
 
     def _save_stacks(self, why: str, shown: bool) -> None:
-        stacks, rank = self._rank.stacks, self._ranks.rank
-        if not stacks.text():
+        stacks, rank, folder = self._rank.stacks, self._ranks.rank, self._folder()
+        text = stacks.text()
+        if not text:
             return
         head = f"Stacks of all threads of rank {rank}, the innermost call first. {why}"
-        place = "no file: the run has no folder yet"
-        try:
-            if (folder := self._folder()) is not None:
-                place = str(stacks.save(folder, rank, head))
-        except OSError as error:
-            place = f"no file: {error}"
-        if shown:
+        problem = "the run has no folder"
+        if folder is not None:
+            problem = written_in_time(
+                lambda: write_text(stacks_file(folder, rank), f"{head}\n\n{text}"), _DISK_SECONDS
+            )
+        if problem:  # they are nowhere else
+            self.say(f"{head}\n{text[-_LONGEST_SHOWN:]}")
+        elif shown:
             frames = "".join(f"\n  {frame}" for frame in stacks.innermost())
+            place = stacks_file(folder, rank) if folder is not None else ""
             self.say(f"rank {rank} stood here (all its threads: {place}):{frames}")
 
     def _write(self, verdict: Verdict) -> None:
         """Write `failure.json`: rank 0, and every other one that does not find it, with the same words."""
-        folder = self._folder()
         refused = verdict.exit_code in _MISTAKES and verdict.step == 0
+        folder = self._folder()
         if folder is None or refused or is_interrupted(verdict.exit_code):
             return
+        if problem := written_in_time(lambda: self._write_to(folder, verdict), _DISK_SECONDS):
+            self.say(f"{folder / failure.FAILURE} cannot be written: {problem}")
+
+    def _write_to(self, folder: Path, verdict: Verdict) -> None:
         if self._ranks.rank and failure.is_newer(folder, self._began):
             return
-        try:
-            files = sorted(folder.glob("stacks-rank-*.txt"))
-            stacks = [path.name for path in files if failure.is_newer_file(path, self._began)]
-            failure.write(folder, failure.record(verdict, self._ranks, self._environ, stacks))
-        except OSError as error:
-            self.say(f"{failure.FAILURE} cannot be written: {error}")
+        files = sorted(stacks_file(folder, rank) for rank in range(self._ranks.world_size))
+        stacks = [path.name for path in files if failure.is_newer_file(path, self._began)]
+        failure.write(folder, failure.record(verdict, self._ranks, self._environ, stacks))
 
     def _folder(self) -> Path | None:
         text = self._rank.page.text("folder")

@@ -4,19 +4,24 @@ The handler is C code that needs neither Python's lock nor memory, so it also wo
 endless loop, or in a library that holds the lock. The same memory takes the stacks of a crash.
 """
 
+import ctypes
 import faulthandler
 import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
-
-from tttscale.files import write_text
 
 SIGNAL = signal.SIGUSR2
 _QUIET_SECONDS = 0.1
 _FRAMES = 6
 _LONGEST_BYTES = 1 << 20
+
+
+def stacks_file(folder: Path, rank: int) -> Path:
+    """Return where a rank's stacks are written."""
+    return folder / f"stacks-rank-{rank}.txt"
 
 
 class Stacks:
@@ -39,7 +44,7 @@ class Stacks:
             seconds: to wait for them.
         """
         before = size = self._size()
-        os.kill(pid, SIGNAL)
+        _signal_main_thread(pid)
         os.kill(pid, signal.SIGCONT)
         changed = time.monotonic()
         deadline = changed + seconds
@@ -61,17 +66,13 @@ class Stacks:
         lines = [line.strip() for line in last.splitlines() if line.startswith("  File ")]
         return lines[:_FRAMES]
 
-    def save(self, folder: Path, rank: int, head: str) -> Path | None:
-        """Write them to `stacks-rank-R.txt` in a folder; return its path, or None if there are none.
-
-        Raises:
-            OSError: the file system refused.
-        """
-        if not self.text():
-            return None
-        path = folder / f"stacks-rank-{rank}.txt"
-        write_text(path, f"{head}\n\n{self.text()}")
-        return path
-
     def _size(self) -> int:
         return os.fstat(self._file).st_size
+
+
+def _signal_main_thread(pid: int) -> None:
+    """Send the signal to the thread that matters: another one would take it while that one moves on."""
+    with suppress(OSError, AttributeError):  # an old C library does not have it
+        if ctypes.CDLL(None).tgkill(pid, pid, int(SIGNAL)) == 0:
+            return
+    os.kill(pid, SIGNAL)

@@ -23,6 +23,7 @@ from tttscale.scan.keep_policy import ActivationPolicy
 from tttscale.scan.layout import Layout
 from tttscale.scan.sweep import Sweeps
 from tttscale.supervise.deadline import AUTO_SECONDS, Rules
+from tttscale.supervise.page import say
 from tttscale.train import cpu_products
 from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.engine import Engine
@@ -265,6 +266,7 @@ def connect(config: Config, ranks: Ranks, device: torch.device) -> Mesh:
     Raises:
         LaunchError: their configuration or version differs.
     """
+    say("watch", hang_rules(config).text())  # `train` has said so earlier
     return meshes.start(
         ranks,
         config.parallel.sequence,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tttscale.config import Config, load_config
 from tttscale.data.provenance import PROVENANCE_FILE
-from tttscale.errors import CheckpointError, ConfigError, DataError
+from tttscale.errors import CheckpointError, ConfigError, DataError, DiskError, of_disk
 from tttscale.files import write_text
 from tttscale.observe.metrics import MetricsLog, look_through
 from tttscale.train import final
@@ -188,12 +188,14 @@ def disk(config: Config) -> Iterator[None]:
     """Turn errors of the file system into one that names the key.
 
     Raises:
-        ConfigError: the file system refused.
+        DiskError: the disk is full or fails.
+        ConfigError: the file system refused for another reason.
     """
     try:
         yield
     except OSError as error:
-        raise ConfigError(
+        kind = DiskError if of_disk(error) else ConfigError
+        raise kind(
             f"run.dir = {config.run.dir!r}: cannot write to {run_folder(config)}: {error}. Check "
             "space and permissions, or name another folder with run.dir=..."
         ) from error

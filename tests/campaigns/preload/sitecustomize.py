@@ -1,4 +1,4 @@
-"""Found by every Python that a launcher starts with this folder in PYTHONPATH: makes faults (`fault_hook`)."""
+"""Found by each Python that is started with this folder in PYTHONPATH: makes faults (`fault_hook`)."""
 
 import importlib.util
 import os

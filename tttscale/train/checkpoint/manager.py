@@ -15,7 +15,8 @@ from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.observe import human
-from tttscale.train.checkpoint.background import in_background
+from tttscale.supervise.page import Phase, enter
+from tttscale.train.checkpoint.background import done_now, in_background
 from tttscale.train.checkpoint.disk_room import check_disk_room
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manifest import (
@@ -38,6 +39,8 @@ _SOUND_SECONDS = 120.0
 """The longest that a run whose numbers have gone wrong waits for a checkpoint of before."""
 _LOST_SECONDS = 3.0
 """The longest that a run which ends for another reason does; other ranks may be gone."""
+_BESIDE = "; the step waited {:.2g} s"
+_NO_ROOM = "; the step waited {:.2g} s, as too little memory is free for a copy"
 
 
 class NotSavedError(CheckpointError):
@@ -81,6 +84,8 @@ class _UnderWay:
     future: "Future[Committed]"
     held_seconds: float
     """For which the step waited."""
+    how: str
+    """A text with these seconds for the console."""
 
 
 class CheckpointManager:
@@ -104,7 +109,7 @@ class CheckpointManager:
         self._copy = HostCopy(local_ranks)
         self._under_way: _UnderWay | None = None
         self._failures = 0  # in a row
-        self._said: set[str] = set()
+        self._said_overtaken = False
         self.notices: list[str] = []
         """Which checkpoints `find` skipped, and why."""
 
@@ -179,22 +184,18 @@ class CheckpointManager:
             NumericsError: a weight or a moment is not finite; nothing is written, on any rank.
             PeerError: another rank died.
         """
-        assert self._under_way is None
-        snapshot, began = Snapshot.of(state, self._mesh.rank), time.perf_counter()
-        attempt: Future[Committed] = Future()
-        try:
-            attempt.set_result(self._writer.write(snapshot, before_commit))
-        except CheckpointError as error:
-            attempt.set_exception(error)
-        held_seconds = time.perf_counter() - began
-        return self._outcome(_UnderWay(state.step, attempt, held_seconds))
+        self._start(state, before_commit, beside=False)
+        saved = self.settle()
+        assert saved is not None
+        return saved
 
     def begin(
         self, state: TrainingState, before_commit: Callable[[], None] | None = None
     ) -> Saved | None:
         """Copy what a checkpoint holds, and write it in the background; none is under way.
 
-        Without memory for the copy, or with `checkpoint.background: false`, this is `save`.
+        With `checkpoint.background: false` this is `save`. A rank that has no memory for its copy writes its
+        part before this returns; what became of it is learned from `settle` all the same.
 
         Returns:
             None: it is under way. Otherwise the outcome.
@@ -204,20 +205,27 @@ class CheckpointManager:
             NumericsError: as in `save`.
             PeerError: as in `save`.
         """
-        assert self._under_way is None
         if not self._config.checkpoint.background:
             return self.save(state, before_commit)
-        began = time.perf_counter()
-        copy = self._copy.take(Snapshot.of(state, self._mesh.rank))
-        if copy is None:
-            return self.save(state, before_commit)
-        if self._mesh.rank == 0:
-            with suppress(OSError):  # the writer meets it again, and says it
-                self._folder.announce(state.step)
-        future = in_background(lambda: self._writer.write(copy, before_commit), "checkpoint")
-        held_seconds = time.perf_counter() - began
-        self._under_way = _UnderWay(state.step, future, held_seconds)
+        self._start(state, before_commit, beside=True)
         return None
+
+    def _start(
+        self, state: TrainingState, before_commit: Callable[[], None] | None, beside: bool
+    ) -> None:
+        assert self._under_way is None, "one save at a time"
+        began = time.perf_counter()
+        snapshot = Snapshot.of(state, self._mesh.rank)
+        copy = self._copy.take(snapshot) if beside else None
+        if copy is None:
+            future = done_now(lambda: self._writer.write(snapshot, before_commit))
+        else:
+            if self._mesh.rank == 0:
+                with suppress(OSError):  # the writer meets it again, and says it
+                    self._folder.announce(state.step)
+            future = in_background(lambda: self._writer.write(copy, before_commit), "checkpoint")
+        how = "" if not beside else _NO_ROOM if copy is None else _BESIDE
+        self._under_way = _UnderWay(state.step, future, time.perf_counter() - began, how)
 
     def ended(self) -> bool:
         """Return whether a save was begun, has ended on this rank, and waits to be `settled`.
@@ -250,9 +258,9 @@ class CheckpointManager:
     def overtaken(self, step: int) -> str | None:
         """Return a line, once, if one save is still under way when the next is due."""
         under_way = self._under_way
-        if under_way is None or under_way.future.done() or "overtaken" in self._said:
+        if under_way is None or under_way.future.done() or self._said_overtaken:
             return None
-        self._said.add("overtaken")
+        self._said_overtaken = True
         return (
             f"the checkpoint after step {under_way.step} is still being written, and that after step {step} "
             "is due: the step waits for it. A larger checkpoint.every or a faster disk avoids that"
@@ -282,6 +290,7 @@ class CheckpointManager:
         under_way, self._under_way = self._under_way, None
         if under_way is None:
             return None
+        enter(Phase.CHECKPOINT)
         if not wait([under_way.future], seconds).done:
             if self._mesh.rank == 0:
                 self._writer.give_up(under_way.step)
@@ -356,9 +365,8 @@ class CheckpointManager:
         except CheckpointError as error:
             return self._failed(attempt.step, error)
         self._failures = 0
-        size, held = human(done.total_bytes, 1024), attempt.held_seconds
-        beside = f", of which the step waited {held:.2g} s" if held < done.seconds else ""
-        line = f"checkpoint: {done.path} ({size}B in {done.seconds:.2g} s{beside}){done.remark}"
+        size, how = human(done.total_bytes, 1024), attempt.how.format(attempt.held_seconds)
+        line = f"checkpoint: {done.path} ({size}B in {done.seconds:.2g} s{how}){done.remark}"
         return Saved(attempt.step, True, line)
 
     def _failed(self, step: int, error: CheckpointError) -> Saved:
