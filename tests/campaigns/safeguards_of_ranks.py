@@ -41,13 +41,6 @@ SAFEGUARDS = (
         "        return None\n",
         (_FAULTS + "test_a_launcher_is_killed",),
     ),
-    Safeguard(
-        "a rank that is stuck at the verdict is killed",
-        "tttscale/supervise/rank.py",
-        "        self.send(signal.SIGKILL)\n",
-        "",
-        _STOPPED,
-    ),
     # ---- the supervisors of a job --------------------------------------------------------------
     Safeguard(
         "a cause is named before its consequences",
