@@ -98,8 +98,8 @@ class Episode:
 
     @property
     def in_step(self) -> bool:
-        """Whether the deadline is that of steps."""
-        return self.place.phase == "step"
+        """Whether the deadline is that of steps; in the first one it is not."""
+        return self.place.phase == "step" and self.made_in > 1
 
     @property
     def hang_seconds(self) -> float:

@@ -186,7 +186,7 @@ def grade_again(result: Result, ended: Ended, folder: Path, name: str) -> None:
     if found := differs(folder, name, f"truth-{episode.ranks}"):
         wrong["same"] = found
     resumed = [int(step) for text in ended.texts for step in _RESUMED.findall(text)]
-    done = max(0, episode.made_in - episode.in_step)
+    done = max(0, episode.made_in - (episode.place.phase == "step"))
     result.lost = done - (resumed[0] if resumed else 0)
 
 

@@ -25,7 +25,8 @@ An episode starts a real job and makes one fault in it, at one place of a run. I
 - the fault was made (*fired*);
 - all processes were gone within {CRASH_SECONDS:.0f} s; after a hang, within the deadline and
   {AFTER_DEADLINE_SECONDS:.0f} s. The key `train.hang_seconds` is {HANG_SECONDS:g}, which is the deadline in
-  steps; outside of steps the deadline is ten times the key, which is {SHORT_HANG_SECONDS:g} there;
+  steps; in the first step and outside of steps the deadline is ten times the key, which is
+  {SHORT_HANG_SECONDS:g} there;
 - every rank printed the one line `FAILED rank=...`, all the same one, with the right rank, phase, step and a
   cause that fits. A rank whose supervisor was killed prints none; of it, phase and step are those that were
   heard last and not graded. If a launcher is killed any rank may be named, but all name the same.

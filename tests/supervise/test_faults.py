@@ -3,6 +3,7 @@
 import importlib
 import json
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -18,14 +19,14 @@ PATIENCE = 6.0
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """The folder, and an undisturbed run of two ranks."""
+    """The folder, and an undisturbed run of three ranks."""
     made = Campaign(tmp_path_factory.mktemp("faults"), PATIENCE)
-    made.undisturbed(2)
+    made.undisturbed(3)
     return made
 
 
 def right(campaign, *words, **options):
-    """Run an episode on two ranks and require that all is right."""
+    """Run an episode and require that all is right."""
     number = len(list(campaign.folder.glob("episode-*")))
     result = campaign.run(Episode(*words, **options, number=number))
     assert result.wrong == {}, f"{result.wrong}\n{result.said}"
@@ -33,7 +34,7 @@ def right(campaign, *words, **options):
 
 
 def test_a_killed_rank(campaign):
-    done = right(campaign, "kill", "backward", 2, (1,))
+    done = right(campaign, "kill", "backward", 3, (1,))
     assert done.lost is not None
 
 
@@ -54,7 +55,7 @@ def test_a_stopped_rank(campaign):
 
 
 def test_a_rank_in_a_library_that_holds_pythons_lock(campaign):
-    right(campaign, "lock", "optimizer", 2, (0,))
+    right(campaign, "lock", "optimizer", 3, (0,))
 
 
 def test_a_rank_with_an_error_that_is_not_foreseen(campaign):
@@ -62,7 +63,7 @@ def test_a_rank_with_an_error_that_is_not_foreseen(campaign):
 
 
 def test_a_full_disk(campaign):
-    right(campaign, "metrics full", "records", 2, (0,))
+    right(campaign, "metrics full", "records", 3, (0,))
 
 
 def test_a_launcher_is_killed(campaign):
@@ -180,14 +181,14 @@ def test_files_that_are_left(run, name):
 
 
 def test_a_run_that_does_not_resume_to_the_same_bits(campaign, tmp_path):
-    campaign.undisturbed(2, name="twin")
+    campaign.undisturbed(3, name="twin")
     for name, wrong in (("twin", set()), ("other", {"same"})):
         if name == "other":
             change_last_loss(campaign.folder / "runs/twin", campaign.folder / "runs/other")
-        result = Result(STOPPED)
-        grade_again(result, Ended([0, 0], ["", ""], 0.0), campaign.folder, name)
+        result = Result(replace(STOPPED, ranks=3))
+        grade_again(result, Ended([0, 0, 0], [""] * 3, 0.0), campaign.folder, name)
         assert set(result.wrong) == wrong
-    grade_again(result, Ended([0, 71], ["", ""], 0.0), campaign.folder, "twin")
+    grade_again(result, Ended([0, 0, 71], [""] * 3, 0.0), campaign.folder, "twin")
     assert "same" in result.wrong
 
 

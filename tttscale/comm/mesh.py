@@ -163,7 +163,8 @@ def _start(
                     world_size=ranks.world_size,
                     timeout=TIMEOUT,
                 )
-        check_agreement({**(agreed or {}), "the device": device.type})
+        with connecting(ranks):
+            check_agreement({**(agreed or {}), "the device": device.type})
     if transport == "mpi" and sequence_size > 1:
         return _over_mpi(ranks, sequence_size)
     neighbours: Transport = SingleRank()
