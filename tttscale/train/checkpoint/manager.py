@@ -365,7 +365,8 @@ class CheckpointManager:
     def _outcome(self, attempt: _UnderWay) -> Saved:
         """Wait for an attempt to end; return what came of it."""
         try:
-            done = attempt.future.result()
+            with waiting():  # for the disk, and for the ranks that write more
+                done = attempt.future.result()
         except CheckpointError as error:
             return self._failed(attempt.step, error)
         self._failures = 0
