@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 NONE, IN_STEP, BESIDE = "no checkpoint", "in the step", "in the background"
 KINDS = (NONE, IN_STEP, BESIDE)
+TITLE = "How long a checkpoint holds a step up"
 TOKENS = 128
 FOLLOWING = 2
 """Steps after a save that are timed."""
@@ -152,7 +153,7 @@ def measured(ranks: int, rounds: int, stage: int, folder: Path) -> dict[str, Any
         for process in processes:
             process.kill()
     rows = [row for row in map(row_of, outputs[0].splitlines()) if row is not None]
-    return {"ranks": ranks, "stage": stage, **rows[-1]}
+    return {"ranks": ranks, "stage": stage, "load": os.getloadavg()[1], **rows[-1]}
 
 
 def _free_port() -> int:
@@ -196,6 +197,32 @@ def table(found: dict[str, Any]) -> list[dict[str, str]]:
     return told
 
 
+def sections(results: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Headings and texts of the page."""
+    from tttscale.bench import report
+
+    found = []
+    for result in results:
+        millions = result["parameters"] / 1e6
+        heading = f"{result['ranks']} rank(s), {millions:.0f} M parameters"
+        busy = f"Load average of the machine at the end: {result['load']:.1f}."
+        found.append((heading, f"{report.table(table(result))}\n\n{busy}"))
+    rounds = max(row["round"] for row in results[0]["rows"])
+    explained = (
+        f"Medians of {rounds} round(s) after one that makes room; in every round the kinds come in another "
+        "order, in the same process. *Held up* is the time in which the slowest rank's step thread saves; in "
+        "the background that is the copy into the host's memory, the first time with the pages of its "
+        f"buffer. The next {FOLLOWING} steps run while the background thread checks, writes, hashes and "
+        "syncs, at a lower priority; each rank has one thread for its steps, and all ranks share this "
+        "machine's cores, so that writing takes time from computing where no core is free: *slower by* "
+        "compares with the steps after no checkpoint, and *cost in all* is what a save takes from the run in "
+        "sum. On GPUs the cores of the host are mostly free. Steps are short on purpose "
+        f"({TOKENS} tokens). ZeRO stage {results[0]['stage']}. With other programs on the machine the times "
+        "of steps, and what a save adds to them, are mostly theirs: compare how long a step is held up."
+    )
+    return [*found, ("How", explained)]
+
+
 def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -211,29 +238,14 @@ def main() -> None:
         return
     from tttscale.bench import report
 
-    results, sections = [], []
-    explained = (
-        f"Medians of {options.rounds} round(s) after one that makes room; in every round the kinds come in "
-        "another order, in the same process. *Held up* is the time in which the slowest rank's step thread "
-        "saves; in the background that is the copy into the host's memory, the first time with the pages of "
-        f"the buffer. The next {FOLLOWING} steps run while the background thread checks, writes, hashes and "
-        "syncs; each rank has one thread for its steps, and all ranks share this machine's cores, so that "
-        "writing takes time from computing where no core is free: *slower by* compares with the steps after "
-        "no checkpoint, and *cost in all* is what a save takes from the run in sum. On GPUs the cores of the "
-        f"host are mostly free. Steps are short on purpose ({TOKENS} tokens). ZeRO stage {options.stage}. "
-        "Other programs ran on this machine: load average {load} at the end."
-    )
+    results = []
     for ranks in options.ranks:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             results.append(measured(ranks, options.rounds, options.stage, Path(name)))
-        millions = results[-1]["parameters"] / 1e6
-        text = report.table(table(results[-1]))
-        sections.append((f"{ranks} rank(s), {millions:.0f} M parameters", text))
-        print(text, flush=True)
-        how = ("How", explained.format(load=f"{os.getloadavg()[1]:.1f}"))
-        report.write(
-            options.out, "How long a checkpoint holds a step up", [*sections, how], results
-        )
+        words = f"--ranks {' '.join(map(str, options.ranks))} --rounds {options.rounds}"
+        command = f"python benchmarks/save_stall.py {words} --stage {options.stage}"
+        report.write(options.out, TITLE, sections(results), results, command)
+        print(sections(results[-1:])[0][1], flush=True)
 
 
 if __name__ == "__main__":

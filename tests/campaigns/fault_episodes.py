@@ -131,6 +131,8 @@ class Episode:
             return 0, step + 1  # what it was heard to do last
         if self.fault == "disk full":
             return step, step + _DISK_STEPS
+        if self.at == "saving":  # beside the steps
+            return step, step + 2
         return step, step
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 from tests.campaigns.fault_episodes import BY_HAND, HANGS, SUPERVISOR, Episode
 from tests.campaigns.fault_jobs import Ended
 from tests.campaigns.killed_runs import outcome
+from tttscale import codes
 from tttscale.errors import DataError
 from tttscale.observe import read_metrics
 
@@ -129,17 +130,17 @@ def _mpiruns_word(episode: Episode, texts: Sequence[str]) -> str:
 
 def _codes(episode: Episode, ended: Ended) -> str:
     """What is wrong with the exit codes; most launchers have their own, and must not say that all is well."""
-    codes = ended.codes
+    found = ended.codes
     if episode.launcher == BY_HAND:
         gone = episode.victims if episode.fault in SUPERVISOR else ()
         expected = [-9 if rank in gone else episode.code for rank in range(episode.ranks)]
-        return "" if codes == expected else f"{codes}, not {expected}"
+        return "" if found == expected else f"{found}, not {expected}"
     if episode.fault == "kill launcher":
-        return "" if codes[0] == -9 else f"{codes[0]}, not -9"
+        return "" if found[0] == -9 else f"{found[0]}, not -9"
     if loop := _ATTEMPT.search(ended.texts[0]):
         expected = {episode.code} | ({137} if episode.fault in SUPERVISOR else set())
         return "" if int(loop[1]) in expected else f"{loop[1]}, not {episode.code}"
-    return "the launcher says that all is well" if codes[0] == 0 else ""
+    return "the launcher says that all is well" if found[0] == 0 else ""
 
 
 def _records(episode: Episode, texts: Sequence[str], run: Path) -> str:
@@ -178,10 +179,13 @@ def grade_again(result: Result, ended: Ended, folder: Path, name: str) -> None:
         name: of the run.
     """
     episode, wrong = result.episode, result.wrong
-    if any(ended.codes) or ended.orphans:
+    is_over = set(ended.codes) == {codes.USAGE.number} and "a run that is finished" in "".join(
+        ended.texts
+    )
+    if ended.orphans or (any(ended.codes) and not (is_over and episode.at == "closing")):
         wrong["same"] = f"started again, it ended with {ended.codes}"
         return
-    if found := leftovers(folder / "runs" / name):
+    if found := leftovers(folder / "runs" / name, is_over):
         wrong["leftovers"] = f"files: {found}"
     if found := differs(folder, name, f"truth-{episode.ranks}"):
         wrong["same"] = found
@@ -201,12 +205,17 @@ def differs(folder: Path, name: str, truth: str) -> str:
     return "other weights" if found[1] != expected[1] else ""
 
 
-def leftovers(run: Path) -> list[str]:
-    """What a whole run does not have: partial and torn files, and the failure of the start before."""
+def leftovers(run: Path, refused: bool = False) -> list[str]:
+    """What a whole run does not have: partial and torn files, and the failure of the start before.
+
+    Args:
+        run: its folder.
+        refused: the run was over already, so that nothing was changed by the last start.
+    """
     found = [
         str(p.relative_to(run)) for pattern in ("*.partial*", "*.tmp*") for p in run.rglob(pattern)
     ]
-    if (run / "failure.json").exists():
+    if (run / "failure.json").exists() and not refused:
         found.append("failure.json")
     for path in run.rglob("*.json"):
         try:

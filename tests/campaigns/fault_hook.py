@@ -135,9 +135,7 @@ class Injection:
 
     def _at_place(self) -> None:
         """Make the fault if it is this rank's, and its step."""
-        if self._rank not in self._order["ranks"] or self._step != self._when:
-            return
-        if self._shots:
+        if self._rank not in self._order["ranks"] or self._shots or self._step < self._when:
             return
         self._shots += 1
         if self._place.phase == "start-up" and "supervisor" in self._fault:

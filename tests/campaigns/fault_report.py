@@ -37,7 +37,8 @@ An episode starts a real job and makes one fault in it, at one place of a run. I
 - no process was left, found by its session and by a variable of its environment;
 - `failure.json` names the same rank, cause and code, and the stacks of a hung rank have the function in them
   that hangs. Before the ranks have met there is no folder yet to write to: then they are on the terminal;
-- the same command then ended with 0, left no partial or torn file, and step, loss, gradient norm, learning
+- the same command then ended with 0 (a run that was over when the fault came is refused as finished), left
+  no partial or torn file, and step, loss, gradient norm, learning
   rate and tokens of all steps and the bytes of the final weights are those of a run that nobody disturbed.
   All killed ranks and every second of the others are resumed, under torchrun, deepspeed and mpirun two
   episodes each, of the loop all, by itself.

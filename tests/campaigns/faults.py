@@ -79,7 +79,7 @@ class Campaign:
         return result
 
     def _keys(self, episode: Episode) -> list[str]:
-        return [f"train.hang_seconds={episode.hang_seconds}", *episode.overrides]
+        return [f"train.hang_seconds={episode.hang_seconds * self._patience}", *episode.overrides]
 
     def _disturb(self, result: Result, name: str, space: Any) -> None:
         episode, notes = result.episode, self.folder / name

@@ -112,15 +112,3 @@ def test_it_says_whether_a_chunk_was_run(shared):
     assert shared.read().swept
     shared.enter(Phase.EVALUATE)
     assert not shared.read().swept
-
-
-def test_another_phase_is_left_again_also_by_an_error(shared, monkeypatch):
-    monkeypatch.setattr(Page, "own", shared)
-    shared.enter(Phase.STEP, 4)
-    with pytest.raises(KeyError), page.during(Phase.CHECKPOINT):
-        assert shared.read().phase == Phase.CHECKPOINT
-        raise KeyError
-    assert (shared.read().phase, shared.read().step) == (Phase.STEP, 4)
-    monkeypatch.setattr(Page, "own", None)
-    with page.during(Phase.CHECKPOINT):
-        assert shared.read().phase == Phase.STEP

@@ -180,3 +180,23 @@ def test_a_beat_of_wrong_words(looks, place, value):
         return
     with pytest.raises(ValueError, match=r"no |not a valid"):
         Sign.of(message)
+
+
+def test_outside_of_steps_a_rank_that_reads_or_writes_makes_progress(looks):
+    looks.page.enter(Phase.CHECKPOINT)
+    looks.go(5)
+    for written in range(1, 5):
+        looks.process = Process(io_bytes=written * 1_000_000)
+        assert looks.go(1).silent_seconds < 1
+    looks.process = Process(io_bytes=4_000_100)  # such as a line of a log
+    assert looks.go(5).silent_seconds > 4
+    looks.page.enter(Phase.STEP, 1)
+    looks.go(1)
+    looks.process = Process(io_bytes=9_000_000)
+    assert looks.go(5).silent_seconds > 4
+
+
+def test_what_the_system_says_of_reads_and_writes(tmp_path):
+    before = Process.of(os.getpid()).io_bytes
+    (tmp_path / "file").write_bytes(bytes(1_000_000))
+    assert Process.of(os.getpid()).io_bytes >= before + 1_000_000

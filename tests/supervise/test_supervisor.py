@@ -310,3 +310,18 @@ def test_a_process_with_threads_is_not_forked():
     )
     assert done.stdout == "False\n"
     assert "TTTSCALE_SUPERVISOR=off" in done.stderr
+
+
+@pytest.mark.parametrize("rank_0_writes", [True, False])
+def test_failure_json_is_written_once(tmp_path, rank_0_writes):
+    """By rank 0, or by another one if that does not come to it."""
+    places = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    verdict = (0, "there", "step", 7, "killed by SIGKILL", 71)
+    body = "note('judge'); time.sleep(600)"
+    if rank_0_writes:
+        body = "note('failure.json'); " + body
+    done = start(tmp_path, body, verdict, places).wait()
+    assert done.returncode == 71, done.stderr
+    text = (tmp_path / "failure.json").read_text()
+    assert text.isdecimal() == rank_0_writes  # what the rank has noted there
+    assert rank_0_writes or json.loads(text)["cause"] == "killed by SIGKILL"

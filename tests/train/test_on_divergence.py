@@ -14,10 +14,11 @@ from tttscale.comm.mesh import Mesh
 from tttscale.config import load_config
 from tttscale.data import BuildOptions, build_store
 from tttscale.data.windows.mixture import open_mixture
-from tttscale.errors import ConfigError, NumericsError
+from tttscale.errors import ConfigError, NumericsError, ReplicaError
 from tttscale.model import TTTForCausalLM
 from tttscale.observe import read_metrics
 from tttscale.train.recorder import RunRecorder
+from tttscale.train.trainer import Trainer
 from tttscale.train.training_run import TrainingRun
 
 STEPS = 9
@@ -253,3 +254,28 @@ def test_rolling_back_needs_checkpoints(folder):
     path = folder / "run.yaml"
     with pytest.raises(ConfigError, match=r"roll_back, but checkpoint\.every = 0"):
         load_config(path, ["train.on_divergence=roll_back", "checkpoint.every=0"])
+
+
+def drifted(ranks, path):
+    """One rank's parameter changes by one bit after step 4, of which a checkpoint is due."""
+    plain = Trainer.step
+
+    def step(trainer, number, windows):
+        record = plain(trainer, number, windows)
+        if number == 4 and ranks.rank == 1:
+            next(trainer._model.parameters()).data.view(torch.int32)[3, 2] ^= 1
+        return record
+
+    Trainer.step = step
+    keys = ["parallel.sequence=2", "run.name=drifted", "train.check_replicas_every=3"]
+    with pytest.raises(ReplicaError) as error:
+        train(ranks, path, keys)
+    return str(error.value)
+
+
+def test_no_checkpoint_is_made_of_ranks_that_differ(folder):
+    first, second = values(run_ranks(drifted, 2, folder / "run.yaml"))
+    assert first == second
+    assert first.startswith("step 4: ranks 0 and 1 hold different parameters, first model.embed_")
+    saved = {path.name for path in (folder / "runs" / "drifted" / "checkpoints").iterdir()}
+    assert saved == {"step-2"}

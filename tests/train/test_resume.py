@@ -74,7 +74,8 @@ def last_child(pid):
 
 def test_killed_and_started_again(folder, whole):
     """After steps that no checkpoint has: their records are cut. Repeated kills are for the campaigns."""
-    code, _ = stop(folder, "killed", signal.SIGKILL, 5)
+    # The save after step 6 has waited for that after step 3.
+    code, _ = stop(folder, "killed", signal.SIGKILL, 7)
     assert code == -signal.SIGKILL
     done = run(folder, "run.name=killed", *SAVES)
     assert done.returncode == 0, done.stderr

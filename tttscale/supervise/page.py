@@ -231,21 +231,6 @@ def enter(phase: Phase, step: int | None = None) -> None:
         Page.own.enter(phase, step)
 
 
-@contextmanager
-def during(phase: Phase) -> Iterator[None]:
-    """Say inside that this process is in another phase, and afterwards that it is in the one of before."""
-    own = Page.own
-    if own is None:
-        yield
-        return
-    before = own.read().phase
-    own.enter(phase)
-    try:
-        yield
-    finally:
-        own.enter(before)
-
-
 def say(name: str, text: str) -> None:
     """Leave a text for the supervisor; nothing if none watches."""
     if Page.own is not None:

@@ -23,6 +23,8 @@ _MISTAKES = {codes.USAGE.number, codes.DATA.number, codes.CHECKPOINT.number, cod
 
 
 _DISK_SECONDS = 2.0
+_RANK_0_FIRST_SECONDS = 1.0
+"""How long other ranks leave `failure.json` to rank 0, whose host may be gone."""
 _LONGEST_SHOWN = 8000
 """Characters of stacks on stderr."""
 
@@ -99,8 +101,11 @@ class Report:
             self.say(f"{folder / failure.FAILURE} cannot be written: {problem}")
 
     def _write_to(self, folder: Path, verdict: Verdict) -> None:
-        if self._ranks.rank and failure.is_newer(folder, self._began):
-            return
+        first = time.monotonic() + _RANK_0_FIRST_SECONDS * (self._ranks.rank > 0)
+        while time.monotonic() < first:
+            if failure.is_newer(folder, self._began):
+                return
+            time.sleep(0.05)
         files = sorted(stacks_file(folder, rank) for rank in range(self._ranks.world_size))
         stacks = [path.name for path in files if failure.is_newer_file(path, self._began)]
         failure.write(folder, failure.record(verdict, self._ranks, self._environ, stacks))

@@ -20,6 +20,8 @@ LONGEST_LOOK_SECONDS = 1.0
 _PROC = Path("/proc")
 _STAT_BYTES = 4096
 _LARGEST = 2.0**53
+_ALIVE_BYTES = 64 * 1024
+"""Outside of steps a rank that reads or writes so much makes progress."""
 
 
 class Kind:
@@ -37,6 +39,8 @@ class Process:
     """By a signal or a debugger."""
     cpu_seconds: float = 0.0
     """So much it has computed, all threads together."""
+    io_bytes: int = 0
+    """So much it has read and written, all threads together."""
 
     @classmethod
     def of(cls, pid: int, proc: Path = _PROC) -> "Process":
@@ -48,7 +52,17 @@ class Process:
             ticks = int(words[11]) + int(words[12])
         except (OSError, ValueError, IndexError):
             return cls()
-        return cls(words[0] in (b"T", b"t"), ticks / os.sysconf("SC_CLK_TCK"))
+        seconds = ticks / os.sysconf("SC_CLK_TCK")
+        return cls(words[0] in (b"T", b"t"), seconds, _io_bytes(proc / str(pid) / "io"))
+
+
+def _io_bytes(path: Path) -> int:
+    """Return the bytes read and written; 0 where the system does not say."""
+    try:
+        lines = read_bytes(path, _STAT_BYTES).splitlines()
+        return sum(int(line.split()[1]) for line in lines if line[:6] in (b"rchar:", b"wchar:"))
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 @dataclass(frozen=True)
@@ -197,6 +211,8 @@ class Watch:
         self._changed = self._entered = clock()
         self._cpu_seconds = 0.0
         """When the activity began."""
+        self._io_bytes = 0
+        """At the last sign of life."""
         self._first: int | None = None
         """The step that this start began with."""
         self._was_stopped = False
@@ -210,7 +226,10 @@ class Watch:
         if beat.count != before.count:
             self._note(before, now)
             self._changed, self._was_stopped = now, False
-            self._cpu_seconds = process.cpu_seconds
+            self._cpu_seconds, self._io_bytes = process.cpu_seconds, process.io_bytes
+        elif beat.phase != Phase.STEP and process.io_bytes - self._io_bytes >= _ALIVE_BYTES:
+            # Imports, checkpoints and final weights may take as long as the disk does.
+            self._changed, self._io_bytes = now, process.io_bytes
         self._was_stopped |= process.stopped
         if beat.phase_at != before.phase_at:
             kind = self._kind(before)

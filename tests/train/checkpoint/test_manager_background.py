@@ -21,6 +21,7 @@ from tests.train.checkpoint.test_manager import (
 from tests.train.small import small_trainer
 from tests.train.test_recorder import largest_file
 from tttscale.errors import NumericsError
+from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manager import CheckpointManager, NotSavedError
 from tttscale.train.checkpoint.manifest import read_manifest
 from tttscale.train.checkpoint.snapshot import HostCopy, TrainingState
@@ -208,6 +209,14 @@ def diverged(*words):
     return left_by(NumericsError("step 2: ...", 2, 0), 4.0)(*words)
 
 
+def refused(*words):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    CheckpointFolder.commit = full
+    return left_by(NumericsError("step 2: ...", 2, 0), 0.1)(*words)
+
+
 def quick(*words):
     return left_by(KeyboardInterrupt(), 0.1)(*words)
 
@@ -219,6 +228,10 @@ def stuck(*words):
 def test_a_copy_of_before_the_error_is_still_written(tmp_path):
     assert one_rank(tmp_path / "a", diverged) == (["step-1"], [True])
     assert one_rank(tmp_path / "b", quick) == (["step-1"], [True])
+
+
+def test_that_it_cannot_be_written_is_said(tmp_path):
+    assert one_rank(tmp_path, refused) == ([], [False])
 
 
 def test_what_cannot_be_written_in_time_is_not_left_half_written(tmp_path):

@@ -15,7 +15,7 @@ from tttscale.comm.mesh import Mesh
 from tttscale.config import Config
 from tttscale.errors import CheckpointError, NumericsError
 from tttscale.observe import human
-from tttscale.supervise.page import Phase, during
+from tttscale.supervise.page import waiting
 from tttscale.train.checkpoint.background import done_now, in_background
 from tttscale.train.checkpoint.disk_room import check_disk_room
 from tttscale.train.checkpoint.folder import CheckpointFolder
@@ -35,10 +35,8 @@ T = TypeVar("T")
 
 _FAILURES = 3
 """Saves in a row that fail before the run does."""
-_SOUND_SECONDS = 120.0
-"""The longest that a run whose numbers have gone wrong waits for a checkpoint of before."""
 _LOST_SECONDS = 3.0
-"""The longest that a run which ends for another reason does; other ranks may be gone."""
+"""The longest that a run which ends by an error waits for a save; other ranks may be gone."""
 _BESIDE = "; the step waited {:.2g} s"
 _NO_ROOM = "; the step waited {:.2g} s, as too little memory is free for a copy"
 
@@ -270,8 +268,8 @@ class CheckpointManager:
     def finished(self, report: Callable[[Saved], None]) -> Iterator[None]:
         """See to it that no save is under way when the block is left by an error.
 
-        What was copied before the error is sound, so that it is written if that is possible in time: while
-        all ranks live, as with a NumericsError, or within seconds.
+        What was copied before the error is sound, so that it is still written: whatever time that takes
+        after a NumericsError, which all ranks raise together and may roll back from, or else within seconds.
 
         Args:
             report: takes the outcome, if there was one.
@@ -279,26 +277,29 @@ class CheckpointManager:
         try:
             yield
         except BaseException as error:
-            all_live = isinstance(error, NumericsError)
-            saved = self._last_words(_SOUND_SECONDS if all_live else _LOST_SECONDS)
+            saved = self._last_words(None if isinstance(error, NumericsError) else _LOST_SECONDS)
             if saved is not None:
                 report(saved)
             raise
 
-    def _last_words(self, seconds: float) -> Saved | None:
-        """Wait for a save that is under way, or let it come to nothing; return it if it was done."""
+    def _last_words(self, seconds: float | None) -> Saved | None:
+        """Wait for a save that is under way, or let it come to nothing; return its outcome if it had one."""
         under_way, self._under_way = self._under_way, None
         if under_way is None:
             return None
-        with during(
-            Phase.CHECKPOINT
-        ):  # which may take longer; what has failed did so in another phase
-            is_done = bool(wait([under_way.future], seconds).done)
-        if not is_done:
+        with waiting():  # the phase stays that of the error
+            done = wait([under_way.future], seconds).done
+        if not done:
             if self._mesh.rank == 0:
                 self._writer.give_up(under_way.step)
             return None
-        return None if under_way.future.exception() else self._outcome(under_way)
+        error = under_way.future.exception()
+        if error is not None and not isinstance(error, CheckpointError):
+            return None  # such as the end of another rank, which is no news
+        try:
+            return self._outcome(under_way)
+        except NotSavedError as third:  # the run ends anyway
+            return Saved(under_way.step, False, f"WARNING: {third}")
 
     def check_folder(self) -> None:
         """Check before training that rank 0 may write checkpoints and that all ranks see them.
@@ -364,7 +365,8 @@ class CheckpointManager:
     def _outcome(self, attempt: _UnderWay) -> Saved:
         """Wait for an attempt to end; return what came of it."""
         try:
-            done = attempt.future.result()
+            with waiting():  # for the disk, and for the ranks that write more
+                done = attempt.future.result()
         except CheckpointError as error:
             return self._failed(attempt.step, error)
         self._failures = 0
