@@ -22,7 +22,7 @@ VARIABLE = "TTTSCALE_TEST_FAULT"
 """Variable that holds an order as JSON."""
 MESSAGE = "a fault made by a test"
 _IMPORT_SECONDS = 2.0
-"""About as long as a rank takes to come to its start-up if it is not forked from a warm process. Nobody knows
+"""About as long as a rank takes until it meets others if it is not forked from a warm process. Nobody knows
 of a supervisor yet that is gone sooner."""
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
@@ -138,7 +138,7 @@ class Injection:
         if self._rank not in self._order["ranks"] or self._shots or self._step < self._when:
             return
         self._shots += 1
-        if self._place.phase == "start-up" and "supervisor" in self._fault:
+        if self._place.phase in ("start-up", "meeting") and "supervisor" in self._fault:
             time.sleep(_IMPORT_SECONDS)
         if self._fault == "cut link":  # noted when it is cut
             _cut_link(self._folder, self._rank, self._order["other"])
