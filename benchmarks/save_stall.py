@@ -85,6 +85,7 @@ def worker(rank: int, ranks: int, rounds: int, stage: int, folder: Path) -> None
     step, rows = 0, []
 
     def steps(count: int) -> list[float]:
+        """Run steps; their seconds."""
         nonlocal step
         seconds = []
         for _ in range(count):
@@ -93,6 +94,7 @@ def worker(rank: int, ranks: int, rounds: int, stage: int, folder: Path) -> None
         return seconds
 
     def longest(seconds: float) -> float:
+        """The most that any rank took."""
         return float(mesh.gather([seconds]).max())
 
     steps(2)
@@ -168,9 +170,11 @@ def table(found: dict[str, Any]) -> list[dict[str, str]]:
     first = next(row for row in found["rows"] if row["round"] == 0 and row["kind"] == BESIDE)
 
     def median(kind: str, key: str) -> float:
+        """Over the rounds."""
         return statistics.median(row[key] for row in rows if row["kind"] == kind)
 
     def following(kind: str) -> list[float]:
+        """Seconds of the steps after, medians over the rounds."""
         each = [row["following_seconds"] for row in rows if row["kind"] == kind]
         return [statistics.median(column) for column in zip(*each, strict=True)]
 

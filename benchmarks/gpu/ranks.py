@@ -53,6 +53,7 @@ def recorded() -> Iterator[dict[CarryKey, Part]]:
     send = CarryRouter.send
 
     def sending(self: CarryRouter, key: CarryKey, target: int | None, part: Part) -> None:
+        """Keep a copy, and send."""
         if target is not None:
             kept[key] = tuple(t.detach().clone() for t in part)
         send(self, key, target, part)

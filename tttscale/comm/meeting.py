@@ -117,7 +117,7 @@ class Door:
         return PrefixStore(f"{self._attempt}/{place}", self._plain)
 
     def refused(self) -> str:
-        """Say who was turned away last, as it told; empty if nobody was."""
+        """Say who was turned away last, as it told; empty if no one was."""
         if not self._plain.check([self._refused]):
             return ""
         who = first_line(self._plain.get(self._refused).decode(errors="replace"))

@@ -194,6 +194,7 @@ def _over_mpi(ranks: Ranks, sequence_size: int) -> Mesh:
         )
 
     def leave_transport() -> None:
+        """Say farewell, and leave MPI."""
         farewells.leave()
         carries.close()
         mpi_world.leave_mpi()

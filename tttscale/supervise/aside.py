@@ -13,7 +13,7 @@ def written_in_time(work: Callable[[], None], seconds: float) -> str:
 
     Args:
         work: writes files; this process has one thread.
-        seconds: after which nobody waits for it any more.
+        seconds: after which it is no longer waited for.
 
     Returns:
         What went wrong; empty if nothing did.

@@ -129,7 +129,7 @@ def moment(seconds: float) -> str:
 
 
 def restarts(environ: Mapping[str, str]) -> tuple[str, int]:
-    """Find out whether this start is somebody's repetition of an earlier one.
+    """Find out whether this start repeats an earlier one by itself.
 
     Returns:
         The variable that says so, and its number; ("", 0) of a start by hand.
@@ -152,7 +152,7 @@ def read_attempts(folder: Path) -> list[Attempt]:
 def crash_loop(attempts: Sequence[Attempt], step: int, most: int) -> list[Attempt]:
     """Return the last starts that all failed without progress, if they are `most` or more.
 
-    A start by hand begins the count: somebody may have changed something.
+    A start by hand begins the count: something may have been changed.
 
     Args:
         attempts: the oldest first; none of them runs.

@@ -93,7 +93,7 @@ class Call:
     """The other supervisors' side."""
 
     def __init__(self, name: str) -> None:
-        """Call nobody yet."""
+        """Nothing is called yet."""
         self._name = name
         self._caller: socket.socket | None = None
         self._tried_at = float("-inf")

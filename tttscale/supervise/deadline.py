@@ -51,7 +51,7 @@ def limit_seconds(rules: Rules, kind: str, longest: Mapping[str, float], steps_d
         rules: of the run.
         kind: where the rank is (`tttscale.supervise.signs.Kind`).
         longest: by kind, the seconds that it took on any rank so far: of the longest activity that was no
-            wait, for a rank that waits for nobody; of the longest phase, where all wait.
+            wait, for a rank that waits for no other; of the longest phase, where all wait.
         steps_done: a step after the first of this start has been measured.
     """
     if rules.hang_seconds <= 0:

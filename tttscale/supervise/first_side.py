@@ -133,7 +133,7 @@ class FirstSide:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nobody is left who may need this supervisor."""
+        """Whether no rank is left that may need this supervisor."""
         return self._decided is None and (self.hub is None or self._court.is_over)
 
     @property

@@ -84,7 +84,7 @@ class Hub:
             self._tell({"verdict": asdict(verdict)}, now)
 
     def leave(self, code: int, now: float) -> None:
-        """Say that rank 0 has ended as it should, and that nobody judges from now on."""
+        """Say that rank 0 has ended as it should, and that there is no judge from now on."""
         self._tell({"left": code}, now)
 
     @property
@@ -112,7 +112,7 @@ class Hub:
         while True:
             try:
                 found, _ = self._listener.accept()
-            except OSError:  # nobody is left, or there are too many
+            except OSError:  # no one is left, or there are too many
                 return
             strangers = [p for p in self._peers.values() if p.rank is None]
             if len(strangers) >= _STRANGERS + len(self._court.members) - len(self._seats):
@@ -124,6 +124,7 @@ class Hub:
 
     def _hear(self, peer: _Peer, now: float) -> None:
         def read() -> None:
+            """Take all messages that are there."""
             for message in peer.wire.receive():
                 if peer.rank is None:
                     self._greet(peer, message, now)

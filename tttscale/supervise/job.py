@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.02
 
 
 def _print(line: str) -> None:
-    with suppress(OSError, ValueError):  # nobody reads it any more
+    with suppress(OSError, ValueError):  # it is no longer read
         print(scrubbed(line), file=sys.stderr, flush=True)
 
 

@@ -93,7 +93,7 @@ def _raised_alike(a: Member, b: Member) -> bool:
 
 
 def _gone(first: Member, candidates: list[Member]) -> Verdict:
-    """Of ranks that are gone together, the lowest; those on one host are said to be."""
+    """Name the lowest of the ranks that are gone together; those on one host are said to be."""
     gone = sorted(
         m.rank
         for m in candidates

@@ -1,8 +1,8 @@
 """Signs of life: what a rank's page says, with durations as its own supervisor's clock saw them.
 
 Hosts do not share a clock, so a time never leaves its host, only how long ago something was. Time in which
-the supervisor itself did not run (a host that was suspended, a job that was stopped as a whole) counts for
-nobody.
+the supervisor itself did not run (a host that was suspended, a job that was stopped as a whole) does not
+count.
 """
 
 import os

@@ -124,7 +124,7 @@ class Supervisor:
         if number == STACKS:
             self._report.stacks("asked for by SIGUSR2")
             return
-        if number == signal.SIGTSTP:  # both, until somebody continues this process
+        if number == signal.SIGTSTP:  # both, until this process is continued
             self._rank.send(signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
             return
@@ -165,7 +165,7 @@ class Supervisor:
         return signal.sigtimedwait(_ENDING, _LAUNCHER_ENDS_SECONDS) is not None
 
     def _others_end(self) -> Verdict | None:
-        """Wait until nobody needs this supervisor: that of rank 0 hears all others, who may take longer."""
+        """Wait until no one needs this supervisor: that of rank 0 hears all others, who may take longer."""
         deadline = time.monotonic() + _OTHERS_END_SECONDS
         while (began := time.monotonic()) < deadline:
             verdict = self._ask(self._job.settle, _SLICE_SECONDS)

@@ -37,7 +37,7 @@ class RunAttempt:
             A notice of it, of a start by hand.
 
         Raises:
-            CrashLoopError: on all ranks, of a start that nobody has asked for by hand.
+            CrashLoopError: on all ranks, of a start that was not made by hand.
         """
         text = self._loop(resumed) if mesh.rank == 0 else ""
         if self._variable and (text := mesh.gather_texts(text)[0]):

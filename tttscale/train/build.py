@@ -230,6 +230,7 @@ def keep_policy(
     )
 
     def available() -> int:
+        """Bytes that kept chunks may take."""
         if device.type == "cuda":
             return int(torch.cuda.mem_get_info(device)[0] * _MEMORY_SHARE)
         return int((available_bytes() / ranks.local_world_size - copy_bytes) * _MEMORY_SHARE)

@@ -71,7 +71,7 @@ class Trainer:
             self._engine.skip()
             if error.origin:
                 raise
-            enter(Phase.STEP, step)  # the step is computed again: its time begins anew
+            enter(Phase.STEP, step)  # the step is computed again: its time begins again
             found = origin(self._sweeps, self._mesh, self._groups(step, windows))
             raise StepError(step, error.what, found) from None
 

@@ -26,6 +26,7 @@ def in_background(work: Callable[[], T], name: str) -> "Future[T]":
     future: Future[T] = Future()
 
     def run() -> None:
+        """Do the work at a lower priority."""
         _step_back()
         _do(work, future)
 
