@@ -1,7 +1,5 @@
 """The report of `tests.campaigns.faults`."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,8 +94,7 @@ def write(
         "patience": patience,
         "minutes": round(minutes, 1),
     }
-    command = shlex.join(["python", "-m", "tests.campaigns.faults", *sys.argv[1:]])
-    report.write(out, "Faults of ranks", sections, data, command=command)
+    report.write(out, "Faults of ranks", sections, data)
 
 
 _DELAYS = (
