@@ -1,5 +1,6 @@
 """The language model: embedding, blocks, head; whole, or step by step as the sweeps drive it."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,6 +14,7 @@ from tttscale.kernels.precision import widened
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput
+from tttscale.model.decode_state import HeldPorts, Parts
 from tttscale.model.initial_values import initialise
 from tttscale.model.layers import Layer, RMSNorm, SwiGLU
 from tttscale.model.ports import NULL_PORTS, Carried, LayerPorts
@@ -88,12 +90,40 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, chunk: Chunk = WHOLE, ports: LayerPorts = NULL_PORTS) -> Tensor:
         """[B, C, D] -> [B, C, D]; the carry enters and leaves through `ports`."""
+        return self._around(x, chunk, ports, lambda h: self.seq_modeling_block(h, chunk, ports))
+
+    def step(self, x: Tensor, positions: Sequence[int], held: Parts) -> tuple[Tensor, Parts]:
+        """Read one token of every row.
+
+        Args:
+            x: [B, 1, D].
+            positions: tokens that each row has read before.
+            held: what the layer has kept of them.
+
+        Returns:
+            [B, 1, D], and what it keeps now.
+        """
+        ports = HeldPorts(held)
+        kept: Parts = {}
+
+        def mix(h: Tensor) -> Tensor:
+            """Run the sequence layer on the token."""
+            y, own = self.seq_modeling_block.step(h, positions, held)
+            kept.update(own)
+            return y
+
+        x = self._around(x, WHOLE, ports, mix)
+        return x, ports.sent() | kept
+
+    def _around(
+        self, x: Tensor, chunk: Chunk, ports: LayerPorts, mix: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         y, parts = None, (x,)
         if self.conv is not None:
             x, y = self.conv(x, chunk, ports)
             parts = x, y
         x, h = self.seq_norm(x, y)
-        y = self.seq_modeling_block(h, chunk, ports)
+        y = mix(h)
         if (
             not isinstance(y, Tensor) or y.shape != h.shape
         ):  # None or a broadcast would pass unnoticed

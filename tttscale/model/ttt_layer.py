@@ -3,6 +3,7 @@
 Parameter names are those of the official checkpoints (ttt-lm-pytorch, `TTTBase`).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,11 +11,14 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from tttscale.kernels.learners import LEARNERS
+from tttscale.kernels.ops.pointwise import turned
 from tttscale.kernels.precision import widened
 from tttscale.kernels.scan import ttt_scan
+from tttscale.kernels.torch_scan.one_token import one_token
 from tttscale.model.architecture import TTTConfig
-from tttscale.model.chunk import Chunk
+from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput
+from tttscale.model.decode_state import HeldPorts, Parts
 from tttscale.model.initial_values import convolution
 from tttscale.model.layers import Rotary
 from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
@@ -106,6 +110,49 @@ class TTTLayer(Mixer):
         out = self._scan(q, k, v, rates, chunk, ports["state"])
         return self._output(out.flatten(2), of.get("g_proj"))
 
+    def step(self, h: Tensor, positions: Sequence[int], held: Parts) -> tuple[Tensor, Parts]:
+        """Read one token of every row with the sums of its open mini-batch; rows may stand anywhere."""
+        size = self.config.mini_batch_size
+        at = torch.tensor([position % size for position in positions], device=h.device)
+        of, ports = self._projections(h), HeldPorts(held)
+        q, k = self._turned(of, at, ports)
+        v, tau = self._heads(of["v_proj"])[:, 0], self._token_idx()
+        rates = self._learning_rates(of["rates"], WHOLE)[:, 0]
+        state = held.get("state") or tuple(
+            w.expand(len(h), *w.shape[1:]) for w in self._initial_state()
+        )
+        sums = held.get(SUMS) or tuple(torch.zeros_like(w) for w in state)
+        out = one_token(
+            self.kind,
+            *map(widened, (q, k, v)),
+            rates,
+            tau[at],
+            widened(self.ttt_norm_weight),
+            widened(self.ttt_norm_bias),
+            state,
+            sums,
+        )
+        y = self._output(out.to(v.dtype).flatten(1).unsqueeze(1), of.get("g_proj"))
+        return y, ports.sent() | _closed(state, sums, tau[-1], at == size - 1)
+
+    def _turned(self, of: dict[str, Tensor], at: Tensor, ports: HeldPorts) -> tuple[Tensor, Tensor]:
+        """Queries and keys [B, H, f] of one token in each row, at its place `at` [B] of a mini-batch."""
+        tables = [table[at].unsqueeze(1) for table in self.rotary.tables(of["q_proj"])]
+        if not self.config.share_qk:
+            heads = (self._heads(of[name])[:, 0] for name in ("q_proj", "k_proj"))
+            q, k = (turned(widened(x), *tables).to(x.dtype) for x in heads)
+            return q, k
+        qk, run = of["q_proj"], self.operators.causal_conv
+        past = CausalInput(qk, self.config.conv_kernel, WHOLE, ports["qk_conv"])
+        q, k = (
+            turned(
+                self._heads(run(widened(past.padded), past.rows, conv.weight, conv.bias))[:, 0],
+                *tables,
+            ).to(qk.dtype)
+            for conv in (self.conv_q, self.conv_k)
+        )
+        return q, k
+
     def _projections(self, h: Tensor) -> dict[str, Tensor]:
         """What each projection of this layer makes of h, and the rates' logits [B, C, H]."""
         names = [n for n in ("q_proj", "k_proj", "v_proj", "g_proj") if hasattr(self, n)]
@@ -175,6 +222,21 @@ class TTTLayer(Mixer):
     def _output(self, out: Tensor, gate: Tensor | None) -> Tensor:
         norm, run = self.post_norm, self.operators
         return run.linear(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)
+
+
+SUMS = "sums"
+"""What `TTTLayer.step` keeps of an open mini-batch: the sums of its gradients, of the shapes of the state."""
+
+
+def _closed(state: Part, sums: Part, tau: Tensor, ends: Tensor) -> Parts:
+    """Return state and sums, in the rows [B] that end a mini-batch with the weights behind it and zeros."""
+    if bool(ends.all()):
+        return {"state": tuple(w - tau * a for w, a in zip(state, sums, strict=True))}
+    if bool(ends.any()):
+        share = (tau * ends)[:, None, None, None].to(state[0].dtype)
+        state = tuple(w - share * a for w, a in zip(state, sums, strict=True))
+        sums = tuple(a.masked_fill(ends[:, None, None, None], 0) for a in sums)
+    return {"state": state, SUMS: sums}
 
 
 class TTTLinear(TTTLayer):

@@ -1,0 +1,92 @@
+"""What a model has to keep of the tokens it has read: the same size after a million of them as after one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tttscale.model.ports import Part
+
+Parts = dict[str, Part]
+"""By name: the parts of a layer's carry, and what it keeps of tokens that its carry does not hold yet."""
+
+
+class HeldPort:
+    """A port whose neighbours are calls: the call before has left a part, and this one leaves another."""
+
+    peer_waits_for_state = False
+    peer_waits_for_grad = False
+
+    def __init__(self, held: Part | None) -> None:
+        self._held = held
+        self.sent: Part | None = None
+
+    def recv_state(self) -> Part | None:
+        """Return what the call before has left; None where a sequence begins."""
+        return self._held
+
+    def send_state(self, part: Part) -> None:
+        """Leave a part."""
+        self.sent = tuple(t.detach() for t in part)
+
+    def recv_grad(self) -> Part | None:
+        """No gradient comes."""
+        return None
+
+    def send_grad(self, grad: Part) -> None:
+        """No gradient goes."""
+
+
+class HeldPorts:
+    """The ports of one layer for one call."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._ports: dict[str, HeldPort] = {}
+
+    def __getitem__(self, part: str) -> HeldPort:
+        return self._ports.setdefault(part, HeldPort(self._parts.get(part)))
+
+    def sent(self) -> Parts:
+        """Return what the call has left."""
+        return {name: port.sent for name, port in self._ports.items() if port.sent is not None}
+
+
+@dataclass
+class DecodeState:
+    """A model's memory of the tokens that each row of a batch has read. Calls replace its tensors."""
+
+    positions: list[int]
+    """Tokens read, by row."""
+    layers: list[Parts] = field(default_factory=list)
+    """By layer; tensors have the rows as their first dim. Empty before the first token."""
+
+    @classmethod
+    def empty(cls, rows: int, layers: int) -> "DecodeState":
+        """Nothing has been read."""
+        return cls([0] * rows, [{} for _ in range(layers)])
+
+    def rows(self, chosen: Sequence[int]) -> "DecodeState":
+        """Return a state of its own whose rows are those chosen, in that order; one may come twice."""
+        index = torch.tensor(list(chosen))
+        return DecodeState(
+            [self.positions[row] for row in chosen],
+            [
+                _each(layer, lambda t: t.index_select(0, index.to(t.device)))
+                for layer in self.layers
+            ],
+        )
+
+    def copy(self) -> "DecodeState":
+        """Return a state of its own with the same content."""
+        return self.rows(range(len(self.positions)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for layer in self.layers for part in layer.values() for t in part)
+
+
+def _each(parts: Parts, function: Callable[[Tensor], Tensor]) -> Parts:
+    return {name: tuple(map(function, part)) for name, part in parts.items()}
