@@ -8,6 +8,8 @@ so W and the sums A are all that a token needs of those before it, whatever the 
 row may stand anywhere in its own mini-batch.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,9 +30,9 @@ def one_token(
     norm_weight: Tensor,
     norm_bias: Tensor,
     state: State,
-    sums: State,
-) -> Tensor:
-    """Read one token of every row, and add its gradients to the sums, in place.
+    sums: State | None,
+) -> tuple[Tensor, State]:
+    """Read one token of every row, and add its gradients to the sums. Nothing is written in place.
 
     Args:
         kind: of the inner learner, "linear" or "mlp".
@@ -38,19 +40,20 @@ def one_token(
         k: keys, rotated.
         v: values.
         lr: lambda [B, H].
-        tau: [B], of each row's place in its mini-batch.
+        tau: [B], of each row's place in its mini-batch; [1] if all have the same.
         norm_weight: [H, f] of the inner LayerNorm.
         norm_bias: [H, f].
         state: the weights in front of the mini-batch.
-        sums: A of the tokens before, of the same shapes; zeros at the first token of a mini-batch.
+        sums: A of the tokens before, of the same shapes; zeros (or None) before the first of a mini-batch.
 
     Returns:
-        The outputs [B, H, f], as `ttt_scan` returns them.
+        The outputs [B, H, f], as `ttt_scan` returns them, and A with this token.
     """
-    u = norm_weight * (norm_bias - (v - k))
+    u = norm_weight * (norm_bias + k - v)
     read = _linear if kind == "linear" else _mlp
-    z = read(q, k, u, norm_weight.square(), lr[..., None], tau[:, None, None], state, sums)
-    return torch.addcmul(q + norm_bias, norm_weight, normalise(z)[0])
+    before = (None,) * len(state) if sums is None else sums
+    z, now = read(q, k, u, norm_weight.square(), lr[..., None], tau[:, None, None], state, before)
+    return torch.addcmul(q + norm_bias, norm_weight, normalise(z)[0]), now
 
 
 def _linear(
@@ -61,12 +64,12 @@ def _linear(
     lr: Tensor,
     tau: Tensor,
     state: State,
-    sums: State,
-) -> Tensor:
-    (W, b), (A, a) = state, sums
+    sums: Sequence[Tensor | None],
+) -> tuple[Tensor, State]:
+    W, b = state
     z, now = (torch.stack([k, q], dim=-2) @ W + b).unbind(-2)
-    _add(A, a, k, lr * gradient(z, u, gamma2))
-    return now - tau * _layer(q, A, a)
+    A, a = _added(sums, k, lr * gradient(z, u, gamma2))
+    return now - tau * _layer(q, A, a), (A, a)
 
 
 def _mlp(
@@ -77,17 +80,17 @@ def _mlp(
     lr: Tensor,
     tau: Tensor,
     state: State,
-    sums: State,
-) -> Tensor:
-    (W1, b1, W2, b2), (A1, a1, A2, a2) = state, sums
+    sums: Sequence[Tensor | None],
+) -> tuple[Tensor, State]:
+    W1, b1, W2, b2 = state
     z1, now1 = (torch.stack([k, q], dim=-2) @ W1 + b1).unbind(-2)
     hidden, slope = gelu_and_slope(z1)
     G2 = lr * gradient(_layer(hidden, W2, b2), u, gamma2)
     G1 = (W2 @ G2.unsqueeze(-1)).squeeze(-1) * slope
-    _add(A1, a1, k, G1)
-    _add(A2, a2, hidden, G2)
+    A1, a1 = _added(sums[:2], k, G1)
+    A2, a2 = _added(sums[2:], hidden, G2)
     read = gelu(now1 - tau * _layer(q, A1, a1))
-    return _layer(read, W2, b2) - tau * _layer(read, A2, a2)
+    return _layer(read, W2, b2) - tau * _layer(read, A2, a2), (A1, a1, A2, a2)
 
 
 def _layer(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
@@ -95,7 +98,9 @@ def _layer(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     return (x.unsqueeze(-2) @ W + b).squeeze(-2)
 
 
-def _add(A: Tensor, a: Tensor, x: Tensor, grad: Tensor) -> None:
-    """A += x^T grad, a += grad."""
-    A.addcmul_(x.unsqueeze(-1), grad.unsqueeze(-2))
-    a.add_(grad.unsqueeze(-2))
+def _added(sums: Sequence[Tensor | None], x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """A + x^T grad and a + grad."""
+    (A, a), column, row = sums, x.unsqueeze(-1), grad.unsqueeze(-2)
+    if A is None or a is None:
+        return column * row, row
+    return torch.addcmul(A, column, row), a + row

@@ -6,10 +6,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tttscale.errors import MixerError
 from tttscale.model.ports import Part
 
 Parts = dict[str, Part]
 """By name: the parts of a layer's carry, and what it keeps of tokens that its carry does not hold yet."""
+
+SUMS = "sums"
+"""What a TTT layer keeps of an open mini-batch: the sums of its gradients, of the shapes of its state."""
+OPEN = "open tokens"
+"""What any other layer keeps since the last place where a chunk may end: its inputs, [B, n, D]."""
 
 
 class HeldPort:
@@ -55,7 +61,7 @@ class HeldPorts:
 
 @dataclass
 class DecodeState:
-    """A model's memory of the tokens that each row of a batch has read. Calls replace its tensors."""
+    """A model's memory of the tokens that each row of a batch has read. No call writes into its tensors."""
 
     positions: list[int]
     """Tokens read, by row."""
@@ -80,7 +86,23 @@ class DecodeState:
 
     def copy(self) -> "DecodeState":
         """Return a state of its own with the same content."""
-        return self.rows(range(len(self.positions)))
+        return DecodeState(list(self.positions), [_each(p, torch.clone) for p in self.layers])
+
+    @classmethod
+    def joined(cls, states: Sequence["DecodeState"]) -> "DecodeState":
+        """Return one state with the rows of several, in their order; they may stand at different positions.
+
+        Args:
+            states: of one model, each after one token or more.
+
+        Raises:
+            MixerError: a layer keeps what cannot stand side by side, such as inputs of different lengths.
+        """
+        layers = zip(*(state.layers for state in states), strict=True)
+        return cls(
+            [position for state in states for position in state.positions],
+            [_side_by_side(number, parts) for number, parts in enumerate(layers)],
+        )
 
     @property
     def nbytes(self) -> int:
@@ -90,3 +112,25 @@ class DecodeState:
 
 def _each(parts: Parts, function: Callable[[Tensor], Tensor]) -> Parts:
     return {name: tuple(map(function, part)) for name, part in parts.items()}
+
+
+def _side_by_side(number: int, layers: Sequence[Parts]) -> Parts:
+    """The rows of one layer in several states."""
+    if any(SUMS in parts for parts in layers):
+        layers = [parts if SUMS in parts else parts | {SUMS: _zeros(parts)} for parts in layers]
+    shapes = [
+        {name: [t.shape[1:] for t in part] for name, part in parts.items()} for parts in layers
+    ]
+    if any(other != shapes[0] for other in shapes):
+        raise MixerError(
+            f"layer {number}: rows at different positions keep tensors of different shapes, so they cannot be "
+            "decoded together. Give all prompts one length, or generate row by row"
+        )
+    return {
+        name: tuple(torch.cat(same) for same in zip(*(p[name] for p in layers), strict=True))
+        for name in layers[0]
+    }
+
+
+def _zeros(parts: Parts) -> Part:
+    return tuple(torch.zeros_like(t) for t in parts["state"])

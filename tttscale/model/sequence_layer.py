@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from tttscale.errors import MixerError
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import Chunk
-from tttscale.model.decode_state import HeldPorts, Parts
+from tttscale.model.decode_state import OPEN, HeldPorts, Parts
 from tttscale.model.layers import Layer
 from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
 from tttscale.model.registry import fault, mixer_class, options_of
@@ -86,21 +86,20 @@ class Mixer(Layer):
 
         Args:
             h: normed input [B, 1, D].
-            positions: tokens that each row has read before; here all rows stand at the same place of a unit.
+            positions: tokens that each row has read before; here the same for all rows.
             held: what the layer has kept of them: nothing at position 0.
 
         Returns:
             What is added to the residual stream, [B, 1, D], and what the layer keeps now.
 
         Raises:
-            MixerError: rows stand at different places.
+            MixerError: rows stand at different positions.
         """
         unit = type(self).alignment(self.config, self.options)
-        places = {position % unit for position in positions}
-        if len(places) > 1:
+        if len(set(positions)) > 1:
             raise MixerError(
-                f"{type(self).__qualname__}: rows of a batch stand at different places of {unit} tokens, and "
-                "the layer has no step() of its own. Give all prompts one length, or generate row by row"
+                f"{type(self).__qualname__}: rows of a batch stand at different positions, {list(positions)}, "
+                "and the layer has no step() of its own. Give all prompts one length, or generate row by row"
             )
         opened = torch.cat([*held.get(OPEN, ()), h], dim=1)
         ports = HeldPorts(held)
@@ -108,10 +107,6 @@ class Mixer(Layer):
         if opened.shape[1] == unit:
             return out[:, -1:], ports.sent()
         return out[:, -1:], {n: p for n, p in held.items() if n != OPEN} | {OPEN: (opened,)}
-
-
-OPEN = "open tokens"
-"""What `Mixer.step` keeps beside the carry: inputs since the last place where a chunk may end, [B, n, D]."""
 
 
 def build_mixer(name: str, config: TTTConfig) -> Mixer:

@@ -18,7 +18,8 @@ from tttscale.kernels.torch_scan.one_token import one_token
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput
-from tttscale.model.decode_state import HeldPorts, Parts
+from tttscale.model.decode_state import SUMS, HeldPorts, Parts
+from tttscale.model.device import to_device
 from tttscale.model.initial_values import convolution
 from tttscale.model.layers import Rotary
 from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
@@ -112,46 +113,43 @@ class TTTLayer(Mixer):
 
     def step(self, h: Tensor, positions: Sequence[int], held: Parts) -> tuple[Tensor, Parts]:
         """Read one token of every row with the sums of its open mini-batch; rows may stand anywhere."""
-        size = self.config.mini_batch_size
-        at = torch.tensor([position % size for position in positions], device=h.device)
+        places = [position % self.config.mini_batch_size for position in positions]
+        at = _index(places, h.device)
         of, ports = self._projections(h), HeldPorts(held)
         q, k = self._turned(of, at, ports)
         v, tau = self._heads(of["v_proj"])[:, 0], self._token_idx()
-        rates = self._learning_rates(of["rates"], WHOLE)[:, 0]
         state = held.get("state") or tuple(
-            w.expand(len(h), *w.shape[1:]) for w in self._initial_state()
+            w.expand(len(h), *w.shape[1:]).clone() for w in self._initial_state()
         )
-        sums = held.get(SUMS) or tuple(torch.zeros_like(w) for w in state)
-        out = one_token(
+        out, sums = one_token(
             self.kind,
-            *map(widened, (q, k, v)),
-            rates,
+            widened(q),
+            widened(k),
+            widened(v),
+            self._learning_rates(of["rates"], WHOLE)[:, 0],
             tau[at],
             widened(self.ttt_norm_weight),
             widened(self.ttt_norm_bias),
             state,
-            sums,
+            held.get(SUMS),
         )
         y = self._output(out.to(v.dtype).flatten(1).unsqueeze(1), of.get("g_proj"))
-        return y, ports.sent() | _closed(state, sums, tau[-1], at == size - 1)
+        ends = [place == self.config.mini_batch_size - 1 for place in places]
+        return y, ports.sent() | _closed(state, sums, tau[-1], ends)
 
-    def _turned(self, of: dict[str, Tensor], at: Tensor, ports: HeldPorts) -> tuple[Tensor, Tensor]:
-        """Queries and keys [B, H, f] of one token in each row, at its place `at` [B] of a mini-batch."""
-        tables = [table[at].unsqueeze(1) for table in self.rotary.tables(of["q_proj"])]
+    def _turned(self, of: dict[str, Tensor], at: Any, ports: HeldPorts) -> tuple[Tensor, Tensor]:
+        """Queries and keys [B, H, f] of one token of each row, by its place `at` in a mini-batch."""
+        cos, sin = (table[at].unsqueeze(1) for table in self.rotary.tables(of["q_proj"]))
         if not self.config.share_qk:
-            heads = (self._heads(of[name])[:, 0] for name in ("q_proj", "k_proj"))
-            q, k = (turned(widened(x), *tables).to(x.dtype) for x in heads)
-            return q, k
+            q, k = (self._heads(of[name])[:, 0] for name in ("q_proj", "k_proj"))
+            return turned(widened(q), cos, sin).to(q.dtype), turned(widened(k), cos, sin).to(k.dtype)
         qk, run = of["q_proj"], self.operators.causal_conv
         past = CausalInput(qk, self.config.conv_kernel, WHOLE, ports["qk_conv"])
         q, k = (
-            turned(
-                self._heads(run(widened(past.padded), past.rows, conv.weight, conv.bias))[:, 0],
-                *tables,
-            ).to(qk.dtype)
+            self._heads(run(widened(past.padded), past.rows, conv.weight, conv.bias))[:, 0]
             for conv in (self.conv_q, self.conv_k)
         )
-        return q, k
+        return turned(q, cos, sin).to(qk.dtype), turned(k, cos, sin).to(qk.dtype)
 
     def _projections(self, h: Tensor) -> dict[str, Tensor]:
         """What each projection of this layer makes of h, and the rates' logits [B, C, H]."""
@@ -224,19 +222,22 @@ class TTTLayer(Mixer):
         return run.linear(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)
 
 
-SUMS = "sums"
-"""What `TTTLayer.step` keeps of an open mini-batch: the sums of its gradients, of the shapes of the state."""
+def _index(places: Sequence[int], device: torch.device) -> slice | Tensor:
+    """What takes the rows at these places out of a table; nothing is copied where all are the same."""
+    if len(set(places)) == 1:
+        return slice(places[0], places[0] + 1)
+    return to_device(torch.tensor(list(places)), device)
 
 
-def _closed(state: Part, sums: Part, tau: Tensor, ends: Tensor) -> Parts:
-    """Return state and sums, in the rows [B] that end a mini-batch with the weights behind it and zeros."""
-    if bool(ends.all()):
+def _closed(state: Part, sums: Part, tau: Tensor, ends: Sequence[bool]) -> Parts:
+    """State and sums; in the rows that end a mini-batch the weights after it, and zeros."""
+    if not any(ends):
+        return {"state": state, SUMS: sums}
+    if all(ends):
         return {"state": tuple(w - tau * a for w, a in zip(state, sums, strict=True))}
-    if bool(ends.any()):
-        share = (tau * ends)[:, None, None, None].to(state[0].dtype)
-        state = tuple(w - share * a for w, a in zip(state, sums, strict=True))
-        sums = tuple(a.masked_fill(ends[:, None, None, None], 0) for a in sums)
-    return {"state": state, SUMS: sums}
+    closes = to_device(torch.tensor(list(ends)), tau.device)[:, None, None, None]
+    after = (torch.where(closes, w - tau * a, w) for w, a in zip(state, sums, strict=True))
+    return {"state": tuple(after), SUMS: tuple(a.masked_fill(closes, 0) for a in sums)}
 
 
 class TTTLinear(TTTLayer):
