@@ -75,7 +75,7 @@ class DecodeState:
 
     def rows(self, chosen: Sequence[int]) -> "DecodeState":
         """Return a state of its own whose rows are those chosen, in that order; one may come twice."""
-        index = torch.tensor(list(chosen))
+        index = torch.tensor(list(chosen), dtype=torch.int64)
         return DecodeState(
             [self.positions[row] for row in chosen],
             [
@@ -123,8 +123,8 @@ def _side_by_side(number: int, layers: Sequence[Parts]) -> Parts:
     ]
     if any(other != shapes[0] for other in shapes):
         raise MixerError(
-            f"layer {number}: rows at different positions keep tensors of different shapes, so they cannot be "
-            "decoded together. Give all prompts one length, or generate row by row"
+            f"layer {number}: rows at different positions keep tensors of different shapes, so they cannot "
+            "be decoded together. Give all prompts one length, or generate row by row"
         )
     return {
         name: tuple(torch.cat(same) for same in zip(*(p[name] for p in layers), strict=True))

@@ -6,6 +6,7 @@ does not depend on how its tokens are cut into calls, but for rounding.
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from torch import Tensor
 from tttscale.kernels.precision import widened
 from tttscale.model.chunk import Chunk
 from tttscale.model.decode_state import DecodeState, HeldPorts, Parts
-from tttscale.model.language_model import Block, TTTForCausalLM
+
+if TYPE_CHECKING:
+    from tttscale.model.language_model import Block, TTTForCausalLM
 
 CHUNK_TOKENS = 2048
 """Tokens that go through the blocks together, at most: the memory that a prompt takes."""
@@ -23,7 +26,7 @@ class Decoder:
     """A model, and what it has read of each row of a batch."""
 
     def __init__(
-        self, model: TTTForCausalLM, state: DecodeState | None = None, rows: int = 1
+        self, model: "TTTForCausalLM", state: DecodeState | None = None, rows: int = 1
     ) -> None:
         """Begin, or continue from a state.
 
@@ -35,8 +38,8 @@ class Decoder:
         self.model = model
         self.blocks: list[Block] = model.carry_layers
         self.state = DecodeState.empty(rows, len(self.blocks)) if state is None else state
-        """What has been read. Whole at any time: a call that fails, or is interrupted, leaves it as it was after
-        the tokens that it did read."""
+        """What has been read. Whole at any time: a call that fails, or is interrupted, leaves it as it was
+        after the tokens that it did read."""
         mixers = [block.seq_modeling_block for block in self.blocks]
         self.unit = math.lcm(*(type(m).alignment(m.config, m.options) for m in mixers))
         """Tokens of a unit: places where a chunk may end are multiples of it."""
@@ -83,7 +86,11 @@ class Decoder:
         return min(left // self.unit * self.unit, self._chunk) if aligned else 0
 
     def _chunk_through(self, ids: Tensor) -> tuple[Tensor, DecodeState]:
-        x, chunk, layers = self.model.embed(ids), Chunk(begin=self.state.positions[0]), list[Parts]()
+        x, chunk, layers = (
+            self.model.embed(ids),
+            Chunk(begin=self.state.positions[0]),
+            list[Parts](),
+        )
         for block, held in zip(self.blocks, self.state.layers, strict=True):
             ports = HeldPorts(held)
             x = block(x, chunk, ports)

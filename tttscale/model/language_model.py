@@ -1,9 +1,9 @@
 """The language model: embedding, blocks, head; whole, or step by step as the sweeps drive it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
@@ -14,13 +14,16 @@ from tttscale.kernels.precision import widened
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput
-from tttscale.model.decode_state import HeldPorts, Parts
+from tttscale.model.decode_state import DecodeState, HeldPorts, Parts
 from tttscale.model.initial_values import initialise
 from tttscale.model.layers import Layer, RMSNorm, SwiGLU
 from tttscale.model.ports import NULL_PORTS, Carried, LayerPorts
 from tttscale.model.registry import names_of
 from tttscale.model.sequence_layer import Mixer, build_mixer
 from tttscale.model.ttt_layer import TTTLayer
+
+if TYPE_CHECKING:
+    from tttscale.model.generation import Generated
 
 
 @dataclass
@@ -113,7 +116,7 @@ class Block(nn.Module):
             return y
 
         x = self._around(x, WHOLE, ports, mix)
-        return x, ports.sent() | kept
+        return x, kept | ports.sent()
 
     def _around(
         self, x: Tensor, chunk: Chunk, ports: LayerPorts, mix: Callable[[Tensor], Tensor]
@@ -202,6 +205,52 @@ class TTTForCausalLM(Layer):
             logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
         )
         return CausalLMOutput(logits, loss)
+
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+        stop_ids: Collection[int] = (),
+        state: DecodeState | None = None,
+    ) -> "Generated":
+        """Continue prompts, exactly as the whole forward would, at a cost for each token that stays the same.
+
+        Args:
+            input_ids: int64 [B, T], or a list of ids for each row; rows may differ in length.
+            max_new_tokens: for each row.
+            temperature: 0 takes the most likely token; otherwise tokens are drawn.
+            top_k: draw from so many tokens only; None: all.
+            top_p: draw from the fewest tokens whose probabilities sum up to it; None: all.
+            min_p: draw from tokens at least so likely as this share of the most likely; None: all.
+            seed: of the draws; row r has a generator of its own.
+            stop_ids: tokens after which a row ends.
+            state: what has been read before, as `Generated.state` or `load_state` returns it; it is not
+                changed.
+
+        Returns:
+            The new tokens of each row, and states to continue from.
+
+        Raises:
+            ConfigError: a value is out of its range, a prompt is empty, or an id is not the model's.
+            MixerError: rows differ in length, and a layer cannot have that.
+        """
+        from tttscale.model.generation import generate
+        from tttscale.model.sampling import Sampling
+
+        return generate(
+            self,
+            input_ids,
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(temperature, top_k, top_p, min_p, seed),
+            stop_ids=stop_ids,
+            state=state,
+        )
 
     def set_inner_lr_scale(self, scale: float) -> None:
         """Multiply every layer's inner learning rate (its warm-up)."""

@@ -98,7 +98,7 @@ class Mixer(Layer):
         unit = type(self).alignment(self.config, self.options)
         if len(set(positions)) > 1:
             raise MixerError(
-                f"{type(self).__qualname__}: rows of a batch stand at different positions, {list(positions)}, "
+                f"{type(self).__qualname__}: rows of a batch stand at different positions, {[*positions]}, "
                 "and the layer has no step() of its own. Give all prompts one length, or generate row by row"
             )
         opened = torch.cat([*held.get(OPEN, ()), h], dim=1)

@@ -142,7 +142,9 @@ class TTTLayer(Mixer):
         cos, sin = (table[at].unsqueeze(1) for table in self.rotary.tables(of["q_proj"]))
         if not self.config.share_qk:
             q, k = (self._heads(of[name])[:, 0] for name in ("q_proj", "k_proj"))
-            return turned(widened(q), cos, sin).to(q.dtype), turned(widened(k), cos, sin).to(k.dtype)
+            return turned(widened(q), cos, sin).to(q.dtype), turned(widened(k), cos, sin).to(
+                k.dtype
+            )
         qk, run = of["q_proj"], self.operators.causal_conv
         past = CausalInput(qk, self.config.conv_kernel, WHOLE, ports["qk_conv"])
         q, k = (
