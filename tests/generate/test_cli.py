@@ -121,7 +121,9 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_ends(trained_run):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as child:
-        assert child.stdin and child.stdout and child.stderr
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
         child.stdin.write(b"the cat\n")
         child.stdin.flush()
         for _ in range(3):

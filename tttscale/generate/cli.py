@@ -95,7 +95,7 @@ def generate(
 
     A prompt may be of any length: memory does not grow with it, and neither does the time of a token.
 
-    Examples: `tttscale generate runs/quickstart "The old house" --tokens 100`, or to read once and ask often:
+    Example: `tttscale generate runs/quickstart "The old house" --tokens 100`, or to read once and ask often:
     `tttscale generate runs/quickstart --file book.txt --tokens 0 --save-state book.state`, and then
     `tttscale generate runs/quickstart "In the end" --load-state book.state`
     """
