@@ -31,12 +31,12 @@ _SHAPE: dict[str, Any] = {
     "mini_batch_size": 16,
 }
 _NOTE = (
-    "fp32 on one thread of a shared machine; width 256, 2 layers, 4 heads of 64, K = 16; *base* is the Transformer "
-    "backbone, *mamba* has share_qk, use_gate and pre_conv. CPU seconds of the process for {tokens} tokens, one "
-    "by one, after a prompt of {prompt}; the two in turns in one process, the median of {rounds} rounds, and the "
-    "median of the ratios within a round. *difference*: the largest of the logits. *after a context*: the "
-    "least CPU time of a token in {rounds} rounds of {tokens}, and the bytes of the state after the context, which "
-    "is all that is kept of it."
+    "fp32 on one thread of a shared machine; width 256, 2 layers, 4 heads of 64, K = 16; *base* is the "
+    "Transformer backbone, *mamba* has share_qk, use_gate and pre_conv. CPU seconds of the process for "
+    "{tokens} tokens, one by one, after a prompt of {prompt}; the two in turns in one process, the median of "
+    "{rounds} rounds, and the median of the ratios within a round. *difference*: the largest of the logits "
+    "after the last token. *after a context*: the least CPU time of a token in {rounds} rounds of {tokens}, "
+    "and the bytes of the state after the context, which is all that is kept of it."
 )
 Way = Callable[[], tuple[float, Tensor]]
 
@@ -75,7 +75,7 @@ def official(path: Path, model: TTTForCausalLM, ids: Tensor) -> Way:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    fields = model.config.model_dump(exclude={"pattern", "options"})
+    fields = model.config.model_dump(exclude={"pattern", "options", "use_cache"})
     theirs = module.TTTForCausalLM(module.TTTConfig(**fields, use_cache=True)).eval()
     missing, unknown = theirs.load_state_dict(model.state_dict(), strict=False)
     assert not missing

@@ -60,6 +60,15 @@ def test_the_same_bytes_as_the_library_writes(tmp_path):
         assert torch.equal(file.read_range("weight", 1, 3), TENSORS["weight"][1:3])
 
 
+def test_texts_beside_the_tensors(tmp_path):
+    said = {"of": "a model", "größe": "1"}
+    write_tensors(tmp_path / "a", TENSORS, said)
+    assert (tmp_path / "a").read_bytes() == save(TENSORS, metadata={"format": "pt", **said})
+    with open_tensors(tmp_path / "a") as file:
+        assert file.metadata == {"format": "pt", **said}
+        assert file.shapes.keys() == TENSORS.keys()
+
+
 def test_a_view_of_a_larger_tensor(tmp_path):
     values = torch.arange(12.0).view(3, 4).T
     write_tensors(tmp_path / "a", {"a": values, "b": values[1:, ::2].requires_grad_()})

@@ -90,6 +90,19 @@ def test_narrow_parameters(kind, backbone, dtype):
     assert (narrow(IDS).logits - exact).norm() / exact.norm() < limit
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_without_a_graph_the_bits_are_the_same(kind):
+    model = tiny_model(tiny_config(kind), torch.float32)
+    with_graph = model(IDS).logits
+    assert with_graph.requires_grad
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, with_graph.detach())
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = model(IDS).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(IDS).logits.detach(), cast)
+
+
 class Pairs(GatedDelta):
     """A layer whose chunks end at even positions only."""
 

@@ -18,6 +18,7 @@ from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.errors import CheckpointError
 from tttscale.model.decode_state import OPEN, SUMS, DecodeState, Parts
 from tttscale.model.language_model import Block, TTTForCausalLM
+from tttscale.model.pretrained import weights_of
 from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, write_tensors
 
 VERSION = "1"
@@ -40,9 +41,9 @@ def fingerprints(model: TTTForCausalLM, tokenizer: Tokenizer | None = None) -> d
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(model.config.model_dump(mode="json"), sort_keys=True).encode())
-    for name, parameter in sorted(model.state_dict().items()):
+    for name, parameter in sorted(weights_of(model).items()):
         digest.update(f"{name} {parameter.dtype} {list(parameter.shape)};".encode())
-        values = parameter.detach().cpu().contiguous().flatten()
+        values = parameter.cpu().contiguous().flatten()
         digest.update(values.view(torch.uint8).numpy().data)
     return {"model": digest.hexdigest(), "tokenizer": tokenizer.digest if tokenizer else _NONE}
 
