@@ -45,7 +45,8 @@ def model_of(kind: str, backbone: str) -> TTTForCausalLM:
     """An untrained model of either learner and backbone."""
     names = ("share_qk", "use_gate", "pre_conv")
     flags = dict.fromkeys(names, backbone == "mamba")
-    return TTTForCausalLM(TTTConfig(**_SHAPE, **flags, ttt_layer_type=kind, ttt_base_lr=1.0))
+    fields: dict[str, Any] = {**_SHAPE, **flags, "ttt_layer_type": kind, "ttt_base_lr": 1.0}
+    return TTTForCausalLM(TTTConfig(**fields))
 
 
 def tokens(length: int) -> Tensor:
@@ -146,7 +147,7 @@ def after_contexts(rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--official", type=Path, help="ttt.py of ttt-lm-pytorch")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/decode"))

@@ -1,5 +1,6 @@
 """The verb: text on stdout, all else on stderr; a state of one process continues in another."""
 
+import errno
 import io
 import os
 import signal
@@ -66,7 +67,7 @@ def test_a_state_of_one_process_continues_in_another(trained_run, tmp_path, leng
     assert whole.returncode == 0, whole.stderr
     state = tmp_path / "book.state"
     reading = process(trained_run, first, "--tokens", 0, "--save-state", state)
-    assert (reading.returncode, reading.stdout) == (0, b"\n"), reading.stderr
+    assert (reading.returncode, reading.stdout) == (0, b""), reading.stderr
     assert f"state after {length + 1} tokens: {state}" in reading.stderr.decode()
     before = state.read_bytes()
     for _ in range(2):
@@ -98,11 +99,15 @@ def test_a_prompt_from_a_file_or_stdin(run, untrained, tmp_path, monkeypatch):
     assert run(untrained, text, "--no-stream", *flags)[1] == wanted
     assert run(untrained, text, "--seed", 1, *flags)[1] != wanted
     assert run(untrained, text, "--threads", 1, *flags)[1] == wanted
+    code, not_utf8, said = run(untrained, os.fsdecode(b"a\xff"), *flags)
+    assert (code, "read 3 tokens" in said) == (0, True)
+    assert not_utf8
 
 
 def test_a_conversation_keeps_its_state(run, untrained, monkeypatch):
     flags = ["--tokenizer", "bytes", "--tokens", 8, "--temperature", 0]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("two\nthree\n"))
+    lines = io.BytesIO(b"two\nthree\r\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
     code, text, said = run(untrained, "one", "-i", *flags)
     model, ids, shown = TTTForCausalLM.from_pretrained(untrained), [256], ""
     for line in (b"one", b"two", b"three"):
@@ -172,6 +177,18 @@ def test_a_state_of_another_model(run, untrained, trained_run, tmp_path):
     code, _, said = run(untrained, "a", "--tokenizer", "bytes", "--load-state", state)
     assert code == 66
     assert "is the state of another model: that of fingerprint" in said
+
+
+def test_a_state_that_cannot_be_written(run, untrained, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tttscale.generate.state_file.save_state", full)
+    state = tmp_path / "s"
+    flags = ["--tokenizer", "bytes", "--tokens", 1, "--save-state", state]
+    code, _, said = run(untrained, "a", *flags)
+    assert code == 74
+    assert f"--save-state {state}: No space left on device" in said
 
 
 def test_several_rows_are_for_python(run, untrained, tmp_path):

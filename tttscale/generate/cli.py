@@ -13,7 +13,7 @@ from tttscale.cluster import discover_place
 from tttscale.cluster.interrupts import Interrupts
 from tttscale.config.paths import path_argument, words_argument
 from tttscale.data.progress import Progress, shown_progress
-from tttscale.errors import ConfigError, DataError, LaunchError
+from tttscale.errors import ConfigError, DataError, DiskError, LaunchError, of_disk
 from tttscale.observe.guard import warn
 from tttscale.observe.terminal import is_watched
 from tttscale.reading import read_bytes, reason
@@ -114,8 +114,9 @@ def generate(
     session, keep = _session(model, tokenizer, sampling, load_state, save_state is not None)
     write = _Writer(stream)
     if text is not None or not interactive:
-        _read(session, text or "")
-        write.reply(session.reply(tokens, stop or ()))
+        _read(session, text or b"")
+        if tokens:
+            write.reply(session.reply(tokens, stop or ()))
     if interactive:
         _converse(session, write, tokens, stop or [])
     if save_state is not None:
@@ -155,7 +156,13 @@ def _session(
     def keep(place: Path) -> None:
         """Write the state."""
         after = session.state()
-        write_state(place, after, owner)
+        try:
+            write_state(place, after, owner)
+        except OSError as error:
+            kind = DiskError if of_disk(error) else ConfigError
+            raise kind(
+                f"--save-state {place}: {reason(error)}. Name a file where there is room."
+            ) from None
         print(
             f"state after {after.positions[0]:,} tokens: {place} ({after.nbytes:,} bytes)",
             file=sys.stderr,
@@ -198,11 +205,11 @@ def _converse(session: "Session", write: _Writer, tokens: int, stops: list[str])
     while True:
         if shown:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = sys.stdin.buffer.readline()
         if not line:
             return
         with _stoppable():
-            _read(session, line.rstrip("\n"))
+            _read(session, line.rstrip(b"\r\n"))
             write.reply(session.reply(tokens, stops))
 
 
@@ -217,12 +224,12 @@ def _stoppable() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
 
 
-def _read(session: "Session", text: str | bytes) -> None:
+def _read(session: "Session", text: bytes) -> None:
     with shown_progress(len(text) > _FEW_TOKENS) as progress:
         session.read(text, lambda done, total: progress(Progress("read", done, total)))
 
 
-def _prompt(prompt: str | None, file: Path | None, interactive: bool) -> str | bytes | None:
+def _prompt(prompt: str | None, file: Path | None, interactive: bool) -> bytes | None:
     if prompt is not None and file is not None:
         raise ConfigError(f"PROMPT and --file {file}: give one of them.")
     if file is not None:
@@ -234,7 +241,7 @@ def _prompt(prompt: str | None, file: Path | None, interactive: bool) -> str | b
         if interactive:
             raise ConfigError("- and -i: both read stdin. Give the first prompt with --file.")
         return sys.stdin.buffer.read(_PROMPT_BYTES)
-    return prompt
+    return None if prompt is None else os.fsencode(prompt)  # as it came, if it is not UTF-8, too
 
 
 def _check_place(save_state: Path | None) -> None:
