@@ -13,7 +13,7 @@ from tttscale.kernels.ops.linear import embedded
 from tttscale.kernels.precision import widened
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
-from tttscale.model.convolution import CausalInput
+from tttscale.model.convolution import CausalInput, convolved, window
 from tttscale.model.decode_state import DecodeState, HeldPorts, Parts
 from tttscale.model.initial_values import initialise
 from tttscale.model.layers import Layer, RMSNorm, SwiGLU
@@ -58,6 +58,12 @@ class PreConv(Layer):
             past.padded, past.rows, self.conv.weight, self.conv.bias
         )
 
+    def step(self, x: Tensor, ports: LayerPorts) -> tuple[Tensor, Tensor]:
+        """The same of one token, [B, 1, D], without a graph."""
+        x, h = self.norm(x)
+        inputs = window(h, self.conv.kernel_size[0], ports["pre_conv"])
+        return x, convolved(inputs, self.conv).unsqueeze(1).to(h.dtype)
+
 
 class Block(nn.Module):
     """Optional convolution, sequence layer, SwiGLU (if the layer wants one), each with a residual."""
@@ -93,7 +99,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, chunk: Chunk = WHOLE, ports: LayerPorts = NULL_PORTS) -> Tensor:
         """[B, C, D] -> [B, C, D]; the carry enters and leaves through `ports`."""
-        return self._around(x, chunk, ports, lambda h: self.seq_modeling_block(h, chunk, ports))
+        before = None if self.conv is None else self.conv(x, chunk, ports)
+        return self._around(x, before, lambda h: self.seq_modeling_block(h, chunk, ports))
 
     def step(self, x: Tensor, positions: Sequence[int], held: Parts) -> tuple[Tensor, Parts]:
         """Read one token of every row.
@@ -115,16 +122,20 @@ class Block(nn.Module):
             kept.update(own)
             return y
 
-        x = self._around(x, WHOLE, ports, mix)
+        before = None if self.conv is None else self.conv.step(x, ports)
+        x = self._around(x, before, mix)
         return x, kept | ports.sent()
 
     def _around(
-        self, x: Tensor, chunk: Chunk, ports: LayerPorts, mix: Callable[[Tensor], Tensor]
+        self,
+        x: Tensor,
+        before: tuple[Tensor, Tensor] | None,
+        mix: Callable[[Tensor], Tensor],
     ) -> Tensor:
+        """All but the sequence layer; `before` is what the convolution gives, if there is one."""
         y, parts = None, (x,)
-        if self.conv is not None:
-            x, y = self.conv(x, chunk, ports)
-            parts = x, y
+        if before is not None:
+            x, y = parts = before
         x, h = self.seq_norm(x, y)
         y = mix(h)
         if (

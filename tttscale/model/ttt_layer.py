@@ -17,7 +17,7 @@ from tttscale.kernels.scan import ttt_scan
 from tttscale.kernels.torch_scan.one_token import one_token
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
-from tttscale.model.convolution import CausalInput
+from tttscale.model.convolution import CausalInput, convolved, window
 from tttscale.model.decode_state import SUMS, HeldPorts, Parts
 from tttscale.model.device import to_device
 from tttscale.model.initial_values import convolution
@@ -139,19 +139,15 @@ class TTTLayer(Mixer):
 
     def _turned(self, of: dict[str, Tensor], at: Any, ports: HeldPorts) -> tuple[Tensor, Tensor]:
         """Queries and keys [B, H, f] of one token of each row, by its place `at` in a mini-batch."""
+        dtype = of["q_proj"].dtype
+        if self.config.share_qk:
+            inputs = window(of["q_proj"], self.config.conv_kernel, ports["qk_conv"])
+            both = [self._heads(convolved(inputs, conv)) for conv in (self.conv_q, self.conv_k)]
+        else:
+            both = [widened(self._heads(of[name])[:, 0]) for name in ("q_proj", "k_proj")]
         cos, sin = (table[at].unsqueeze(1) for table in self.rotary.tables(of["q_proj"]))
-        if not self.config.share_qk:
-            q, k = (self._heads(of[name])[:, 0] for name in ("q_proj", "k_proj"))
-            return turned(widened(q), cos, sin).to(q.dtype), turned(widened(k), cos, sin).to(
-                k.dtype
-            )
-        qk, run = of["q_proj"], self.operators.causal_conv
-        past = CausalInput(qk, self.config.conv_kernel, WHOLE, ports["qk_conv"])
-        q, k = (
-            self._heads(run(widened(past.padded), past.rows, conv.weight, conv.bias))[:, 0]
-            for conv in (self.conv_q, self.conv_k)
-        )
-        return turned(q, cos, sin).to(qk.dtype), turned(k, cos, sin).to(qk.dtype)
+        q, k = turned(torch.stack(both), cos, sin).to(dtype).unbind()
+        return q, k
 
     def _projections(self, h: Tensor) -> dict[str, Tensor]:
         """What each projection of this layer makes of h, and the rates' logits [B, C, H]."""
