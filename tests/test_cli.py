@@ -56,7 +56,7 @@ def test_version(run):
     assert run("--version") == (0, f"tttscale {__version__}\n", "")
 
 
-VERBS = ["train", "plan", "plot", "baseline", "doctor"]
+VERBS = ["train", "plan", "plot", "baseline", "doctor", "generate"]
 DATA_VERBS = ["build", "info", "show", "tokenizer", "verify"]
 LAUNCH_VERBS = ["slurm"]
 BENCH_VERBS = ["build", "data", "scan", "step"]

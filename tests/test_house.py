@@ -13,7 +13,7 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "bench", "check_mixer", "launch", "doctor", "profile"},
+    {"train", "evaluate", "generate", "bench", "check_mixer", "launch", "doctor", "profile"},
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
@@ -30,6 +30,7 @@ SIDEWAYS = {
     ("observe", "supervise"),
     ("supervise", "cluster"),
     ("evaluate", "train"),
+    ("generate", "train"),
     ("bench", "train"),
     ("launch", "train"),
     ("doctor", "train"),

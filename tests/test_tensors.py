@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from tests.hostile import BAD_JSON, no_files
@@ -58,6 +59,17 @@ def test_the_same_bytes_as_the_library_writes(tmp_path):
         assert sum(file.sizes.values()) == sum(t.nbytes for t in TENSORS.values())
         assert all(torch.equal(file.read(name), t) for name, t in TENSORS.items())
         assert torch.equal(file.read_range("weight", 1, 3), TENSORS["weight"][1:3])
+
+
+def test_texts_beside_the_tensors(tmp_path):
+    said = {"of": "a model", "größe": "1"}
+    write_tensors(tmp_path / "a", TENSORS, said)
+    with safe_open(tmp_path / "a", framework="pt") as library:
+        assert library.metadata() == {"format": "pt", **said}
+        assert library.keys()
+    with open_tensors(tmp_path / "a") as file:
+        assert file.metadata == {"format": "pt", **said}
+        assert file.shapes.keys() == TENSORS.keys()
 
 
 def test_a_view_of_a_larger_tensor(tmp_path):

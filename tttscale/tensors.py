@@ -38,6 +38,8 @@ class TensorFile:
 
     def __init__(self, path: Path, handle: Any, header: dict[str, Any]) -> None:
         self.path, self._handle = path, handle
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        """What was written beside the tensors."""
         self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         """Shapes of all tensors, by name."""
         self.dtypes = {name: str(entry["dtype"]) for name, entry in header.items()}
@@ -88,14 +90,21 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         handle.__exit__(None, None, None)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a tensor file in place of an earlier one; the bytes are those that the library would write.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        metadata: texts beside them.
 
     Raises:
         OSError: the file system refused; an earlier file is unchanged.
     """
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | dict(metadata or {})}
     end = 0
     for name in names:
         tensor = tensors[name]
@@ -174,7 +183,6 @@ def _header(path: Path) -> dict[str, Any]:
         header = parse_json(file.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
-    header.pop("__metadata__", None)
     return header
 
 

@@ -1,7 +1,7 @@
 """Products of tokens with parameters: operands in the compute dtype, gradients of parameters in fp32."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,8 +78,19 @@ class MultiLinear:
     def __call__(self, x: Tensor, *weights: Tensor) -> Any:
         """[..., D] with [N, D] each -> [..., N] in the compute dtype; a tensor, or a tuple of several."""
         x = x.to(compute_dtype(x))
-        outs = _MultiLinear.apply(self.add, source_of(x), x, *weights)
+        if torch.is_grad_enabled():
+            outs = _MultiLinear.apply(self.add, source_of(x), x, *weights)
+        else:
+            outs = _products(x, [cached_cast(weight, x.dtype) for weight in weights])
         return outs if len(outs) > 1 else outs[0]
+
+
+@without_autocast
+def _products(x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """x W^T of each, all in x's dtype."""
+    rows = x.flatten(0, -2)
+    outs = (product(rows, weight.t()) for weight in weights)
+    return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
 
 class _MultiLinear(torch.autograd.Function):
@@ -91,9 +102,7 @@ class _MultiLinear(torch.autograd.Function):
         ctx.add, ctx.source, ctx.dtypes = add, source, [w.dtype for w in weights]
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.save_for_backward(x if source is None else None)
-        rows = x.flatten(0, -2)
-        outs = (product(rows, copy.t()) for copy in ctx.copies)
-        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+        return _products(x, ctx.copies)
 
     @staticmethod
     @once_differentiable

@@ -196,6 +196,11 @@ def _rotate(wide: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     length, repeats = wide.shape[1], -(-wide.shape[1] // len(cos))
     cos, sin = (table.repeat(repeats, 1)[:length].unsqueeze(1) for table in (cos, sin))
+    return turned(wide, cos, sin)
+
+
+def turned(wide: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Adjacent pairs (a, b) -> (a cos - b sin, b cos + a sin), by tables of any shape that fits."""
     swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(wide * cos, swapped, sin)
 

@@ -10,7 +10,12 @@ from tttscale.observe.guard import Guard
 from tttscale.observe.terminal import is_watched
 
 LOG_SECONDS = 30.0
-VERBS = {"tokenize": "tokenizing", "write": "writing shards", "verify": "verifying"}
+VERBS = {
+    "tokenize": "tokenizing",
+    "write": "writing shards",
+    "verify": "verifying",
+    "read": "reading",
+}
 
 
 @dataclass(frozen=True)
@@ -18,9 +23,9 @@ class Progress:
     """The progress of this host."""
 
     phase: str
-    """"tokenize", "write" or "verify"."""
+    """"tokenize", "write", "verify" or "read"."""
     done: int
-    """What is done: bytes of sources of finished slices; shards; files."""
+    """What is done: bytes of sources of finished slices; shards; files; tokens of a prompt."""
     total: int
     """This host's share of all."""
     documents: int = 0

@@ -5,6 +5,8 @@ from typing import Literal
 
 from tttscale import __version__
 from tttscale.data.store.manifest import Record, SplitName
+from tttscale.data.store.open import open_store
+from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.data.windows.mixture import Mixture, MixtureComponent
 from tttscale.errors import DataError
 from tttscale.files import write_text
@@ -92,8 +94,7 @@ def tokenizer_notice(folder: Path, tokens: Mixture) -> str | None:
 
     That is known only from a file beside them, or beside the folder `final` of a run.
     """
-    places = [folder, folder.parent] if folder.name == "final" else [folder]
-    path = next((p for place in places if (p := place / PROVENANCE_FILE).exists()), None)
+    path = _beside(folder)
     if path is None:
         return None
     try:
@@ -108,6 +109,43 @@ def tokenizer_notice(folder: Path, tokens: Mixture) -> str | None:
                 f"weights were trained with {' and '.join(sorted(then))}: the same ids may mean other text"
             )
     return None
+
+
+def trained_tokenizer(folder: Path) -> Tokenizer | None:
+    """Find the tokenizer that a model was trained with, in one of the stores that `data.json` names.
+
+    Args:
+        folder: of a model, or of its run: the file is there or, beside `final`, one above.
+
+    Returns:
+        None: there is no such file.
+
+    Raises:
+        DataError: the stores do not say which tokenizer made them, are gone, or are others now.
+    """
+    path = _beside(folder)
+    if path is None:
+        return None
+    record = _read(path).stores[0]
+    remedy = "Name the tokenizer that made it with --tokenizer: bytes, or a tokenizer.json."
+    try:
+        tokenizer = open_store(record.store).tokenizer()
+    except DataError as error:
+        raise DataError(
+            f"{path}: the model was trained on {record.store}, whose tokenizer cannot be had: "
+            f"{error} {remedy}"
+        ) from None
+    if tokenizer.digest != record.tokenizer:
+        raise DataError(
+            f"{path}: the model was trained with the tokenizer of sha256 {record.tokenizer}, but "
+            f"{record.store} has {tokenizer.name} of sha256 {tokenizer.digest} now. {remedy}"
+        )
+    return tokenizer
+
+
+def _beside(folder: Path) -> Path | None:
+    places = [folder, folder.parent] if folder.name == "final" else [folder]
+    return next((p for place in places if (p := place / PROVENANCE_FILE).exists()), None)
 
 
 def _describe(component: MixtureComponent) -> StoreProvenance:

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tttscale.kernels.precision import wide_dtype
+from tttscale.kernels.precision import wide_dtype, widened
 from tttscale.model.chunk import Chunk
 from tttscale.model.device import to_device
 from tttscale.model.ports import CarryPort
@@ -40,6 +40,33 @@ class CausalInput:
             tail = torch.cat([tail, part[:, -reach:]], dim=1)[:, -reach:]
         self.padded = _SendTail.apply(torch.cat(parts, dim=1), reach, port)
         self.rows = _rows(cuts, reach, x.device)
+
+
+def window(x: Tensor, taps: int, port: CarryPort) -> Tensor:
+    """What a causal convolution reads for one token: its last inputs and this one, without a graph.
+
+    Args:
+        x: [B, 1, D].
+        taps: kernel size k.
+        port: where the last k-1 inputs enter and leave.
+
+    Returns:
+        [B, k, D], fp32 or wider.
+    """
+    received = port.recv_state()
+    tail = (
+        x.new_zeros(len(x), taps - 1, x.shape[2]) if received is None else received[0].to(x.dtype)
+    )
+    inputs = widened(torch.cat([tail, x], dim=1))
+    port.send_state((inputs[:, 1:].clone(),))
+    return inputs
+
+
+def convolved(inputs: Tensor, conv: nn.Conv1d) -> Tensor:
+    """The output [B, D] of a depthwise convolution for one token; inputs [B, k, D] as `window` gives them."""
+    assert conv.bias is not None
+    taps = widened(conv.weight[:, 0]).t()
+    return (inputs * taps).sum(1) + widened(conv.bias)
 
 
 def _rows(cuts: list[tuple[int, int]], reach: int, device: torch.device) -> Tensor | None:

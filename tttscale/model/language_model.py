@@ -1,8 +1,9 @@
 """The language model: embedding, blocks, head; whole, or step by step as the sweeps drive it."""
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
@@ -12,13 +13,17 @@ from tttscale.kernels.ops.linear import embedded
 from tttscale.kernels.precision import widened
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
-from tttscale.model.convolution import CausalInput
+from tttscale.model.convolution import CausalInput, convolved, window
+from tttscale.model.decode_state import DecodeState, HeldPorts, Parts
 from tttscale.model.initial_values import initialise
 from tttscale.model.layers import Layer, RMSNorm, SwiGLU
 from tttscale.model.ports import NULL_PORTS, Carried, LayerPorts
 from tttscale.model.registry import names_of
 from tttscale.model.sequence_layer import Mixer, build_mixer
 from tttscale.model.ttt_layer import TTTLayer
+
+if TYPE_CHECKING:
+    from tttscale.model.generation import Generated
 
 
 @dataclass
@@ -52,6 +57,12 @@ class PreConv(Layer):
         return x, self.operators.causal_conv(
             past.padded, past.rows, self.conv.weight, self.conv.bias
         )
+
+    def step(self, x: Tensor, ports: LayerPorts) -> tuple[Tensor, Tensor]:
+        """The same of one token, [B, 1, D], without a graph."""
+        x, h = self.norm(x)
+        inputs = window(h, self.conv.kernel_size[0], ports["pre_conv"])
+        return x, convolved(inputs, self.conv).unsqueeze(1).to(h.dtype)
 
 
 class Block(nn.Module):
@@ -88,12 +99,45 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, chunk: Chunk = WHOLE, ports: LayerPorts = NULL_PORTS) -> Tensor:
         """[B, C, D] -> [B, C, D]; the carry enters and leaves through `ports`."""
+        before = None if self.conv is None else self.conv(x, chunk, ports)
+        return self._around(x, before, lambda h: self.seq_modeling_block(h, chunk, ports))
+
+    def step(self, x: Tensor, positions: Sequence[int], held: Parts) -> tuple[Tensor, Parts]:
+        """Read one token of every row.
+
+        Args:
+            x: [B, 1, D].
+            positions: tokens that each row has read before.
+            held: what the layer has kept of them.
+
+        Returns:
+            [B, 1, D], and what it keeps now.
+        """
+        ports = HeldPorts(held)
+        kept: Parts = {}
+
+        def mix(h: Tensor) -> Tensor:
+            """Run the sequence layer on the token."""
+            y, own = self.seq_modeling_block.step(h, positions, held)
+            kept.update(own)
+            return y
+
+        before = None if self.conv is None else self.conv.step(x, ports)
+        x = self._around(x, before, mix)
+        return x, kept | ports.sent()
+
+    def _around(
+        self,
+        x: Tensor,
+        before: tuple[Tensor, Tensor] | None,
+        mix: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """All but the sequence layer; `before` is what the convolution gives, if there is one."""
         y, parts = None, (x,)
-        if self.conv is not None:
-            x, y = self.conv(x, chunk, ports)
-            parts = x, y
+        if before is not None:
+            x, y = parts = before
         x, h = self.seq_norm(x, y)
-        y = self.seq_modeling_block(h, chunk, ports)
+        y = mix(h)
         if (
             not isinstance(y, Tensor) or y.shape != h.shape
         ):  # None or a broadcast would pass unnoticed
@@ -172,6 +216,52 @@ class TTTForCausalLM(Layer):
             logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
         )
         return CausalLMOutput(logits, loss)
+
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+        stop_ids: Collection[int] = (),
+        state: DecodeState | None = None,
+    ) -> "Generated":
+        """Continue prompts, exactly as the whole forward would, at a cost for each token that stays the same.
+
+        Args:
+            input_ids: int64 [B, T], or a list of ids for each row; rows may differ in length.
+            max_new_tokens: for each row.
+            temperature: 0 takes the most likely token; otherwise tokens are drawn.
+            top_k: draw from so many tokens only; None: all.
+            top_p: draw from the fewest tokens whose probabilities sum up to it; None: all.
+            min_p: draw from tokens at least so likely as this share of the most likely; None: all.
+            seed: of the draws; row r has a generator of its own.
+            stop_ids: tokens after which a row ends.
+            state: what has been read before, as `Generated.state` or `load_state` returns it; it is not
+                changed.
+
+        Returns:
+            The new tokens of each row, and states to continue from.
+
+        Raises:
+            ConfigError: a value is out of its range, a prompt is empty, or an id is not the model's.
+            MixerError: rows differ in length, and a layer cannot have that.
+        """
+        from tttscale.model.generation import generate
+        from tttscale.model.sampling import Sampling
+
+        return generate(
+            self,
+            input_ids,
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(temperature, top_k, top_p, min_p, seed),
+            stop_ids=stop_ids,
+            state=state,
+        )
 
     def set_inner_lr_scale(self, scale: float) -> None:
         """Multiply every layer's inner learning rate (its warm-up)."""

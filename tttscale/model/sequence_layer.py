@@ -4,6 +4,7 @@ A layer y, carry' = f(x, carry) receives and sends each part of its carry at two
 they stand is the overlap: receive as late, send as early as possible.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Generator, Tensor
 from tttscale.errors import MixerError
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import Chunk
+from tttscale.model.decode_state import OPEN, HeldPorts, Parts
 from tttscale.model.layers import Layer
 from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
 from tttscale.model.registry import fault, mixer_class, options_of
@@ -76,6 +78,35 @@ class Mixer(Layer):
             ports: one for each part that `carry` declares.
         """
         raise NotImplementedError
+
+    def step(self, h: Tensor, positions: Sequence[int], held: Parts) -> tuple[Tensor, Parts]:
+        """Read one token of every row, as generation does; a layer may know a cheaper way than this one.
+
+        The tokens since the last place where a chunk may end are run again, together with this one.
+
+        Args:
+            h: normed input [B, 1, D].
+            positions: tokens that each row has read before; here the same for all rows.
+            held: what the layer has kept of them: nothing at position 0.
+
+        Returns:
+            What is added to the residual stream, [B, 1, D], and what the layer keeps now.
+
+        Raises:
+            MixerError: rows stand at different positions.
+        """
+        unit = type(self).alignment(self.config, self.options)
+        if len(set(positions)) > 1:
+            raise MixerError(
+                f"{type(self).__qualname__}: rows of a batch stand at different positions, {[*positions]}, "
+                "and the layer has no step() of its own. Give all prompts one length, or generate row by row"
+            )
+        opened = torch.cat([*held.get(OPEN, ()), h], dim=1)
+        ports = HeldPorts(held)
+        out = self(opened, Chunk(begin=positions[0] - opened.shape[1] + 1), ports)
+        if opened.shape[1] == unit:
+            return out[:, -1:], ports.sent()
+        return out[:, -1:], {n: p for n, p in held.items() if n != OPEN} | {OPEN: (opened,)}
 
 
 def build_mixer(name: str, config: TTTConfig) -> Mixer:

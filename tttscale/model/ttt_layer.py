@@ -3,6 +3,7 @@
 Parameter names are those of the official checkpoints (ttt-lm-pytorch, `TTTBase`).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,11 +11,15 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from tttscale.kernels.learners import LEARNERS
+from tttscale.kernels.ops.pointwise import turned
 from tttscale.kernels.precision import widened
 from tttscale.kernels.scan import ttt_scan
+from tttscale.kernels.torch_scan.one_token import one_token
 from tttscale.model.architecture import TTTConfig
-from tttscale.model.chunk import Chunk
-from tttscale.model.convolution import CausalInput
+from tttscale.model.chunk import WHOLE, Chunk
+from tttscale.model.convolution import CausalInput, convolved, window
+from tttscale.model.decode_state import SUMS, HeldPorts, Parts
+from tttscale.model.device import to_device
 from tttscale.model.initial_values import convolution
 from tttscale.model.layers import Rotary
 from tttscale.model.ports import Carried, CarryPort, LayerPorts, Part
@@ -106,6 +111,44 @@ class TTTLayer(Mixer):
         out = self._scan(q, k, v, rates, chunk, ports["state"])
         return self._output(out.flatten(2), of.get("g_proj"))
 
+    def step(self, h: Tensor, positions: Sequence[int], held: Parts) -> tuple[Tensor, Parts]:
+        """Read one token of every row with the sums of its open mini-batch; rows may stand anywhere."""
+        places = [position % self.config.mini_batch_size for position in positions]
+        at = _index(places, h.device)
+        of, ports = self._projections(h), HeldPorts(held)
+        q, k = self._turned(of, at, ports)
+        v, tau = self._heads(of["v_proj"])[:, 0], self._token_idx()
+        state = held.get("state") or tuple(
+            w.expand(len(h), *w.shape[1:]).clone() for w in self._initial_state()
+        )
+        out, sums = one_token(
+            self.kind,
+            widened(q),
+            widened(k),
+            widened(v),
+            self._learning_rates(of["rates"], WHOLE)[:, 0],
+            tau[at],
+            widened(self.ttt_norm_weight),
+            widened(self.ttt_norm_bias),
+            state,
+            held.get(SUMS),
+        )
+        y = self._output(out.to(v.dtype).flatten(1).unsqueeze(1), of.get("g_proj"))
+        ends = [place == self.config.mini_batch_size - 1 for place in places]
+        return y, ports.sent() | _closed(state, sums, tau[-1], ends)
+
+    def _turned(self, of: dict[str, Tensor], at: Any, ports: HeldPorts) -> tuple[Tensor, Tensor]:
+        """Queries and keys [B, H, f] of one token of each row, by its place `at` in a mini-batch."""
+        dtype = of["q_proj"].dtype
+        if self.config.share_qk:
+            inputs = window(of["q_proj"], self.config.conv_kernel, ports["qk_conv"])
+            both = [self._heads(convolved(inputs, conv)) for conv in (self.conv_q, self.conv_k)]
+        else:
+            both = [widened(self._heads(of[name])[:, 0]) for name in ("q_proj", "k_proj")]
+        cos, sin = (table[at].unsqueeze(1) for table in self.rotary.tables(of["q_proj"]))
+        q, k = turned(torch.stack(both), cos, sin).to(dtype).unbind()
+        return q, k
+
     def _projections(self, h: Tensor) -> dict[str, Tensor]:
         """What each projection of this layer makes of h, and the rates' logits [B, C, H]."""
         names = [n for n in ("q_proj", "k_proj", "v_proj", "g_proj") if hasattr(self, n)]
@@ -175,6 +218,24 @@ class TTTLayer(Mixer):
     def _output(self, out: Tensor, gate: Tensor | None) -> Tensor:
         norm, run = self.post_norm, self.operators
         return run.linear(run.gated_norm(out, gate, norm.weight, norm.bias), self.o_proj.weight)
+
+
+def _index(places: Sequence[int], device: torch.device) -> slice | Tensor:
+    """What takes the rows at these places out of a table; nothing is copied where all are the same."""
+    if len(set(places)) == 1:
+        return slice(places[0], places[0] + 1)
+    return to_device(torch.tensor(list(places)), device)
+
+
+def _closed(state: Part, sums: Part, tau: Tensor, ends: Sequence[bool]) -> Parts:
+    """State and sums; in the rows that end a mini-batch the weights after it, and zeros."""
+    if not any(ends):
+        return {"state": state, SUMS: sums}
+    if all(ends):
+        return {"state": tuple(w - tau * a for w, a in zip(state, sums, strict=True))}
+    closes = to_device(torch.tensor(list(ends)), tau.device)[:, None, None, None]
+    after = (torch.where(closes, w - tau * a, w) for w, a in zip(state, sums, strict=True))
+    return {"state": tuple(after), SUMS: tuple(a.masked_fill(closes, 0) for a in sums)}
 
 
 class TTTLinear(TTTLayer):

@@ -1,0 +1,211 @@
+"""The verb: text on stdout, all else on stderr; a state of one process continues in another."""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.generate.conftest import byte_model
+from tttscale import cli
+from tttscale.model import TTTForCausalLM
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(capsys):
+    def run_command(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["generate", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return caught.value.code, printed.out, printed.err
+
+    return run_command
+
+
+@pytest.fixture
+def untrained(tmp_path):
+    folder = tmp_path / "model"
+    byte_model("mlp").save_pretrained(folder)
+    return folder
+
+
+def process(*arguments, **options):
+    command = [sys.executable, "-m", "tttscale", "generate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=300, **options)
+
+
+def test_a_trained_run_writes_what_its_whole_forward_would(run, trained_run):
+    code, text, figures = run(trained_run, "the cat", "--tokens", 30, "--temperature", 0)
+    model, ids = TTTForCausalLM.from_pretrained(trained_run / "final"), [256, *b"the cat"]
+    for _ in range(30):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == 257:
+            break
+    wanted = bytes(i for i in ids[8:] if i < 256).decode(errors="replace")
+    assert (code, text) == (0, wanted + "\n")
+    assert f"model {trained_run / 'final'}, tokenizer bytes" in figures
+    assert "read 8 tokens in" in figures
+    assert "generated 30 tokens in" in figures
+
+
+@pytest.mark.parametrize("length", [20, 47])  # K = 16; 1 + 47 ends a mini-batch
+def test_a_state_of_one_process_continues_in_another(trained_run, tmp_path, length):
+    first, second = ("the cat sat on the mat. the dog ran after the cat"[:length], " and then")
+    drawn = ["--tokens", 25, "--seed", 3, "--top-k", 20]
+    whole = process(trained_run, first + second, *drawn)
+    assert whole.returncode == 0, whole.stderr
+    state = tmp_path / "book.state"
+    reading = process(trained_run, first, "--tokens", 0, "--save-state", state)
+    assert (reading.returncode, reading.stdout) == (0, b""), reading.stderr
+    assert f"state after {length + 1} tokens: {state}" in reading.stderr.decode()
+    before = state.read_bytes()
+    for _ in range(2):
+        asking = process(trained_run, second, *drawn, "--load-state", state)
+        assert asking.stdout == whole.stdout
+        assert f", after {length + 1} tokens" in asking.stderr.decode()
+    assert state.read_bytes() == before
+
+
+def test_a_state_after_a_reply_continues_it(run, untrained, tmp_path):
+    flags = ["--tokenizer", "bytes", "--temperature", 0]
+    _, whole, _ = run(untrained, "abc", "--tokens", 30, "--stop", "\n\n\n", *flags)
+    state = tmp_path / "s"
+    _, first, _ = run(untrained, "abc", "--tokens", 10, "--save-state", state, *flags)
+    code, _, said = run(untrained, "x", "--tokens", 3, "--load-state", state, *flags)
+    assert code == 0
+    assert ", after 14 tokens" in said
+    assert whole.startswith(first.rstrip("\n\ufffd"))
+
+
+def test_a_prompt_from_a_file_or_stdin(run, untrained, tmp_path, monkeypatch):
+    flags = ["--tokenizer", "bytes", "--tokens", 12]
+    text = "x\u20ac" * 20
+    (tmp_path / "p.txt").write_text(text, encoding="utf-8")
+    wanted = run(untrained, text, *flags)[1]
+    assert run(untrained, "--file", tmp_path / "p.txt", *flags)[1] == wanted
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert run(untrained, "-", *flags)[1] == wanted
+    assert run(untrained, text, "--no-stream", *flags)[1] == wanted
+    assert run(untrained, text, "--seed", 1, *flags)[1] != wanted
+    assert run(untrained, text, "--threads", 1, *flags)[1] == wanted
+    code, not_utf8, said = run(untrained, os.fsdecode(b"a\xff"), *flags)
+    assert (code, "read 3 tokens" in said) == (0, True)
+    assert not_utf8
+
+
+def test_a_conversation_keeps_its_state(run, untrained, monkeypatch):
+    flags = ["--tokenizer", "bytes", "--tokens", 8, "--temperature", 0]
+    lines = io.BytesIO(b"two\nthree\r\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
+    code, text, said = run(untrained, "one", "-i", *flags)
+    model, ids, shown = TTTForCausalLM.from_pretrained(untrained), [256], ""
+    for line in (b"one", b"two", b"three"):
+        reply = model.generate([[*ids, *line]], max_new_tokens=8, stop_ids=[257]).ids[0]
+        ids += [*line, *(i for i in reply if i != 257)]
+        shown += bytes(i for i in reply if i < 256).decode(errors="replace") + "\n"
+    assert (code, text) == (0, shown)
+    assert "generated 24 tokens" in said
+
+
+def test_ctrl_c_stops_a_reply_and_ctrl_d_ends(trained_run):
+    command = [sys.executable, "-m", "tttscale", "generate", str(trained_run), "-i"]
+    with subprocess.Popen(
+        [*command, "--tokens", "100000000", "--temperature", "3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdin.write(b"the cat\n")
+        child.stdin.flush()
+        for _ in range(3):
+            assert os.read(child.stdout.fileno(), 1)
+        child.send_signal(signal.SIGINT)
+        lines = iter(child.stderr.readline, b"")
+        assert any(line == b"stopped\n" for line in lines)
+        _, said = child.communicate(timeout=300)
+        assert child.returncode == 0
+    assert b"generated" in said
+
+
+MISTAKES = {
+    "two prompts": (["MODEL", "a", "--file", "b"], "PROMPT and --file b: give one of them"),
+    "no such file": (["MODEL", "--file", "nowhere"], "--file nowhere: No such file"),
+    "no such model": (["nowhere", "a"], "nowhere is no folder. Give a run's folder"),
+    "no tokenizer": (["MODEL", "a"], "Name its tokenizer with --tokenizer"),
+    "temperature": (["MODEL", "a", "--temperature", "-1"], "temperature (--temperature) = -1.0"),
+    "top_p": (["MODEL", "a", "--top-p", "2"], "top_p (--top-p) = 2.0: expected a share"),
+    "no folder for the state": (
+        ["MODEL", "a", "--save-state", "nowhere/s"],
+        "--save-state nowhere/s: its folder does not exist",
+    ),
+    "a folder for the state": (["MODEL", "a", "--save-state", "."], "--save-state .: is a folder"),
+    "no state": (
+        ["MODEL", "a", "--tokenizer", "bytes", "--load-state", "nowhere"],
+        "nowhere: No such file",
+    ),
+    "stdin twice": (["MODEL", "-", "-i"], "- and -i: both read stdin"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(run, untrained, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words, said = MISTAKES[name]
+    code, text, errors = run(*(untrained if word == "MODEL" else word for word in words))
+    assert code not in (0, 70)
+    assert text == ""
+    assert said in errors
+
+
+def test_a_state_of_another_model(run, untrained, trained_run, tmp_path):
+    state = tmp_path / "s"
+    assert run(trained_run, "a", "--tokens", 1, "--save-state", state)[0] == 0
+    code, _, said = run(untrained, "a", "--tokenizer", "bytes", "--load-state", state)
+    assert code == 66
+    assert "is the state of another model: that of fingerprint" in said
+
+
+def test_a_state_that_cannot_be_written(run, untrained, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tttscale.generate.state_file.save_state", full)
+    state = tmp_path / "s"
+    flags = ["--tokenizer", "bytes", "--tokens", 1, "--save-state", state]
+    code, _, said = run(untrained, "a", *flags)
+    assert code == 74
+    assert f"--save-state {state}: No space left on device" in said
+
+
+def test_several_rows_are_for_python(run, untrained, tmp_path):
+    from tttscale.data.tokenizers.tokenizer import ByteTokenizer
+    from tttscale.generate import fingerprints, save_state
+
+    model = TTTForCausalLM.from_pretrained(untrained)
+    state = model.generate([[1], [2]], max_new_tokens=0).state
+    save_state(tmp_path / "s", state, fingerprints(model, ByteTokenizer()))
+    code, _, said = run(untrained, "a", "--tokenizer", "bytes", "--load-state", tmp_path / "s")
+    assert code == 64
+    assert "it has 2 rows" in said
+
+
+def test_a_launcher_is_refused(run, untrained, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, said = run(untrained, "a")
+    assert code == 69
+    assert "generate runs in one process, and a launcher has started 2" in said

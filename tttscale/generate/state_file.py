@@ -1,0 +1,162 @@
+"""Files of states: what a model keeps of the tokens that it has read, to continue later or elsewhere.
+
+A safetensors file with `positions` and `layers.<i>.<part>.<j>`, and in its metadata whose state it is:
+digests of the model's configuration and parameters, and of the tokenizer.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tttscale import __version__
+from tttscale.data.tokenizers.tokenizer import Tokenizer
+from tttscale.errors import CheckpointError
+from tttscale.model.decode_state import OPEN, SUMS, DecodeState, Parts
+from tttscale.model.language_model import Block, TTTForCausalLM
+from tttscale.model.pretrained import weights_of
+from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, write_tensors
+
+VERSION = "1"
+_VERSION_KEY, _WRITER_KEY = "tttscale_state", "tttscale_version"
+_POSITIONS = "positions"
+_NAME = re.compile(r"layers\.([0-9]{1,5})\.(.{1,80})\.([0-9]{1,3})")
+_NONE = "none"
+_MOST_TOKENS = 1 << 62
+
+
+def fingerprints(model: TTTForCausalLM, tokenizer: Tokenizer | None = None) -> dict[str, str]:
+    """Say whose a state is.
+
+    Args:
+        model: all of whose parameters are read.
+        tokenizer: that makes its ids; None: it is not known.
+
+    Returns:
+        Digests by what they are of, "model" and "tokenizer".
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(model.config.model_dump(mode="json"), sort_keys=True).encode())
+    for name, parameter in sorted(weights_of(model).items()):
+        digest.update(f"{name} {parameter.dtype} {list(parameter.shape)};".encode())
+        values = parameter.cpu().contiguous().flatten()
+        digest.update(values.view(torch.uint8).numpy().data)
+    return {"model": digest.hexdigest(), "tokenizer": tokenizer.digest if tokenizer else _NONE}
+
+
+def save_state(path: Path | str, state: DecodeState, of: Mapping[str, str]) -> None:
+    """Write a state; the file appears as a whole or not at all.
+
+    Args:
+        path: of the file, such as book.state.
+        state: after one token or more.
+        of: `fingerprints` of the model and the tokenizer.
+
+    Raises:
+        OSError: the file system refused; an earlier file is as it was.
+    """
+    tensors = {_POSITIONS: torch.tensor(state.positions, dtype=torch.int64)}
+    for number, layer in enumerate(state.layers):
+        for name, part in layer.items():
+            tensors |= {f"layers.{number}.{name}.{i}": tensor for i, tensor in enumerate(part)}
+    metadata = {_VERSION_KEY: VERSION, _WRITER_KEY: __version__, **of}
+    write_tensors(Path(path), tensors, metadata)
+
+
+def load_state(path: Path | str, model: TTTForCausalLM, of: Mapping[str, str]) -> DecodeState:
+    """Read a state of this model.
+
+    Args:
+        path: of a file that `save_state` wrote.
+        model: that shall continue from it.
+        of: `fingerprints` of the model and the tokenizer.
+
+    Returns:
+        A state of its own, on the model's device.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another model or tokenizer, or of a newer version.
+    """
+    path = Path(path)
+    with open_tensors(path) as file:
+        _check_owner(file, of)
+        positions = _positions(file)
+        layers: list[Parts] = [{} for _ in model.carry_layers]
+        device = model.model.embed_tokens.weight.device
+        for number, name, tensors in _parts(file, len(layers)):
+            layers[number][name] = tuple(t.to(device, copy=True) for t in tensors)
+    for number, (block, parts) in enumerate(zip(model.carry_layers, layers, strict=True)):
+        _check_shapes(path, number, block, parts, positions)
+    return DecodeState(positions, layers)
+
+
+def _check_owner(file: TensorFile, of: Mapping[str, str]) -> None:
+    found = file.metadata
+    if not isinstance(found, dict) or _VERSION_KEY not in found:
+        raise CheckpointError(
+            f"{file.path} is no state of a model. Give a file that `tttscale generate --save-state` wrote"
+        )
+    if found[_VERSION_KEY] != VERSION:
+        raise CheckpointError(
+            f"{file.path} is a state of format {found[_VERSION_KEY]!r:.20}, written by tttscale "
+            f"{found.get(_WRITER_KEY, 'unknown')!s:.20}; this one reads format {VERSION}. Use that tttscale"
+        )
+    for what, ours in of.items():
+        theirs = found.get(what)
+        if theirs != ours:
+            raise CheckpointError(
+                f"{file.path} is the state of another {what}: that of fingerprint {theirs!s:.64}, and this "
+                f"one's is {ours}. Load the {what} that it was saved with, or read the text again"
+            )
+
+
+def _positions(file: TensorFile) -> list[int]:
+    if file.dtypes.get(_POSITIONS) != "I64" or len(file.shapes[_POSITIONS]) != 1:
+        raise damaged(file.path, "it has no positions")
+    found = file.read(_POSITIONS).tolist()
+    if not found or any(not 0 < position < _MOST_TOKENS for position in found):
+        raise damaged(file.path, f"it has the positions {found!r:.60}")
+    return found
+
+
+def _parts(file: TensorFile, layers: int) -> Iterator[tuple[int, str, list[Tensor]]]:
+    """The parts of all layers, their tensors in order and finite."""
+    numbers: dict[tuple[int, str], list[int]] = {}
+    for name in file.shapes.keys() - {_POSITIONS}:
+        found = _NAME.fullmatch(name)
+        if found is None or int(found[1]) >= layers:
+            raise damaged(file.path, f"it has a tensor {name!r:.60}")
+        numbers.setdefault((int(found[1]), found[2]), []).append(int(found[3]))
+    for (layer, part), indices in sorted(numbers.items()):
+        if sorted(indices) != list(range(len(indices))):
+            raise damaged(file.path, f"layer {layer}: {part!r:.60} lacks a tensor")
+        names = [f"layers.{layer}.{part}.{i}" for i in range(len(indices))]
+        tensors = [file.read(name) for name in names]
+        for name, tensor in zip(names, tensors, strict=True):
+            check_finite(file.path, name, tensor, "Read the text again, and save the state anew")
+        yield layer, part, tensors
+
+
+def _check_shapes(
+    path: Path, number: int, block: Block, parts: Parts, positions: list[int]
+) -> None:
+    """Compare with what the layer declares, and what steps keep beside it."""
+    mixer = block.seq_modeling_block
+    unit = type(mixer).alignment(mixer.config, mixer.options)
+    wanted = block.carry(len(positions), positions[0] // unit * unit)
+    shapes = {name: tuple(tuple(t.shape) for t in part) for name, part in parts.items()}
+    missing = [name for name in wanted if name not in shapes and min(positions) >= unit]
+    if missing:
+        raise damaged(path, f"layer {number} lacks {missing[0]!r:.60}")
+    for name, found in shapes.items():
+        expected = wanted[name].shapes if name in wanted else ()
+        if name == SUMS and "state" in wanted:
+            expected = wanted["state"].shapes
+        elif name == OPEN:
+            expected = ((len(positions), positions[0] % unit, mixer.config.hidden_size),)
+        if found != tuple(map(tuple, expected)):
+            raise damaged(path, f"layer {number}: {name!r:.60} has the shapes {found!r:.120}")
