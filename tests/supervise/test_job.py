@@ -132,13 +132,23 @@ def test_ranks_that_end_as_they_should_are_no_culprits(star):
         star[rank].job.finished(0)
         star.go(0.5)
     assert not any(one.verdict for one in star.all)
-    for rank in (1, 2, 3):
+    assert not star[1].job.side.is_settled  # rank 0 may still hear of a failure
+    assert star[0].job.side.is_settled
+    for rank in range(4):
         assert star[rank].job.settle(5) is None
         star[rank].job.close()
         star[rank].gone = True
-    star.go(1)
-    assert star[0].job.side.is_settled
-    assert star[0].job.settle(5) is None
+        star.go(1)
+
+
+def test_ranks_that_are_done_hear_of_a_failure_at_the_very_end(star):
+    for rank in (1, 2):
+        star[rank].job.finished(0)
+    star.go(20)
+    star[0].fail(-9)
+    star.go(5)
+    assert star.verdict().rank == 0
+    assert all(one.verdict for one in star.all)
 
 
 def test_a_rank_that_ends_first_does_not_hide_a_later_failure(star):

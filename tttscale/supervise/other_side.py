@@ -57,7 +57,8 @@ class OtherSide:
         if self.spoke is None:
             return None if self._seeks_still(now) else self._alone(now)
         self.spoke.poll(now, sign)
-        if self._left is not None and now - self._left[1] > _FAREWELL_SECONDS:
+        late = self._left is not None and now - self._left[1] > _FAREWELL_SECONDS
+        if late and self.spoke.link is Link.SEEKING:
             self.spoke.close()  # a hub that is not found by now has ended as well
         if self.spoke.verdict is not None:
             self.verdict = self.spoke.verdict
@@ -162,8 +163,13 @@ class OtherSide:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the hub has heard all that it must."""
-        return self.spoke is None or not self.spoke.pending
+        """Whether the hub has heard all that it must, and has nothing more to say: all ranks have ended.
+
+        A rank that is done waits for that, so that it hears if another one fails at the very end.
+        """
+        if self.spoke is None:
+            return True
+        return not self.spoke.pending and self.spoke.link in (Link.LOST, Link.OVER)
 
     def close(self, left: int | None, now: float) -> None:
         """Close all connections."""

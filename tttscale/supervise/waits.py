@@ -19,8 +19,10 @@ _CYCLE = [Phase.STEP, Phase.EVALUATE, Phase.RECORD, Phase.CHECKPOINT, Phase.CLOS
 _SWEEPS = (Phase.STEP, Phase.EVALUATE)
 _CARRY = frozenset({"wait", "flush"})
 _SHOWN = 4
-_COMPUTES, _SLEEPS = 0.5, 0.1
-"""CPU seconds in a second."""
+_SLEEPS = 0.005
+"""CPU seconds in a second of a rank that waits, or less."""
+_TIMES_OTHERS = 8
+"""So much more does a rank in an endless loop compute. On a crowded host that may still be little."""
 Here = list[tuple[Member, Sign]]
 """Ranks whose supervisors are here, with their last signs of life."""
 _Place = tuple[int, int, int, tuple[int, ...]]
@@ -161,9 +163,11 @@ def computing(here: Here) -> tuple[Member, Sign] | None:
 
     None if several compute: some libraries do so while they wait.
     """
-    found = [row for row in here if row[1].cpu_share >= _COMPUTES]
-    others = [sign.cpu_share for _, sign in here if sign.cpu_share < _COMPUTES]
-    return found[0] if len(found) == 1 and others and max(others) <= _SLEEPS else None
+    if len(here) < 2:
+        return None
+    first, second = sorted(here, key=lambda row: -row[1].cpu_share)[:2]
+    others = max(second[1].cpu_share, _SLEEPS)
+    return first if first[1].cpu_share >= _TIMES_OTHERS * others else None
 
 
 def _odd(here: Here) -> Stuck | None:
