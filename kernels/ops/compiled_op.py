@@ -109,6 +109,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     fast = torch.compile(function, options=_OPTIONS)
 
     def run(*arguments: Any) -> Any:
+        """Mark the lengths, and call the compiled function."""
         for argument in arguments:
             for x in argument if isinstance(argument, tuple) else (argument,):
                 if isinstance(x, Tensor):

@@ -53,6 +53,7 @@ def shown_progress(shown: bool = True) -> Iterator[Callable[[Progress], None]]:
             show = stack.enter_context(_bar(guard)) if is_watched(sys.stderr) else _Log().show
 
         def guarded(state: Progress) -> None:
+            """Show the state as long as that works."""
             if guard.is_on and show is not None:
                 with guard():
                     show(state)
@@ -101,6 +102,7 @@ def _bar(guard: Guard) -> Iterator[Callable[[Progress], None]]:
         tasks = {}
 
         def show(state: Progress) -> None:
+            """Move the bar of the state's phase."""
             if state.phase not in tasks:
                 tasks[state.phase] = bar.add_task(VERBS[state.phase], rate="")
             speed = state.text_bytes / 1e6 / max(time.monotonic() - began, 1e-9)

@@ -137,7 +137,7 @@ def _parts(file: TensorFile, layers: int) -> Iterator[tuple[int, str, list[Tenso
         names = [f"layers.{layer}.{part}.{i}" for i in range(len(indices))]
         tensors = [file.read(name) for name in names]
         for name, tensor in zip(names, tensors, strict=True):
-            check_finite(file.path, name, tensor, "Read the text again, and save the state anew")
+            check_finite(file.path, name, tensor, "Read the text again, and save the state again")
         yield layer, part, tensors
 
 
