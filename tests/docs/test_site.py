@@ -10,7 +10,6 @@ from itertools import pairwise
 import pytest
 
 from tests.docs.pages import ROOT
-from tttscale.codes import CODES
 from tttscale.config.schema import Config, known_keys
 
 
@@ -55,9 +54,6 @@ def test_pages_hold_what_they_are_made_of(site):
         if len(key) > 1 and key != ("data", "blend"):
             assert f'id="{".".join(key)}"' in configuration, key
     assert "ttt-mlp-1.3b" in configuration
-    codes = (site / "long_runs.html").read_text()
-    for code in CODES:
-        assert f"<td>{code.number}</td>\n<td>{code.name}</td>" in codes
     python = (site / "python.html").read_text()
     for name in (
         "TTTForCausalLM",

@@ -156,9 +156,14 @@ def test_exit_codes():
     numbers = {code.number for code in CODES}
     kinds = [k for k in vars(errors).values() if isinstance(k, type)]
     assert {k.exit_code for k in kinds if issubclass(k, errors.TTTScaleError)} <= numbers
-    faults = (
-        (ROOT / "docs/long_runs.md").read_text().split("## Faults")[1].split("## Exit codes")[0]
-    )
+    page = (ROOT / "docs/long_runs.md").read_text()
+    rows = [
+        f"| {code.number} | {code.name} | {code.meaning} | {'yes' if code.retry else 'no'} |"
+        for code in CODES
+    ]
+    table = page.split("## Exit codes")[1].split("##")[0]
+    assert [row for row in table.splitlines() if row.startswith("| ")][1:] == rows
+    faults = page.split("## Faults")[1].split("## Exit codes")[0]
     cells = [row.split("|")[3] for row in faults.splitlines() if row.startswith("| ")][1:]
     named = {int(number) for cell in cells for number in re.findall(r"\d+", cell)}
     assert named <= numbers
