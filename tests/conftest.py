@@ -1,16 +1,27 @@
 """Triton kernels are interpreted in tests. Decided when triton is first imported, hence here."""
 
 import os
+import signal
 
 import pytest
 
 from tttscale import scrub
+from tttscale.observe import guard
 
 os.environ["TRITON_INTERPRET"] = "1"
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    # nohup and background jobs of a shell ignore them, and so would all processes that tests start.
+    if signal.getsignal(number) is signal.SIG_IGN:
+        handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    """What one test has shown to be secret is not hidden in the messages of the next."""
+    """What one test has shown to be secret is not hidden in the messages of the next.
+
+    And an observer that hung in one does not end the process after the next.
+    """
     yield
     scrub._secrets.clear()
+    guard._left_behind = False

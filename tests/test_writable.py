@@ -88,7 +88,7 @@ def none(*_, **__):
     [
         (("rehearse", CONFIG, *SMALL, "--out"), rehearsal_run, "rehearse"),
         (("plan", CONFIG, *SMALL, "--plot"), plan_run, "plan"),
-        (("bench", "step", "--calibrate", CONFIG, *SMALL, "--costs"), calibrate, "_alone"),
+        (("bench", "step", "--calibrate", CONFIG, *SMALL, "--costs"), calibrate, "alone"),
     ],
 )
 def test_commands_look_before_they_work(tmp_path, monkeypatch, words, module, work):

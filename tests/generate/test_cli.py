@@ -121,7 +121,7 @@ def test_a_conversation_keeps_its_state(run, untrained, monkeypatch):
 def test_ctrl_c_stops_a_reply_and_ctrl_d_ends(trained_run):
     command = [sys.executable, "-m", "tttscale", "generate", str(trained_run), "-i"]
     with subprocess.Popen(
-        [*command, "--tokens", "100000000", "--temperature", "3"],
+        [*command, "--tokens", "100000000", "--temperature", "0"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
