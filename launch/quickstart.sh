@@ -46,6 +46,8 @@ Everything is in $run:
   final/                 weights: tttscale.model.TTTForCausalLM.from_pretrained("$run/final")
 
 Next:
+  .venv/bin/tttscale generate $run "def main("             what the trained model writes
+  .venv/bin/tttscale launch status $run                    what became of the run
   N=2 bash launch/torchrun.sh configs/quickstart.yaml run.name=$name train.steps=60
                                                            resume this run, to step 60
   QUICKSTART_STEPS=200 bash launch/quickstart.sh           a longer one
