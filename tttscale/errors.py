@@ -100,6 +100,11 @@ def of_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _OF_DISK
 
 
+def cannot_write(error: OSError, message: str) -> ConfigError:
+    """Return the error for a place that cannot be written: a DiskError if the disk is full or fails."""
+    return (DiskError if of_disk(error) else ConfigError)(message)
+
+
 def _shown(character: str) -> str:
     if character.isprintable() or character == "\n":
         return character

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tttscale.errors import ConfigError, DiskError, of_disk
+from tttscale.errors import ConfigError, cannot_write
 
 
 def check_folder(folder: Path, option: str = "--out", names: Sequence[str] = ()) -> None:
@@ -60,10 +60,10 @@ def writing(path: Path, option: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = DiskError if of_disk(error) else ConfigError
-        raise kind(
-            f"{option} {path}: cannot write: {error}. Check space and permissions, or name another.".lstrip()
-        ) from error
+        text = (
+            f"{option} {path}: cannot write: {error}. Check space and permissions, or name another."
+        )
+        raise cannot_write(error, text.lstrip()) from error
 
 
 def _of_folder(folder: Path) -> str | None:

@@ -248,7 +248,7 @@ def hold_the_lock() -> None:
 
 
 def outlive_the_supervisor() -> None:
-    """Stay, unless somebody sees to it that a rank ends with its supervisor."""
+    """Stay, unless it is arranged that a rank ends with its supervisor."""
     while True:
         time.sleep(0.1)
 

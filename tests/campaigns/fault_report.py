@@ -28,7 +28,7 @@ An episode starts a real job and makes one fault in it, at one place of a run. I
 - every rank printed the one line `FAILED rank=...`, all the same one, with the right rank, phase, step and a
   cause that fits. A rank whose supervisor was killed prints none; of it, phase and step are those that were
   heard last and not graded. If a launcher is killed any rank may be named, but all name the same.
-  What ranks print goes through mpirun: if that is killed nobody reads it, and if a process that it started
+  What ranks print goes through mpirun: if that is killed no one reads it, and if a process that it started
   is killed it kills all others within a third of a second and names the rank itself, which is graded then
   in place of the line;
 - every process ended with the exit code of the table; launchers have codes of their own, which must not be 0;
@@ -37,7 +37,7 @@ An episode starts a real job and makes one fault in it, at one place of a run. I
   that hangs. Before the ranks have met there is no folder yet to write to: then they are on the terminal;
 - the same command then ended with 0 (a run that was over when the fault came is refused as finished), left
   no partial or torn file, and step, loss, gradient norm, learning
-  rate and tokens of all steps and the bytes of the final weights are those of a run that nobody disturbed.
+  rate and tokens of all steps and the bytes of the final weights are those of a run that was not disturbed.
   All killed ranks and every second of the others are resumed, under torchrun, deepspeed and mpirun two
   episodes each, of the loop all, by itself.
 

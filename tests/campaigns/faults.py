@@ -6,7 +6,7 @@
 
 Every episode makes one fault in a real job, at one place of a run (`fault_hook`, which nothing in `tttscale`
 knows), and is graded by what its processes said, how and when they ended, what they left, and whether the
-same command then comes to the same bits as a run that nobody disturbed. Exits with 1 if one is wrong.
+same command then comes to the same bits as a run that was not disturbed. Exits with 1 if one is wrong.
 Linux. Cut links and full disks take root. Under 15 minutes on two quiet cores.
 """
 

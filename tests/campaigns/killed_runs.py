@@ -246,7 +246,7 @@ def write(out: Path, results: list[Result], seed: int) -> None:
         f"A run of {STEPS} steps with a checkpoint after each is killed (SIGKILL, all ranks or one of "
         "them) at random moments, and started again by the same command until it is done. Then loss, "
         "gradient norm, learning rate and tokens of all steps in metrics.jsonl, and the bytes of the final "
-        "weights, are compared with those of a run that nobody disturbed. Ranks whose peer was killed have "
+        "weights, are compared with those of a run that was not disturbed. Ranks whose peer was killed have "
         f"to end by themselves within {NOTICE_SECONDS:.0f} s, once they have met. What a run was doing is "
         f"told from its folder. Seed {seed}."
     )

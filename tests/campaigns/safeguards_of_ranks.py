@@ -122,9 +122,9 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "a full disk is no mistake in the configuration",
-        "tttscale/train/run_folder.py",
-        "        kind = DiskError if of_disk(error) else ConfigError\n",
-        "        kind = ConfigError\n",
+        "tttscale/errors.py",
+        "    return (DiskError if of_disk(error) else ConfigError)(message)\n",
+        "    return ConfigError(message)\n",
         (_FAULTS + "test_a_full_disk",),
     ),
 )

@@ -1,5 +1,6 @@
 """A job's supervisors in this process: real sockets on loopback, pages without ranks, a clock by hand."""
 
+import os
 import time
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ class Task:
 
 
 class Clock:
-    """Seconds that pass when somebody says so; pages take them for the host's."""
+    """Seconds that pass when a test says so; pages take them for the host's."""
 
     def __init__(self):
         self.now = 1000.0
@@ -29,8 +30,8 @@ class Supervised:
 
     def __init__(self, rank, world, clock, hosts=False):
         self.page, self.said, self.sought = Page(), [], []
-        # Another port hides a rank from the beacon, as another host does.
-        port = 29500 + rank * hosts
+        # Another port hides a rank from the beacon, as another host does, and one test from those beside it.
+        port = 10000 + os.getpid() * 97 % 40000 + rank * hosts
         ranks = Ranks(rank, world, rank, world, "127.0.0.1", port, "environment", not hosts)
         self.job = Job(self.page, ranks, clock=clock, say=self.said.append, seek=self.seek)
         self.rank, self.verdict, self.gone = rank, None, False

@@ -80,7 +80,7 @@ def test_a_little_slower_for_ever_is_no_fault():
     assert lines(records(200, 4, lambda _, rank: 1.25 if rank == 1 else 1.0)) == {}
 
 
-def test_another_rank_or_a_good_step_begins_the_count_anew():
+def test_another_rank_or_a_good_step_begins_the_count_again():
     swapped = records(400, 4, lambda step, rank: 1.5 if rank == step // 15 % 4 else 1.0)
     assert lines(swapped) == {}
     paused = records(400, 4, lambda step, rank: 1.5 if rank == 1 and step % 20 else 1.0)

@@ -41,7 +41,7 @@ class Figures:
 
 
 class Session:
-    """What has been read and written so far. Interrupted at any time, it can go on."""
+    """What has been read and written so far. Interrupted at any time, it can continue."""
 
     def __init__(
         self,

@@ -21,13 +21,13 @@ class Sampling:
     temperature: float = 0.0
     """Logits are divided by it; 0 takes the most likely token, and no filter applies."""
     top_k: int | None = None
-    """Of all tokens only so many, the most likely; None: all."""
+    """Draw from so many of the most likely tokens; None: all."""
     top_p: float | None = None
     """Only the fewest most likely tokens whose probabilities sum up to it; None: all."""
     min_p: float | None = None
     """Only tokens at least so likely as this share of the most likely one; None: all."""
     seed: int = 0
-    """Of the draws; row r of a batch has its own generator, of seed + r."""
+    """Seed of the draws; row r of a batch has its own generator, of seed + r."""
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -191,6 +191,7 @@ class _Planner:
         self.parameters = WIDE * parameters_of(carries, config)
 
     def plan(self) -> MemoryPlan:
+        """Add up everything; see `memory_plan`."""
         found = {name: block_bytes(self.shape, name, self.chunk) for name in kinds_of(self.shape)}
         unknown = tuple(f"{name}: {why}" for name, why in found.items() if isinstance(why, str))
         blocks = [of if isinstance(of := found[n], int) else 0 for n in names_of(self.shape)]

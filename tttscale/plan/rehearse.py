@@ -91,6 +91,7 @@ def rehearse(
     groups = [[_Sequence()] for _ in range(layout.sequences)]
 
     def rank(inner: ThreadTransport) -> VirtualTimeline:
+        """Run one rank's sweeps in virtual time."""
         torch.set_num_threads(1)
         timeline = VirtualTimeline(layout, schedule.parts, timed_layers(model), costs)
         transport = VirtualTransport(inner, timeline, costs, carry_bytes, ranks_per_host)

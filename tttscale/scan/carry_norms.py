@@ -31,7 +31,7 @@ class InnerNorm(NamedTuple):
     norm: float
     """Euclidean; 0 if no layer has heads."""
     sequence: int = -1
-    """Of this replica's share of the step."""
+    """Its number in this replica's share of the step."""
     chunk: int = -1
     layer: int = -1
     head: int = -1

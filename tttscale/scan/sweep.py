@@ -67,7 +67,7 @@ class Sweeps:
         self.runner = ChunkRunner(model, self.device, autocast)
         self.final_gradients = FinalGradients(model)
         self.norms = CarryNorms(self.carry, batch)
-        """Of the step's carries and their gradients so far."""
+        """Norms of the step's carries and their gradients so far."""
         self.watch: CarryWatch | None = None
         """Sees them instead, in all sweeps."""
         self._reader = Reader(self.device, self.timeline.note_read, layout.chunk_tokens)

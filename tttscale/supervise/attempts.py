@@ -47,7 +47,7 @@ class _Line(BaseModel):
     attempt: Annotated[int, Field(ge=1, le=1 << 62)]
     """Number of the start, from 1."""
     time: Seconds
-    """Of the clock on the wall, since 1970."""
+    """When it happened, in seconds since 1970."""
 
 
 class Start(_Line):
@@ -55,7 +55,7 @@ class Start(_Line):
 
     event: Literal["start"] = "start"
     step: Number
-    """Of the checkpoint that it resumes from; 0 without one."""
+    """Step of the checkpoint that it resumes from; 0 without one."""
     restart: Number
     """How often the launcher had started it again; 0: started by hand."""
     launcher: Short
@@ -63,7 +63,7 @@ class Start(_Line):
     ranks: Number
     hosts: Number
     host: Short
-    """Of rank 0, as is all that follows."""
+    """Host of rank 0; what follows is of rank 0, too."""
     place: Short
     """The boot and the space in which `pid` means something."""
     pid: Number

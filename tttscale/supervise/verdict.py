@@ -29,7 +29,7 @@ class Verdict:
     step: int
     cause: str
     exit_code: int
-    """Of `tttscale.codes`."""
+    """Number of the exit code (`tttscale.codes`)."""
 
     def line(self) -> str:
         """The line that every rank prints."""

@@ -38,7 +38,7 @@ class Connection:
         self._peer = peer
         self._in, self._out = bytearray(), bytearray()
         self.longest_bytes = STRANGER_BYTES
-        """Of a line; raised once the other end is known."""
+        """Longest line that is taken, in bytes; raised once the other end is known."""
 
     def fileno(self) -> int:
         """Return the socket's number, for a selector."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tttscale.config import Config, load_config
 from tttscale.data.provenance import PROVENANCE_FILE
-from tttscale.errors import CheckpointError, ConfigError, DataError, DiskError, of_disk
+from tttscale.errors import CheckpointError, ConfigError, DataError, cannot_write
 from tttscale.files import write_text
 from tttscale.observe.metrics import MetricsLog, look_through
 from tttscale.train import final
@@ -194,8 +194,8 @@ def disk(config: Config) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = DiskError if of_disk(error) else ConfigError
-        raise kind(
+        raise cannot_write(
+            error,
             f"run.dir = {config.run.dir!r}: cannot write to {run_folder(config)}: {error}. Check "
-            "space and permissions, or name another folder with run.dir=..."
+            "space and permissions, or name another folder with run.dir=...",
         ) from error

@@ -36,7 +36,7 @@ class Listed:
     size_bytes: int | None
     tokens: int | None
     loss: float | None
-    """Of the step, nats per token; None if metrics.jsonl does not say."""
+    """Loss of the step, nats per token; None if metrics.jsonl does not say."""
     problem: str | None
     """What is wrong by names and sizes; contents are not read."""
 
