@@ -129,12 +129,12 @@ def _session(
     path: Path, spec: str | None, sampling: "Sampling", load: Path | None, saves: bool
 ) -> "tuple[Session, Callable[[Path], None]]":
     """Load all that it takes; the function writes the session's state to a file."""
-    from tttscale.generate.model_source import model_folder, model_tokenizer
     from tttscale.generate.session import Session
     from tttscale.generate.state_file import fingerprints
     from tttscale.generate.state_file import load_state as read_state
     from tttscale.generate.state_file import save_state as write_state
     from tttscale.model import TTTForCausalLM
+    from tttscale.train.model_source import model_folder, model_tokenizer
 
     folder, notices = model_folder(path)
     for notice in notices:

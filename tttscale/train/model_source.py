@@ -1,4 +1,4 @@
-"""What to generate with: the folder of a model, or the newest weights of a run, and their tokenizer."""
+"""Where a trained model lies: its own folder, or the newest weights of a run; and its tokenizer."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.generate.conftest import byte_model
 from tttscale.errors import CheckpointError, DataError
-from tttscale.generate.model_source import model_folder, model_tokenizer
+from tttscale.train.model_source import model_folder, model_tokenizer
 
 
 @pytest.fixture
