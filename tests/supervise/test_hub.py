@@ -74,6 +74,27 @@ def test_a_rank_that_is_there_cannot_be_there_twice(star):
     assert not any(each.verdict for each in star.all)
 
 
+def test_one_that_comes_late_says_of_the_hub_what_the_others_say(monkeypatch):
+    """It comes between two beats, after rank 0 has gone on to another phase; then the hub is gone."""
+    with Star(3, monkeypatch) as star:
+        early, late = star[1], star[2]
+        star[0].page.enter(Phase.MEET, 0)
+        late.gone = True
+        early.page.say("hub", star[0].page.text("hub"))
+        star.go(2.5, by=0.05)
+        star[0].page.enter(Phase.BUILD, 0)
+        late.page.say("hub", star[0].page.text("hub"))
+        late.gone = False
+        while not late.job.side.spoke or not late.job.side.spoke.joined:
+            star.go(0.01, by=0.01)
+        star.go(0.05, by=0.01)
+        assert early.job.side.spoke.first[1] == "meeting"
+        star[0].job.close()
+        star[0].gone = True
+        star.go(10)
+        assert star.verdict().phase == "meeting"
+
+
 def test_a_supervisor_that_talks_nonsense_is_lost(star):
     star[1].job.side.spoke._wire._peer.send(b"nonsense\n")
     star.go(5)

@@ -10,7 +10,7 @@ from tttscale.supervise.page import Phase
 from tttscale.supervise.signs import Kind, Sign
 from tttscale.supervise.verdict import Ended, Verdict
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
 """Between two looks for a hang: each goes over all ranks."""
 SAID_AGAIN_SECONDS = 300.0
 _TOGETHER_SECONDS = 3.0
@@ -82,7 +82,7 @@ class Court:
         return judge.first_culprit(self.members, self.rules.sequence)
 
     def hang(self, now: float) -> tuple[Verdict | None, str]:
-        """Look for a hang, once a second.
+        """Look for a hang, twice a second.
 
         Returns:
             The verdict, and a line for people if there was no progress anywhere for long.

@@ -56,6 +56,8 @@ class Hub:
         self._seats: dict[int, _Peer] = {}
         """By rank."""
         self._said_at = float("-inf")
+        self._first: dict[str, Any] = {"first": [host, "", 0]}
+        """What all others were told last of rank 0, which they say if this supervisor is gone."""
         self._verdict: Verdict | None = None
 
     def poll(self, now: float) -> None:
@@ -75,7 +77,8 @@ class Hub:
                 self._try(peer, peer.wire.flush, now)
         if now - self._said_at >= _BEAT_SECONDS:
             self._said_at = now
-            self._tell(self._first(), now)
+            self._first = self._about_first()
+            self._tell(self._first, now)
 
     def tell(self, verdict: Verdict, now: float) -> None:
         """Send the verdict to all, once; those who come later get it then."""
@@ -154,7 +157,8 @@ class Hub:
         self._seats[rank] = peer
         self._court.met(rank, text_of(message["host"]))
         peer.wire.send({"proof": self._proofs.make("hub", rank, nonce, peer.nonce)})
-        peer.wire.send(self._first())
+        # Not what is known now: if this supervisor is gone before the next beat, all must say the same.
+        peer.wire.send(self._first)
         if self._verdict is not None:
             peer.wire.send({"verdict": asdict(self._verdict)})
 
@@ -181,8 +185,7 @@ class Hub:
             self._seats.pop(peer.rank, None)
         peer.wire.close()
 
-    def _first(self) -> dict[str, Any]:
-        """What the others must say of rank 0 if this supervisor is gone."""
+    def _about_first(self) -> dict[str, Any]:
         sign = self._court.members[0].sign
         beat = ["", 0] if sign is None else [sign.beat.phase.value, sign.beat.step]
         return {"first": [self._host, *beat]}

@@ -12,7 +12,6 @@ from tttscale.supervise.signs import Sign
 from tttscale.supervise.talk import (
     BEAT_SECONDS,
     SILENT_SECONDS,
-    STILL_SECONDS,
     ended_message,
     text_of,
     verdict_of,
@@ -60,7 +59,6 @@ class Spoke:
         self._attempts = 0
         self._pause_until = float("-inf")
         self._nonce = self._theirs = ""
-        self._said: tuple[Any, ...] | None = None
         self._said_at = float("-inf")
         self._waiting: list[dict[str, Any]] = []
         """What must not be missed, said before the hub was found."""
@@ -196,7 +194,7 @@ class Spoke:
         self._wire.flush()
         if sign is not None:
             self._say_sign(now, sign)
-        elif now - self._said_at >= STILL_SECONDS:
+        elif now - self._said_at >= BEAT_SECONDS:
             self._said_at = now
             self._wire.send({})
 
@@ -212,11 +210,8 @@ class Spoke:
             self.first = text_of(host), text_of(phase) or "unknown", int(step)
 
     def _say_sign(self, now: float, sign: Sign) -> None:
-        """Send a sign of life: soon if it says something new, else seldom."""
         assert self._wire is not None
-        news = sign.beat.count, sign.stopped, sign.failing
-        pause = BEAT_SECONDS if news != self._said else STILL_SECONDS
-        if now - self._said_at < pause or self._wire.pending:
+        if now - self._said_at < BEAT_SECONDS or self._wire.pending:
             return
-        self._said, self._said_at = news, now
+        self._said_at = now
         self._wire.send({"sign": sign.message()})

@@ -11,9 +11,7 @@ from tttscale.supervise.verdict import Ended, Verdict
 SILENT_SECONDS = 20.0
 """Without a word for so long, a supervisor is lost: its host is gone, or the network."""
 BEAT_SECONDS = 1.0
-"""Between two words of a supervisor whose rank makes progress."""
-STILL_SECONDS = 2.0
-"""Between two of one whose rank makes none."""
+"""Between two words of a supervisor. Those of a rank without progress are what finds a hang: no seldomer."""
 _LONGEST = 2000
 
 
