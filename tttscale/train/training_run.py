@@ -290,6 +290,8 @@ class TrainingRun:
                 parts.divergence.passed(step)
             if step == parts.done + 1:
                 self._announce_kept_chunks()
+                if step < steps:  # the last one is saved without a copy
+                    parts.checkpoints.make_room(self._state(step))
             if (
                 self._plan
                 and "skipped" not in record
@@ -385,7 +387,14 @@ class TrainingRun:
             parts.recorder.log(line)
         if earlier := checkpoints.settle():
             self._report_saved(earlier)
-        state = TrainingState(
+        save = checkpoints.save if wait else checkpoints.begin
+        if saved := save(self._state(step), parts.recorder.sync):
+            self._report_saved(saved)
+        return saved is not None and saved.done
+
+    def _state(self, step: int) -> TrainingState:
+        parts = self.parts
+        return TrainingState(
             step=step,
             tokens=parts.trainer.tokens,
             model=parts.sweeps.model,
@@ -393,10 +402,6 @@ class TrainingRun:
             stores=parts.tokens,
             wandb_id=parts.recorder.wandb_id,
         )
-        save = checkpoints.save if wait else checkpoints.begin
-        if saved := save(state, parts.recorder.sync):
-            self._report_saved(saved)
-        return saved is not None and saved.done
 
     def _report_saved(self, saved: Saved) -> None:
         if saved.done:
