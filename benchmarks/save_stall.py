@@ -99,9 +99,7 @@ def worker(rank: int, ranks: int, rounds: int, stage: int, folder: Path) -> None
 
     steps(1)
     # As a run does after its first step.
-    checkpoints.make_room(
-        TrainingState(step, trainer.tokens, model, trainer._engine, stores, None)
-    )
+    checkpoints.make_room(TrainingState(step, trainer.tokens, model, trainer._engine, stores, None))
     steps(1)
     for number in range(rounds + 1):  # the first one is not in the medians
         for kind in KINDS[number % 3 :] + KINDS[: number % 3]:
@@ -222,10 +220,10 @@ def sections(results: list[dict[str, Any]]) -> list[tuple[str, str]]:
         "order, in the same process. *Held up* is the time in which the slowest rank's step thread saves; in "
         "the background that is the copy into the host's memory, whose pages are made ready "
         f"after the run's first step. The next {FOLLOWING} steps run while the background thread checks, "
-        "writes, hashes and syncs, at a lower priority; each rank has one thread for its steps, and all ranks share this "
-        "machine's cores, so that writing takes time from computing where no core is free: *slower by* "
-        "compares with the steps after no checkpoint, and *cost in all* is what a save takes from the run in "
-        "sum. On GPUs the cores of the host are mostly free. Steps are short on purpose "
+        "writes, hashes and syncs, at a lower priority; each rank has one thread for its steps, and all "
+        "ranks share this machine's cores, so that writing takes time from computing where no core is free: "
+        "*slower by* compares with the steps after no checkpoint, and *cost in all* is what a save takes "
+        "from the run in sum. On GPUs the cores of the host are mostly free. Steps are short on purpose "
         f"({TOKENS} tokens). ZeRO stage {results[0]['stage']}. With other programs on the machine the times "
         "of steps, and what a save adds to them, are mostly theirs: compare how long a step is held up."
     )
