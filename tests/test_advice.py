@@ -7,9 +7,11 @@ import shlex
 import pytest
 
 from tests.docs.test_commands import check_verb
-from tests.test_house import ROOT, sources
+from tests.test_house import sources
 
-OF_A_CHECKOUT = r"\bbash |\b(launch|docs|tests|benchmarks|kernels|examples)/\w|configs/\w|\w\.(sh|sbatch)\b"
+OF_A_CHECKOUT = (
+    r"\bbash |\b(launch|docs|tests|benchmarks|kernels|examples)/\w|configs/\w|\w\.(sh|sbatch)\b"
+)
 ALLOWED = {
     "tttscale/bench/cli.py": "what is for developers says that it needs a checkout; names of reports",
     "tttscale/data/builder/file_formats.py": "endings of files",
@@ -24,7 +26,11 @@ def texts():
         prose = set()
         for node in ast.walk(tree):
             for field in ("body", "orelse", "finalbody"):
-                for line in getattr(node, field, None) or () if not isinstance(node, ast.Lambda | ast.IfExp) else ():
+                for line in (
+                    getattr(node, field, None) or ()
+                    if not isinstance(node, ast.Lambda | ast.IfExp)
+                    else ()
+                ):
                     is_text = isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
                     if is_text and not is_command(node):
                         prose.add(line.value)
@@ -35,7 +41,8 @@ def texts():
 
 def is_command(node):
     return isinstance(node, ast.FunctionDef) and any(
-        ".command" in ast.unparse(each) or ".callback" in ast.unparse(each) for each in node.decorator_list
+        ".command" in ast.unparse(each) or ".callback" in ast.unparse(each)
+        for each in node.decorator_list
     )
 
 

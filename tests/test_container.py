@@ -8,10 +8,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TEXT = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", (ROOT / "Containerfile").read_text(), flags=re.M))
+TEXT = re.sub(
+    r"\\\n", " ", re.sub(r"^\s*#.*\n", "", (ROOT / "Containerfile").read_text(), flags=re.M)
+)
 LINES = [line.split(None, 1) for line in TEXT.splitlines() if line.strip()]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTRUCTIONS = {"ARG", "FROM", "WORKDIR", "COPY", "RUN", "ENV", "STOPSIGNAL", "USER", "ENTRYPOINT", "CMD"}
+INSTRUCTIONS = {
+    "ARG",
+    "FROM",
+    "WORKDIR",
+    "COPY",
+    "RUN",
+    "ENV",
+    "STOPSIGNAL",
+    "USER",
+    "ENTRYPOINT",
+    "CMD",
+}
 
 
 def of(instruction):
@@ -35,7 +48,9 @@ def test_what_it_copies_is_there():
             assert source not in ignored
 
 
-@pytest.mark.parametrize("name", ["configs", "kernels", "launch", "tttscale", "LICENSE", "README.md"])
+@pytest.mark.parametrize(
+    "name", ["configs", "kernels", "launch", "tttscale", "LICENSE", "README.md"]
+)
 def test_it_has_all_that_the_wheel_is_made_of(name):
     assert name in " ".join(of("COPY")).split()
 

@@ -272,7 +272,11 @@ def test_what_others_may_have_written_is_read_in_one_place():
 
 def test_links():
     assert not (ROOT / "kernels" / "__init__.py").exists()
-    for name, place in {"kernels": "kernels", "configs": "configs", "launch": "launch/scripts"}.items():
+    for name, place in {
+        "kernels": "kernels",
+        "configs": "configs",
+        "launch": "launch/scripts",
+    }.items():
         link = ROOT / "tttscale" / place
         assert link.is_symlink()
         assert (link.parent / link.readlink()).samefile(ROOT / name)

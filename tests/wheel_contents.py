@@ -13,12 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LINKS = {"tttscale/kernels": "kernels", "tttscale/configs": "configs"}
 SCRIPTS = ("head", "torchrun", "deepspeed", "mpirun", "build_data", "quickstart")
-STRANGE = r"(^|/)(tests|docs|benchmarks|examples|\.[^/]+|__pycache__|build|stores|runs)(/|$)|\.(pyc|orig|log|pem|key)$"
+STRANGE = (
+    r"(^|/)(tests|docs|benchmarks|examples|\.[^/]+|__pycache__|build|stores|runs)(/|$)"
+    r"|\.(pyc|orig|log|pem|key)$"
+)
 
 
 def wanted() -> set[str]:
     """Files of the repository as they lie in a wheel."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     found = {f"tttscale/launch/scripts/{name}.sh" for name in SCRIPTS}
     for name in listed.stdout.splitlines():
         for link, folder in LINKS.items():

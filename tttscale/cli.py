@@ -180,7 +180,9 @@ def profile(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as data.sequence_length=64Ki."
+            metavar="KEY=VALUE",
+            autocompletion=complete_override,
+            help="Such as data.sequence_length=64Ki.",
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps to trace.")] = 3,

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +62,7 @@ def ask(shell, line, **variables):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_a_shell_asks(shell, here):
-    env = {"PYTHONPATH": os.path.abspath(os.path.join(__file__, *[os.pardir] * 3))}
+    env = {"PYTHONPATH": str(Path(__file__).parents[2])}
     said = ask(shell, "tttscale pl", **env)
     assert "plan" in said
     assert "train" not in said

@@ -99,7 +99,7 @@ def test_numbers_in_comments_are_true(name):
         assert tuple(map(whole, (steps, sequences, tokens))) == each
         assert is_rounded(total, each[0] * each[1] * each[2], 1e9)
     for steps, step, unit, total, big in re.findall(
-        r"([\d,]+) x ([\d,]+)( Mi)? = ([\d.]+) ([MB]) tokens", text
+        r"(?<!x )\b([\d,]+) x ([\d,]+)( Mi)? = ([\d.]+) ([MB]) tokens", text
     ):
         found += 1
         tokens = train.sequences_per_step * length

@@ -87,7 +87,9 @@ def verb(words):
 def check_verb(words, line):
     command, words = verb(words[: words.index("...")] if "..." in words else words)
     flags = {o for p in command.params for o in p.opts}
-    if isinstance(command, ScriptCommand):  # options of its verb may stand among its own, and a launcher's follow
+    if isinstance(
+        command, ScriptCommand
+    ):  # options of its verb may stand among its own, and a launcher's follow
         flags |= {o for p in handed_on(command, words).params for o in p.opts}
         words = words[: words.index("--")] if "--" in words else words
     elif "--" in words:  # a command of its own follows
@@ -122,7 +124,12 @@ def check_arguments(words, line):
 
 def test_the_last_words_of_the_quickstart():
     text = (ROOT / "launch/quickstart.sh").read_text().split("Next:")[1]
-    for name, value in {"$tttscale": "tttscale", "$name": "n", "$run": "runs/n", "$store": "s"}.items():
+    for name, value in {
+        "$tttscale": "tttscale",
+        "$name": "n",
+        "$run": "runs/n",
+        "$store": "s",
+    }.items():
         text = text.replace(name, value)
     found = [line.strip() for line in text.splitlines() if line.strip().startswith("tttscale ")]
     assert len(found) == 4

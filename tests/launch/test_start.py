@@ -83,7 +83,9 @@ def test_a_script_is_run(launch, line):
     environ = found[2]
     assert environ[start.PYTHON] == sys.executable
     assert {name: environ[name] for name in settings} == settings
-    assert [name for name in ("N", "VERB", "HOSTFILE") if name in environ and name not in settings] == []
+    assert [
+        name for name in ("N", "VERB", "HOSTFILE") if name in environ and name not in settings
+    ] == []
 
 
 def test_variables_count_where_no_option_is_given(launch, monkeypatch):
@@ -135,7 +137,9 @@ def test_a_script_takes_the_python_that_it_is_told_of(tmp_path, script):
     for folder in (own, site):
         folder.mkdir(parents=True)
         for name in ("python3", "torchrun", "deepspeed", "mpirun"):
-            (folder / name).write_text(f'#!/bin/sh\n{{ echo "$0"; printf "%s\\n" "$@"; }} > {log}\n')
+            (folder / name).write_text(
+                f'#!/bin/sh\n{{ echo "$0"; printf "%s\\n" "$@"; }} > {log}\n'
+            )
             (folder / name).chmod(0o755)
 
     def started():

@@ -57,7 +57,9 @@ def step(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as parallel.threads=1."
+            metavar="KEY=VALUE",
+            autocompletion=complete_override,
+            help="Such as parallel.threads=1.",
         ),
     ] = None,
     out: Out = Path("benchmarks/step_cpu"),

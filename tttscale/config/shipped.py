@@ -121,7 +121,9 @@ def _unknown(name: str) -> str:
     names = list(shipped())
     near = get_close_matches(name, names, n=4, cutoff=0.6)
     like = f" (like it: {', '.join(near)})" if near else ""
-    return f"no configuration of that name comes with tttscale{like}. `tttscale configs` lists them."
+    return (
+        f"no configuration of that name comes with tttscale{like}. `tttscale configs` lists them."
+    )
 
 
 def _order(name: str) -> tuple[str, list[float]]:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from tttscale.cluster import Ranks, discover_place
-from tttscale.config.numbers import parse_flag
 from tttscale.config.completion import complete_config, complete_override
+from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.data.progress import shown_progress
 from tttscale.data.tokenizers.special_tokens import Role

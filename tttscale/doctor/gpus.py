@@ -15,6 +15,7 @@ from tttscale.packages import one_line
 
 _SHAPES = Path(__file__).parents[1] / "kernels" / "README.md"
 
+
 def gpus(ranks: Ranks, device: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """The GPUs of this host, for the ranks of this host.
 

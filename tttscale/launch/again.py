@@ -68,7 +68,7 @@ class WatchedRun:
 
 
 def run_of(command: Sequence[str]) -> WatchedRun | None:
-    """Find the run that a command trains: the first word that is a configuration, and the KEY=VALUEs after it.
+    """Find the run that a command trains: its first word that is a configuration, and KEY=VALUEs after it.
 
     Returns:
         None if there is none that loads: the command itself will say why.

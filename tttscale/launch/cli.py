@@ -129,9 +129,7 @@ def build_data(
     hostfile: Annotated[
         Path | None, typer.Option(parser=path_argument, help="A file with one host a line.")
     ] = None,
-    verb: Annotated[
-        str | None, typer.Option(help="build or verify; default: build.")
-    ] = None,
+    verb: Annotated[str | None, typer.Option(help="build or verify; default: build.")] = None,
 ) -> None:
     """Build a token store on several hosts that share a file system: one MPI rank a host, with workers.
 

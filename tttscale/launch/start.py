@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ def start(script: str, words: Sequence[str], settings: Mapping[str, object | Non
     given = {name: str(value) for name, value in settings.items() if value is not None}
     if Interrupts.current is not None:
         Interrupts.current.release()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)  # Python ignores them, which a script would inherit
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(bash, [bash, str(path), *words], os.environ | {PYTHON: sys.executable} | given)
