@@ -2,14 +2,19 @@
 # Sourced by the scripts beside it; does nothing by itself. The PATH with the checkout's environment, one thread a rank
 # for libraries, `python` by its whole path, the command's words and the launcher's options apart, and which mpirun.
 set -euo pipefail
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 callers_path="$PATH"
-# The checkout's own environment, where there is one.
-if [[ -d "$root/.venv/bin" ]]; then export PATH="$root/.venv/bin:$PATH"; fi
+# The checkout's own environment, where there is one; or that of the python of `tttscale launch`, which sets the variable.
+programs="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin"
+own="$programs"
+if [[ -n "${TTTSCALE_PYTHON:-}" ]]; then
+  programs="${TTTSCALE_PYTHON%/*}" own=""
+  if [[ -e "$programs/../pyvenv.cfg" ]]; then own="$programs"; fi  # else the system's programs stand there, too
+fi
+if [[ -d "$programs" ]]; then export PATH="$programs:$PATH"; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # By its whole path, and not as `tttscale`: the PATH of other hosts is another one, and in a checkout Open MPI takes
 # the folder ./tttscale for the program.
-python="$(command -v python)" || {
+python="${TTTSCALE_PYTHON:-$(command -v python)}" || {
   echo "no python on the PATH: run bash launch/install.sh, or activate the environment that holds tttscale" >&2
   exit 1
 }
@@ -26,13 +31,14 @@ split() {
   done
 }
 
-# The site's own mpirun comes before the one that pip has installed in .venv: it knows the network and the batch system.
+# The site's own mpirun comes before the one that pip has installed beside python: it knows the network and the batch
+# system.
 choose_mpirun() {
   local place kind="another MPI" library name names
   mpirun="${MPIRUN:-}"
   if [[ -z "$mpirun" ]]; then
     while read -r place; do
-      if [[ "$place" != "$root/.venv/bin/"* ]]; then mpirun="$place"; break; fi
+      if [[ -z "$own" || "$place" != "$own/"* ]]; then mpirun="$place"; break; fi
     done < <(PATH="$callers_path" type -aP mpirun || true)
   fi
   mpirun="$(type -P "${mpirun:-mpirun}")" || {
@@ -49,7 +55,7 @@ choose_mpirun() {
   esac
   echo "mpirun: $mpirun ($kind)" >&2
   # The ranks must load the library of this mpirun: with another one each would think that it is alone.
-  [[ "$mpirun" == "$root/.venv/"* ]] && return
+  [[ -n "$own" && "$mpirun" == "$own/"* ]] && return
   if "$openmpi"; then names=(libmpi.so.40); else names=(libmpi.so.12 libmpich.so.12); fi
   place="$(readlink -f "$mpirun" 2>/dev/null || echo "$mpirun")"
   for name in "${names[@]}"; do

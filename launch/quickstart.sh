@@ -3,8 +3,10 @@
 # model at a 65,536-token context with every sequence split over two ranks, show what came out.
 #   bash launch/quickstart.sh                      about ten minutes on two CPU cores
 #   QUICKSTART_STEPS=200 bash launch/quickstart.sh     longer
+# `tttscale launch quickstart` does the same with what is installed already, in the folder that it is called from.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+installed="${TTTSCALE_PYTHON:-}"
+if [[ -z "$installed" ]]; then cd "$(dirname "$0")/.."; fi
 
 stage="start"
 trap 'echo "quickstart failed at this step: $stage" >&2' ERR
@@ -16,22 +18,27 @@ run="runs/$name"
 overrides=("run.name=$name" "data.store=$store")
 [[ -n "${QUICKSTART_STEPS:-}" ]] && overrides+=("train.steps=$QUICKSTART_STEPS")
 
-say "install into .venv (once, a few minutes)"
-bash launch/install.sh
-export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1
+if [[ -n "$installed" ]]; then
+  programs="${installed%/*}" tttscale=tttscale longer="tttscale launch quickstart --steps 200"
+else
+  say "install into .venv (once, a few minutes)"
+  bash launch/install.sh
+  programs="$PWD/.venv/bin" tttscale=.venv/bin/tttscale longer="QUICKSTART_STEPS=200 bash launch/quickstart.sh"
+fi
+export PATH="$programs:$PATH" OMP_NUM_THREADS=1
 
 if [[ -d "$store" ]]; then
   say "use the token store $store"
 else
   say "build a token store from this Python's own standard library"
-  sources="$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+  sources="$("${installed:-python}" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
   tttscale data build "$store" "$sources" --suffix .py \
     --exclude site-packages --heldout 0.01
 fi
 tttscale data info "$store"
 
 say "train on two ranks (torchrun), 65,536 tokens per sequence"
-torchrun --standalone --nproc-per-node 2 -m tttscale train configs/quickstart.yaml "${overrides[@]}"
+torchrun --standalone --nproc-per-node 2 -m tttscale train quickstart "${overrides[@]}"
 
 say "compare with a byte-bigram model of the same text"
 tttscale baseline "$run"
@@ -46,12 +53,15 @@ Everything is in $run:
   final/                 weights: tttscale.model.TTTForCausalLM.from_pretrained("$run/final")
 
 Next:
-  .venv/bin/tttscale generate $run "def main("             what the trained model writes
-  .venv/bin/tttscale launch status $run                    what became of the run
-  N=2 bash launch/torchrun.sh configs/quickstart.yaml run.name=$name train.steps=60
-                                                           resume this run, to step 60
-  QUICKSTART_STEPS=200 bash launch/quickstart.sh           a longer one
-  .venv/bin/tttscale train configs/quickstart.yaml run.name=alone parallel.sequence=1 train.steps=5
-                                                           one process, the same losses
-  bash tests/run.sh                                        run the tests
+  # what the trained model writes
+  $tttscale generate $run "def main("
+  # what became of the run
+  $tttscale launch status $run
+  # resume it, to step 60
+  $tttscale launch torchrun quickstart -n 2 run.name=$name data.store=$store train.steps=60
+  # a longer one
+  $longer
+  # one process, the same losses
+  $tttscale train quickstart run.name=alone data.store=$store parallel.sequence=1 train.steps=5
 EOT
+if [[ -z "$installed" ]]; then printf '  # run the tests\n  bash tests/run.sh\n'; fi

@@ -272,10 +272,15 @@ def test_what_others_may_have_written_is_read_in_one_place():
 
 def test_links():
     assert not (ROOT / "kernels" / "__init__.py").exists()
-    for name in ("kernels", "configs"):
-        link = ROOT / "tttscale" / name
+    for name, place in {
+        "kernels": "kernels",
+        "configs": "configs",
+        "launch": "launch/scripts",
+    }.items():
+        link = ROOT / "tttscale" / place
         assert link.is_symlink()
-        assert str(link.readlink()) == f"../{name}"
+        assert (link.parent / link.readlink()).samefile(ROOT / name)
+        assert not link.readlink().is_absolute()
 
 
 @pytest.mark.parametrize("statement", ["import tttscale", "import tttscale.cli, tttscale.config"])
@@ -299,7 +304,7 @@ def test_help_loads_no_torch():
     subprocess.run([sys.executable, "-c", check], capture_output=True, check=True)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_configs_load(path):
     config = load_config(path)
     assert config.architecture().head_dim >= 16

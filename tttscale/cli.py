@@ -17,6 +17,8 @@ from tttscale.bench.cli import app as bench_app
 from tttscale.cluster import Ranks, discover, discover_place, join
 from tttscale.cluster.interrupts import Interrupted, Interrupts
 from tttscale.cluster.torchelastic import tell_torchrun
+from tttscale.config.cli import app as configs_app
+from tttscale.config.completion import complete_config, complete_override
 from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError, of_disk
@@ -35,10 +37,21 @@ if TYPE_CHECKING:
 RunFolder = Annotated[
     Path, typer.Argument(parser=path_argument, help="A run's folder, such as runs/quickstart.")
 ]
-ConfigFile = Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(
+        parser=path_argument,
+        autocompletion=complete_config,
+        help="The run's YAML file, or a name that `tttscale configs` lists.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Such as parallel.chunk_length=4Ki."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        autocompletion=complete_override,
+        help="Such as parallel.chunk_length=4Ki.",
+    ),
 ]
 _INTERRUPTED = codes.INTERRUPTED.number
 _OTHER_RANKS_WAIT_SECONDS = 3.0
@@ -46,10 +59,10 @@ _OTHER_RANKS_WAIT_SECONDS = 3.0
 app = typer.Typer(
     help="Train Test-Time-Training language models, split exactly along the sequence.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(configs_app, name="configs")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(launch_app, name="launch")
@@ -132,7 +145,10 @@ def _root(
 def train(
     config: ConfigFile,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.lr=3e-4.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as train.lr=3e-4."
+        ),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
@@ -140,7 +156,7 @@ def train(
 ) -> None:
     """Train: alone, or as one process of a torchrun, deepspeed, mpirun or srun job.
 
-    Example: `tttscale train configs/quickstart.yaml train.steps=20 data.sequence_length=64Ki`
+    Example: `tttscale train quickstart train.steps=20 data.sequence_length=64Ki`
     """
     from tttscale.config import check_world, dump_config, load_config
 
@@ -163,7 +179,11 @@ def profile(
     config: ConfigFile,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Such as data.sequence_length=64Ki."),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            autocompletion=complete_override,
+            help="Such as data.sequence_length=64Ki.",
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps to trace.")] = 3,
     out: Annotated[
@@ -185,8 +205,8 @@ def profile(
     Writes one merged trace for Perfetto, and a report as a page, markdown and JSON. It ends with what to
     change and by how much, simulated with the costs of this machine. A run's own files stay as they are.
 
-    Example: `tttscale profile configs/quickstart.yaml --steps 5`, or of a job:
-    `VERB=profile N=2 bash launch/torchrun.sh configs/quickstart.yaml`
+    Example: `tttscale profile quickstart --steps 5`, or of a job:
+    `tttscale launch torchrun quickstart -n 2 --verb profile`
     """
     from tttscale.config import check_world, load_config
 
@@ -225,7 +245,11 @@ def baseline(
     run_dir: RunFolder,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Such as data.store=PATH, if the store moved."),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            autocompletion=complete_override,
+            help="Such as data.store=PATH, if the store moved.",
+        ),
     ] = None,
 ) -> None:
     """Compare a run's held-out loss with a bigram model of its training text.
@@ -277,7 +301,7 @@ def plan(
 ) -> None:
     """Predict memory and time of a run on so many GPUs, and look for a better way. Needs no GPU.
 
-    Example: `tttscale plan configs/ttt-linear-1.3b-1Mi.yaml --nodes 4 --gpus-per-node 8 --gpu h200`
+    Example: `tttscale plan ttt-linear-1.3b-1Mi --nodes 4 --gpus-per-node 8 --gpu h200`
     """
     from tttscale.config import load_config
     from tttscale.plan.plan_run import run
@@ -335,7 +359,7 @@ def rehearse(
 ) -> None:
     """Rehearse a step of many ranks here: the real schedule and sweeps, with compute in virtual time.
 
-    Example: `tttscale rehearse configs/ttt-linear-1.3b-1Mi.yaml --ranks 16 --gpu h200`
+    Example: `tttscale rehearse ttt-linear-1.3b-1Mi --ranks 16 --gpu h200`
     """
     from tttscale.config import load_config
     from tttscale.plan.chosen_costs import chosen_costs
@@ -372,10 +396,17 @@ def rehearse(
 def doctor(
     config: Annotated[
         Path | None,
-        typer.Argument(parser=path_argument, help="The run's YAML file; default: no run's."),
+        typer.Argument(
+            parser=path_argument,
+            autocompletion=complete_config,
+            help="The run's YAML file, or a name that `tttscale configs` lists; default: no run's.",
+        ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.device=cpu.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as train.device=cpu."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     seconds: Annotated[
@@ -389,7 +420,7 @@ def doctor(
 
     Exit codes: 0 no problem; 1 a problem; 64 the configuration or an option is wrong.
 
-    Example: `tttscale doctor`, or of a job: `VERB=doctor N=2 bash launch/torchrun.sh`
+    Example: `tttscale doctor`, or of a job: `tttscale launch torchrun -n 2 --verb doctor`
     """
     from tttscale.config import load_config
     from tttscale.doctor.main import examine

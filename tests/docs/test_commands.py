@@ -12,9 +12,12 @@ import typer.main
 from tests.docs.pages import ROOT, TEXTS, block_commands, commands
 from tttscale.config import load_config
 from tttscale.config.schema import known_keys
+from tttscale.config.shipped import shipped
+from tttscale.launch.start import ScriptCommand
 
 LINES = sorted(set(chain.from_iterable(map(commands, TEXTS))))
 KEYS = {".".join(key) for key in known_keys()}
+SHIPPED = shipped()
 OPEN = {"model.options"}
 """Keys under which others are named by layers."""
 
@@ -84,7 +87,12 @@ def verb(words):
 def check_verb(words, line):
     command, words = verb(words[: words.index("...")] if "..." in words else words)
     flags = {o for p in command.params for o in p.opts}
-    if "--" in words:  # a command of its own follows
+    if isinstance(
+        command, ScriptCommand
+    ):  # options of its verb may stand among its own, and a launcher's follow
+        flags |= {o for p in handed_on(command, words).params for o in p.opts}
+        words = words[: words.index("--")] if "--" in words else words
+    elif "--" in words:  # a command of its own follows
         if (inner := words[words.index("--") + 1 :]) != ["COMMAND"]:
             check(inner, line)
         words = words[: words.index("--")]
@@ -94,21 +102,36 @@ def check_verb(words, line):
     check_arguments(words, line)
 
 
+def handed_on(command, words):
+    """The command that the ranks run."""
+    if command.name == "build-data":
+        return verb(["data", "build"])[0]
+    return verb([words[words.index("--verb") + 1] if "--verb" in words else "train"])[0]
+
+
 def check_arguments(words, line):
     """Configurations load with the keys behind them."""
-    config = next((w for w in words if w.endswith(".yaml")), None)
+    config = next((w for w in words if w.endswith(".yaml") or w in SHIPPED), None)
     overrides = [w for w in words if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+=.*", w)]
     for override in overrides:
         assert is_key(override.split("=")[0]), line
-    if config is not None:
+    if config in SHIPPED:
+        load_config(config, overrides)
+    elif config is not None:
         assert (ROOT / config).is_file(), line
         load_config(ROOT / config, overrides)
 
 
 def test_the_last_words_of_the_quickstart():
     text = (ROOT / "launch/quickstart.sh").read_text().split("Next:")[1]
-    lines = [line.strip() for line in text.replace("$name", "n").splitlines()]
-    found = [re.split(r"\s{3,}", line)[0] for line in lines if re.search(r"bash |tttscale ", line)]
-    assert found
+    for name, value in {
+        "$tttscale": "tttscale",
+        "$name": "n",
+        "$run": "runs/n",
+        "$store": "s",
+    }.items():
+        text = text.replace(name, value)
+    found = [line.strip() for line in text.splitlines() if line.strip().startswith("tttscale ")]
+    assert len(found) == 4
     for line in found:
         test_command_exists(line)

@@ -158,6 +158,11 @@ def test_the_run_of_a_command(tmp_path, monkeypatch):
     words = ["bash", "launch/torchrun.sh", "missing.yaml", "a.yaml", "run.name=b"]
     found = run_of([*words, "checkpoint.max_attempts=7", "--", "--max-restarts=3", "a=b"])
     assert found == WatchedRun(tmp_path.relative_to(tmp_path) / "runs/b", 7)
+    named = run_of(
+        ["tttscale", "launch", "torchrun", "quickstart", "-n", "2", "run.name=c", "--", "x=y"]
+    )
+    assert named is not None
+    assert named.folder.as_posix() == "runs/c"
     assert run_of(["bash", "x.sh"]) is None
     assert run_of([*words, "train.nonsense=1"]) is None  # the command says so itself
 

@@ -24,7 +24,7 @@ def test_the_command_draws_and_prints(tmp_path):
     assert json.loads(run(config, **options, as_json=True))["run"] == "quickstart"
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_without_a_number_of_gpus_it_plans_for_one_replica(path):
     config = load_config(path)
     found = json.loads(run(config, nodes=None, per_node=None, gpu="h200", costs=None, as_json=True))

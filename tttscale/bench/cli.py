@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tttscale.config.completion import complete_config, complete_override
 from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.errors import ConfigError
@@ -48,11 +49,18 @@ def step(
         Path | None,
         typer.Argument(
             parser=path_argument,
-            help="With --calibrate: the run's YAML file; default: the quickstart's model.",
+            autocompletion=complete_config,
+            help="With --calibrate: the run's YAML file, or a name that `tttscale configs` lists; "
+            "default: the quickstart's model.",
         ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as parallel.threads=1.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            autocompletion=complete_override,
+            help="Such as parallel.threads=1.",
+        ),
     ] = None,
     out: Out = Path("benchmarks/step_cpu"),
     lengths: Annotated[str, typer.Option(help="Context lengths, such as 64Ki,256Ki,1Mi.")] = "64Ki",
@@ -88,7 +96,7 @@ def step(
     With --calibrate: the costs of CONFIG's model, with which plan and rehearse compute.
 
     Example: `tttscale bench step --lengths 64Ki,256Ki --ranks 1,2`, or
-    `tttscale bench step --calibrate configs/quickstart.yaml parallel.threads=1`
+    `tttscale bench step --calibrate quickstart parallel.threads=1`
     """
     if calibrate:
         _calibrate(config, overrides or [], costs, steps, at_once)

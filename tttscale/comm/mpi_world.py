@@ -14,7 +14,7 @@ from tttscale.packages import needed
 
 _ASKED = "parallel.transport = mpi"
 _OTHERWISE = "or leave parallel.transport at auto (torch.distributed)"
-_START = "`N=... bash launch/mpirun.sh CONFIG`, or `srun --mpi=pmix` where Slurm has that,"
+_START = "`tttscale launch mpirun CONFIG -n ...`, or `srun --mpi=pmix` where Slurm has that,"
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 """Where Open MPI, MPICH and its relatives, and Slurm say which rank of MPI this process is."""
 

@@ -31,7 +31,7 @@ def check_world(config: Config, world_size: int) -> int:
     if world_size == 1 and ranks > 1:
         raise ConfigError(
             f"parallel.sequence = {ranks}, but this is a single process. Start it with a launcher, "
-            f"such as `N={ranks} bash launch/torchrun.sh CONFIG`, or set parallel.sequence=1."
+            f"such as `tttscale launch torchrun CONFIG -n {ranks}`, or set parallel.sequence=1."
         )
     if world_size % ranks:
         raise ConfigError(

@@ -10,6 +10,7 @@ from tttscale import __version__
 from tttscale.config.checks import problems_of
 from tttscale.config.messages import explain
 from tttscale.config.schema import Config
+from tttscale.config.shipped import config_file
 from tttscale.config.source import WRITTEN_BY, Dumper, Layer, read_file, read_override
 from tttscale.errors import ConfigError
 from tttscale.location import LocationError, expand
@@ -23,10 +24,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     A file may start from another with `base: other.yaml` (relative to the file). Overrides such as
     `train.lr=3e-4` come last. Paths such as data.store stay relative to the working directory.
 
+    Args:
+        path: a YAML file, or the name of a configuration that comes with tttscale; `base` takes both, too.
+        overrides: such as `train.lr=3e-4`.
+
     Raises:
         ConfigError: everything that is wrong, one line per problem.
     """
-    layer = _read_with_base(Path(path), ())
+    layer = _read_with_base(config_file(Path(path)), ())
     for override in overrides:
         layer.update(read_override(override))
     for name in Config.model_fields:  # an absent or empty section still has required keys
@@ -63,6 +68,10 @@ def _read_with_base(path: Path, children: tuple[Path, ...]) -> Layer:
         target = path.parent / expand(base)
     except LocationError as error:
         raise ConfigError(f"{place}: base = {shortened(base)}: {error}") from None
+    try:
+        target = config_file(target, path)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: base: {error}") from None
     chain = (*children, path.resolve())
     if target.resolve() in chain:
         raise ConfigError(f"{place}: base: {base} leads back to itself; remove one of the links")

@@ -76,7 +76,8 @@ def read_file(path: Path) -> Layer:
         text = read_bytes(path, _YAML_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"cannot read the configuration {path}: {reason(error)}. Give the path of a YAML file."
+            f"cannot read the configuration {path}: {reason(error)}. Give the path of a YAML file, or a "
+            "name that `tttscale configs` lists."
         ) from None
     layer = read_text(text, str(path))
     version = text.split("\n", 1)[0].removeprefix(WRITTEN_BY).strip()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tttscale.cluster import Ranks, discover_place
+from tttscale.config.completion import complete_config, complete_override
 from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, store_argument, words_argument
 from tttscale.data.progress import shown_progress
@@ -87,8 +88,7 @@ def data_build(
 
     Example: `tttscale data build stores/code src/ --suffix .py --heldout 0.02`
 
-    On several hosts: from a checkout `N=4 bash launch/build_data.sh ...`; where the command is on
-    every host's PATH `mpirun -n 4 --map-by node --bind-to none tttscale data build ...`
+    On several hosts that share a file system, with the same words: `tttscale launch build-data -n 4 ...`
     """
     from tttscale.data import BuildOptions, build_store
 
@@ -227,12 +227,16 @@ def data_show(
         typer.Argument(
             metavar="RUN_OR_CONFIG",
             parser=path_argument,
-            help="A run's folder, or a run's YAML file.",
+            autocompletion=complete_config,
+            help="A run's folder, its YAML file, or a name that `tttscale configs` lists.",
         ),
     ],
     step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="The training step, from 1.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as data.store=PATH.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as data.store=PATH."
+        ),
     ] = None,
     tokens: Annotated[
         int, typer.Option(min=0, help="Tokens of each document to decode; 0 shows no text.")

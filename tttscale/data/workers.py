@@ -194,8 +194,8 @@ def _mpi_world(ranks: Ranks) -> Any:
         size = MPI.COMM_WORLD.size
     if size != ranks.world_size:
         raise LaunchError(
-            f"{found} {ranks.world_size} processes, but MPI finds {size}. Start them with mpirun "
-            f"(launch/build_data.sh) or srun --mpi=pmix. {alone}"
+            f"{found} {ranks.world_size} processes, but MPI finds {size}. Start them with "
+            f"`tttscale launch build-data`, or with srun --mpi=pmix. {alone}"
         )
     return MPI.COMM_WORLD
 

@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,8 @@ from tttscale.doctor.findings import Finding, ok, problem, warning
 from tttscale.kernels.scan import choose_backend, ttt_scan
 from tttscale.observe import human
 from tttscale.packages import one_line
+
+_SHAPES = Path(__file__).parents[1] / "kernels" / "README.md"
 
 
 def gpus(ranks: Ranks, device: str, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -59,7 +62,7 @@ def triton(
     elif chosen.missing is not None:
         yield warning(
             f"scan: torch, which is slower, as Triton's kernel {chosen.missing}",
-            "See `tttscale train --help` and kernels/README.md for the shapes that have one",
+            f"The shapes that have one: {_SHAPES}",
         )
     else:
         try:

@@ -96,7 +96,7 @@ def package(
         else:
             yield problem(
                 f"{name} {version} is installed but does not load ({one_line(cause)}): {why}",
-                f"pip install --force-reinstall --no-deps {name}, or bash launch/install.sh",
+                f"pip install --force-reinstall --no-deps {name}",
             )
         return
     least = _minimum(name)
@@ -131,7 +131,8 @@ def mpi(source: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         found = problem if source in kinds else warning
         yield found(
             f"mpirun is {starts}, and the ranks load {library}: each would think that it is alone",
-            "Name this mpirun's library in MPI4PY_LIBMPI, or the other mpirun in MPIRUN (launch/mpirun.sh)",
+            "Name this mpirun's library in MPI4PY_LIBMPI, or the other mpirun in MPIRUN; `tttscale launch "
+            "mpirun` does the first by itself",
         )
     else:
         yield ok(f"MPI: {library}{f'; {mpirun}' if mpirun else '; no mpirun on the PATH'}")

@@ -19,6 +19,7 @@ from typing import Any
 from tttscale.cluster.interrupts import Interrupts
 from tttscale.codes import CODES, DONE, LOOP, PEER, SAVED
 from tttscale.config import load_config
+from tttscale.config.shipped import is_config
 from tttscale.errors import LaunchError, TTTScaleError
 from tttscale.supervise.attempts import (
     RESTARTS,
@@ -67,13 +68,13 @@ class WatchedRun:
 
 
 def run_of(command: Sequence[str]) -> WatchedRun | None:
-    """Find the run that a command trains: the first word that is a YAML file, and the KEY=VALUEs after it.
+    """Find the run that a command trains: its first word that is a configuration, and KEY=VALUEs after it.
 
     Returns:
         None if there is none that loads: the command itself will say why.
     """
     for place, word in enumerate(command):
-        if not word.endswith((".yaml", ".yml")) or not Path(word).is_file():
+        if not is_config(word):
             continue
         rest = list(command[place + 1 :])
         if "--" in rest:  # options of a launcher follow

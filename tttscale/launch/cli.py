@@ -1,4 +1,4 @@
-"""`tttscale launch ...`: hand a run to a batch system, start it again, see what became of it."""
+"""`tttscale launch ...`: start the ranks of a run, hand it to a batch system, see what became of it."""
 
 import os
 import sys
@@ -7,12 +7,36 @@ from typing import Annotated
 
 import typer
 
+from tttscale.config.completion import complete_config, complete_override
 from tttscale.config.paths import path_argument
+from tttscale.launch.start import HANDED_ON, ScriptCommand, start
 from tttscale.observe.guard import print_result
 from tttscale.scrub import scrubbed
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG KEY=VALUE ... -- OPTION ...",
+        autocompletion=complete_config,
+        help="What the verb takes; after a -- options of the launcher.",
+    ),
+]
+Ranks = Annotated[
+    int | None, typer.Option("--ranks", "-n", min=1, help="Ranks of this host; default: 2.")
+]
+Hostfile = Annotated[
+    Path | None,
+    typer.Option(parser=path_argument, help='Several hosts: a file with lines of "host slots=8".'),
+]
+Verb = Annotated[
+    str | None, typer.Option(help="What the ranks do: train, profile, doctor, ...; default: train.")
+]
+NodeRank = Annotated[int | None, typer.Option(min=0, help="Which of the hosts this is, from 0.")]
+MasterAddress = Annotated[str | None, typer.Option("--master-addr", help="The first host.")]
+MasterPort = Annotated[int | None, typer.Option(min=1, max=65535, help="A free port of it.")]
+
 app = typer.Typer(
-    help="Hand runs to a batch system, start them again, see what became of them.",
+    help="Start the ranks of a run, hand it to a batch system, start it again, see what became of it.",
     no_args_is_help=True,
 )
 
@@ -22,12 +46,130 @@ def _root() -> None:
     pass
 
 
+@app.command("torchrun", cls=ScriptCommand, context_settings=HANDED_ON)
+def torchrun(
+    words: Words = None,
+    ranks: Ranks = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Hosts; start it on each of them. Default: 1.")
+    ] = None,
+    node_rank: NodeRank = None,
+    master_addr: MasterAddress = None,
+    master_port: MasterPort = None,
+    verb: Verb = None,
+) -> None:
+    """Start the ranks of this host with torchrun: one per GPU, or so many CPU processes.
+
+    What is not given here is taken from the variables N, NODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, VERB and
+    TORCHRUN_ARGS.
+
+    Example: `tttscale launch torchrun ttt-linear-125m-1Mi -n 8`, or with options of torchrun:
+    `tttscale launch torchrun quickstart train.steps=20 -- --max-restarts 3`
+    """
+    place = dict(NODES=nodes, NODE_RANK=node_rank, MASTER_ADDR=master_addr, MASTER_PORT=master_port)
+    start("torchrun.sh", words or [], {"N": ranks, "VERB": verb, **place})
+
+
+@app.command("deepspeed", cls=ScriptCommand, context_settings=HANDED_ON)
+def deepspeed(
+    words: Words = None,
+    ranks: Ranks = None,
+    hostfile: Hostfile = None,
+    node_rank: NodeRank = None,
+    master_addr: MasterAddress = None,
+    master_port: MasterPort = None,
+    verb: Verb = None,
+) -> None:
+    """Start the ranks with the deepspeed launcher; several hosts by pdsh and ssh, or on each of them.
+
+    What is not given here is taken from the variables N, HOSTFILE, NODE_RANK, MASTER_ADDR, MASTER_PORT, VERB
+    and DEEPSPEED_ARGS.
+
+    Example: `tttscale launch deepspeed ttt-linear-125m-1Mi -n 8`, or on several hosts:
+    `tttscale launch deepspeed ttt-linear-1.3b-1Mi --hostfile hosts`
+    """
+    place = dict(NODE_RANK=node_rank, MASTER_ADDR=master_addr, MASTER_PORT=master_port)
+    start("deepspeed.sh", words or [], {"N": ranks, "VERB": verb, "HOSTFILE": hostfile, **place})
+
+
+@app.command("mpirun", cls=ScriptCommand, context_settings=HANDED_ON)
+def mpirun(
+    words: Words = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            "--ranks", "-n", min=1, help="Ranks in all; default: those of the hosts, or 2."
+        ),
+    ] = None,
+    hostfile: Hostfile = None,
+    verb: Verb = None,
+) -> None:
+    """Start the ranks with the mpirun of Open MPI or MPICH, the site's own before one that pip installed.
+
+    What is not given here is taken from the variables N, HOSTFILE, VERB, MPIRUN and MPIRUN_ARGS.
+
+    Example: `tttscale launch mpirun ttt-linear-125m-1Mi -n 8`, or with carries over MPI, too:
+    `tttscale launch mpirun ttt-linear-125m-1Mi --hostfile hosts parallel.transport=mpi`
+    """
+    start("mpirun.sh", words or [], {"N": ranks, "VERB": verb, "HOSTFILE": hostfile})
+
+
+@app.command("build-data", cls=ScriptCommand, context_settings=HANDED_ON)
+def build_data(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OUT SOURCES ... -- OPTION ...",
+            help="What `tttscale data build` takes; after a -- options of mpirun.",
+        ),
+    ],
+    hosts: Annotated[
+        int | None, typer.Option("--hosts", "-n", min=1, help="How many; default: those named.")
+    ] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(parser=path_argument, help="A file with one host a line.")
+    ] = None,
+    verb: Annotated[str | None, typer.Option(help="build or verify; default: build.")] = None,
+) -> None:
+    """Build a token store on several hosts that share a file system: one MPI rank a host, with workers.
+
+    Also in a Slurm allocation. What is not given here is taken from the variables N, HOSTFILE, VERB, MPIRUN,
+    MPIRUN_ARGS and SRUN_ARGS.
+
+    Example: `tttscale launch build-data stores/books books/ --tokenizer books.json --hostfile hosts`
+    """
+    start("build_data.sh", words, {"N": hosts, "VERB": verb, "HOSTFILE": hostfile})
+
+
+@app.command("quickstart")
+def quickstart(
+    steps: Annotated[int | None, typer.Option(min=1, help="Of training; default: 40.")] = None,
+) -> None:
+    """From nothing to a trained model in ten minutes on two CPU cores: a token store, a run, its plots.
+
+    The text is this Python's own standard library; stores/ and runs/ are made in the working folder.
+
+    Example: `tttscale launch quickstart`
+    """
+    start("quickstart.sh", [], {"QUICKSTART_STEPS": steps})
+
+
 @app.command("slurm")
 def slurm(
-    config: Annotated[Path, typer.Argument(parser=path_argument, help="The run's YAML file.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            parser=path_argument,
+            autocompletion=complete_config,
+            help="The run's YAML file, or a name that `tttscale configs` lists.",
+        ),
+    ],
     nodes: Annotated[int, typer.Option(min=1, help="Hosts.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.lr=3e-4.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as train.lr=3e-4."
+        ),
     ] = None,
     gpus_per_node: Annotated[
         int, typer.Option(min=0, help="GPUs of a host; 0: the run computes on CPUs.")
@@ -67,7 +209,7 @@ def slurm(
 
     Exit codes: 0 submitted; 64 the configuration or an option is wrong; 69 there is no sbatch, or it refuses.
 
-    Example: `tttscale launch slurm configs/ttt-linear-1.3b-1Mi.yaml --nodes 4 --gpus-per-node 8 --dry-run`
+    Example: `tttscale launch slurm ttt-linear-1.3b-1Mi --nodes 4 --gpus-per-node 8 --dry-run`
     """
     from tttscale.launch.slurm import Wishes, prepare, submitted
 
@@ -117,8 +259,8 @@ def again(
     handed on, and then it does not start again. The exit code is that of the last start, also under launchers
     that end with 1 whatever has become of the run.
 
-    Example: `tttscale launch again -- tttscale train configs/quickstart.yaml parallel.sequence=1`, or
-    `tttscale launch again --max-restarts 50 -- bash launch/torchrun.sh configs/quickstart.yaml`
+    Example: `tttscale launch again -- tttscale train quickstart parallel.sequence=1`, or
+    `tttscale launch again --max-restarts 50 -- tttscale launch torchrun quickstart`
     """
     from tttscale.launch.again import Again, run_of
 
