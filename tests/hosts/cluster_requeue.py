@@ -91,7 +91,6 @@ def test_a_node_dies(site, cluster, case, whole):
     assert cluster.wait(job) == "COMPLETED", log(site, job)
     found = read_attempts(folder(site, case))
     assert found[0].failed
-    print(log(site, job))
     # A start that Slurm ends with what the node ran before never comes to the run, and is queued again, too.
     restarts = 0, int(cluster.shown(job, "Restarts"))
     check_same_bits(site, case, whole, [found[0].end and found[0].end.code, 0], restarts)
