@@ -30,6 +30,7 @@ SIDEWAYS = {
     ("observe", "supervise"),
     ("supervise", "cluster"),
     ("evaluate", "train"),
+    ("evaluate", "generate"),
     ("generate", "train"),
     ("bench", "train"),
     ("launch", "train"),
@@ -49,6 +50,7 @@ HOMES = {  # package -> the only files or folders that may import it
     "tokenizers": ["tttscale/data/"],
     "safetensors": ["tttscale/tensors.py"],
     "yaml": ["tttscale/config/"],
+    "lm_eval": ["tttscale/evaluate/lm_eval.py"],
 }
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 DATA_FLOORS = [

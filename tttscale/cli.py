@@ -22,6 +22,7 @@ from tttscale.config.completion import complete_config, complete_override
 from tttscale.config.paths import path_argument
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError, of_disk
+from tttscale.evaluate.cli import evaluate
 from tttscale.generate.cli import generate
 from tttscale.launch.cli import app as launch_app
 from tttscale.observe.guard import is_left_behind, print_result, steady_streams
@@ -67,6 +68,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(launch_app, name="launch")
 app.add_typer(checkpoint_app, name="checkpoint")
+app.command("eval")(evaluate)
 app.command("generate")(generate)
 
 

@@ -91,10 +91,15 @@ def prepare_host(config: Config, ranks: Ranks, device: torch.device) -> None:
 
 def set_threads(config: Config, ranks: Ranks) -> None:
     """Divide this host's cores among its ranks, or take those that the launcher gave to this one."""
+    torch.set_num_threads(config.parallel.threads or share_of_cores(ranks))
+
+
+def share_of_cores(ranks: Ranks) -> int:
+    """Return how many of this host's cores are this rank's."""
     mine = len(os.sched_getaffinity(0))
     if mine * ranks.local_world_size > (os.cpu_count() or mine):
         mine //= ranks.local_world_size  # the launcher gave all ranks the same ones
-    torch.set_num_threads(config.parallel.threads or max(1, mine))
+    return max(1, mine)
 
 
 def choose_products(
