@@ -15,6 +15,7 @@ VERBS = {
     "write": "writing shards",
     "verify": "verifying",
     "read": "reading",
+    "weights": "writing weights",
 }
 
 
@@ -23,9 +24,9 @@ class Progress:
     """The progress of this host."""
 
     phase: str
-    """"tokenize", "write", "verify" or "read"."""
+    """"tokenize", "write", "verify", "read" or "weights"."""
     done: int
-    """What is done: bytes of sources of finished slices; shards; files; tokens of a prompt."""
+    """What is done: bytes of sources of finished slices; shards; files; tokens read; bytes of weights."""
     total: int
     """This host's share of all."""
     documents: int = 0
