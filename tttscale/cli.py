@@ -18,6 +18,7 @@ from tttscale.cluster import Ranks, discover, discover_place, join
 from tttscale.cluster.interrupts import Interrupted, Interrupts
 from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.config.paths import path_argument
+from tttscale.convert.cli import export, import_
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError, of_disk
 from tttscale.generate.cli import generate
@@ -55,6 +56,8 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(launch_app, name="launch")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command("generate")(generate)
+app.command("import")(import_)
+app.command("export")(export)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
