@@ -13,7 +13,10 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "generate", "bench", "check_mixer", "launch", "doctor", "profile"},
+    {
+        *("train", "evaluate", "generate", "convert", "bench", "check_mixer", "launch", "doctor"),
+        "profile",
+    },
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
@@ -29,6 +32,7 @@ SIDEWAYS = {
     ("plan", "comm"),
     ("observe", "supervise"),
     ("supervise", "cluster"),
+    ("convert", "train"),
     ("evaluate", "train"),
     ("evaluate", "generate"),
     ("generate", "train"),

@@ -20,6 +20,7 @@ from tttscale.cluster.torchelastic import tell_torchrun
 from tttscale.config.cli import app as configs_app
 from tttscale.config.completion import complete_config, complete_override
 from tttscale.config.paths import path_argument
+from tttscale.convert.cli import export, import_
 from tttscale.data.cli import app as data_app
 from tttscale.errors import DataError, LaunchError, TTTScaleError, of_disk
 from tttscale.evaluate.cli import evaluate
@@ -70,6 +71,8 @@ app.add_typer(launch_app, name="launch")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command("eval")(evaluate)
 app.command("generate")(generate)
+app.command("import")(import_)
+app.command("export")(export)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

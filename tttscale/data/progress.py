@@ -16,6 +16,7 @@ VERBS = {
     "verify": "verifying",
     "read": "reading",
     "evaluate": "evaluating",
+    "weights": "writing weights",
 }
 
 
@@ -24,9 +25,10 @@ class Progress:
     """The progress of this host."""
 
     phase: str
-    """"tokenize", "write", "verify", "read" or "evaluate"."""
+    """A key of `VERBS`."""
     done: int
-    """What is done: bytes of sources of finished slices; shards; files; tokens of a prompt; sequences."""
+    """What is done: bytes of sources of finished slices; shards; files; tokens of a prompt; sequences; bytes
+    of weights."""
     total: int
     """This host's share of all."""
     documents: int = 0
