@@ -12,6 +12,7 @@ from tttscale.observe.terminal import is_watched
 LOG_SECONDS = 30.0
 VERBS = {
     "tokenize": "tokenizing",
+    "copy": "copying ids",
     "write": "writing shards",
     "verify": "verifying",
     "read": "reading",
@@ -23,7 +24,7 @@ class Progress:
     """The progress of this host."""
 
     phase: str
-    """"tokenize", "write", "verify" or "read"."""
+    """"tokenize", "copy", "write", "verify" or "read"."""
     done: int
     """What is done: bytes of sources of finished slices; shards; files; tokens of a prompt."""
     total: int
