@@ -64,7 +64,7 @@ DATA_FLOORS = [
     {"builder"},
     {"windows"},
     {"store"},
-    {"tokenizers", "workers", "progress", "inspect_report"},
+    {"tokenizers", "workers", "progress", "inspect_report", "ids"},
 ]
 DATA_FLOOR_OF = {name: i for i, floor in enumerate(DATA_FLOORS) for name in floor}
 """The same for the rooms of tttscale/data."""

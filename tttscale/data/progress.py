@@ -12,6 +12,7 @@ from tttscale.observe.terminal import is_watched
 LOG_SECONDS = 30.0
 VERBS = {
     "tokenize": "tokenizing",
+    "copy": "copying ids",
     "write": "writing shards",
     "verify": "verifying",
     "read": "reading",
