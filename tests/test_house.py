@@ -13,7 +13,10 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "generate", "bench", "check_mixer", "launch", "doctor", "profile"},
+    {
+        *("train", "evaluate", "generate", "bench", "check_mixer", "launch", "doctor", "profile"),
+        "hf",
+    },
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
@@ -49,6 +52,7 @@ HOMES = {  # package -> the only files or folders that may import it
     "tokenizers": ["tttscale/data/"],
     "safetensors": ["tttscale/tensors.py"],
     "yaml": ["tttscale/config/"],
+    "transformers": ["tttscale/hf/"],
 }
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 DATA_FLOORS = [
