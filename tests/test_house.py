@@ -15,7 +15,7 @@ FLOORS = [
     {"cli"},
     {
         *("train", "evaluate", "generate", "convert", "bench", "check_mixer", "launch", "doctor"),
-        "profile",
+        *("profile", "hf"),
     },
     {"comm", "plan"},
     {"scan"},
@@ -55,6 +55,7 @@ HOMES = {  # package -> the only files or folders that may import it
     "safetensors": ["tttscale/tensors.py"],
     "yaml": ["tttscale/config/"],
     "lm_eval": ["tttscale/evaluate/lm_eval.py"],
+    "transformers": ["tttscale/hf/"],
 }
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 DATA_FLOORS = [

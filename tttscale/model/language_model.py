@@ -177,6 +177,14 @@ class TTTForCausalLM(Layer):
             self.lm_head.weight = self.model.embed_tokens.weight
         initialise(self, config, init, seed)
 
+    @classmethod
+    def of_modules(cls, config: TTTConfig, model: TTTModel, lm_head: nn.Linear) -> Self:
+        """Make a model of modules that are there already; it shares them, and nothing is initialised."""
+        made = cls.__new__(cls)
+        Layer.__init__(made)
+        made.config, made.model, made.lm_head = config, model, lm_head
+        return made
+
     @property
     def blocks(self) -> nn.ModuleList:
         """The L blocks, first to last."""
