@@ -24,13 +24,14 @@ class Dismissal:
         Raises:
             PeerError: another rank died.
         """
-        self._mesh, self._group = mesh, None
+        self._mesh = mesh
+        self._group: dist.ProcessGroup | None = None
         if mesh.world_size > 1:
             with mesh.noticing("while all ranks connected"):
-                self._group = dist.new_group(
-                    backend="gloo", timeout=_FOREVER, group_desc="dismissal"
-                )
-                dist.all_reduce(torch.zeros(1), group=self._group)
+                group = dist.new_group(backend="gloo", timeout=_FOREVER, group_desc="dismissal")
+                assert isinstance(group, dist.ProcessGroup)
+                dist.all_reduce(torch.zeros(1), group=group)
+            self._group = group
 
     def wait(self) -> None:
         """Wait on any other rank than the first for its word.
