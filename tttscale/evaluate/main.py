@@ -15,7 +15,6 @@ from tttscale.evaluate.report import FILES, summary, write_report
 from tttscale.evaluate.subject import Subject
 from tttscale.observe.guard import print_result
 from tttscale.train import cpu_products
-from tttscale.train.build import share_of_cores
 from tttscale.train.memory import tune_allocator
 from tttscale.writable import check_folder
 
@@ -74,7 +73,7 @@ def _device(ranks: Ranks) -> torch.device:
     """
     gpus = torch.cuda.device_count()
     if not gpus:
-        torch.set_num_threads(share_of_cores(ranks))
+        torch.set_num_threads(ranks.cores())
         return torch.device("cpu")
     if ranks.local_rank >= gpus:
         raise LaunchError(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -93,15 +93,21 @@ def config_fields(config: TTTConfig, dtype: str = "float32") -> dict[str, Any]:
     return _OURS | {"torch_dtype": dtype, KEY: __version__} | config.model_dump(exclude=unset)
 
 
-def from_pretrained(model_type: Any, directory: str | Path) -> Any:
+def from_pretrained(
+    model_type: Any,
+    directory: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+) -> Any:
     """Build a model of `model_type` from a directory; see `TTTForCausalLM.from_pretrained`."""
     directory = Path(directory)
     config = read_config(directory)
     with open_weights(directory) as weights:
         _check_size(directory / CONFIG, config, weights)
-        model = model_type(config)
+        wanted = weights.common_dtype if dtype == "auto" else dtype
+        model = model_type(config).to(wanted)
         _load(model, weights, None)
-    return model
+    return model.to(device)
 
 
 def read_config(directory: Path, *, may_build: bool = True) -> TTTConfig:

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from tttscale.kernels.learners import LEARNERS
+from tttscale.kernels.one_token import one_token
 from tttscale.kernels.ops.pointwise import turned
 from tttscale.kernels.precision import widened
 from tttscale.kernels.scan import ttt_scan
-from tttscale.kernels.torch_scan.one_token import one_token
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput, convolved, window

@@ -25,6 +25,7 @@ INDEX = f"{WEIGHTS}.index.json"
 PREFIX, EMBEDDING = "model.", "model.embed_tokens.weight"
 _VARIANT = re.compile(r"model\.(\w{1,40})\.safetensors|model\.safetensors\.index\.(\w{1,40})\.json")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.safetensors")
+_NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 _LISTED = 8
 _ADVICE = "Take weights from before that; of a run, an earlier checkpoint (checkpoint.resume=N)"
 _CONVERT = (
@@ -81,6 +82,12 @@ class Weights:
     def dtype(self, key: str) -> torch.dtype:
         """The dtype that a tensor has in its file."""
         return DTYPES[self._files[self._keys[key]].dtypes[self._keys[key]]]
+
+    @property
+    def common_dtype(self) -> torch.dtype:
+        """The narrow dtype that all tensors have; fp32 if they have none in common, or a wider one."""
+        found = {file.dtypes[key] for file in self._files.values() for key in file.dtypes}
+        return _NARROW.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
     def read(self, key: str) -> Tensor:
         """A tensor in fp32, every value finite.

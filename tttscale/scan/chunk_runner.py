@@ -65,6 +65,11 @@ class ChunkRunner:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
+    @torch.no_grad()
+    def read(self, task: ChunkTask, batch: Batch, ports: ChunkPorts) -> None:
+        """Run all layers for what they hand on only: without a graph and without the head."""
+        self._layers(task, batch, ports, None)
+
     def run(self, task: ChunkTask, batch: Batch, ports: ChunkPorts, step: StepState) -> None:
         """Run without a graph. In training the head is left to the recomputation."""
         with torch.no_grad():
