@@ -1,5 +1,6 @@
 import errno
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
