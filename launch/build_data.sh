@@ -9,6 +9,7 @@
 # resumes after an interruption. VERB=verify reads a store instead: VERB=verify HOSTFILE=hosts bash ... STORE
 # Paths are relative to the folder that this is called from, which must have the same path on all hosts, as the checkout.
 # Options of mpirun may also stand in MPIRUN_ARGS; which mpirun is taken: see launch/mpirun.sh.
+# `tttscale launch build-data` runs this in every installation.
 set -euo pipefail
 here="$(dirname "$0")"
 # sbatch runs a copy of this file, in the folder of submission.

@@ -3,7 +3,8 @@
 # Several hosts: HOSTFILE=hosts bash launch/deepspeed.sh CONFIG ...   (lines of "host slots=8"; needs pdsh and ssh)
 # Without ssh: start it on each of them, with HOSTFILE, NODE_RANK (the host's line in it, from 0) and MASTER_ADDR set.
 # Options of the launcher may also stand in DEEPSPEED_ARGS, cut at spaces. VERB=doctor looks at the job instead.
-# CONFIG, the paths in it and HOSTFILE are relative to the folder that this is called from.
+# CONFIG is a file, or a name that `tttscale configs` lists; paths are relative to the folder that this is called from.
+# `tttscale launch deepspeed` runs this in every installation, with options for the variables.
 set -euo pipefail
 source "$(dirname "$0")/head.sh"
 split "${DEEPSPEED_ARGS:-}" "$@"

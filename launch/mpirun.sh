@@ -6,7 +6,7 @@
 # spaces. The first mpirun on the PATH is taken, the one in .venv last; MPIRUN names another. Variables such as
 # MASTER_ADDR, OMP_NUM_THREADS, NCCL_*, WANDB_* and PYTHON* are handed on to the other hosts, where checkout and folder
 # must have the same paths. CONFIG, the paths in it and HOSTFILE are relative to the folder that this is called from.
-# VERB=doctor looks at the job instead of training.
+# VERB=doctor looks at the job instead of training. `tttscale launch mpirun` runs this in every installation.
 set -euo pipefail
 source "$(dirname "$0")/head.sh"
 split "${MPIRUN_ARGS:-}" "$@"

@@ -2,7 +2,8 @@
 # One host, N ranks, one per GPU (or CPU process):  N=8 bash launch/torchrun.sh CONFIG [key=value ...] [-- options]
 # Several hosts: start it on each of them, with NODES, NODE_RANK and MASTER_ADDR set.
 # Options of torchrun stand after a --, or in TORCHRUN_ARGS, cut at spaces. VERB=doctor looks at the job instead.
-# CONFIG and the paths in it are relative to the folder that this is called from.
+# CONFIG is a file, or a name that `tttscale configs` lists; paths are relative to the folder that this is called from.
+# `tttscale launch torchrun` runs this in every installation, with options for the variables.
 set -euo pipefail
 source "$(dirname "$0")/head.sh"
 split "${TORCHRUN_ARGS:-}" "$@"

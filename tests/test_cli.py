@@ -1,5 +1,6 @@
 import errno
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -80,7 +81,9 @@ def test_help_on_several_hosts_leaves_all_cores_to_a_rank(run):
     """Open MPI ties a process to one core or a few, and `data build` would count no more."""
     code, out, _ = run("data", "build", "--help")
     assert code == 0
-    assert "mpirun -n 4 --map-by node --bind-to none tttscale data build" in " ".join(out.split())
+    assert "tttscale launch build-data -n 4" in " ".join(out.split())
+    script = Path(__file__).parents[1] / "launch/build_data.sh"
+    assert "place=(--map-by node --bind-to none)" in script.read_text()
 
 
 def test_train_hands_over_config_and_ranks(run, config, fake_train):

@@ -97,7 +97,7 @@ def test_world_gives_replicas(write):
     assert check_world(config, 8) == 2
     with pytest.raises(ConfigError, match=r"has 6 processes.*one of 1, 2, 3, 6"):
         check_world(config, 6)
-    with pytest.raises(ConfigError, match=r"a single process.*torchrun.sh.*parallel.sequence=1"):
+    with pytest.raises(ConfigError, match=r"a single process.*launch torchrun CONFIG -n 4"):
         check_world(config, 1)
     with pytest.raises(ConfigError, match=r"not a multiple of 8.*train.sequences_per_step=8"):
         check_world(config, 16)

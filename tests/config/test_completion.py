@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tttscale.config.completion import complete_config, complete_name, complete_override
+from tttscale.config.completion import (
+    complete_config,
+    complete_name,
+    complete_override,
+    complete_words,
+)
 from tttscale.config.shipped import shipped
 
 
@@ -39,6 +44,12 @@ def test_keys():
     assert complete_override("logging.wandb.m") == ["logging.wandb.mode="]
     assert "model.hidden_size=" in complete_override("")
     assert complete_override("nothing") == []
+
+
+def test_words_of_a_launcher(here):
+    assert complete_words("") == complete_config("")
+    assert complete_words("q") == ["quickstart", "qa.yml"]
+    assert complete_words("train.ste") == ["train.steps="]
 
 
 def ask(shell, line, **variables):

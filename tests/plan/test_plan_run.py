@@ -30,6 +30,7 @@ def test_without_a_number_of_gpus_it_plans_for_one_replica(path):
     found = json.loads(run(config, nodes=None, per_node=None, gpu="h200", costs=None, as_json=True))
     assert found["asked"]["ranks"] == config.parallel.sequence
     assert found["asked"]["replicas"] == 1
+    assert found["asked"]["fits"], "what comes with tttscale fits into the GPUs that it names"
 
 
 @pytest.mark.parametrize(

@@ -36,3 +36,8 @@ def complete_override(incomplete: str) -> list[str]:
     sections = {key[:-1] for key in keys}
     words = sorted(f"{'.'.join(key)}=" for key in keys - sections)
     return [word for word in words if word.startswith(incomplete)]
+
+
+def complete_words(incomplete: str) -> list[str]:
+    """Complete a CONFIG or a KEY=VALUE, where a command takes both as they come."""
+    return [*complete_config(incomplete), *(complete_override(incomplete) if incomplete else ())]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tttscale.config.completion import complete_config, complete_override
+from tttscale.config.completion import complete_config, complete_override, complete_words
 from tttscale.config.paths import path_argument
 from tttscale.launch.start import HANDED_ON, ScriptCommand, start
 from tttscale.observe.guard import print_result
@@ -17,7 +17,7 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="CONFIG KEY=VALUE ... -- OPTION ...",
-        autocompletion=complete_config,
+        autocompletion=complete_words,
         help="What the verb takes; after a -- options of the launcher.",
     ),
 ]
