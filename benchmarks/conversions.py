@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,9 @@ def convert(source: Path, out: Path, base_lr: float | None, **wishes: Any) -> No
     import_model(source, out, asked, lambda line: None, lambda done, total: None)
 
 
-def export(source: Path, out: Path, **wishes: Any) -> None:
+def export(source: Path, out: Path, wishes: ExportWishes) -> None:
     """Export without a word and without a tokenizer."""
-    asked = ExportWishes(tokenizer="none", **wishes)
+    asked = replace(wishes, tokenizer="none")
     export_model(source, out, asked, lambda line: None, lambda done, total: None)
 
 
@@ -130,19 +131,26 @@ def official_rows(path: Path, work: Path) -> list[dict[str, str]]:
         ours = work / name
         convert(GOLDEN / f"jax/{name}.streaming_params", ours, base_lr)
         ids = load(GOLDEN / f"jax/{name}.logits.safetensors")["ids"]
-        wanted = logits_of(ours, ids)
-        for form, limit in {"one file": 10**9, "files by size": _SHARD_BYTES}.items():
-            out = work / f"{name}-{limit}"
-            export(ours, out / "export", shard_bytes=limit)
+        forms = {
+            "one file": ExportWishes(),
+            "files by size": ExportWishes(shard_bytes=_SHARD_BYTES),
+            "bf16": ExportWishes(dtype=torch.bfloat16),
+        }
+        for number, (form, wishes) in enumerate(forms.items()):
+            out = work / f"{name}-{number}"
+            export(ours, out / "export", wishes)
             theirs, info = module.TTTForCausalLM.from_pretrained(
                 out / "export", output_loading_info=True
             )
             left = [key for keys in info.values() for key in keys]
             with torch.no_grad():
-                difference = largest(theirs.eval()(input_ids=ids).logits, wanted)
-            theirs.save_pretrained(out / "official", max_shard_size=limit)
+                found = theirs.eval()(input_ids=ids).logits.float()
+            difference = largest(found, logits_of(out / "export", ids))
+            theirs.save_pretrained(out / "official", max_shard_size=wishes.shard_bytes)
             convert(out / "official", out / "back", None)
-            ways = [weights_of(TTTForCausalLM.from_pretrained(f)) for f in (ours, out / "back")]
+            ways = [
+                weights_of(TTTForCausalLM.from_pretrained(out / way)) for way in ("export", "back")
+            ]
             equal = all(torch.equal(ways[0][key], ways[1][key]) for key in ways[0])
             rows.append(
                 {
