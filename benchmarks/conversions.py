@@ -194,7 +194,7 @@ def train_state(path: Path, layers: int) -> int:
                 values = torch.randn(shape, generator=generator).bfloat16().view(torch.int16)
                 array = msgpack.packb((shape, "bfloat16", values.numpy().tobytes()))
                 value = msgpack.packb(msgpack.ExtType(1, array))
-                file.write(msgpack.packb(((*prefix, "params", *key), value)))
+                file.write(msgpack.packb(((*prefix, "params", *key), value)) or b"")
     return path.stat().st_size
 
 
