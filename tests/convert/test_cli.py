@@ -58,6 +58,15 @@ def test_export(run, tmp_path):
     assert text
 
 
+def test_a_launcher_is_refused(run, tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for verb in ("import", "export"):
+        code, _, said = run(verb, tmp_path / "in", tmp_path / "out")
+        assert code == 69
+        assert f"{verb} runs in one process" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

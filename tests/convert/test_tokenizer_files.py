@@ -49,6 +49,25 @@ def test_how_to_generate():
     assert json.loads(generation_file(None)["generation_config.json"]) == {"use_cache": True}
 
 
+def test_transformers_gives_the_ids_of_training(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet
+    )
+    made.train_from_iterator(["the cat sat on the mat </s> größe"] * 9, trainer)
+    made.save(str(tmp_path / "tokenizer.json"))
+    codec = load_tokenizer(str(tmp_path / "tokenizer.json"))
+    found = transformers.AutoTokenizer.from_pretrained(saved(codec, tmp_path / "out"))
+    text = "the cat </s> sat <s> 漢字"
+    assert found(text, add_special_tokens=False).input_ids == codec.encode(text).tolist()
+    assert (found.bos_token, found.eos_token, found.pad_token) == ("<s>", "</s>", None)
+
+
 def test_transformers_loads_them(tmp_path):
     transformers = pytest.importorskip("transformers")
     folder = saved(ByteTokenizer(), tmp_path / "out")

@@ -77,7 +77,7 @@ def anchors(path):
     return {re.sub(r"[^\w\s-]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
-ENDINGS = (".md", ".py", ".json", ".yaml")
+ENDINGS = (".md", ".py", ".json", ".yaml", ".safetensors")
 
 
 @each_text

@@ -1,5 +1,6 @@
 """`tttscale import` and `tttscale export`: models of other code in, and models of ours out."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tttscale.cluster import discover_place
 from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, words_argument
 from tttscale.data.progress import Progress, shown_progress
-from tttscale.errors import ConfigError
+from tttscale.errors import ConfigError, LaunchError
 from tttscale.observe.guard import print_result
 from tttscale.scrub import scrubbed
 
@@ -78,6 +80,7 @@ def import_(
 
     Example: `tttscale import streaming_train_state model --ttt-base-lr 1.0 --tokenizer tokenizer.json`
     """
+    _check_alone("import")
     limit = parse_flag("--shard-bytes", shard_bytes)
     given = {"ttt_base_lr": ttt_base_lr, "rope_theta": rope_theta, "rms_norm_eps": rms_norm_eps}
     for name, value in given.items():
@@ -125,6 +128,7 @@ def export(
     Example: `tttscale export runs/quickstart model`, or of one checkpoint:
     `tttscale export runs/quickstart/checkpoints/step-100 model`
     """
+    _check_alone("export")
     limit = parse_flag("--shard-bytes", shard_bytes)
     _check_free(out)
     from tttscale.convert.export_model import Wishes, export_model
@@ -154,6 +158,14 @@ def _report(out: Path, work: "Callable[[Callable[[int, int], None]], ModelFiles]
 
 def _notice(line: str) -> None:
     print(scrubbed(line), file=sys.stderr)
+
+
+def _check_alone(verb: str) -> None:
+    ranks = discover_place(os.environ).world_size
+    if ranks > 1:
+        raise LaunchError(
+            f"{verb} runs in one process, and a launcher has started {ranks}. Start it without the launcher."
+        )
 
 
 def _check_positive(flag: str, value: float | None) -> None:
