@@ -67,6 +67,11 @@ def test_batches_change_nothing(folder):
         assert one[0] == pytest.approx(other[0], rel=1e-5)
 
 
+def test_the_command_asks_for_a_gpu_wherever_it_runs(folder):
+    found = TTTScaleLM(str(folder), "bytes", device="cuda:0").model.lm_head.weight.device.type
+    assert found == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def test_the_greedy_continuation_is_known_as_such(model, folder):
     own, ids = TTTForCausalLM.from_pretrained(folder), [BOS, *b"abc"]
     with torch.no_grad():
@@ -117,7 +122,7 @@ def test_local_tasks_of_all_three_kinds(folder, tmp_path, monkeypatch):
         f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\ntest_split: test\n"
     )
     kinds = {
-        "choice": "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: [' 0', ' 1', ' 2']\n"
+        "choice": "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: ['0', '1', '2']\n"
         "doc_to_target: right\nmetric_list: [{metric: acc}]\n",
         "rolling": "output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: '{{q}}'\n"
         "metric_list: [{metric: bits_per_byte}]\n",

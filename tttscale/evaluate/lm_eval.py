@@ -62,7 +62,7 @@ class TTTScaleLM(TemplateLM):
             tokenizer: bytes, or a tokenizer.json; None: the model's own, or its training data's.
             batch_size: continuations of one context that are scored side by side; "auto" is 64.
             max_batch_size: a bound on it.
-            device: of torch; None: a GPU if there is one.
+            device: of torch; None: a GPU. Without one it is the CPU.
             seed: of the draws, for tasks that sample.
 
         Raises:
@@ -70,7 +70,9 @@ class TTTScaleLM(TemplateLM):
         """
         super().__init__()
         folder, _ = model_folder(Path(pretrained))
-        on = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        on = device or "cuda"
+        if on.startswith("cuda") and not torch.cuda.is_available():
+            on = "cpu"  # the harness's command asks for a GPU wherever it runs
         self.model = TTTForCausalLM.from_pretrained(folder).to(on)
         self.tokenizer: Tokenizer = model_tokenizer(folder, tokenizer)
         size = 64 if str(batch_size).startswith("auto") else int(batch_size)

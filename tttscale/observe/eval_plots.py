@@ -67,7 +67,7 @@ def plot_heat_map(result: Mapping[str, Any], out: Path) -> Path:
         place = depths.index(cell["depth"]), lengths.index(cell["length"])
         table[place[0]][place[1]] = cell["chosen"]["value"]
     with new_axes(out) as (axes, path):
-        image = axes.imshow(table, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+        image = axes.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         axes.grid(visible=False)
         axes.set_xticks(range(len(lengths)), [binary(length) for length in lengths])
         axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
@@ -75,7 +75,10 @@ def plot_heat_map(result: Mapping[str, Any], out: Path) -> Path:
         for row, values in enumerate(table):
             for column, value in enumerate(values):
                 if math.isfinite(value):
-                    axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=9)
+                    colour = "black" if value > 0.6 else "white"
+                    axes.text(
+                        column, row, f"{value:.0%}", ha="center", va="center", fontsize=9, color=colour
+                    )  # fmt: skip
         trained = result["trained_tokens"]
         if trained and lengths[0] <= trained < lengths[-1]:
             at = sum(length <= trained for length in lengths) - 0.5
@@ -86,7 +89,7 @@ def plot_heat_map(result: Mapping[str, Any], out: Path) -> Path:
             )  # fmt: skip
         bar = axes.figure.colorbar(image, ax=axes)
         bar.set_label(f"right answer is the likeliest of {result['choices']}")
-        bar.ax.axhline(chance, color="black", linewidth=1.2)
+        bar.ax.axhline(chance, color="white", linewidth=1.5)
         bar.ax.text(
             1.5, chance, "chance", fontsize=8, va="center", transform=bar.ax.get_yaxis_transform()
         )
@@ -104,9 +107,10 @@ def plot_accuracy(result: Mapping[str, Any], out: Path) -> Path:
     kinds = list(dict.fromkeys(cell["kind"] for cell in result["cells"]))
     with new_axes(out) as (axes, path):
         axes.set_xscale("log", base=2)
-        for colour, kind in zip(_COLOURS, kinds, strict=False):
+        for n, (colour, kind) in enumerate(zip(_COLOURS, kinds, strict=False)):
             cells = [cell for cell in result["cells"] if cell["kind"] == kind]
-            lengths = [cell["length"] for cell in cells]
+            # Side by side, so that intervals do not hide each other.
+            lengths = [cell["length"] * 1.04 ** (2 * n + 1 - len(kinds)) for cell in cells]
             for name, style in (("chosen", "o-"), ("exact", "s:")):
                 values = [cell[name]["value"] for cell in cells]
                 reach = [
@@ -168,6 +172,8 @@ def plot_inner(result: Mapping[str, Any], out: Path) -> Path:
             axes.figure.colorbar(scale, ax=axes, label="layer")
         _mark_beyond(axes, result["trained_tokens"], borders[-1])
         axes.set_yscale("log")
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which(lambda value, _: f"{value:g}")
         axes.set(ylabel="inner loss (mean squared error)")
         axes.legend(loc="best", fontsize=8, ncols=2)
     return path
