@@ -13,7 +13,17 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "generate", "bench", "check_mixer", "launch", "doctor", "profile"},
+    {
+        "train",
+        "evaluate",
+        "generate",
+        "bench",
+        "check_mixer",
+        "launch",
+        "doctor",
+        "profile",
+        "watch",
+    },
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
@@ -35,6 +45,8 @@ SIDEWAYS = {
     ("launch", "train"),
     ("doctor", "train"),
     ("profile", "train"),
+    ("watch", "launch"),
+    ("watch", "profile"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
 NAMES_ONLY = {("model", "check_mixer")}

@@ -27,6 +27,7 @@ from tttscale.scrub import scrubbed
 from tttscale.supervise import page
 from tttscale.supervise.supervisor import is_wanted, supervise
 from tttscale.train.checkpoint.cli import app as checkpoint_app
+from tttscale.watch.cli import watch
 
 if TYPE_CHECKING:
     from tttscale.observe.spans import Trace
@@ -55,6 +56,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(launch_app, name="launch")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command("generate")(generate)
+app.command("watch")(watch)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -20,6 +20,7 @@ from tttscale.train import final
 from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.run_folder import (
     METRICS,
+    POSITIONS,
     check_folder,
     check_metrics,
     claim,
@@ -40,6 +41,10 @@ class Recorder(Protocol):
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Write one step's record to every sink."""
+        ...
+
+    def evaluated(self, positions: dict[str, Any]) -> None:
+        """Write the loss by position of a held-out loss on the way."""
         ...
 
     def log(self, text: str) -> None:
@@ -77,6 +82,9 @@ class NullRecorder:
     wandb_id: str | None = None
 
     def step(self, record: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def evaluated(self, positions: dict[str, Any]) -> None:
         """Do nothing."""
 
     def log(self, text: str) -> None:
@@ -173,6 +181,16 @@ class RunRecorder:
             self._console.step(record)
         self._wandb.log(record)
 
+    def evaluated(self, positions: dict[str, Any]) -> None:
+        """Write the loss by position of a held-out loss, in place of the one before.
+
+        Raises:
+            ConfigError: run.dir cannot be written to.
+        """
+        marks = {"format_version": 1, "tttscale_version": __version__}
+        with disk(self._config):
+            write_text(self.folder / POSITIONS, json.dumps(marks | positions) + "\n")
+
     def log(self, text: str) -> None:
         """Print a line on the console."""
         self._console.log(text)
@@ -224,8 +242,7 @@ class RunRecorder:
             with disk(self._config):
                 self._metrics.sync()
                 if positions is not None:
-                    marks = {"format_version": 1, "tttscale_version": __version__}
-                    write_text(self.folder / "positions.json", json.dumps(marks | positions) + "\n")
+                    self.evaluated(positions)
                 path = final.write_final(self.folder, model)
             self.log(f"final weights: {path}")
         finally:

@@ -286,6 +286,8 @@ class TrainingRun:
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             parts.recorder.step(record)
+            if evaluation is not None:
+                parts.recorder.evaluated(evaluation.positions)
             if not parts.on_divergence.has_skipped:
                 parts.divergence.passed(step)
             if step == parts.done + 1:
