@@ -54,6 +54,8 @@ NAMES_ONLY = {("model", "check_mixer")}
 HOMES = {  # package -> the only files or folders that may import it
     "deepspeed": ["tttscale/train/deepspeed_import.py"],
     "wandb": ["tttscale/observe/"],
+    "tensorboard": ["tttscale/observe/"],
+    "torch.utils.tensorboard": ["tttscale/observe/"],
     "zarr": ["tttscale/data/"],
     "mpi4py": ["tttscale/data/workers.py", "tttscale/comm/mpi_"],
     "torch.distributed": ["tttscale/comm/"],
