@@ -15,7 +15,7 @@ FLOORS = [
     {"cli"},
     {
         *("train", "evaluate", "generate", "convert", "bench", "check_mixer", "launch", "doctor"),
-        *("profile", "hf"),
+        *("profile", "hf", "watch"),
     },
     {"comm", "plan"},
     {"scan"},
@@ -40,6 +40,8 @@ SIDEWAYS = {
     ("launch", "train"),
     ("doctor", "train"),
     ("profile", "train"),
+    ("watch", "launch"),
+    ("watch", "profile"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
 NAMES_ONLY = {("model", "check_mixer")}
@@ -47,6 +49,8 @@ NAMES_ONLY = {("model", "check_mixer")}
 HOMES = {  # package -> the only files or folders that may import it
     "deepspeed": ["tttscale/train/deepspeed_import.py"],
     "wandb": ["tttscale/observe/"],
+    "tensorboard": ["tttscale/observe/"],
+    "torch.utils.tensorboard": ["tttscale/observe/"],
     "zarr": ["tttscale/data/"],
     "mpi4py": ["tttscale/data/workers.py", "tttscale/comm/mpi_"],
     "torch.distributed": ["tttscale/comm/"],

@@ -31,6 +31,7 @@ from tttscale.scrub import scrubbed
 from tttscale.supervise import page
 from tttscale.supervise.supervisor import is_wanted, supervise
 from tttscale.train.checkpoint.cli import app as checkpoint_app
+from tttscale.watch.cli import watch
 
 if TYPE_CHECKING:
     from tttscale.observe.spans import Trace
@@ -73,6 +74,7 @@ app.command("eval")(evaluate)
 app.command("generate")(generate)
 app.command("import")(import_)
 app.command("export")(export)
+app.command("watch")(watch)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -38,7 +38,7 @@ from tttscale.train.engine import Engine
 from tttscale.train.left_out import LeftOut
 from tttscale.train.non_finite import StepError
 from tttscale.train.on_divergence import OnDivergence, WayBack
-from tttscale.train.recorder import NullRecorder, Recorder, RunRecorder
+from tttscale.train.recorder import NullRecorder, Recorder, RunRecorder, check_sinks
 from tttscale.train.replicas import Replicas
 from tttscale.train.run_folder import check_folder, run_folder
 from tttscale.train.run_plan import RunPlan
@@ -107,6 +107,7 @@ class TrainingRun:
         # 1. Each rank alone: the run's folder, the stores, the device.
         if ranks.rank == 0:
             check_folder(config)
+            check_sinks(config)
         tokens = open_mixture(config)
         device = build.choose_device(config, ranks)
         build.prepare_host(config, ranks, device)
@@ -286,6 +287,8 @@ class TrainingRun:
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             parts.recorder.step(record)
+            if evaluation is not None:
+                parts.recorder.evaluated(evaluation.positions)
             if not parts.on_divergence.has_skipped:
                 parts.divergence.passed(step)
             if step == parts.done + 1:
