@@ -36,19 +36,20 @@ LENGTHS = (1, 15, 16, 17, 75, 80)
 NEW = 40
 PACKAGES = ("transformers", "huggingface_hub", "tokenizers", "torch")
 _NOTE = (
-    "The four models of `tests/golden` (257 ids, width 64, 2 layers, K = 16), fp32 on one thread unless said "
-    "otherwise. *greedy*: `generate` beside what the official forward gives without a cache, {new} tokens after "
-    "prompts of {lengths}. *logits*: `AutoModelForCausalLM` beside `tttscale.model` on 80 tokens, fp32, bf16 and "
-    "fp16, bit for bit. *saved*: `save_pretrained` of transformers, in one file and in shards, read by tttscale: "
-    "weights bit for bit. *left padding*: the largest difference of any logit of the six prompts in one batch and of "
-    "each alone; and their greedy tokens. *beams*, *samples*: {new} tokens of four beams, or of four samples of "
-    "each row, of the padded batch, with and without a cache: sequences equal, and the largest difference of their "
-    "scores."
+    "The four models of `tests/golden` (257 ids, width 64, 2 layers, K = 16), fp32 on one thread unless "
+    "said otherwise. *greedy*: `generate` beside what the official forward gives without a cache, {new} "
+    "tokens after prompts of {lengths}. *logits*: `AutoModelForCausalLM` beside `tttscale.model` on 80 "
+    "tokens, fp32, bf16 and fp16, bit for bit. *saved*: `save_pretrained` of transformers, in one file "
+    "and in shards, read by tttscale: weights bit for bit. *left padding*: the largest difference of any "
+    "logit of the six prompts in one batch and of each alone; and their greedy tokens. *beams*, "
+    "*samples*: {new} tokens of four beams, or of four samples of each row, of the padded batch, with and "
+    "without a cache: sequences equal, and the largest difference of their scores, or of the samples' "
+    "logits."
 )
 _SPEED = (
-    "The models of [decode](decode.md): width 256, 2 layers. CPU seconds of the process for `generate` of {tokens} "
-    "tokens after {prompt}, greedy, in turns in one process: the median of {rounds} rounds, and the median of the "
-    "ratios within a round. The prompt is read within it."
+    "The models of [decode](decode.md): width 256, 2 layers. CPU seconds of the process for `generate` of "
+    "{tokens} tokens after {prompt}, greedy, in turns in one process: the median of {rounds} rounds, and "
+    "the median of the ratios within a round. The prompt is read within it."
 )
 
 
@@ -165,7 +166,9 @@ def _with_and_without(model: Any, ids: Tensor, **options: Any) -> str:
             )
         )
     ours, theirs = found
-    equal = _count([torch.equal(*pair) for pair in zip(ours.sequences, theirs.sequences, strict=True)])
+    equal = _count(
+        [torch.equal(*pair) for pair in zip(ours.sequences, theirs.sequences, strict=True)]
+    )
     if getattr(ours, "sequences_scores", None) is not None:
         a, b = ours.sequences_scores, theirs.sequences_scores
     else:

@@ -34,7 +34,13 @@ def golden(case):
 def greedy(model, ids, tokens, **options):
     """New tokens of `generate`, without an early end."""
     mask = torch.ones_like(ids)  # else transformers takes each pad token of a prompt for padding
-    options = {"attention_mask": mask, "do_sample": False, "pad_token_id": 0, "eos_token_id": None, **options}
+    options = {
+        "attention_mask": mask,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+        **options,
+    }
     out = model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **options)
     return out[:, ids.shape[1] :].tolist()
 

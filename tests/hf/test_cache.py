@@ -24,11 +24,13 @@ def model():
 
 @pytest.fixture
 def cache(model):
-    return model(IDS, use_cache=True).past_key_values
+    cache = TTTCache()
+    model(IDS, cache=cache)
+    return cache
 
 
 def after(model, cache, tokens):
-    return model(torch.tensor(tokens)[:, None], past_key_values=cache).logits[:, 0]
+    return model(torch.tensor(tokens)[:, None], cache=cache).logits[:, 0]
 
 
 def wanted(model, rows, tokens):
@@ -64,7 +66,7 @@ def test_copies_are_their_own(model, cache, duplicate):
 def test_reset(model, cache):
     cache.reset()
     assert cache.get_seq_length() == 0
-    assert torch.equal(model(IDS, past_key_values=cache).logits, model(IDS, use_cache=True).logits)
+    assert torch.equal(model(IDS, cache=cache).logits, model(IDS, use_cache=True).logits)
 
 
 def test_before_the_first_token():
@@ -90,11 +92,11 @@ def test_tokens_cannot_be_forgotten(cache):
 
 def test_other_rows_and_other_models(model, cache):
     with pytest.raises(ConfigError, match="the cache has 3 rows, and input_ids 2"):
-        model(IDS[:2], past_key_values=cache)
+        model(IDS[:2], cache=cache)
     assert cache.get_seq_length() == 9
     deeper = tiny_pair(layers=3)[1]
     with pytest.raises(ConfigError, match="a model of 2 layers, and this has 3"):
-        deeper(IDS, past_key_values=cache)
+        deeper(IDS, cache=cache)
 
 
 def test_a_state_from_a_file_is_continued(tmp_path):
@@ -106,6 +108,9 @@ def test_a_state_from_a_file_is_continued(tmp_path):
     loaded = load_state(tmp_path / "s", model.core, fingerprints(model.core, tokenizer))
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     for _ in range(2):  # the state stays as it is
-        out = model.generate(torch.tensor([question]), past_key_values=TTTCache(loaded), **options)
-        assert out[0, len(question) :].tolist() == core.generate([prompt + question], max_new_tokens=6).ids[0]
+        out = model.generate(torch.tensor([question]), cache=TTTCache(loaded), **options)
+        assert (
+            out[0, len(question) :].tolist()
+            == core.generate([prompt + question], max_new_tokens=6).ids[0]
+        )
     assert loaded.positions == [len(prompt)]

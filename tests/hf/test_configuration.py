@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers
 
 from tttscale.errors import ConfigError
 from tttscale.hf import TTTConfig
@@ -43,7 +45,9 @@ OTHER = {
 
 def test_defaults_are_ours():
     assert TTTConfig().architecture() == Shape()
-    assert TTTConfig(**preset_fields("ttt-mlp-1.3b")).architecture() == Shape(**preset_fields("ttt-mlp-1.3b"))
+    assert TTTConfig(**preset_fields("ttt-mlp-1.3b")).architecture() == Shape(
+        **preset_fields("ttt-mlp-1.3b")
+    )
 
 
 @pytest.mark.parametrize("unset", [(), ("pad_token_id", "bos_token_id", "eos_token_id")], ids=str)

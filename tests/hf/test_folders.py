@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers
 
 from tests.hf.helpers import byte_folder, greedy, wrapped
 from tests.scan.helpers import tiny_config, tiny_model
@@ -26,11 +28,13 @@ import sys, torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 folder = sys.argv[1]
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-model, info = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+load = AutoModelForCausalLM.from_pretrained
+model, info = load(folder, trust_remote_code=True, output_loading_info=True)
 assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
 tokenizer = AutoTokenizer.from_pretrained(folder)
 print(type(config).__module__, type(model).__module__)
-out = model.generate(**tokenizer("the cat", return_tensors="pt"), max_new_tokens=9, do_sample=False, eos_token_id=None)
+inputs = tokenizer("the cat", return_tensors="pt")
+out = model.generate(**inputs, max_new_tokens=9, do_sample=False, eos_token_id=None)
 print(out[0].tolist())
 model.save_pretrained(folder + "-again")
 """
@@ -80,7 +84,9 @@ def test_a_model_made_from_its_configuration(kind, tmp_path):
     model.save_pretrained(tmp_path)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(again(IDS).logits, model(IDS).logits)
-    assert greedy(again, IDS, 5) == Core.from_pretrained(tmp_path).generate(IDS, max_new_tokens=5).ids
+    assert (
+        greedy(again, IDS, 5) == Core.from_pretrained(tmp_path).generate(IDS, max_new_tokens=5).ids
+    )
     assert again.generation_config.use_cache
 
 
@@ -93,7 +99,9 @@ def test_dtypes(dtype, tmp_path):
     assert torch.equal(model(IDS).logits, core.to(dtype)(IDS).logits)
     model.save_pretrained(tmp_path / "b")
     assert {t.dtype for t in load_file(tmp_path / "b/model.safetensors").values()} == {dtype}
-    assert torch.equal(Core.from_pretrained(tmp_path / "b").to(dtype)(IDS).logits, model(IDS).logits)
+    assert torch.equal(
+        Core.from_pretrained(tmp_path / "b").to(dtype)(IDS).logits, model(IDS).logits
+    )
     again = TTTForCausalLM.from_pretrained(tmp_path / "b", dtype="auto")
     assert {p.dtype for p in again.parameters()} == {dtype}
 
@@ -104,12 +112,18 @@ def test_the_tokenizer_comes_along(tmp_path):
     text = "größer als alles"
     assert tokenizer(text)["input_ids"] == [256, *text.encode()]
     assert tokenizer.decode(list(text.encode())) == text
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (256, 257, 258)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (
+        256,
+        257,
+        258,
+    )
     inputs = tokenizer(["one", "a longer one"], return_tensors="pt", padding=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     rows = [[256, *b"one"], [256, *b"a longer one"]]
     out = model.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=None)
-    assert out[:, inputs["input_ids"].shape[1] :].tolist() == core.generate(rows, max_new_tokens=5).ids
+    assert (
+        out[:, inputs["input_ids"].shape[1] :].tolist() == core.generate(rows, max_new_tokens=5).ids
+    )
 
 
 def test_a_program_that_does_not_import_us(tmp_path):
@@ -143,7 +157,9 @@ def test_missing_weights_are_not_made_up(tmp_path):
     weights = load_file(path)
     del weights["model.layers.0.seq_modeling_block.W1"]
     save_file(weights, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"missing keys: model\.layers\.0\.seq_modeling_block\.W1\)"):
+    with pytest.raises(
+        CheckpointError, match=r"missing keys: model\.layers\.0\.seq_modeling_block\.W1\)"
+    ):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
 
 

@@ -6,12 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers
 
 from tests.hf.helpers import byte_folder, golden, greedy, left_padded, tiny_pair
 from tests.model.test_golden import CASES, GOLDEN
 from tttscale.errors import ConfigError
 from tttscale.hf import TTTCache, TTTForCausalLM
+from tttscale.hf.library import CACHE
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9, 3, 1]]
 IDS = torch.tensor([p[:3] for p in PROMPTS])
@@ -27,7 +30,9 @@ def pair(request):
 def byte_pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bytes")
     byte_folder(folder)
-    return TTTForCausalLM.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    return TTTForCausalLM.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(
+        folder
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -97,7 +102,7 @@ def test_beams_are_those_without_a_cache(pair, sampled):
     assert with_cache.sequences.shape == (9, 21)
     assert torch.equal(with_cache.sequences, without.sequences)
     assert (with_cache.sequences_scores - without.sequences_scores).abs().max() < 1e-5
-    assert with_cache.past_key_values.get_seq_length() == 20
+    assert getattr(with_cache, CACHE).get_seq_length() == 20
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,13 @@ def test_samples_are_those_without_a_cache(pair, options):
         torch.manual_seed(3)
         found.append(
             model.generate(
-                ids, attention_mask=mask, max_new_tokens=10, do_sample=True, use_cache=use_cache, **FREE, **options
+                ids,
+                attention_mask=mask,
+                max_new_tokens=10,
+                do_sample=True,
+                use_cache=use_cache,
+                **FREE,
+                **options,
             )
         )
     assert torch.equal(*found)
@@ -131,7 +142,12 @@ def test_rows_end_at_eos(pair):
     eos = free[0][4]
     ids, mask = left_padded(PROMPTS)
     out = model.generate(
-        ids, attention_mask=mask, max_new_tokens=15, do_sample=False, eos_token_id=eos, pad_token_id=0
+        ids,
+        attention_mask=mask,
+        max_new_tokens=15,
+        do_sample=False,
+        eos_token_id=eos,
+        pad_token_id=0,
     )[:, ids.shape[1] :]
     for row, wanted in zip(out.tolist(), free, strict=True):
         end = wanted.index(eos) + 1 if eos in wanted else 15
@@ -151,17 +167,43 @@ def test_narrow_parameters(kind, dtype):
     core, model = tiny_pair(kind, dtype=dtype)
     assert greedy(model, IDS, 10) == core.generate(IDS, max_new_tokens=10).ids
     out = model.generate(IDS, max_new_tokens=8, num_beams=3, do_sample=False, **FREE)
-    assert torch.equal(out, model.generate(IDS, max_new_tokens=8, num_beams=3, do_sample=False, use_cache=False, **FREE))
+    assert torch.equal(
+        out,
+        model.generate(
+            IDS, max_new_tokens=8, num_beams=3, do_sample=False, use_cache=False, **FREE
+        ),
+    )
 
 
 def test_turns_of_a_conversation(pair):
     core, model = pair
     cache, text = TTTCache(), IDS
     for turn in range(3):
-        out = model.generate(text, past_key_values=cache, max_new_tokens=5, do_sample=False, **FREE)
+        out = model.generate(text, cache=cache, max_new_tokens=5, do_sample=False, **FREE)
         assert out[:, text.shape[1] :].tolist() == core.generate(text, max_new_tokens=5).ids
         assert cache.state.positions == [out.shape[1] - 1] * 3
         text = torch.cat([out, torch.full((3, turn + 1), 7)], dim=1)
+
+
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+def test_the_cache_has_two_names(pair):
+    core, model = pair
+    wanted = core.generate(torch.cat([IDS, IDS], 1), max_new_tokens=4).ids
+    state = core.generate(IDS, max_new_tokens=0).state
+    for name in ("cache", "past_key_values"):
+        assert greedy(model, IDS, 4, **{name: TTTCache(state)}) == wanted
+    with pytest.raises((ConfigError, ValueError), match="two names of one argument"):
+        model(IDS, cache=TTTCache(), past_key_values=TTTCache())
+
+
+def test_a_text_that_has_been_read(pair):
+    _, model = pair
+    cache = TTTCache()
+    model(IDS, cache=cache)
+    with pytest.raises(
+        ConfigError, match=r"input_ids has 3 columns, and the cache has read 3: .*TTTCache\(cache"
+    ):
+        model.generate(IDS, cache=cache, max_new_tokens=3, **FREE)
 
 
 def test_many_questions_to_one_state(pair):
@@ -170,18 +212,21 @@ def test_many_questions_to_one_state(pair):
     for question in ([4], [6, 2, 2, 8, 1]):
         texts = [prompt + question for prompt in PROMPTS]
         ids = torch.tensor([question] * 3)
-        out = model.generate(ids, past_key_values=TTTCache(state), max_new_tokens=6, do_sample=False, **FREE)
+        out = model.generate(ids, cache=TTTCache(state), max_new_tokens=6, do_sample=False, **FREE)
         assert out[:, len(question) :].tolist() == core.generate(texts, max_new_tokens=6).ids
     assert state.positions == [5, 3, 9]
 
 
-@pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=str
+)
 def test_beams_after_a_cache_leave_it_as_it_was(pair, options):
     _, model = pair
-    cache = model(IDS[:, :2], use_cache=True).past_key_values
+    cache = TTTCache()
+    model(IDS[:, :2], cache=cache)
     kept = cache.state.copy()
     options = {"max_new_tokens": 6, "do_sample": False, **FREE, **options}
-    out = model.generate(IDS, past_key_values=cache, **options)
+    out = model.generate(IDS, cache=cache, **options)
     assert torch.equal(out, model.generate(IDS, **options))
     assert cache.state.positions == kept.positions
     assert torch.equal(cache.state.layers[0]["state"][0], kept.layers[0]["state"][0])
@@ -196,7 +241,9 @@ def test_streamers(byte_pair):
     streamer = transformers.TextIteratorStreamer(
         tokenizer, skip_prompt=True, timeout=60, skip_special_tokens=True
     )
-    thread = threading.Thread(target=model.generate, kwargs={**inputs, **options, "streamer": streamer})
+    thread = threading.Thread(
+        target=model.generate, kwargs={**inputs, **options, "streamer": streamer}
+    )
     thread.start()
     pieces = list(streamer)
     thread.join(60)
@@ -229,9 +276,13 @@ def test_a_pipeline_with_rows_of_unequal_lengths(byte_pair):
         ({"prompt_lookup_num_tokens": 2}, ValueError, "stateful"),
         ({"cache_implementation": "static"}, ConfigError, "one kind of cache"),
         ({"inputs_embeds": torch.zeros(1, 2, 12)}, ValueError, "inputs_embeds"),
-        ({"past_key_values": ()}, (ConfigError, ValueError), ""),
-        ({"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0], [1, 1, 1]])}, ConfigError, "row 1 of 3 has no token"),
-        ({"position_ids": torch.zeros(3, 3)}, ValueError, "position_ids"),
+        ({"cache": ()}, (ConfigError, ValueError), "tuple"),
+        (
+            {"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0], [1, 1, 1]])},
+            ConfigError,
+            "row 1 of 3 has no token",
+        ),
+        ({"position_ids": torch.zeros(3, 3)}, (ConfigError, ValueError), "position_ids"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -250,11 +301,11 @@ def test_assisted_decoding_is_refused(pair):
 
 def test_empty_prompts_are_refused(pair):
     _, model = pair
-    with pytest.raises((ConfigError, ValueError)):
+    with pytest.raises(ConfigError, match=r"input_ids: expected .* got \[3, 0\]"):
         model.generate(IDS[:, :0], max_new_tokens=3, **FREE)
 
 
 def test_other_caches_are_refused(pair):
     _, model = pair
     with pytest.raises(ConfigError, match=r"DynamicCache; .*tttscale\.hf\.TTTCache"):
-        model.generate(IDS, past_key_values=transformers.DynamicCache(), max_new_tokens=3, **FREE)
+        model.generate(IDS, cache=transformers.DynamicCache(), max_new_tokens=3, **FREE)

@@ -5,7 +5,17 @@ import sys
 
 import pytest
 
-OLD = "import sys, types\nold = types.ModuleType('transformers')\nold.__version__ = '4.46.3'\nold.PreTrainedModel = object\nsys.modules['transformers'] = old\n"
+OLD = """\
+import sys, types
+old = sys.modules["transformers"] = types.ModuleType("transformers")
+old.__version__, old.PreTrainedModel = "4.46.3", object
+"""
+IMPORT = """
+try:
+    import tttscale.hf
+except Exception as error:
+    print(type(error).__name__, error)
+"""
 
 
 @pytest.mark.parametrize(
@@ -19,8 +29,8 @@ OLD = "import sys, types\nold = types.ModuleType('transformers')\nold.__version_
     ],
 )
 def test_what_is_missing_is_said(before, words):
-    code = f"{before}try:\n    import tttscale.hf\nexcept Exception as error:\n    print(type(error).__name__, error)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", before + IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"ConfigError {words}"), done.stdout
 
 

@@ -12,6 +12,7 @@ from tests.mixers.gated_delta import GatedDelta
 from tests.scan.helpers import tiny_config, tiny_model
 from tttscale.errors import ConfigError
 from tttscale.hf import TTTCache, TTTConfig, TTTForCausalLM
+from tttscale.hf.library import CACHE
 from tttscale.model import mixer
 from tttscale.model.decoder import Decoder
 
@@ -33,7 +34,7 @@ def test_logits_loss_and_gradients_are_ours_bit_for_bit(shape, dtype):
     ours, theirs = core(IDS, labels), model(IDS, labels=labels)
     assert torch.equal(theirs.logits, ours.logits)
     assert torch.equal(theirs.loss, ours.loss)
-    assert theirs.past_key_values is None
+    assert CACHE not in theirs
     ours.loss.backward()
     theirs.loss.backward()
     gradients = {name: p.grad for name, p in core.named_parameters()}
@@ -48,8 +49,8 @@ def test_with_a_cache_any_pieces_are_one_forward(shape, cuts):
     core, model = tiny_pair(**shape)
     decoder, cache, found = Decoder(core, rows=3), None, []
     for piece in IDS.split(cuts, dim=1):
-        out = model(piece, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = model(piece, cache=cache, use_cache=True)
+        cache = out[CACHE]
         found.append(out.logits)
         assert torch.equal(out.logits, decoder.read_all(piece))
     assert (torch.cat(found, 1) - core(IDS).logits).abs().max() < 1e-12
@@ -102,8 +103,9 @@ def test_the_last_columns_only():
 
 def test_labels_after_a_cache():
     _, model = tiny_pair()
-    cache = model(IDS[:, :10], use_cache=True).past_key_values
-    out = model(IDS[:, 10:], past_key_values=cache, labels=IDS[:, 10:])
+    cache = TTTCache()
+    model(IDS[:, :10], cache=cache)
+    out = model(IDS[:, 10:], cache=cache, labels=IDS[:, 10:])
     wanted = torch.nn.functional.cross_entropy(
         model(IDS).logits[:, 10:-1].flatten(0, 1), IDS[:, 11:].flatten()
     )
@@ -119,8 +121,8 @@ def test_a_tuple():
 
 def test_the_configuration_may_ask_for_caches():
     _, model = tiny_pair(use_cache=True)
-    assert isinstance(model(IDS).past_key_values, TTTCache)
-    assert model(IDS, use_cache=False).past_key_values is None
+    assert isinstance(model(IDS)[CACHE], TTTCache)
+    assert CACHE not in model(IDS, use_cache=False)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +135,16 @@ def test_the_configuration_may_ask_for_caches():
         ({"input_ids": None}, r"input_ids: expected .* got None"),
         ({"input_ids": torch.zeros(2, 0, dtype=torch.int64)}, r"got \[2, 0\]"),
         ({"input_ids": torch.zeros(4, dtype=torch.int64)}, r"got \[4\]"),
-        ({"attention_mask": torch.ones(2, 2)}, r"attention_mask is \[2, 2\], and input_ids \[1, 3\]"),
+        (
+            {"attention_mask": torch.ones(2, 2)},
+            r"attention_mask is \[2, 2\], and input_ids \[1, 3\]",
+        ),
         ({"attention_mask": torch.ones(1, 1, 3, 3)}, "expected one row for each"),
         ({"attention_mask": torch.zeros(1, 3)}, "row 0 of 1 has no token"),
-        ({"past_key_values": ((torch.zeros(1),),)}, "the cache is a tuple; .* tttscale.hf.TTTCache"),
+        (
+            {"past_key_values": ((torch.zeros(1),),)},
+            "the cache is a tuple; .* tttscale.hf.TTTCache",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
@@ -192,7 +200,10 @@ def test_the_core_is_the_same_model():
     core, model = tiny_pair()
     assert model.core.config == core.config
     assert model.core.lm_head is model.lm_head
-    assert model.core.generate(IDS[:, :5], max_new_tokens=4).ids == core.generate(IDS[:, :5], max_new_tokens=4).ids
+    assert (
+        model.core.generate(IDS[:, :5], max_new_tokens=4).ids
+        == core.generate(IDS[:, :5], max_new_tokens=4).ids
+    )
 
 
 def test_a_layer_of_ones_own():

@@ -100,7 +100,9 @@ def test_without_padding_it_is_the_decoder(model):
     assert isinstance(state, DecodeState)
     same = read_padded(model, IDS, torch.ones_like(IDS, dtype=torch.bool))[0]
     assert torch.equal(same, wanted)
-    assert torch.equal(whole_padded(model, IDS, torch.ones_like(IDS, dtype=torch.bool)), model(IDS).logits)
+    assert torch.equal(
+        whole_padded(model, IDS, torch.ones_like(IDS, dtype=torch.bool)), model(IDS).logits
+    )
 
 
 def test_long_continuations_at_different_positions_are_read_in_chunks(model, monkeypatch):

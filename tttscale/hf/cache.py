@@ -104,8 +104,8 @@ class TTTCache(transformers.Cache):
         """
         if not 0 <= self.columns <= max_length:
             raise ConfigError(
-                "a TTT model's cache cannot forget its last tokens, so crop() and assisted decoding are not for "
-                "it. Keep a copy() from before them"
+                "a TTT model's cache cannot forget its last tokens, so crop() and assisted decoding are not "
+                "for it. Keep a copy() from before them"
             )
 
     def update(self, *args: Any, **kwargs: Any) -> Any:

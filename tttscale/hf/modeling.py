@@ -1,7 +1,7 @@
 """The language model as a model of transformers: its loading, saving and `generate`, our arithmetic."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
     accepts_loss_kwargs = True
     _is_stateful = True
     _tied_weights_keys = TIED
-    _keys_to_ignore_on_load_unexpected = list(_TABLES)
+    _keys_to_ignore_on_load_unexpected: ClassVar = list(_TABLES)
 
     def __init__(self, config: TTTConfig, *args: Any, **kwargs: Any) -> None:
         """Make a model with random weights, from torch's global generator.
@@ -63,7 +63,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
     def from_pretrained(
         cls, name: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
-        """Load a folder, as `PreTrainedModel.from_pretrained` does, but no pickles and not a part of the weights.
+        """Load a folder, as any model of transformers does, but no pickles and not a part of the weights.
 
         Raises:
             CheckpointError: weights are missing, or of other shapes than the configuration says.
@@ -75,13 +75,13 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
                 more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
                 raise CheckpointError(
                     f"{name}: its weights do not fit its configuration ({what.replace('_', ' ')}: "
-                    f"{', '.join(found[:_SHOWN])}{more}). Random weights in their place would be another model; "
-                    "put back the files that were written together"
+                    f"{', '.join(found[:_SHOWN])}{more}). Random weights in their place would be another "
+                    "model; put back the files that were written together"
                 )
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write a folder, as `PreTrainedModel.save_pretrained` does, that loads with `trust_remote_code` too."""
+        """Write a folder, as any model of transformers does, that loads with `trust_remote_code`."""
         if kwargs.get("is_main_process", True):
             folder = Path(save_directory)
             folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
 
     @property
     def core(self) -> Core:
-        """The model of `tttscale.model` with the very same modules, for all that transformers has no word for."""
+        """The same model without transformers: its modules as one of `tttscale.model`."""
         if self.config.vocab_size != self._shape.vocab_size:  # resize_token_embeddings
             self._shape = self.config.architecture()
         return Core.of_modules(self._shape, self.model, self.lm_head)
@@ -103,7 +103,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         """The embedding."""
         return self.model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the embedding."""
         self.model.embed_tokens = value
 
@@ -111,7 +111,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         """The head."""
         return self.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the head."""
         self.lm_head = new_embeddings
 
@@ -149,7 +149,8 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         Raises:
             ConfigError: a row has no token, or an argument cannot be used.
         """
-        ids = _checked(input_ids, others)
+        _refuse(others)
+        ids = _checked(input_ids)
         real = _real(attention_mask, ids)
         wants_cache = self.config.use_cache if use_cache is None else use_cache
         cache = _cache(past_key_values, cache)
@@ -167,7 +168,9 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
             loss = _loss(logits, labels, num_items_in_batch)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         made = Output(loss=loss, logits=logits[:, kept], **{CACHE: cache})
-        wants_dict = getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        wants_dict = (
+            getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        )
         return made if wants_dict else made.to_tuple()
 
     def prepare_inputs_for_generation(
@@ -187,8 +190,8 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
             begin = first_column(others, width, cache.columns)
             if begin >= width:
                 raise ConfigError(
-                    f"input_ids has {width} columns, and the cache has read {cache.columns}: give the whole text so "
-                    "far and what follows, or TTTCache(cache.state) and only what follows"
+                    f"input_ids has {width} columns, and the cache has read {cache.columns}: give the whole "
+                    "text so far and what follows, or TTTCache(cache.state) and only what follows"
                 )
             input_ids = input_ids[:, begin:]
         return {
@@ -206,7 +209,8 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic", "dynamic_full"):
             raise ConfigError(
-                f"cache_implementation = {kind!r}: a TTT model has one kind of cache, of one size. Leave it out"
+                f"cache_implementation = {kind!r}: a TTT model has one kind of cache, of one size. Leave it "
+                "out"
             )
         cache = _given(model_kwargs)
         if cache is None and generation_config.use_cache is not False:
@@ -214,13 +218,11 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         if cache is not None:
             model_kwargs[CACHE] = cache
 
-    @staticmethod
     def _expand_inputs_for_generation(
-        expand_size: int = 1, *args: Any, **kwargs: Any
+        self, expand_size: int = 1, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         """Repeat each row for its beams or samples; a cache that was given stays as it is."""
-        expand = transformers.GenerationMixin._expand_inputs_for_generation
-        ids, expanded = expand(expand_size, *args, **kwargs)
+        ids, expanded = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
         cache = _given(expanded)
         if cache is not None:
             if expand_size > 1:
@@ -229,6 +231,16 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
             expanded[CACHE] = cache
         return ids, expanded
 
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        """Refuse arguments of `generate` that would not be looked at.
+
+        Raises:
+            ConfigError: there is one that other models know.
+            ValueError: there is one that none knows.
+        """
+        super()._validate_model_kwargs(model_kwargs)
+        _refuse({name: value for name, value in model_kwargs.items() if name in _REFUSED})
+
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse prompts that have no token.
 
@@ -236,7 +248,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
             ConfigError: so it is.
         """
         found = super()._prepare_model_inputs(*args, **kwargs)
-        _checked(found[0], {})
+        _checked(found[0])
         return found
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -260,20 +272,29 @@ def _built(shape: Shape) -> Core:
         return Core(shape)
 
 
-def _checked(input_ids: Tensor | None, others: dict[str, Any]) -> Tensor:
-    """Return ids that can be read.
+def _refuse(others: dict[str, Any]) -> None:
+    """Refuse arguments of other models.
 
     Raises:
-        ConfigError: there are none, or an argument of other models asks for something.
+        ConfigError: one asks for something.
     """
     for name, value in others.items():
         if value is not None and value is not False:
             advice = _REFUSED.get(name, "leave it out")
             raise ConfigError(f"{name} is nothing that a TTT model takes: {advice}")
+
+
+def _checked(input_ids: Tensor | None) -> Tensor:
+    """Return ids that can be read.
+
+    Raises:
+        ConfigError: there are none.
+    """
     if input_ids is None or input_ids.dim() != 2 or 0 in input_ids.shape:
         found = None if input_ids is None else list(input_ids.shape)
         raise ConfigError(
-            f"input_ids: expected [rows, tokens] with a token or more, such as the tokenizer's bos; got {found}"
+            f"input_ids: expected [rows, tokens] with a token or more, such as the tokenizer's bos; got "
+            f"{found}"
         )
     return input_ids
 
@@ -283,10 +304,14 @@ def _real(attention_mask: Tensor | None, ids: Tensor) -> Tensor | None:
     if attention_mask is None:
         return None
     rows, columns = ids.shape
-    if attention_mask.dim() != 2 or len(attention_mask) != rows or attention_mask.shape[1] < columns:
+    if (
+        attention_mask.dim() != 2
+        or len(attention_mask) != rows
+        or attention_mask.shape[1] < columns
+    ):
         raise ConfigError(
-            f"attention_mask is {list(attention_mask.shape)}, and input_ids {[rows, columns]}: expected one row for "
-            "each, 1 for tokens and 0 for padding"
+            f"attention_mask is {list(attention_mask.shape)}, and input_ids {[rows, columns]}: expected one "
+            "row for each, 1 for tokens and 0 for padding"
         )
     real = attention_mask[:, -columns:].to("cpu", torch.bool)
     return None if bool(real.all()) else real
@@ -300,11 +325,13 @@ def _cache(*names: Any) -> TTTCache | None:
     """
     given = [each for each in names if each is not None]
     if len(given) > 1:
-        raise ConfigError("cache and past_key_values are two names of one argument; give one of them")
+        raise ConfigError(
+            "cache and past_key_values are two names of one argument; give one of them"
+        )
     if given and not isinstance(given[0], TTTCache):
         raise ConfigError(
-            f"the cache is a {type(given[0]).__name__}; a TTT model continues from a tttscale.hf.TTTCache, as its "
-            "output holds one"
+            f"the cache is a {type(given[0]).__name__}; a TTT model continues from a tttscale.hf.TTTCache, "
+            "as its output holds one"
         )
     return given[0] if given else None
 

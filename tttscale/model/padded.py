@@ -49,7 +49,9 @@ def read_padded(
     first = Decoder(model, state, len(ids))
     counts = [ids.shape[1]] * len(ids) if real is None else _counts(real)
     # A few tokens are read one by one anyway; more of them in chunks, which need a common position.
-    positions = [p if n >= first.unit else 0 for p, n in zip(first.state.positions, counts, strict=True)]
+    positions = [
+        p if n >= first.unit else 0 for p, n in zip(first.state.positions, counts, strict=True)
+    ]
     groups = list(_groups([*zip(counts, positions, strict=True)]))
     logits, states = [], []
     for rows in groups:
@@ -103,8 +105,8 @@ def _counts(real: Tensor) -> list[int]:
     counts = [int(count) for count in real.sum(1)]
     if 0 in counts:
         raise ConfigError(
-            f"row {counts.index(0)} of {len(counts)} has no token: its attention_mask is 0 everywhere. Give each "
-            "row a token or more, such as the tokenizer's bos"
+            f"row {counts.index(0)} of {len(counts)} has no token: its attention_mask is 0 everywhere. Give "
+            "each row a token or more, such as the tokenizer's bos"
         )
     return counts
 
