@@ -13,6 +13,7 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
+    {"verbs"},
     {
         *("train", "evaluate", "generate", "convert", "bench", "check_mixer", "launch", "doctor"),
         *("profile", "hf", "watch"),

@@ -32,6 +32,7 @@ ELSEWHERE = {  # a module without a test file of its own -> where it is tested, 
     "supervise/report.py": "supervise/test_supervisor.py reads what it says and writes",
     "supervise/verdict.py": "two declarations: supervise/test_judge.py and others make them",
     "supervise/watch.py": "supervise/test_supervisor.py: what a supervisor does with real ranks",
+    "verbs.py": "flags only: test_cli.py, and each verb in the tests of its room",
     "watch/cli.py": "flags only: watch/test_main.py gives them",
     "train/main.py": "the door from the command to a run: test_cli.py, train/test_run.py",
 }
