@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.convert.streams import names
-from tests.generate.conftest import byte_model, trained_run  # noqa: F401 (a fixture)
+from tests.generate.conftest import byte_model
 from tttscale.convert.export_model import Wishes, export_model
 from tttscale.data import ByteTokenizer
 from tttscale.errors import CheckpointError, DataError
@@ -31,7 +31,7 @@ def same(one, other):
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
-def test_a_run(trained_run, tmp_path):  # noqa: F811
+def test_a_run(trained_run, tmp_path):
     said = exported(trained_run, tmp_path / "out")
     same(trained_run / "final", tmp_path / "out")
     assert said == [f"model {trained_run / 'final'}, tokenizer bytes"]
@@ -56,7 +56,7 @@ def test_a_run(trained_run, tmp_path):  # noqa: F811
     assert str(trained_run.parent) not in card
 
 
-def test_a_checkpoint(trained_run, tmp_path):  # noqa: F811
+def test_a_checkpoint(trained_run, tmp_path):
     folder = trained_run / "checkpoints/step-8"
     exported(folder, tmp_path / "out")
     same(folder, tmp_path / "out")
@@ -66,7 +66,7 @@ def test_a_checkpoint(trained_run, tmp_path):  # noqa: F811
     assert "| versions | python " in card
 
 
-def test_the_newest_checkpoint_that_is_whole(trained_run, tmp_path):  # noqa: F811
+def test_the_newest_checkpoint_that_is_whole(trained_run, tmp_path):
     run = tmp_path / "tiny"
     shutil.copytree(trained_run, run)
     shutil.rmtree(run / "final")
@@ -82,7 +82,7 @@ def test_the_newest_checkpoint_that_is_whole(trained_run, tmp_path):  # noqa: F8
     assert not (tmp_path / "other").exists()
 
 
-def test_a_state_goes_along(trained_run, tmp_path):  # noqa: F811
+def test_a_state_goes_along(trained_run, tmp_path):
     """What was read with the run's weights is continued with the exported ones."""
     exported(trained_run, tmp_path / "out")
     owners = []

@@ -1,13 +1,17 @@
 """The fused layout: equal logits with the features in order, another function without."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.convert.streams import GOLDEN, imported, weights
+from tests.convert.streams import CONFIGS, GOLDEN, imported, weights
 from tttscale.convert import fused as module
 from tttscale.convert.fused import interleaved
 from tttscale.convert.recognise import open_source
+from tttscale.convert.settle import Given
 from tttscale.errors import CheckpointError
 from tttscale.model import TTTForCausalLM
 
@@ -135,3 +139,26 @@ def test_a_head_of_its_own(tmp_path):
     model = TTTForCausalLM.from_pretrained(tmp_path / "out")
     assert not model.config.tie_word_embeddings
     assert torch.equal(model.lm_head.weight, tensors["lm_head.weight"])
+
+
+def test_a_configuration_beside_it(tmp_path):
+    """As the inference repository writes it: with names of its own, and with the inner learning rate."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(golden("mlp_mamba"), folder / "model.safetensors")
+    fields = {"model_type": "ttt", "seq_modeling_block": "ttt-mlp", "conv_before_ttt": True}
+    fields |= {"ttt_base_lr": 0.1, "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "vocab_size": 257}
+    (folder / "config.json").write_text(json.dumps(fields))
+    said = imported(folder, tmp_path / "out", given=Given())
+    assert not any("assumed" in line for line in said)
+    assert difference(tmp_path / "out", "mlp_mamba") < 4e-6
+    (folder / "config.json").write_text(json.dumps(fields | {"conv_before_ttt": False}))
+    with pytest.raises(CheckpointError, match="pre_conv = false, but"):
+        imported(folder, tmp_path / "other", given=Given())
+
+
+def test_loaded_as_it_is_it_says_what_to_do(tmp_path):
+    shutil.copy(golden("mlp_mamba"), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS["mlp_mamba"]))
+    with pytest.raises(CheckpointError, match=r"fused layout of ttt-lm-kernels\. Convert it"):
+        TTTForCausalLM.from_pretrained(tmp_path)

@@ -17,12 +17,15 @@ from tests.convert.streams import (
     names,
     params,
     read,
+    values,
     weights,
     write,
 )
+from tttscale.convert import jax_names
 from tttscale.data import ByteTokenizer
 from tttscale.data.tokenizers.byte_definition import byte_definition
 from tttscale.errors import CheckpointError, TTTScaleError
+from tttscale.files import open_ordinary
 from tttscale.model import TTTConfig, TTTForCausalLM
 
 
@@ -71,6 +74,55 @@ def test_a_tokenizer_beside_the_weights(tmp_path):
     imported(folder, tmp_path / "bare", tokenizer="none")
     assert not (tmp_path / "bare/tokenizer.json").exists()
     assert f"sha256 `{ByteTokenizer.digest}`" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_head_of_its_own(tmp_path):
+    head = torch.randn(64, 257)
+    records = [
+        *read(params("linear_base")),
+        [["lm_head", "kernel"], array((64, 257), "float32", values(head))],
+    ]
+    imported(write(tmp_path / "s", records), tmp_path / "out", "linear_base")
+    model = TTTForCausalLM.from_pretrained(tmp_path / "out")
+    assert not model.config.tie_word_embeddings
+    assert torch.equal(model.lm_head.weight, head.T)
+
+
+def test_one_array_is_read_at_a_time_and_no_moment(tmp_path, monkeypatch):
+    """Of 26 MB: the values of each array once, none with another, and a few bytes of each record."""
+    records = read(params("linear_base"))
+    layer = [record for record in records if record[0][1:3] == ["h", "0"]]
+    rest = [record for record in records if record[0][1] != "h"]
+    layers = [[[*k[:2], str(i), *k[3:]], value] for i in range(100) for k, value in layer]
+    moments = [[["opt_state", *key], value] for key, value in layers]
+    path = write(tmp_path / "s", [*rest, *layers, *moments])
+    asked = []
+
+    class Counting:
+        def __init__(self, file):
+            self.file, self.seek = file, file.seek
+
+        def read(self, size):
+            asked.append(size)
+            return self.file.read(size)
+
+        def readinto(self, view):
+            asked.append(len(view))
+            return self.file.readinto(view)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    monkeypatch.setattr(jax_names, "open_ordinary", lambda path: Counting(open_ordinary(path)))
+    imported(path, tmp_path / "out", "linear_base")
+    found = load_file(tmp_path / "out/model.safetensors")
+    written = sum(tensor.nbytes for tensor in found.values())
+    assert path.stat().st_size > 2 * 13e6
+    assert max(asked) == max(tensor.nbytes for tensor in found.values())
+    assert written < sum(asked) < written + 300 * len(layers) * 2
 
 
 def harmed(tmp_path, records, name="linear_base"):

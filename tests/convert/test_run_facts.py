@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 
-from tests.generate.conftest import trained_run  # noqa: F401 (a fixture)
 from tttscale.convert.run_facts import checked_manifest, run_facts, run_of
 from tttscale.errors import CheckpointError
 
@@ -16,7 +15,7 @@ def test_whose_weights_they_are(tmp_path):
     assert run_of(tmp_path / "model") is None
 
 
-def test_facts_of_a_run(trained_run):  # noqa: F811
+def test_facts_of_a_run(trained_run):
     notices = []
     facts = run_facts(trained_run, trained_run / "final", None, notices)
     assert notices == []
@@ -30,7 +29,7 @@ def test_facts_of_a_run(trained_run):  # noqa: F811
     assert not any("/" in value for value in facts.values())
 
 
-def test_facts_of_a_checkpoint(trained_run):  # noqa: F811
+def test_facts_of_a_checkpoint(trained_run):
     folder = trained_run / "checkpoints/step-4"
     manifest = checked_manifest(folder)
     facts = run_facts(trained_run, folder, manifest, [])
@@ -40,7 +39,7 @@ def test_facts_of_a_checkpoint(trained_run):  # noqa: F811
     assert checked_manifest(trained_run / "final") is None
 
 
-def test_a_checkpoint_that_is_damaged(trained_run, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_is_damaged(trained_run, tmp_path):
     folder = tmp_path / "step-4"
     shutil.copytree(trained_run / "checkpoints/step-4", folder)
     (folder / "config.json").write_text("{}")

@@ -57,7 +57,7 @@ def import_(
         str | None,
         typer.Option(
             parser=words_argument,
-            help="bytes, or a tokenizer.json; default: the one beside the weights, if there is one.",
+            help="bytes, a tokenizer.json, or none; default: the one beside the weights, if there is one.",
         ),
     ] = None,
     dtype: Dtype = None,

@@ -34,6 +34,8 @@ _OURS = {"architectures": ["TTTForCausalLM"], "model_type": "ttt", "torch_dtype"
 _CONFIG_BYTES = 4 << 20
 _INV_FREQ, _TOKEN_INDEX = "rotary_emb.inv_freq", "seq_modeling_block.token_idx"
 """Tables that the official class computes from its configuration; older files hold them."""
+_FUSED = "qkv_learnable_ttt_lr_proj.weight"
+"""How the name of a tensor ends that only the inference repository has."""
 _TABLE_TOLERANCE = 2.0**-7
 """Tables are rounded to bf16 with a model in bf16."""
 _PROBLEMS = 5
@@ -280,6 +282,11 @@ def _check_keys(
             f"{weights.name}: all its tensors have names that begin with {shown(prefix)}, which belongs to a "
             "wrapper and not to the model. Save the model inside: model._orig_mod of torch.compile, "
             "model.module of DistributedDataParallel or DeepSpeed; or rename the tensors"
+        )
+    if any(key.endswith(_FUSED) for key in there):
+        raise CheckpointError(
+            f"{weights.name} has the fused layout of ttt-lm-kernels. Convert it: tttscale import "
+            f"{weights.name} OUT"
         )
     if problems:
         listed = "; ".join(sorted(problems)[:_PROBLEMS])
