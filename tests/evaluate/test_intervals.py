@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tttscale.evaluate.intervals import mean_interval, student_t, wilson
+from tttscale.evaluate.intervals import luck, mean_interval, student_t, wilson
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,11 @@ def test_wilson_is_that_of_its_formula_and_stays_inside():
     assert wilson(0, 20).high == pytest.approx(0.1611, abs=1e-4)
     assert wilson(20, 20).high == pytest.approx(1.0)
     assert math.isnan(wilson(0, 0).value)
+
+
+def test_luck_is_the_tail_of_the_binomial():
+    assert luck(0, 10, 0.1) == pytest.approx(1.0)
+    assert luck(3, 10, 0.1) == pytest.approx(0.0701908, rel=1e-5)
+    assert luck(10, 10, 0.1) == pytest.approx(1e-10)
+    assert luck(25_300, 50_000, 0.5) == pytest.approx(0.00369, rel=0.01)
+    assert luck(49_000, 50_000, 0.5) == 0.0

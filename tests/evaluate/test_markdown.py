@@ -49,6 +49,17 @@ def test_failure_is_said():
     assert "of 15 cells are above chance" in sentence("passkey", results.heat())
 
 
+def test_a_few_lucky_cells_are_no_skill():
+    """Three of ten at a chance of a tenth come about in one cell of fourteen."""
+    result = results.heat("passkey", 0.0)
+    for cell in result["cells"]:
+        cell["samples"], cell["chosen"] = 10, results.three(0.1)
+    result["cells"][3]["chosen"] = results.three(0.3)
+    assert "No cell is above chance" in sentence("passkey", result)
+    result["cells"][3]["chosen"] = results.three(0.9)
+    assert "1 of 15 cells are above chance" in sentence("passkey", result)
+
+
 @pytest.mark.parametrize("task", results.everything())
 def test_sentences_end(task):
     assert sentence(task, results.everything()[task]).endswith(".")

@@ -73,6 +73,17 @@ def wilson(successes: float, trials: float, level: float = LEVEL) -> Interval:
     )
 
 
+def luck(successes: int, trials: int, chance: float) -> float:
+    """Return the probability of so many successes or more by chance alone (exact, binomial)."""
+    whole = math.lgamma(trials + 1)
+    terms = (
+        whole - math.lgamma(n + 1) - math.lgamma(trials - n + 1)  # logarithms: trials may be thousands
+        + n * math.log(chance) + (trials - n) * math.log1p(-chance)
+        for n in range(successes, trials + 1)
+    )  # fmt: skip
+    return min(1.0, math.fsum(map(math.exp, terms)))
+
+
 def _between(t: float, degrees: int) -> float:
     """Probability of (-t, t) under Student's distribution: a finite sum for whole degrees of freedom."""
     angle = math.atan(t / math.sqrt(degrees))

@@ -119,17 +119,19 @@ def _parity(of: Alphabet, length: int, rng: np.random.Generator) -> _Made:
 
 
 def _s5(of: Alphabet, length: int, rng: np.random.Generator) -> _Made:
-    """Pairs of places such as `25;`, whose things change places; then where all five are."""
-    count = (length - 6) // 3
+    """Pairs of places such as `25;`, whose things change places; then a place, `=`, and what is there.
+
+    One thing is asked for: of several the last ones follow from the others.
+    """
     things, text = np.arange(5), []
-    for _ in range(count):
+    for _ in range((length - 3) // 3):
         a, b = rng.choice(5, 2, replace=False)
         things[[a, b]] = things[[b, a]]
         text += [of.digits[a + 1], of.digits[b + 1], of.ends]
-    text += [of.equals, *of.lower[things]]
-    begin = length + 1 - len(text)
-    return [(begin, np.array(text))], list(range(length - 4, length + 1))
+    place = int(rng.integers(0, 5))
+    text += [of.digits[place + 1], of.equals, of.lower[things[place]]]
+    return [(length + 1 - len(text), np.array(text))], [length]
 
 
 _MAKERS = {"recall": _recall, "copy": _copy, "parity": _parity, "s5": _s5}
-_LEAST = {"recall": 1 + 10 * _PAIRS, "copy": 3, "parity": 3, "s5": 9}
+_LEAST = {"recall": 1 + 10 * _PAIRS, "copy": 3, "parity": 3, "s5": 6}

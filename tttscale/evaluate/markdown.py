@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tttscale.evaluate.intervals import LEVEL, luck, wilson
 from tttscale.observe.figure import binary
 
 Result = Mapping[str, Any]
@@ -107,23 +108,34 @@ def _inner_table(result: Result) -> Iterable[str]:
 
 
 def _cells_sentence(result: Result) -> str:
-    cells = result["cells"]
-    chosen = sum(cell["chosen"]["value"] for cell in cells) / len(cells)
-    exact = sum(cell["exact"]["value"] for cell in cells) / len(cells)
+    cells, chance = result["cells"], 1 / result["choices"]
+    samples = sum(cell["samples"] for cell in cells)
+    chosen = wilson(sum(_right(cell, "chosen", cell["samples"]) for cell in cells), samples)
+    exact = sum(_right(cell, "exact", cell["samples"]) for cell in cells) / samples
     return (
-        f"The right answer is the likeliest of {result['choices']} in {chosen:.1%} of all samples "
-        f"(chance {1 / result['choices']:.1%}); the likeliest token is right throughout the answer in "
-        f"{exact:.1%}."
-        f"{_verdict(cells, result['choices'])}"
+        f"The right answer is the likeliest of {result['choices']} in {chosen.value:.1%} of all samples "
+        f"({chosen.low:.1%} to {chosen.high:.1%}; chance {chance:.1%}); the likeliest token is right "
+        f"throughout the answer in {exact:.1%}. {_verdict([(c, chance, c['samples']) for c in cells])}"
     )
 
 
-def _verdict(cells: Sequence[Result], choices: int) -> str:
-    """Whether any cell is above chance."""
-    above = sum(cell["chosen"]["low"] > 1 / choices for cell in cells)
+def _verdict(cells: Sequence[tuple[Result, float, int]]) -> str:
+    """Say in how many cells the model is better than chance: triples of cell, chance, trials."""
+    level = (1 - LEVEL) / 2 / len(cells)  # many cells are tested at once
+    above = sum(
+        luck(_right(cell, "chosen", trials), trials, chance) < level
+        for cell, chance, trials in cells
+    )
+    test = "by an exact binomial test that allows for the number of cells"
     if not above:
-        return " No cell is above chance by its interval: the model does not do this."
-    return f" {above} of {len(cells)} cells are above chance by their intervals."
+        return (
+            f"No cell is above chance {test}: these samples do not show that the model can do this."
+        )
+    return f"{above} of {len(cells)} cells are above chance {test}."
+
+
+def _right(cell: Result, name: str, trials: int) -> int:
+    return round(cell[name]["value"] * trials)
 
 
 def _heat_table(result: Result) -> Iterable[str]:
@@ -134,12 +146,13 @@ def _heat_table(result: Result) -> Iterable[str]:
 
 
 def _symbols_sentence(result: Result) -> str:
-    best = max(result["cells"], key=lambda cell: cell["chosen"]["value"] - 1 / cell["choices"])
-    above = sum(cell["chosen"]["low"] > 1 / cell["choices"] for cell in result["cells"])
+    cells = result["cells"]
+    best = max(cells, key=lambda cell: cell["chosen"]["value"] - 1 / cell["choices"])
+    tested = [(c, 1 / c["choices"], c["samples"] * c["answer_tokens"]) for c in cells]
     return (
-        f"Best: {best['chosen']['value']:.1%} of answers are the likeliest of {best['choices']} choices at "
-        f"{binary(best['length'])} tokens ({best['kind']}; chance {1 / best['choices']:.1%}). "
-        f"{above} of {len(result['cells'])} cells are above chance by their intervals."
+        f"Best: {best['chosen']['value']:.1%} of answer tokens are the likeliest of {best['choices']} "
+        f"choices at {binary(best['length'])} tokens ({best['kind']}; chance {1 / best['choices']:.1%}). "
+        f"{_verdict(tested)}"
     )
 
 

@@ -18,7 +18,6 @@ from tttscale.scan.tied_weight import TiedWeight
 from tttscale.scan.timeline import Activity, Run
 
 Head = Callable[[ChunkTask, Batch, Tensor], None]
-"""Takes a task, its tokens, and the residual stream [B, C, D] after the last block."""
 
 
 @dataclass
@@ -47,7 +46,7 @@ class StepState:
     grads: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
     """Gradients of `inputs`."""
     head: Head | None = None
-    """Sees the last block's output in place of the model's head, in a forward that trains nothing."""
+    """Sees the last block's output [B, C, D] in place of the model's head, in a forward without training."""
 
 
 class ChunkRunner:
@@ -77,7 +76,7 @@ class ChunkRunner:
             if not self._is_last(task):
                 step.inputs[task.sequence, task.chunk, task.layers.stop] = out
             elif not step.plan.train:
-                self._measure(task, batch, out, step, ports.run)
+                self._head(task, batch, out, step, ports.run)
         if not step.plan.train:
             self.forget_input(task, step)
 
@@ -137,17 +136,12 @@ class ChunkRunner:
     def _head(self, task: ChunkTask, batch: Batch, x: Tensor, step: StepState, run: Run) -> Tensor:
         step.router.timeline.begin(Activity.HEAD, run, task)
         with self.precision():
+            if step.head is not None:
+                step.head(task, batch, x)
+                return x
             total, losses = self.model.head(x, batch.labels)
         step.losses.add(task.sequence, task.chunk, batch.chunk.begin, losses, batch.labels)
         return total
-
-    def _measure(self, task: ChunkTask, batch: Batch, x: Tensor, step: StepState, run: Run) -> None:
-        if step.head is None:
-            self._head(task, batch, x, step, run)
-            return
-        step.router.timeline.begin(Activity.HEAD, run, task)
-        with self.precision():
-            step.head(task, batch, x)
 
     def _is_last(self, task: ChunkTask) -> bool:
         return task.layers.stop == len(self.model.blocks)

@@ -77,16 +77,11 @@ class Sweeps:
 
     @cast_cache()
     def forward(self, groups: Groups, *, train: bool = True, head: Head | None = None) -> Losses:
-        """Run all own chunks.
+        """Run all own chunks; groups[m] are the B sequences of the m-th place.
 
         With train=False the losses are complete afterwards and nothing is kept. With train=True they
-        are complete only after `backward`, since recomputed chunks add theirs there.
-
-        Args:
-            groups: groups[m] are the B sequences of the m-th place.
-            train: a backward follows.
-            head: sees the output of each own chunk in place of the model's head; the losses stay zero. Only
-                without train.
+        are complete only after `backward`, since recomputed chunks add theirs there. A `head` (only with
+        train=False) sees the output of each own chunk in place of the model's head; the losses stay zero.
         """
         assert head is None or not train
         step = self._begin(groups, train)
