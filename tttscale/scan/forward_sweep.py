@@ -18,6 +18,7 @@ from tttscale.observe.timeline import Timeline
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_store import CarryStore
 from tttscale.scan.chunk_runner import ChunkRunner
+from tttscale.scan.declarations import CarryLayer
 from tttscale.scan.layout import Layout
 from tttscale.scan.noted_transport import noted
 from tttscale.scan.ports import CarryRouter, ChunkPorts
@@ -59,8 +60,8 @@ class ForwardSweep:
         self._timeline = Timeline(self._device)
         self._transport = noted(transport, self._timeline)
         self._runner = ChunkRunner(model, self._device, None)
-        carried = batch, layout.chunk_tokens, parameter.dtype, begin_tokens
-        self._carry = CarryLayout(model.carry_layers, *carried)
+        layers = [_Continued(layer, begin_tokens) for layer in model.carry_layers]
+        self._carry = CarryLayout(layers, batch, layout.chunk_tokens, parameter.dtype)
         self._schedule = Schedule(layout, self._carry.parts)
 
     @property
@@ -116,6 +117,17 @@ class ForwardSweep:
         on_device = to_device(ids.contiguous(), self._device)
         none = torch.full_like(on_device, IGNORED)
         return Batch(on_device, none, Chunk(begin=self._begin + begin))
+
+
+class _Continued:
+    """What a layer declares where a sequence has begun before chunk 0."""
+
+    def __init__(self, layer: CarryLayer, begin_tokens: int) -> None:
+        self.name, self._layer, self._begin_tokens = layer.name, layer, begin_tokens
+
+    def carry(self, batch: int, tokens: int) -> dict[str, Carried]:
+        """The parts after `tokens` tokens of the sweep."""
+        return self._layer.carry(batch, self._begin_tokens + tokens)
 
 
 class _LastCarry:
