@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from tttscale import cli
+from tttscale.cluster import discover
+from tttscale.config import load_config
+from tttscale.doctor import main
 
 ROOT = Path(__file__).parents[2]
 RUN = """\
@@ -79,6 +82,14 @@ def test_what_is_missing_is_named_without_a_traceback_or_a_secret(tmp_path):
     assert any(f["what"].startswith("wandb: online") for f in found["findings"])
     assert key not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tensorboard_is_looked_for_where_it_is_asked_for():
+    ranks = discover({})
+    names = [name for name, _ in main._checks(None, ranks)]
+    assert "tensorboard" not in names
+    config = load_config(ROOT / "configs/quickstart.yaml", ["logging.tensorboard=true"])
+    assert "tensorboard" in [name for name, _ in main._checks(config, ranks)]
 
 
 def test_without_torch():

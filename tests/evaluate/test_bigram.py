@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,9 @@ def test_comparison_on_the_same_windows(run):
     assert found.crossed_at_step == 2
     assert found.tokens == 44
     assert found.render().endswith("first came below the bigram at step 2")
+    assert "bits per byte" in found.render()
+    of_ids = replace(found, tokens_per_byte=None).render()
+    assert f"this run       {found.run_bits:.3f} bits per token" in of_ids
 
 
 def test_a_run_that_fell_back(run):

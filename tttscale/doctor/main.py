@@ -83,6 +83,9 @@ def _checks(config: Config | None, ranks: Ranks) -> Iterator[tuple[str, Check]]:
     yield "zarr", partial(software.package, "zarr", "token stores need it")
     yield "MPI", partial(software.mpi, ranks.source, environ)
     yield "wandb", partial(software.wandb, *_wandb(config), environ)
+    if config is not None and config.logging.tensorboard:
+        why = "logging.tensorboard=true asks for it"
+        yield "tensorboard", partial(software.package, "tensorboard", why)
     yield "GPUs", partial(_gpus, ranks, device, environ)
     yield "Triton's kernels", partial(_kernels, config)
     yield "compiler", partial(software.compiler, environ, on_gpu)

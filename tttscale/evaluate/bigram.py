@@ -28,14 +28,18 @@ class Comparison:
     bigram_bits: float
     crossed_at_step: int | None
     """First evaluated step at which the run was better; None if it never was."""
-    tokens_per_byte: float
-    """Held-out tokens per byte of text; about 1 for the byte tokenizer."""
+    tokens_per_byte: float | None
+    """Held-out tokens per byte of text; about 1 for the byte tokenizer; None: of ready ids the text is not
+    known."""
     tokens: int
     """Tokens of the comparison."""
 
     def render(self) -> str:
         """Format the comparison for the console."""
-        run, bigram = (bits * self.tokens_per_byte for bits in (self.run_bits, self.bigram_bits))
+        unit = "token" if self.tokens_per_byte is None else "byte"
+        run, bigram = (
+            bits * (self.tokens_per_byte or 1) for bits in (self.run_bits, self.bigram_bits)
+        )
         if self.crossed_at_step is None:
             verdict = "the run has not come below the bigram yet; train longer"
         else:
@@ -44,8 +48,8 @@ class Comparison:
                 verdict += ", and is above it now"
         return (
             f"held-out text, {self.tokens:,} tokens\n"
-            f"  this run       {run:.3f} bits per byte\n"
-            f"  bigram         {bigram:.3f} bits per byte\n"
+            f"  this run       {run:.3f} bits per {unit}\n"
+            f"  bigram         {bigram:.3f} bits per {unit}\n"
             f"{verdict}"
         )
 
@@ -89,7 +93,7 @@ def compare(run: Path, overrides: Sequence[str] = ()) -> Comparison:
         run_bits=records[-1]["heldout_loss"] / ln2,
         bigram_bits=loss / ln2,
         crossed_at_step=better[0] if better else None,
-        tokens_per_byte=heldout.num_tokens / max(heldout.text_bytes, 1),
+        tokens_per_byte=heldout.num_tokens / heldout.text_bytes if heldout.text_bytes else None,
         tokens=count,
     )
 

@@ -34,6 +34,7 @@ def test_sizes_by_split():
     text = render_info(info(heldout=(1, 20, 50)))
     assert line(text, "train").split() == ["3", "1,000", "4,300", "4.30"]
     assert line(text, "heldout").split() == ["1", "20", "50", "2.50"]
+    assert line(render_info(info(train=(3, 1000, 0))), "train").split() == ["3", "1,000", "-", "-"]
     assert line(text, "on disk").endswith("2,000 bytes in 2 files of uint32")
     assert "(70,000 ids, bos None, eos 7, pad None)" in text
     assert line(text, "sources") == "a, b"

@@ -13,7 +13,9 @@ def render_info(info: StoreInfo) -> str:
     lines = [f"{'split':<10}{'documents':>14}{'tokens':>20}{'text bytes':>20}{'bytes/token':>14}"]
     for name, split in info.splits.items():
         ratio = f"{split.text_bytes / split.tokens:.2f}" if split.text_bytes else "-"
-        sizes = f"{split.documents:>14,}{split.tokens:>20,}{split.text_bytes:>20,}"
+        # Of ready ids the text is not known.
+        text = f"{split.text_bytes:,}" if split.text_bytes or not split.tokens else "-"
+        sizes = f"{split.documents:>14,}{split.tokens:>20,}{text:>20}"
         lines.append(f"{name:<10}{sizes}{ratio:>14}")
     special = f"bos {tokenizer.bos_id}, eos {tokenizer.eos_id}, pad {tokenizer.pad_id}"
     digest = f"sha256 {tokenizer.digest}" if tokenizer.is_known else "which one is not known"
