@@ -107,7 +107,9 @@ def _same(case: str, core: TTTForCausalLM, model: Any, out: Path) -> dict[str, A
 def _generate(model: Any, ids: Tensor, **options: Any) -> Tensor:
     """New tokens, greedy if nothing else is said."""
     fixed = {"max_new_tokens": NEW, "min_new_tokens": NEW, "pad_token_id": 0, "eos_token_id": None}
-    out = model.generate(ids, **{"do_sample": False, **fixed, **options})
+    # Without a mask transformers takes each pad token of a prompt for padding.
+    plain = {"do_sample": False, "attention_mask": torch.ones_like(ids)}
+    out = model.generate(ids, **{**plain, **fixed, **options})
     return out[:, ids.shape[1] :]
 
 
@@ -215,9 +217,7 @@ def _speed(rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def _timed(model: Any, ids: Tensor) -> list[list[int]]:
-    fixed = {"min_new_tokens": TOKENS, "pad_token_id": 0, "eos_token_id": None}
-    out = model.generate(ids, max_new_tokens=TOKENS, do_sample=False, **fixed)
-    return out[:, ids.shape[1] :].tolist()
+    return _generate(model, ids, max_new_tokens=TOKENS, min_new_tokens=TOKENS).tolist()
 
 
 def _run(packages: Path, rounds: int) -> dict[str, Any]:

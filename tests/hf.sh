@@ -14,13 +14,12 @@ root="$(mktemp -d)"
 trap 'rm -rf "$root"' EXIT
 folders=()
 for version in "${versions[@]}"; do
-  # Only what transformers needs and torch does not bring: the rest stays what is installed.
-  case "$version" in
-    4.*) packages=("transformers==$version" "huggingface_hub>=0.34,<1" "tokenizers>=0.22,<=0.23.0") ;;
-    *) packages=("transformers==$version") ;;
-  esac
-  python -m pip --disable-pip-version-check --quiet install --target "$root/$version" --no-deps \
-    "${packages[@]}" regex requests tqdm
+  # Only what is tied to a version of transformers; the rest is that beside torch.
+  install=(python -m pip --disable-pip-version-check --quiet install --no-deps --target "$root/$version")
+  "${install[@]}" "transformers==$version" regex requests tqdm
+  mapfile -t tied < <(sed -nE 's/^Requires-Dist: ((huggingface-hub|tokenizers)[^;]*)$/\1/p' \
+    "$root/$version"/transformers-*.dist-info/METADATA)
+  "${install[@]}" "${tied[@]}"
   folders+=("$root/$version")
 done
 export HF_HOME="$root/home"

@@ -39,6 +39,7 @@ def test_which_columns_are_new():
     from tttscale.hf import library
 
     for new, begin in ((2, 7), (9, 0), (12, 0), (0, 9)):
-        said = {"cache_position": [0] * new, "next_sequence_length": new}
-        assert library.first_column(said, 9, 4) == begin
-    assert library.first_column({}, 9, 4) == (4 if library.IS_4 else 0)
+        for said in ({"cache_position": [0] * new}, {"next_sequence_length": new}):
+            assert library.first_column(said, 9) == begin
+    assert library.first_column({"next_sequence_length": None}, 9) == 0
+    assert library.first_column({}, 9) == 0

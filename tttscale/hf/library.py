@@ -46,16 +46,14 @@ TIED: Any = [_HEAD] if IS_4 else {_HEAD: _EMBEDDING}
 """Value of `_tied_weights_keys`: names of tied weights; from 5 on with what they are tied to."""
 
 
-def first_column(arguments: dict[str, Any], width: int, read: int) -> int:
+def first_column(arguments: dict[str, Any], width: int) -> int:
     """Find the first column of `input_ids` that the next call of the model has to read.
 
     Args:
         arguments: of `prepare_inputs_for_generation`.
         width: columns of `input_ids`: all so far, or only those that are new.
-        read: columns that the cache has read.
     """
-    if IS_4:
-        position = arguments.get("cache_position")
-        return read if position is None else max(width - len(position), 0)
     new = arguments.get("next_sequence_length")
+    if new is None and arguments.get("cache_position") is not None:  # the older way
+        new = len(arguments["cache_position"])
     return 0 if new is None else min(max(width - new, 0), width)

@@ -187,7 +187,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         cache = _cache(past_key_values, cache)
         if cache is not None:
             width = input_ids.shape[1]
-            begin = first_column(others, width, cache.columns)
+            begin = first_column(others, width)
             if begin >= width:
                 raise ConfigError(
                     f"input_ids has {width} columns, and the cache has read {cache.columns}: give the whole "
