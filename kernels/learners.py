@@ -33,6 +33,8 @@ class Learner:
     """module:class below tttscale.kernels of the scan in plain torch, a `GroupScan`."""
     triton: str | None = None
     """module:class of the scan on Triton, a `TritonScan`; None if there is none."""
+    triton_token: str | None = None
+    """module:function of the Triton kernel for one token; None if there is none."""
 
     def state_shapes(self, rows: int, heads: int, dim: int) -> tuple[tuple[int, ...], ...]:
         """Shapes of a state for `rows` sequences: [B, H, i, o] of each inner weight."""
@@ -48,8 +50,14 @@ class Learner:
 
     def scan_class(self, backend: str) -> Any:
         """The class that runs the phases on "torch" or "triton"."""
-        path = self.triton if backend == "triton" else self.torch
-        assert path is not None, f"{self.name} has no kernels for {backend}"
+        return self._named(self.triton if backend == "triton" else self.torch)
+
+    def token_kernel(self) -> Any:
+        """The Triton kernel for one token."""
+        return self._named(self.triton_token)
+
+    def _named(self, path: str | None) -> Any:
+        assert path is not None, f"{self.name} has no such kernels"
         module, name = path.split(":")
         return getattr(import_module(f"tttscale.kernels.{module}"), name)
 
@@ -70,8 +78,15 @@ LEARNERS: dict[str, Learner] = {
             _linear,
             "torch_scan.linear:LinearScan",
             "triton_scan.linear.segment:TritonLinearScan",
+            "triton_scan.linear.one_token:one_token_kernel",
         ),
-        Learner("mlp", _mlp, "torch_scan.mlp:MLPScan", "triton_scan.mlp.segment:TritonMLPScan"),
+        Learner(
+            "mlp",
+            _mlp,
+            "torch_scan.mlp:MLPScan",
+            "triton_scan.mlp.segment:TritonMLPScan",
+            "triton_scan.mlp.one_token:one_token_kernel",
+        ),
     )
 }
 """All of them, by name."""

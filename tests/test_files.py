@@ -9,7 +9,15 @@ import torch
 
 from tests.hostile import no_files
 from tests.scan.helpers import tiny_config, tiny_model
-from tttscale.files import digest, open_end, open_new, open_ordinary, replaced, write_text
+from tttscale.files import (
+    digest,
+    new_folder,
+    open_end,
+    open_new,
+    open_ordinary,
+    replaced,
+    write_text,
+)
 from tttscale.observe import MetricsLog
 from tttscale.observe.plots import plot_loss
 from tttscale.tensors import write_tensors
@@ -133,3 +141,36 @@ def test_the_mode_is_that_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    out = tmp_path / "a/b"
+    with new_folder(out) as partial:
+        (partial / "file").write_text("x")
+        assert not out.exists()
+    assert (out / "file").read_text() == "x"
+    assert [path.name for path in out.parent.iterdir()] == ["b"]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path):
+    def fill():
+        with new_folder(tmp_path / "out") as partial:
+            (partial / "file").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_takes_no_place(tmp_path):
+    """Not that of a folder, even an empty one, nor that of a link to nowhere, whenever it came."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("out", "link"):
+        with pytest.raises(FileExistsError) as caught, new_folder(tmp_path / name):
+            pass
+        assert caught.value.filename == str(tmp_path / name)
+    with pytest.raises(FileExistsError), new_folder(tmp_path / "late"):
+        (tmp_path / "late").mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late", "link", "out"]

@@ -13,7 +13,11 @@ from tttscale.config import load_config
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"cli"},
-    {"train", "evaluate", "generate", "bench", "check_mixer", "launch", "doctor", "profile"},
+    {"verbs"},
+    {
+        *("train", "evaluate", "generate", "convert", "bench", "check_mixer", "launch", "doctor"),
+        *("profile", "hf", "watch"),
+    },
     {"comm", "plan"},
     {"scan"},
     {"model", "data", "config"},
@@ -29,12 +33,16 @@ SIDEWAYS = {
     ("plan", "comm"),
     ("observe", "supervise"),
     ("supervise", "cluster"),
+    ("convert", "train"),
     ("evaluate", "train"),
+    ("evaluate", "generate"),
     ("generate", "train"),
     ("bench", "train"),
     ("launch", "train"),
     ("doctor", "train"),
     ("profile", "train"),
+    ("watch", "launch"),
+    ("watch", "profile"),
 }
 """Arrows inside a floor; none goes back, so there is no circle."""
 NAMES_ONLY = {("model", "check_mixer")}
@@ -42,6 +50,8 @@ NAMES_ONLY = {("model", "check_mixer")}
 HOMES = {  # package -> the only files or folders that may import it
     "deepspeed": ["tttscale/train/deepspeed_import.py"],
     "wandb": ["tttscale/observe/"],
+    "tensorboard": ["tttscale/observe/"],
+    "torch.utils.tensorboard": ["tttscale/observe/"],
     "zarr": ["tttscale/data/"],
     "mpi4py": ["tttscale/data/workers.py", "tttscale/comm/mpi_"],
     "torch.distributed": ["tttscale/comm/"],
@@ -49,6 +59,8 @@ HOMES = {  # package -> the only files or folders that may import it
     "tokenizers": ["tttscale/data/"],
     "safetensors": ["tttscale/tensors.py"],
     "yaml": ["tttscale/config/"],
+    "lm_eval": ["tttscale/evaluate/lm_eval.py"],
+    "transformers": ["tttscale/hf/"],
 }
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 DATA_FLOORS = [
@@ -58,7 +70,7 @@ DATA_FLOORS = [
     {"builder"},
     {"windows"},
     {"store"},
-    {"tokenizers", "workers", "progress", "inspect_report"},
+    {"tokenizers", "workers", "progress", "inspect_report", "ids"},
 ]
 DATA_FLOOR_OF = {name: i for i, floor in enumerate(DATA_FLOORS) for name in floor}
 """The same for the rooms of tttscale/data."""

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from tests.hostile import BAD_JSON, no_files
 from tttscale.errors import CheckpointError
-from tttscale.tensors import check_finite, open_tensors, write_tensors
+from tttscale.tensors import Spec, check_finite, open_tensors, stream_tensors, write_tensors
 
 TENSORS = {
     "weight": torch.arange(12.0).view(3, 4),
@@ -59,6 +59,32 @@ def test_the_same_bytes_as_the_library_writes(tmp_path):
         assert sum(file.sizes.values()) == sum(t.nbytes for t in TENSORS.values())
         assert all(torch.equal(file.read(name), t) for name, t in TENSORS.items())
         assert torch.equal(file.read_range("weight", 1, 3), TENSORS["weight"][1:3])
+
+
+def test_one_tensor_at_a_time_gives_the_same_file(tmp_path):
+    write_tensors(tmp_path / "a", TENSORS, {"of": "a model"})
+    specs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in TENSORS.items()}
+    asked = []
+
+    def read(name):
+        asked.append(name)
+        return TENSORS[name]
+
+    stream_tensors(tmp_path / "b", specs, read, {"of": "a model"})
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert sorted(asked) == sorted(TENSORS)
+    assert sum(spec.size_bytes for spec in specs.values()) == sum(
+        t.nbytes for t in TENSORS.values()
+    )
+
+
+def test_a_tensor_that_cannot_be_read_leaves_no_file(tmp_path):
+    def read(name):
+        raise CheckpointError("damaged")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        stream_tensors(tmp_path / "b", {"a": Spec(torch.float32, (2,))}, read)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_texts_beside_the_tensors(tmp_path):

@@ -108,6 +108,34 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that takes its name only when all of it is on disk.
+
+    Args:
+        path: which does not exist; the folders above it are made.
+
+    Raises:
+        FileExistsError: there is something of this name.
+        OSError: the file system refused; nothing half-written is left.
+    """
+    _check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.iterdir():
+            sync(file)
+        sync(partial)
+        _check_free(path)  # a rename would take the place of an empty folder
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync(path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file of UTF-8, in place of an earlier one.
 
@@ -199,6 +227,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _check_free(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def _checked(descriptor: int, path: Path) -> int:

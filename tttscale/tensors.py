@@ -5,10 +5,11 @@ plausible size. Whatever the library then raises becomes one kind of error.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ _NAMES: dict[torch.dtype, str] = {
     torch.bfloat16: "BF16",
     torch.int64: "I64",
 }
+DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+"""Dtypes by the names that files give them."""
 _HEADER_BYTES = 32 << 20
 _LENGTH_BYTES = 8
 _POINTER = b"version https://git-lfs"
@@ -90,6 +93,18 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         handle.__exit__(None, None, None)
 
 
+class Spec(NamedTuple):
+    """What a tensor is, before its values are there."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -103,15 +118,35 @@ def write_tensors(
     Raises:
         OSError: the file system refused; an earlier file is unchanged.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    stream_tensors(path, specs, tensors.__getitem__, metadata)
+
+
+def stream_tensors(
+    path: Path,
+    specs: Mapping[str, Spec],
+    read: Callable[[str], Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a tensor file as `write_tensors` does, with one tensor in memory at a time.
+
+    Args:
+        path: of the file.
+        specs: of all tensors, by name.
+        read: gives the tensor of a name; called once for each, in the order of the file.
+        metadata: texts beside them.
+
+    Raises:
+        OSError: the file system refused; an earlier file is unchanged.
+    """
+    names = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"} | dict(metadata or {})}
     end = 0
     for name in names:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.numel() * tensor.element_size()
+        begin, end = end, end + specs[name].size_bytes
         header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
+            "dtype": _NAMES[specs[name].dtype],
+            "shape": list(specs[name].shape),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -119,7 +154,9 @@ def write_tensors(
     with replaced(path) as file:
         file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
         for name in names:
-            values = tensors[name].detach().cpu().contiguous().flatten()
+            tensor = read(name)
+            assert Spec(tensor.dtype, tuple(tensor.shape)) == specs[name], name
+            values = tensor.detach().cpu().contiguous().flatten()
             file.write(values.view(torch.uint8).numpy().data)
 
 

@@ -12,7 +12,23 @@ target's residual beta - v + k. Derived in ../README.md.
 import triton
 import triton.language as tl
 
-from tttscale.kernels.triton_scan.ops import normalised, row_sums4, store
+from tttscale.kernels.triton_scan.ops import norm_backward, normalised, row_sums4, store
+
+
+@triton.jit
+def normalised_row(z, cols_ok, F: tl.constexpr):
+    """x^ of one row z [FP], of which the first F columns count."""
+    normed, _ = normalised(tl.where(cols_ok, z, 0.0)[None, :], cols_ok[None, :], F)
+    return tl.sum(normed, 0)
+
+
+@triton.jit
+def gradient_of_row(z, u, gamma, cols_ok, F: tl.constexpr):
+    """g [FP] of one row z with its means, as the reference forms it; u = gamma (beta - v + k)."""
+    here = cols_ok[None, :]
+    normed, rstd = normalised(tl.where(cols_ok, z, 0.0)[None, :], here, F)
+    y = tl.where(here, (gamma * gamma)[None, :] * normed + u[None, :], 0.0)
+    return tl.sum(norm_backward(y, normed, rstd, here, F), 0)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.static import kernels
+from benchmarks.static import kernels, one_token
 from benchmarks.static.configurations import PAPER
 from benchmarks.static.fingerprint import row_name
 from tests.pinned import is_pinned
@@ -87,6 +87,18 @@ def test_the_reports_speak_of_the_kernels_that_are_shipped():
         assert len(papers) >= 2 * (6 + 6)
         assert not [row for row in papers if row["stack_bytes"] or row["local_accesses"]]
         assert not [row for row in papers if row["repeated_products"]]
+
+
+def test_the_report_speaks_of_the_kernels_of_one_token():
+    """To mend: `python -m benchmarks.static.one_token --out benchmarks/kernels_one_token`."""
+    rows = json.loads((BENCHMARKS / "kernels_one_token.json").read_text())["data"]
+    codes = []
+    for capability in one_token.CAPABILITIES:
+        found = run("-m", "benchmarks.static.one_token", "--fingerprint", str(capability))
+        codes += [row["code"] for row in json.loads(found[-1])]
+    assert [row["code"] for row in rows] == codes
+    assert len(rows) == 2 * 2 * 5 * 2
+    assert list(one_token.faults(rows)) == []
 
 
 FINGERPRINTS = """

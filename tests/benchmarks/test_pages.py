@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import transports
-from benchmarks.static import kernels
+from benchmarks.static import kernels, one_token
 from tests.campaigns import emulated_kernels
 from tests.hosts import report as hosts
 from tttscale.bench import report
@@ -14,6 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PAGES = {
     "kernels_sm90": kernels.render,
     "kernels_sm80": kernels.render,
+    "kernels_one_token": one_token.render,
     "kernels_emulated": emulated_kernels.render,
     "hosts": hosts.render,
     "hosts_links": hosts.render,

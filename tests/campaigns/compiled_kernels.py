@@ -2,10 +2,12 @@
 
     python -m tests.campaigns.compiled_kernels
     python -m tests.campaigns.compiled_kernels --only linear:64:16:bf16:90 mlp:64:32:bf16:80
+    python -m tests.campaigns.compiled_kernels --one-token    the kernels of generation alone, two minutes
 
 Takes no GPU, but two cores for about half an hour. Exits with 1 and says which kernels do not fit into shared
 memory, which of the paper's shape (head dim 64, K 16) go to local memory inside a loop, and which of those
-need something else than benchmarks/data/kernels_sm90.json and kernels_sm80.json say.
+need something else than benchmarks/data/kernels_sm90.json and kernels_sm80.json say; and the same of the
+kernels of one token, with kernels_one_token.json.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.static import one_token
 from benchmarks.static.configurations import Shape, shapes_of
 from benchmarks.static.kernels import compile_shape
 
@@ -131,12 +134,35 @@ def examine_all(
     return found
 
 
+def examine_one_token() -> list[str]:
+    """What is wrong with the kernels of one token, all of them."""
+    rows = one_token.compile_all()
+    found = list(one_token.faults(rows))
+    old = json.loads((REPORTS / "kernels_one_token.json").read_text(encoding="utf-8"))
+    if old["circumstances"]["versions"]["triton"] == version("triton"):
+        for fresh, then in zip(rows, old["data"], strict=True):
+            name = f"{fresh['inner']}:{fresh['dim']}:{fresh['capability']}"
+            found += [f"{name} {fault}" for fault in stale([fresh], [then])]
+    for fault in found:
+        print("FAILED", fault)
+    print(f"{len(rows)} kernels of one token, {len(found)} faults")
+    return found
+
+
 def main() -> None:
-    wanted = chosen(command_line("Compile every shipped kernel, no GPU needed.").parse_args().only)
+    parser = command_line("Compile every shipped kernel, no GPU needed.")
+    parser.add_argument("--one-token", action="store_true", help="those of generation alone")
+    asked = parser.parse_args()
+    if asked.one_token:
+        sys.exit(bool(examine_one_token()))
+    wanted = chosen(asked.only)
     for capability in dict.fromkeys(configuration.capability for configuration in wanted):
         if not comparable(capability):
             print(f"kernels_sm{capability}.json is of another Triton: not compared")
-    sys.exit(bool(examine_all(examine, wanted)))
+    found = examine_all(examine, wanted)
+    if not asked.only:
+        found += examine_one_token()
+    sys.exit(bool(found))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
 """`tttscale data ...`, from the words of a command to what it says."""
 
 import json
+import shlex
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from tests.data.ids.writers import write_megatron, write_nanoset, write_npy
+from tests.docs.pages import ROOT, block_commands
 from tttscale import cli
+from tttscale.data import open_store
+from tttscale.files import digest_of
 
+IDS = [[256, *b"hi", 257], [256, *b"!", 257]]
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -128,3 +135,64 @@ def test_data_tokenizer_serves_a_build(run, tmp_path):
     assert code == 0
     tokens = int(said.split("documents, ")[1].split(" tokens")[0].replace(",", ""))
     assert tokens < 1150 / 3  # merges were learned
+
+
+@pytest.mark.parametrize("kind", ["npy", "bin", "ds"])
+def test_data_import_ids(run, tmp_path, kind):
+    write = {
+        "npy": lambda: write_npy(tmp_path / "a.npy", IDS),
+        "bin": lambda: write_megatron(tmp_path / "a", IDS).with_suffix(""),  # as Megatron names it
+        "ds": lambda: write_nanoset(tmp_path / "a.ds", IDS),
+    }
+    source, out = str(write[kind]()), str(tmp_path / "store")
+    command = ["data", "import-ids", out, source, "--heldout", "0"]
+    code, said, _ = run(*command, "--tokenizer", "bytes")
+    assert code == 0
+    assert said.startswith(f"{out}: 2 documents, 7 tokens of 1 files in ")
+    code, said, _ = run("data", "info", out)
+    assert code == 0
+    assert "7 uint16" in said
+    assert f"blake2b {digest_of((tmp_path / f'a.{kind}').read_bytes())} " in said
+    code, said, _ = run("data", "verify", out)
+    assert code == 0
+    store = open_store(out)
+    assert store.split("train").document_starts.tolist() == [0, 4]
+    assert store.tokenizer().decode(store.split("train").read(0, 7)) == "hi!"
+
+
+def test_data_import_ids_without_the_tokenizer(run, tmp_path):
+    source = write_npy(tmp_path / "a.npy", [[7, 8, 2], [9, 2]])
+    command = ["data", "import-ids", str(tmp_path / "store"), str(source)]
+    code, _, err = run(*command)
+    assert code == 65
+    assert "--tokenizer, --vocab-size: give one of them" in err
+    code, _, err = run(*command, "--vocab-size", "9")
+    assert code == 65
+    assert "a.npy: id 9, outside [0, 9)" in err
+    assert not (tmp_path / "store").exists()
+    code, said, _ = run(*command, "--vocab-size", "1k", "--eos", "2", "--heldout", "0.5")
+    assert code == 0
+    assert said.splitlines()[1] == "bos none, not given; eos 2, --eos; pad none, not given"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_docs(run, tmp_path, monkeypatch):
+    """Those of "Ready token ids" in docs/your_text.md, as they are there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("llama-2", "pile", "web", "datatrove"):
+        (tmp_path / name).mkdir()
+    vocab = {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "[UNK]": 4}
+    Tokenizer(WordLevel(vocab, unk_token="[UNK]")).save("llama-2/tokenizer.json")
+    documents = [[0, 2, 3, 1], [0, 3, 1]]
+    write_npy(tmp_path / "pile/train.npy", documents)
+    write_megatron(tmp_path / "web/text_document", documents, "int32")
+    write_nanoset(tmp_path / "datatrove/a.ds", documents)
+    np.array([5, 50256, 6, 7, 50256], np.uint16).tofile("train.bin")
+    lines = [line for line in block_commands(ROOT / "docs/your_text.md") if "import-ids" in line]
+    assert len(lines) == 4
+    for line in lines:
+        words = shlex.split(line)
+        code, said, err = run(*words[1:])
+        assert code == 0, err
+        assert f"{words[3]}: 2 documents" in said
+        assert open_store(words[3]).split("train").num_tokens >= 2

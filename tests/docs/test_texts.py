@@ -42,6 +42,8 @@ def test_paths_exist(path):
 SOURCES = [p.as_posix() for top in TOPS.split("|") for p in (ROOT / top).rglob("*") if p.suffix]
 THEIRS = {"my_layers.py"}
 """A file that a page tells its reader to write."""
+OPTIONAL = {"transformers.md": "transformers"}
+"""A package that a page is about, and that need not be installed."""
 
 
 @each_text
@@ -75,7 +77,7 @@ def anchors(path):
     return {re.sub(r"[^\w\s-]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
-ENDINGS = (".md", ".py", ".json", ".yaml")
+ENDINGS = (".md", ".py", ".json", ".yaml", ".safetensors")
 
 
 @each_text
@@ -106,6 +108,8 @@ def resolve(name):
 @each_text
 def test_python_runs(path, tmp_path, monkeypatch):
     """Blocks of README and of the Python page run; of the others, what they import is there."""
+    if path.name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[path.name])
     monkeypatch.chdir(tmp_path)
     for block in blocks(path, "python"):
         tree = ast.parse(block)

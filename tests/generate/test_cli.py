@@ -12,7 +12,9 @@ import torch
 
 from tests.generate.conftest import byte_model
 from tttscale import cli
+from tttscale.cluster import discover
 from tttscale.model import TTTForCausalLM
+from tttscale.tensors import open_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -203,9 +205,55 @@ def test_several_rows_are_for_python(run, untrained, tmp_path):
     assert "it has 2 rows" in said
 
 
-def test_a_launcher_is_refused(run, untrained, monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+def test_a_conversation_is_with_one_process(run, untrained, monkeypatch):
+    monkeypatch.setattr("tttscale.generate.main.join", discover)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
-    code, _, said = run(untrained, "a")
+    code, _, said = run(untrained, "a", "-i")
     assert code == 69
-    assert "generate runs in one process, and a launcher has started 2" in said
+    assert "-i talks with one process, and a launcher has started 2" in said
+
+
+@pytest.mark.parametrize("length", [20, 47])
+def test_a_state_continues_without_a_prompt(run, trained_run, tmp_path, length):
+    text, greedy = (
+        "the cat sat on the mat. the dog ran after the cat"[:length],
+        ["--temperature", 0],
+    )
+    whole = run(trained_run, text, "--tokens", 25, *greedy)[1]
+    state = tmp_path / "s"
+    assert run(trained_run, text, "--tokens", 0, "--save-state", state)[0] == 0
+    code, found, said = run(trained_run, "--load-state", state, "--tokens", 25, *greedy)
+    assert (code, found) == (0, whole)
+    assert "read 0 tokens in 0.00 s, generated 25 tokens" in said
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_parameters_with_a_state(run, trained_run, tmp_path, dtype):
+    state, flags = tmp_path / "s", ["--dtype", dtype, "--device", "cpu", "--temperature", 0]
+    _, whole, said = run(trained_run, "the cat sat", "--tokens", 8, *flags)
+    assert f"final ({dtype}), tokenizer bytes" in said
+    assert run(trained_run, "the cat", "--tokens", 0, "--save-state", state, *flags)[0] == 0
+    with open_tensors(state) as file:
+        assert set(file.dtypes.values()) == {"I64", "F32"}
+    assert run(trained_run, " sat", "--tokens", 8, "--load-state", state, *flags)[1] == whole
+    code, _, said = run(trained_run, " sat", "--load-state", state)  # in fp32
+    assert code == 66
+    assert "is the state of another model" in said
+
+
+def test_the_dtype_of_the_folder(run, tmp_path):
+    byte_model().bfloat16().save_pretrained(tmp_path / "m")
+    _, text, said = run(tmp_path / "m", "abc", "--tokenizer", "bytes", "--tokens", 5)
+    assert "(bfloat16)" in said
+    wide = run(tmp_path / "m", "abc", "--tokenizer", "bytes", "--tokens", 5, "--dtype", "float32")
+    assert "bfloat16" not in wide[2]
+    assert wide[0] == 0
+    assert text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(run, untrained):
+    code, _, said = run(untrained, "a", "--tokenizer", "bytes", "--device", "cuda")
+    assert code == 69
+    assert "--device = cuda: local rank 0 needs a GPU, this host has 0" in said

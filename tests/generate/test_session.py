@@ -1,5 +1,7 @@
 """A session reads and replies in turn, and whatever interrupts it, the next turn is right."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from tests.generate.conftest import byte_model
 from tttscale.data.tokenizers.tokenizer import ByteTokenizer
 from tttscale.errors import ConfigError, DataError
 from tttscale.generate.session import Figures, Session
+from tttscale.model.decoder import Decoder
 from tttscale.model.sampling import Sampling
 
 BYTES = ByteTokenizer()
@@ -118,8 +121,10 @@ def test_prompts_that_cannot_be_read(model):
         ConfigError, match="the prompt is empty, and the tokenizer bytes has no bos"
     ):
         Session(model, NO_SPECIAL, GREEDY).read("")
-    state = model.generate([[1]], max_new_tokens=0).state
-    with pytest.raises(ConfigError, match="after --load-state give a PROMPT"):
+    state = replace(model.generate([[1]], max_new_tokens=0).state, logits=None)
+    with pytest.raises(
+        ConfigError, match="the state has no logits to continue from: give a PROMPT"
+    ):
         Session(model, BYTES, GREEDY, state).read("")
     small = byte_model(vocab_size=100)
     with pytest.raises(DataError, match=r"makes the token 256, .* model is 0 to 99"):
@@ -137,6 +142,29 @@ def test_an_empty_prompt_begins_with_bos(model):
     session = Session(model, BYTES, GREEDY)
     session.read("")
     assert written(session, 5) == BYTES.decode(greedy(model, [256], 5))
+
+
+def test_an_empty_text_continues_a_state(model):
+    ids = ids_of("one two")
+    state = model.generate([ids], max_new_tokens=0).state
+    session = Session(model, BYTES, GREEDY, state)
+    session.read("")
+    assert written(session, 9) == BYTES.decode(greedy(model, ids, 9))
+    assert session.figures.tokens == {"read": 0, "generated": 9}
+    assert session.state().positions == [len(ids) + 9]
+
+
+def test_prompts_are_read_by_the_reader_and_replies_are_not(model):
+    asked = []
+
+    def reader(decoder, ids, told):
+        asked.append(ids.tolist())
+        return Decoder.read(decoder, ids, told)
+
+    session = Session(model, BYTES, GREEDY, reader=reader)
+    session.read("one")
+    written(session, 4)
+    assert asked == [[ids_of("one")]]
 
 
 def test_figures():

@@ -1,6 +1,7 @@
 """States in files: the same afterwards, only for the model and tokenizer that they are of, small."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ def test_a_state_comes_back_bit_for_bit(saved):
     for a, b in zip(found.layers, state.layers, strict=True):
         assert a.keys() == b.keys()
         assert all(torch.equal(x, y) for name in a for x, y in zip(a[name], b[name], strict=True))
+    assert torch.equal(found.logits, state.logits)
+    greedy = model.generate(PROMPTS, max_new_tokens=9).ids
+    assert model.generate(None, max_new_tokens=9, state=found).ids == greedy
     options = {"max_new_tokens": 9, "temperature": 1.0}
     wanted = model.generate([[5], [6]], state=state, **options).ids
     path.unlink()  # what was loaded is not mapped from the file
@@ -102,6 +106,8 @@ BROKEN = {
     "an unknown part": (lambda t, m: t.update({"layers.0.x.0": t[STATE].clone()}), "layer 0: 'x'"),
     "a tensor is missing": (lambda t, m: t.pop(STATE), "'state' lacks a tensor"),
     "another shape": (lambda t, m: t.update({STATE: t[STATE][:, :1]}), "'state' has the shapes"),
+    "other logits": (lambda t, m: t.update(logits=t["logits"][:, :9].clone()), "its logits have"),
+    "no numbers": (lambda t, m: t["logits"].fill_(torch.inf), "logits holds .* not finite"),
     "not finite": (lambda t, m: t[STATE].fill_(torch.nan), "layers.0.state.0 holds .* not finite"),
 }
 
@@ -113,6 +119,14 @@ def test_a_file_that_is_not_what_was_written(saved, name):
     rewritten(path, change)
     with pytest.raises(CheckpointError, match=words):
         load_state(path, model, of)
+
+
+def test_a_file_without_logits(saved):
+    model, of, state, path = saved
+    rewritten(path, lambda t, m: t.pop("logits"))
+    assert load_state(path, model, of).logits is None
+    save_state(path, replace(state, logits=None), of)
+    assert load_state(path, model, of).logits is None
 
 
 def test_a_part_that_is_missing(saved):
@@ -136,7 +150,8 @@ def test_at_the_end_of_a_mini_batch_no_sums_are_written(saved):
     model, of, _, path = saved
     sizes = {}
     for length in (7, 8):  # K = 4
-        save_state(path, model.generate([[1] * length], max_new_tokens=0).state, of)
+        state = model.generate([[1] * length], max_new_tokens=0).state
+        save_state(path, replace(state, logits=None), of)
         sizes[length] = path.stat().st_size
         with open_tensors(path) as file:
             assert any(".sums." in name for name in file.shapes) == (length == 7)

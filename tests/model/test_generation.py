@@ -1,5 +1,7 @@
 """`TTTForCausalLM.generate`: the whole forward's tokens, rows of their own, states to continue from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,6 +48,19 @@ def test_a_state_continues_and_stays_as_it_was(model):
         assert [[a[-1], *b] for a, b in zip(longer, after.ids, strict=True)] == whole
     one = model.generate([longer[1][-1:]], max_new_tokens=9, state=first.state.rows([1]))
     assert one.ids == after.ids[1:2]
+
+
+def test_a_state_continues_without_prompts(model):
+    whole = model.generate(PROMPTS, max_new_tokens=10).ids
+    first = model.generate(PROMPTS, max_new_tokens=4)
+    more = model.generate(None, max_new_tokens=6, state=first.state)
+    assert [[*a, *b] for a, b in zip(first.ids, more.ids, strict=True)] == whole
+    two = model.generate(None, max_new_tokens=6, state=first.state.rows([2, 0]))
+    assert two.ids == [more.ids[2], more.ids[0]]
+    read_all = replace(first.state, logits=None)
+    for state in (None, read_all):
+        with pytest.raises(ConfigError, match=r"input_ids is None, and .* to continue from"):
+            model.generate(None, max_new_tokens=1, state=state)
 
 
 def test_a_row_ends_at_its_stop_and_others_continue(model):

@@ -44,6 +44,27 @@ def test_round_trip(kind, backbone, tied, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "ttt"
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes(stored, tmp_path):
+    model = tiny_model(tiny_config(tie_word_embeddings=True), torch.float32).to(stored)
+    model.save_pretrained(tmp_path)
+    for asked, wanted in (("auto", stored), (torch.float64, torch.float64), (None, torch.float32)):
+        options = {} if asked is None else {"dtype": asked}
+        again = TTTForCausalLM.from_pretrained(tmp_path, device="cpu", **options)
+        assert again.lm_head.weight is again.model.embed_tokens.weight
+        for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+            assert ours.dtype == wanted
+            assert torch.equal(ours.double(), theirs.double())
+
+
+def test_files_of_several_dtypes_are_taken_as_fp32(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name].bfloat16()}, folder / "model.safetensors")
+    loaded = TTTForCausalLM.from_pretrained(folder, dtype="auto")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
 def test_saving_again_replaces(folder):
     model = tiny_model(tiny_config(), torch.float32, seed=5)
     model.save_pretrained(folder)

@@ -47,3 +47,23 @@ def test_reader_factors_are_clamped_at_zero():
         assert grad is not None
         assert grad[1] == 0
         assert grad[0] != 0
+
+
+def test_a_watch_is_shown_what_the_learner_is_fitted_to():
+    model, tokens = tiny_model(tiny_config()), ids(3 * K + 1)
+    layer = next(m for m in model.modules() if isinstance(m, TTTLayer))
+    shown = []
+    layer.watch = lambda given, chunk: shown.append((given, chunk))
+    with torch.no_grad():
+        watched = model(tokens).logits
+        layer.watch = None
+        assert torch.equal(model(tokens).logits, watched)
+    ((given, chunk),) = shown
+    assert chunk.begin == 0
+    assert given.k.shape == given.v.shape == (len(tokens), 2, 3 * K + 1, 6)
+    assert given.lr.shape == given.k.shape[:3]
+    for weight, name in zip(given.initial, ("W1", "b1"), strict=True):
+        assert torch.equal(weight[0], getattr(layer, name))
+    assert all(
+        torch.equal(s, w.expand_as(s)) for s, w in zip(given.state, given.initial, strict=True)
+    )

@@ -277,7 +277,7 @@ def test_shards_that_are_missing_damaged_or_no_files(folder, tmp_path):
         (["consolidated.00.pth"], "pickles"),
         (SHARDS, r"parts of a model, but no model\.safetensors\.index\.json"),
         (["weights.safetensors"], r"weights\.safetensors, tensors under another name"),
-        (["streaming_train_state"], "a JAX train state"),
+        (["streaming_train_state"], "checkpoints of ttt-lm-jax"),
         (["flax_model.msgpack"], "another library's"),
         (["final/model.safetensors"], r"name \S+/model/final"),
         (["step-9/model.safetensors", "step-12/model.safetensors"], r"name \S+/model/step-"),
@@ -342,3 +342,27 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(folder, field
         CheckpointError, match=r"config\.json describes a model of .* do not belong together"
     ):
         TTTForCausalLM.from_pretrained(folder)
+
+
+def test_tensors_as_they_are_stored(model, folder):
+    tensors = {k: v.bfloat16() for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "other.safetensors")
+    assert module.has_weights(folder)
+    with module.open_weights_file(folder / "other.safetensors") as weights:
+        assert set(weights) == set(tensors)
+        for key, value in tensors.items():
+            assert weights.dtype(key) == torch.bfloat16
+            assert torch.equal(weights.stored(key), value)
+        rows = weights.stored("model.embed_tokens.weight", 3, 7)
+        assert torch.equal(rows, tensors["model.embed_tokens.weight"][3:7])
+    (folder / "model.safetensors").unlink()
+    assert not module.has_weights(folder)
+
+
+def test_one_file_of_other_things(folder):
+    save_file({"a": torch.zeros(2, dtype=torch.int64)}, folder / "other.safetensors")
+    with (
+        pytest.raises(CheckpointError, match=r"other\.safetensors: a is I64; weights are"),
+        module.open_weights_file(folder / "other.safetensors"),
+    ):
+        pass

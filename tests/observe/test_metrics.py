@@ -6,7 +6,7 @@ import pytest
 
 from tttscale.errors import DataError
 from tttscale.observe import MetricsLog, read_metrics
-from tttscale.observe.metrics import last_records
+from tttscale.observe.metrics import Tail, last_records, read_tail
 
 
 def test_floats_keep_full_precision(tmp_path):
@@ -78,3 +78,38 @@ def test_the_newest_records_of_a_large_file(tmp_path):
     assert last_records(path) == []
     with pytest.raises(OSError, match="No such file"):
         last_records(tmp_path / "none")
+
+
+def test_the_tail_of_a_file_that_grows(tmp_path):
+    """Whatever is appended, and however much is read at once: each record once, in order."""
+    path, tail, found = tmp_path / "m.jsonl", Tail(), []
+    lines = [json.dumps({"step": step, "text": "x" * (step % 60)}) + "\n" for step in range(1, 40)]
+    whole = "".join(lines).encode()
+    for size in range(0, len(whole) + 1, 37):
+        path.write_bytes(whole[: size + 37])
+        for _ in range(3):
+            records, tail = read_tail(path, tail, 90)
+            found += [record["step"] for record in records]
+    assert found == list(range(1, 40))
+    assert tail.end_bytes == tail.seen_bytes == len(whole)
+
+
+def test_a_tail_that_is_not_the_file_s_any_more(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    records, tail = read_tail(path, Tail(), 1 << 20)
+    assert len(records) == 2
+    path.write_text('{"step": 1}\n')
+    assert read_tail(path, tail, 1 << 20) == (None, Tail())
+    path.write_text('{"step": 1}\n{"step": 2, "more": 0}\n{"step": 3}\n')
+    assert read_tail(path, tail, 1 << 20) == (None, Tail())
+
+
+def test_a_tail_passes_over_what_is_no_record(tmp_path):
+    path, tail, found = tmp_path / "m.jsonl", Tail(), []
+    path.write_text("x" * 300 + '\n[1]\n{"loss": 1}\n{"step": 0}\n{"step": 5, "loss": "nan"}\n')
+    for _ in range(9):
+        records, tail = read_tail(path, tail, 100)
+        found += records
+    assert [record["step"] for record in found] == [5]
+    assert math.isnan(found[0]["loss"])

@@ -109,6 +109,22 @@ def test_what_the_head_keeps_for_its_backward_is_counted():
     assert saved.total >= model.lm_head.weight.nbytes  # the gradient of the head's weights
 
 
+@pytest.mark.parametrize("kind", ["striped", "contiguous"])
+def test_a_head_of_ones_own_sees_what_the_models_head_would(kind):
+    groups = [[random_tokens(29, seed=m)] for m in range(2)]
+    model = tiny_model(tiny_config())
+    sweeps = Sweeps(model, Layout(kind, 29, 8, 1, 2))
+    expected = sweeps.forward(groups, train=False).sums.clone()
+    seen = torch.zeros_like(expected)
+
+    def head(task, batch, x):
+        seen[task.sequence, task.chunk] = model.head(x, batch.labels)[1].double().sum(1)
+
+    assert not sweeps.forward(groups, train=False, head=head).sums.any()
+    assert torch.equal(seen, expected)
+    assert torch.equal(sweeps.forward(groups, train=False).sums, expected)
+
+
 def wait_for(condition):
     deadline = time.monotonic() + 10
     while not condition() and time.monotonic() < deadline:

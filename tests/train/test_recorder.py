@@ -12,7 +12,7 @@ from tests.scan.helpers import tiny_config, tiny_model
 from tests.train.small import small_config
 from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import ConfigError, DiskError
-from tttscale.observe.plots import plot_run
+from tttscale.observe.plots import plot_run, read_positions
 from tttscale.train.recorder import RunRecorder, check_folder
 
 TOKENS = Mixture((), None, None)  # type: ignore[arg-type]
@@ -43,6 +43,15 @@ def largest_file(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_losses_by_position_on_the_way(config):
+    recorder = RunRecorder(config, TOKENS)
+    recorder.step(STEP)
+    for loss in (4.0, 3.5):
+        recorder.evaluated(POSITIONS | {"loss": [loss, 3.0]})
+        assert read_positions(recorder.folder / "positions.json")[1] == [loss, 3.0]
+    recorder.close()
 
 
 def test_a_run_that_ended_before_its_first_step_does_not_hold_its_name(config, model):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,30 @@ def until(started, happens):
         assert started.poll() is None, started.said()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is here")
+def test_without_tensorboard_nothing_starts(folder):
+    found = run(folder, "run.name=no-board", "logging.tensorboard=true")
+    assert found.returncode == 64
+    assert "logging.tensorboard = true needs tensorboard. Run `pip install" in found.stderr
+    assert not (folder / "runs" / "no-board").exists()
+
+
+def test_event_files_of_a_run_and_of_its_resume(folder):
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="NO TENSORBOARD HERE: event files are not read back",
+    )
+    options = ["run.name=board", "logging.tensorboard=true", "checkpoint.every=2"]
+    assert run(folder, *options).returncode == 0
+    found = run(folder, *options, "train.steps=6", "checkpoint.resume=2")
+    assert found.returncode == 0, found.stderr
+    records = read_metrics(folder / "runs" / "board" / "metrics.jsonl")
+    events = reading.EventAccumulator(str(folder / "runs" / "board" / "tensorboard"))
+    events.Reload()
+    for key in ("loss", "lr", "grad_norm", "tokens_per_second", "heldout_loss"):
+        expected = [(r["step"], r[key]) for r in records if key in r]
+        assert [e.step for e in events.Scalars(key)] == [step for step, _ in expected]
+        values = [value for _, value in expected]
+        assert [e.value for e in events.Scalars(key)] == pytest.approx(values, rel=1e-6)

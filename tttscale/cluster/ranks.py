@@ -1,5 +1,6 @@
 """The rank of this process, as one pure function of the environment, for every launcher."""
 
+import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -39,6 +40,13 @@ class Ranks:
     """Where this was read: environment (torchrun, deepspeed), openmpi, pmi, slurm or single."""
     one_host: bool = False
     """The launcher says that all processes are on this host; without a word from it, False."""
+
+    def cores(self) -> int:
+        """Return this process's share of the host's cores: those that the launcher gave to it, or a part."""
+        mine = len(os.sched_getaffinity(0))
+        if mine * self.local_world_size > (os.cpu_count() or mine):
+            mine //= self.local_world_size  # the launcher gave all ranks the same ones
+        return max(1, mine)
 
 
 def discover(environ: Mapping[str, str]) -> Ranks:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -83,6 +83,18 @@ class Mesh:
             return [text]
         with self.noticing("while all ranks compared notes"), waiting():
             return texts_of_all_ranks(text)
+
+    def broadcast(self, tensors: Sequence[Tensor], source: int) -> None:
+        """Give all ranks the CPU tensors of one, in place, over gloo; every rank calls this.
+
+        Args:
+            tensors: of the same shapes and dtypes on all ranks.
+            source: the rank whose values all get.
+        """
+        if self.world_size > 1:
+            with self.noticing(f"while rank {source} told all others"), waiting():
+                for tensor in tensors:
+                    dist.broadcast(tensor, source)
 
     def close(self) -> None:
         """Leave the process groups, and MPI; all ranks call this at the end of the job."""

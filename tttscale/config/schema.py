@@ -159,6 +159,8 @@ class LoggingSection(Section):
     peak_tflops: Annotated[HumanFloat, Field(gt=0)] | None = None
     """Peak of one device in TFLOP/s, for the model FLOPs utilisation; null = that of known devices, and
     none of others."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard to the run's folder, too (extra tensorboard)."""
     wandb: WandbSection = WandbSection()
     """Weights & Biases."""
 

@@ -1,7 +1,7 @@
 """Token stores on Zarr: build them, read them, and cut them into windows. No torch here."""
 
-from tttscale.data.builder.options import BuildOptions
-from tttscale.data.builder.store_builder import build_store
+from tttscale.data.builder.options import BuildOptions, ImportOptions
+from tttscale.data.builder.store_builder import build_store, import_ids
 from tttscale.data.progress import Progress
 from tttscale.data.store.array_split import ArraySplit
 from tttscale.data.store.describe import render_info
@@ -18,6 +18,7 @@ __all__ = [
     "Blend",
     "BuildOptions",
     "ByteTokenizer",
+    "ImportOptions",
     "Progress",
     "Split",
     "SplitInfo",
@@ -31,6 +32,7 @@ __all__ = [
     "WindowOrder",
     "Windows",
     "build_store",
+    "import_ids",
     "load_tokenizer",
     "open_store",
     "render_info",

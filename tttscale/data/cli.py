@@ -4,7 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from tttscale.data.tokenizers.special_tokens import Role
 from tttscale.errors import DataError
 from tttscale.files import write_text
 from tttscale.observe.guard import print_result
+
+if TYPE_CHECKING:
+    from tttscale.data import StoreInfo
 
 app = typer.Typer(help="Build token stores and look at them.", no_args_is_help=True)
 
@@ -50,6 +53,7 @@ Suffixes = Annotated[
 Excluded = Annotated[
     list[str] | None, typer.Option(help="Leave out such folders or files; may be repeated.")
 ]
+HeldOut = Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of documents held out.")]
 Named = Annotated[
     str | None,
     typer.Option(help="The tokenizer's token for it, or none; default: as its folder says."),
@@ -67,9 +71,7 @@ def data_build(
     text_key: TextKey = "text",
     suffix: Suffixes = None,
     exclude: Excluded = None,
-    heldout: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Fraction of documents held out.")
-    ] = 0.01,
+    heldout: HeldOut = 0.01,
     skip_undecodable: Annotated[
         bool,
         typer.Option(
@@ -92,12 +94,11 @@ def data_build(
     """
     from tttscale.data import BuildOptions, build_store
 
-    named: dict[Role, str | None] = {"bos": bos, "eos": eos, "pad": pad}
     began = time.perf_counter()
     ranks = discover_place(os.environ)
     options = BuildOptions(
         tokenizer=tokenizer,
-        special={role: token for role, token in named.items() if token is not None},
+        special=_special(bos, eos, pad),
         holdout_fraction=heldout,
         text_key=text_key,
         suffixes=suffix or None,
@@ -115,15 +116,81 @@ def data_build(
         splits = info.splits.values()
         tokens, size = (sum(getattr(s, k) for s in splits) for k in ("tokens", "text_bytes"))
         skipped = f", {info.skipped_documents:,} skipped" if info.skipped_documents else ""
-        alone = heldout and not info.splits["heldout"].documents
-        single = "; no document is held out, a single one is not split" if alone else ""
         typer.echo(
             f"{out}: {sum(s.documents for s in splits):,} documents{skipped}, {tokens:,} tokens of "
-            f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s){single}"
+            f"{size:,} bytes of text in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s)"
+            f"{_alone(info, heldout)}"
         )
         found = (info.build.special if info.build else {}).items()
         if tokenizer != "bytes":
             typer.echo("; ".join(f"{role} {which}" for role, which in found))
+
+
+@app.command("import-ids")
+def data_import_ids(
+    out: Annotated[str, typer.Argument(parser=store_argument, help="The token store to write.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            parser=words_argument, help=".npy, .bin with .idx, .ds; files, folders, globs."
+        ),
+    ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            parser=words_argument, help="What made the ids: a tokenizer.json, its folder, or bytes."
+        ),
+    ] = None,
+    vocab_size: Annotated[
+        str | None,
+        typer.Option(help="Ids in all, such as 32k, where the tokenizer is not at hand."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the ids, such as uint16, in files that do not say it.")
+    ] = None,
+    workers: Workers = None,
+    suffix: Suffixes = None,
+    exclude: Excluded = None,
+    heldout: HeldOut = 0.01,
+    bos: Named = None,
+    eos: Named = None,
+    pad: Named = None,
+) -> None:
+    """Copy ready token ids into a token store; the same command resumes after an interruption.
+
+    Read are the paper's .npy files, the .bin and .idx of Megatron-LM, the .ds of datatrove and nanotron,
+    and bare numbers (.bin, --dtype). Nothing is added to a document or taken from it.
+
+    Example: `tttscale data import-ids stores/pile pile/train.npy --tokenizer llama-2/tokenizer.json`
+    """
+    from tttscale.data import ImportOptions, import_ids
+
+    began = time.perf_counter()
+    ranks = discover_place(os.environ)
+    options = ImportOptions(
+        tokenizer=tokenizer,
+        vocab_size=None if vocab_size is None else parse_flag("--vocab-size", vocab_size),
+        special=_special(bos, eos, pad),
+        dtype=dtype,
+        holdout_fraction=heldout,
+        suffixes=suffix or None,
+        exclude=exclude or (),
+    )
+    own = workers or _share_of_cores(ranks)
+    with shown_progress(ranks.rank == 0) as progress:
+        info = import_ids(out, sources, options, workers=own, ranks=ranks, progress=progress)
+    if ranks.rank == 0:
+        seconds = time.perf_counter() - began
+        documents, tokens = (
+            sum(getattr(split, key) for split in info.splits.values())
+            for key in ("documents", "tokens")
+        )
+        assert info.build is not None
+        typer.echo(
+            f"{out}: {documents:,} documents, {tokens:,} tokens of {len(info.build.id_files):,} files "
+            f"in {seconds:.1f} s ({tokens / seconds / 1e6:.1f}M tokens/s){_alone(info, heldout)}"
+        )
+        typer.echo("; ".join(f"{role} {which}" for role, which in info.build.special.items()))
 
 
 @app.command("tokenizer")
@@ -254,6 +321,17 @@ def data_show(
     config, opened = open_run(run, overrides or [])
     shown = inspect_step(config, opened, step, excerpt_tokens=tokens, most_documents=documents)
     print_result(json.dumps(shown.as_json(), indent=2) if as_json else render_step(shown))
+
+
+def _special(bos: str | None, eos: str | None, pad: str | None) -> dict[Role, str]:
+    named: dict[Role, str | None] = {"bos": bos, "eos": eos, "pad": pad}
+    return {role: token for role, token in named.items() if token is not None}
+
+
+def _alone(info: "StoreInfo", heldout: float) -> str:
+    if not heldout or info.splits["heldout"].documents:
+        return ""
+    return "; no document is held out, a single one is not split"
 
 
 def _share_of_cores(ranks: Ranks) -> int:

@@ -12,9 +12,12 @@ from tttscale.observe.terminal import is_watched
 LOG_SECONDS = 30.0
 VERBS = {
     "tokenize": "tokenizing",
+    "copy": "copying ids",
     "write": "writing shards",
     "verify": "verifying",
     "read": "reading",
+    "evaluate": "evaluating",
+    "weights": "writing weights",
 }
 
 
@@ -23,9 +26,10 @@ class Progress:
     """The progress of this host."""
 
     phase: str
-    """"tokenize", "write", "verify" or "read"."""
+    """A key of `VERBS`."""
     done: int
-    """What is done: bytes of sources of finished slices; shards; files; tokens of a prompt."""
+    """What is done: bytes of sources of finished slices; shards; files; tokens of a prompt; sequences; bytes
+    of weights."""
     total: int
     """This host's share of all."""
     documents: int = 0

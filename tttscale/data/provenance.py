@@ -143,6 +143,15 @@ def trained_tokenizer(folder: Path) -> Tokenizer | None:
     return tokenizer
 
 
+def read_stores(folder: Path) -> list[StoreProvenance]:
+    """Read which stores the run in `folder` trained on.
+
+    Raises:
+        DataError: data.json is missing or damaged.
+    """
+    return _read(folder / PROVENANCE_FILE).stores
+
+
 def _beside(folder: Path) -> Path | None:
     places = [folder, folder.parent] if folder.name == "final" else [folder]
     return next((p for place in places if (p := place / PROVENANCE_FILE).exists()), None)

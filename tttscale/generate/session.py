@@ -15,6 +15,9 @@ from tttscale.model.decoder import Decoder
 from tttscale.model.language_model import TTTForCausalLM
 from tttscale.model.sampling import Sampler, Sampling
 
+Reader = Callable[[Decoder, Tensor, Callable[[int], None]], Tensor]
+"""Reads ids [1, T] into a decoder and tells how many have been read; returns logits, as `Decoder.read`."""
+
 
 @dataclass
 class Figures:
@@ -49,11 +52,22 @@ class Session:
         tokenizer: Tokenizer,
         sampling: Sampling,
         state: DecodeState | None = None,
+        reader: Reader = Decoder.read,
     ) -> None:
-        """Begin, or continue from a state of one row."""
-        self._model, self._tokenizer = model, tokenizer
+        """Begin, or continue from a state of one row.
+
+        Args:
+            model: of the state, if there is one.
+            tokenizer: of the model.
+            sampling: how tokens are chosen.
+            state: it is not changed.
+            reader: how prompts are read.
+        """
+        self._model, self._tokenizer, self._reader = model, tokenizer, reader
         self._decoder = Decoder(model, state)
-        self._sampler, self._logits = Sampler(sampling, 1), None
+        self._sampler = Sampler(sampling, 1)
+        logits = self._decoder.state.logits
+        self._logits = None if logits is None else self._of_text(logits)
         self._written: list[int] = []
         """Tokens of the last reply, which stand from `_begin` on; the last may not have been read yet."""
         self._begin = self.position
@@ -67,6 +81,8 @@ class Session:
     def read(self, text: str | bytes, told: Callable[[int, int], None] = lambda *_: None) -> None:
         """Read a text; the first one of all begins with the tokenizer's bos, as documents of a store do.
 
+        An empty text continues what was read last, or the state.
+
         Args:
             text: UTF-8, or any bytes for the byte tokenizer.
             told: is told how many of how many tokens have been read.
@@ -76,9 +92,11 @@ class Session:
             DataError: it cannot be encoded, or not for this model.
         """
         ids = [*self._unread(), *self._encoded(text)]
+        if not ids:
+            return
         before, begun = self._decoder.state, self.figures.clock()
         try:
-            self._logits = self._take(ids, lambda done: told(done, len(ids)))
+            self._logits = self._take(ids, lambda done: told(done, len(ids)), self._reader)
         except BaseException:
             self._decoder.state = before
             raise
@@ -122,10 +140,17 @@ class Session:
     def _unread(self) -> list[int]:
         return self._written[self.position - self._begin :]
 
-    def _take(self, ids: list[int], told: Callable[[int], None] = lambda done: None) -> Tensor:
+    def _take(
+        self,
+        ids: list[int],
+        told: Callable[[int], None] = lambda done: None,
+        reader: Reader = Decoder.read,
+    ) -> Tensor:
         device = self._model.model.embed_tokens.weight.device
-        logits = self._decoder.read(torch.tensor([ids], device=device), told)
-        # A model's vocabulary may be padded; no text has such tokens.
+        return self._of_text(reader(self._decoder, torch.tensor([ids], device=device), told))
+
+    def _of_text(self, logits: Tensor) -> Tensor:
+        """Drop logits beyond the tokenizer's tokens: a vocabulary may be padded, no text has such tokens."""
         return logits[:, : self._tokenizer.vocab_size]
 
     def _encoded(self, text: str | bytes) -> list[int]:
@@ -138,12 +163,13 @@ class Session:
             ) from None
         if self.position == 0 and not self._written and self._tokenizer.bos_id is not None:
             ids.insert(0, self._tokenizer.bos_id)
-        if not ids and not self._unread():
+        if not ids and not self._unread() and self._logits is None:
             raise ConfigError(
                 f"the prompt is empty, and the tokenizer {self._tokenizer.name} has no bos to begin with. "
                 "Give a PROMPT, - for stdin, or --file"
                 if self.position == 0
-                else "the prompt is empty: after --load-state give a PROMPT, - for stdin, or --file"
+                else "the prompt is empty, and the state has no logits to continue from: give a PROMPT, - "
+                "for stdin, or --file"
             )
         vocabulary = self._model.config.vocab_size
         if max(ids, default=0) >= vocabulary:

@@ -1,7 +1,8 @@
 """Files of states: what a model keeps of the tokens that it has read, to continue later or elsewhere.
 
-A safetensors file with `positions` and `layers.<i>.<part>.<j>`, and in its metadata whose state it is:
-digests of the model's configuration and parameters, and of the tokenizer.
+A safetensors file with `positions`, `layers.<i>.<part>.<j>` and, where they are known, the `logits` of what
+follows; and in its metadata whose state it is: digests of the model's configuration and parameters, and of
+the tokenizer.
 """
 
 import hashlib
@@ -23,10 +24,11 @@ from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, wr
 
 VERSION = "1"
 _VERSION_KEY, _WRITER_KEY = "tttscale_state", "tttscale_version"
-_POSITIONS = "positions"
+_POSITIONS, _LOGITS = "positions", "logits"
 _NAME = re.compile(r"layers\.([0-9]{1,5})\.(.{1,80})\.([0-9]{1,3})")
 _NONE = "none"
 _MOST_TOKENS = 1 << 62
+_ADVICE = "Read the text again, and save the state again"
 
 
 def fingerprints(model: TTTForCausalLM, tokenizer: Tokenizer | None = None) -> dict[str, str]:
@@ -63,6 +65,8 @@ def save_state(path: Path | str, state: DecodeState, of: Mapping[str, str]) -> N
     for number, layer in enumerate(state.layers):
         for name, part in layer.items():
             tensors |= {f"layers.{number}.{name}.{i}": tensor for i, tensor in enumerate(part)}
+    if state.logits is not None:
+        tensors[_LOGITS] = state.logits
     metadata = {_VERSION_KEY: VERSION, _WRITER_KEY: __version__, **of}
     write_tensors(Path(path), tensors, metadata)
 
@@ -89,9 +93,10 @@ def load_state(path: Path | str, model: TTTForCausalLM, of: Mapping[str, str]) -
         device = model.model.embed_tokens.weight.device
         for number, name, tensors in _parts(file, len(layers)):
             layers[number][name] = tuple(t.to(device, copy=True) for t in tensors)
+        logits = _logits(file, len(positions), model.config.vocab_size)
     for number, (block, parts) in enumerate(zip(model.carry_layers, layers, strict=True)):
         _check_shapes(path, number, block, parts, positions)
-    return DecodeState(positions, layers)
+    return DecodeState(positions, layers, None if logits is None else logits.to(device, copy=True))
 
 
 def _check_owner(file: TensorFile, of: Mapping[str, str]) -> None:
@@ -123,10 +128,21 @@ def _positions(file: TensorFile) -> list[int]:
     return found
 
 
+def _logits(file: TensorFile, rows: int, vocabulary: int) -> Tensor | None:
+    found = file.shapes.get(_LOGITS)
+    if found is None:
+        return None
+    if found != (rows, vocabulary) or file.dtypes[_LOGITS] not in ("F32", "F64"):
+        raise damaged(file.path, f"its logits have the shape {found!r:.60}")
+    logits = file.read(_LOGITS)
+    check_finite(file.path, _LOGITS, logits, _ADVICE)
+    return logits
+
+
 def _parts(file: TensorFile, layers: int) -> Iterator[tuple[int, str, list[Tensor]]]:
     """The parts of all layers, their tensors in order and finite."""
     numbers: dict[tuple[int, str], list[int]] = {}
-    for name in file.shapes.keys() - {_POSITIONS}:
+    for name in file.shapes.keys() - {_POSITIONS, _LOGITS}:
         found = _NAME.fullmatch(name)
         if found is None or int(found[1]) >= layers:
             raise damaged(file.path, f"it has a tensor {name!r:.60}")
@@ -137,7 +153,7 @@ def _parts(file: TensorFile, layers: int) -> Iterator[tuple[int, str, list[Tenso
         names = [f"layers.{layer}.{part}.{i}" for i in range(len(indices))]
         tensors = [file.read(name) for name in names]
         for name, tensor in zip(names, tensors, strict=True):
-            check_finite(file.path, name, tensor, "Read the text again, and save the state again")
+            check_finite(file.path, name, tensor, _ADVICE)
         yield layer, part, tensors
 
 

@@ -67,6 +67,9 @@ class DecodeState:
     """Tokens read, by row."""
     layers: list[Parts] = field(default_factory=list)
     """By layer; tensors have the rows as their first dim. Empty before the first token."""
+    logits: Tensor | None = None
+    """fp32 (or wider) [B, V]: what follows the last token read, so that a state continues without a prompt;
+    None: not known."""
 
     @classmethod
     def empty(cls, rows: int, layers: int) -> "DecodeState":
@@ -76,17 +79,24 @@ class DecodeState:
     def rows(self, chosen: Sequence[int]) -> "DecodeState":
         """Return a state of its own whose rows are those chosen, in that order; one may come twice."""
         index = torch.tensor(list(chosen), dtype=torch.int64)
+
+        def select(t: Tensor) -> Tensor:
+            """Take the rows of one tensor."""
+            return t.index_select(0, index.to(t.device))
+
         return DecodeState(
             [self.positions[row] for row in chosen],
-            [
-                _each(layer, lambda t: t.index_select(0, index.to(t.device)))
-                for layer in self.layers
-            ],
+            [_each(layer, select) for layer in self.layers],
+            None if self.logits is None else select(self.logits),
         )
 
     def copy(self) -> "DecodeState":
         """Return a state of its own with the same content."""
-        return DecodeState(list(self.positions), [_each(p, torch.clone) for p in self.layers])
+        return DecodeState(
+            list(self.positions),
+            [_each(p, torch.clone) for p in self.layers],
+            None if self.logits is None else self.logits.clone(),
+        )
 
     @classmethod
     def joined(cls, states: Sequence["DecodeState"]) -> "DecodeState":
@@ -99,14 +109,16 @@ class DecodeState:
             MixerError: a layer keeps what cannot stand side by side, such as inputs of different lengths.
         """
         layers = zip(*(state.layers for state in states), strict=True)
+        logits = [state.logits for state in states if state.logits is not None]
         return cls(
             [position for state in states for position in state.positions],
             [_side_by_side(number, parts) for number, parts in enumerate(layers)],
+            torch.cat(logits) if len(logits) == len(states) else None,
         )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes of what all layers keep."""
         return sum(t.nbytes for layer in self.layers for part in layer.values() for t in part)
 
 

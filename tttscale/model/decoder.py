@@ -6,6 +6,7 @@ does not depend on how its tokens are cut into calls, but for rounding.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,7 +44,8 @@ class Decoder:
         mixers = [block.seq_modeling_block for block in self.blocks]
         self.unit = math.lcm(*(type(m).alignment(m.config, m.options) for m in mixers))
         """Tokens of a unit: places where a chunk may end are multiples of it."""
-        self._chunk = max(1, CHUNK_TOKENS // self.unit) * self.unit
+        self.chunk_tokens = max(1, CHUNK_TOKENS // self.unit) * self.unit
+        """Tokens that go through the blocks together, at most."""
 
     @torch.no_grad()
     def read(self, ids: Tensor, read: Callable[[int], None] = lambda tokens: None) -> Tensor:
@@ -60,7 +62,9 @@ class Decoder:
         for x in self._streams(ids, read):
             last = x[:, -1:]
         assert last is not None
-        return self._logits(last)[:, 0]
+        logits = self._logits(last)[:, 0]
+        self.state = replace(self.state, logits=logits)
+        return logits
 
     @torch.no_grad()
     def read_all(self, ids: Tensor) -> Tensor:
@@ -83,7 +87,7 @@ class Decoder:
     def _whole(self, left: int) -> int:
         """How many of the tokens left go through together; 0: one token alone."""
         aligned = len(set(self.state.positions)) == 1 and self.state.positions[0] % self.unit == 0
-        return min(left // self.unit * self.unit, self._chunk) if aligned else 0
+        return min(left // self.unit * self.unit, self.chunk_tokens) if aligned else 0
 
     def _chunk_through(self, ids: Tensor) -> tuple[Tensor, DecodeState]:
         x, chunk, layers = (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tttscale.errors import ConfigError
+from tttscale.model.beams import Beams, search
 from tttscale.model.decode_state import DecodeState
 from tttscale.model.decoder import Decoder
 from tttscale.model.sampling import Sampler, Sampling
@@ -37,25 +38,32 @@ class Generated:
 
 def generate(
     model: "TTTForCausalLM",
-    input_ids: Tensor | Sequence[Sequence[int]],
+    input_ids: Tensor | Sequence[Sequence[int]] | None,
     *,
     max_new_tokens: int,
     sampling: Sampling,
     stop_ids: Collection[int] = (),
     state: DecodeState | None = None,
+    beams: Beams | None = None,
 ) -> Generated:
     """Continue prompts; see `TTTForCausalLM.generate`."""
-    prompts = _prompts(model, input_ids)
     if max_new_tokens < 0:
         raise ConfigError(f"max_new_tokens = {max_new_tokens}: expected a number from 0.")
-    if state is not None and len(state.positions) != len(prompts):
+    if beams is not None and sampling.temperature > 0:
         raise ConfigError(
-            f"state has {len(state.positions)} rows, and input_ids {len(prompts)}: give a prompt for each row"
+            f"beams = {beams.count} with temperature = {sampling.temperature}: beams draw nothing. Set "
+            "temperature=0, or beams=1"
         )
-    decoder, logits = _read(model, prompts, state)
-    sampler, live = Sampler(sampling, len(prompts)), list(range(len(prompts)))
-    ids: list[list[int]] = [[] for _ in prompts]
+    decoder, logits = _begin(model, input_ids, state)
     states = _by_row(decoder.state)
+    if beams is not None and max_new_tokens > 0:
+        rows = zip(states, logits.split(1), strict=True)
+        found = [
+            search(Decoder(model, own), of, beams, max_new_tokens, stop_ids) for own, of in rows
+        ]
+        return Generated([ids for ids, _ in found], [after for _, after in found])
+    sampler, live = Sampler(sampling, len(states)), list(range(len(states)))
+    ids: list[list[int]] = [[] for _ in states]
     for _ in range(max_new_tokens):
         drawn = sampler.draw(logits, live)
         for row, token in zip(live, drawn, strict=True):
@@ -70,6 +78,27 @@ def generate(
         if not live:
             break
     return Generated(ids, states)
+
+
+def _begin(
+    model: "TTTForCausalLM",
+    input_ids: Tensor | Sequence[Sequence[int]] | None,
+    state: DecodeState | None,
+) -> tuple[Decoder, Tensor]:
+    """Read the prompts, if there are any; return the logits of what follows."""
+    if input_ids is None:
+        if state is None or state.logits is None:
+            what = "there is no state" if state is None else "the state has no logits"
+            raise ConfigError(
+                f"input_ids is None, and {what} to continue from: give a prompt for each row"
+            )
+        return Decoder(model, state), state.logits
+    prompts = _prompts(model, input_ids)
+    if state is not None and len(state.positions) != len(prompts):
+        raise ConfigError(
+            f"state has {len(state.positions)} rows, and input_ids {len(prompts)}: give a prompt for each row"
+        )
+    return _read(model, prompts, state)
 
 
 def _read(
@@ -94,6 +123,7 @@ def _by_row(state: DecodeState) -> list[DecodeState]:
                 {name: tuple(t[row : row + 1] for t in part) for name, part in layer.items()}
                 for layer in state.layers
             ],
+            None if state.logits is None else state.logits[row : row + 1],
         )
         for row, position in enumerate(state.positions)
     ]

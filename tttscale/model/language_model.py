@@ -3,8 +3,9 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from tttscale.errors import MixerError
@@ -177,6 +178,14 @@ class TTTForCausalLM(Layer):
             self.lm_head.weight = self.model.embed_tokens.weight
         initialise(self, config, init, seed)
 
+    @classmethod
+    def of_modules(cls, config: TTTConfig, model: TTTModel, lm_head: nn.Linear) -> Self:
+        """Make a model of modules that are there already; it shares them, and nothing is initialised."""
+        made = cls.__new__(cls)
+        Layer.__init__(made)
+        made.config, made.model, made.lm_head = config, model, lm_head
+        return made
+
     @property
     def blocks(self) -> nn.ModuleList:
         """The L blocks, first to last."""
@@ -219,7 +228,7 @@ class TTTForCausalLM(Layer):
 
     def generate(
         self,
-        input_ids: Tensor | Sequence[Sequence[int]],
+        input_ids: Tensor | Sequence[Sequence[int]] | None,
         *,
         max_new_tokens: int,
         temperature: float = 0.0,
@@ -229,11 +238,14 @@ class TTTForCausalLM(Layer):
         seed: int = 0,
         stop_ids: Collection[int] = (),
         state: DecodeState | None = None,
+        beams: int = 1,
+        length_penalty: float = 1.0,
     ) -> "Generated":
         """Continue prompts, exactly as the whole forward would, at a cost for each token that stays the same.
 
         Args:
-            input_ids: int64 [B, T], or a list of ids for each row; rows may differ in length.
+            input_ids: int64 [B, T], or a list of ids for each row; rows may differ in length. None: continue
+                from `state` as it is.
             max_new_tokens: for each row.
             temperature: 0 takes the most likely token; otherwise tokens are drawn.
             top_k: draw from so many tokens only; None: all.
@@ -243,16 +255,24 @@ class TTTForCausalLM(Layer):
             stop_ids: tokens after which a row ends.
             state: what has been read before, as `Generated.state` or `load_state` returns it; it is not
                 changed.
+            beams: continuations of each row that are followed side by side, of which the one with the best
+                score is returned; 1: tokens are chosen one by one.
+            length_penalty: with beams, the score is the log-probability over the number of tokens to the
+                power of this.
 
         Returns:
             The new tokens of each row, and states to continue from.
 
         Raises:
-            ConfigError: a value is out of its range, a prompt is empty, or an id is not the model's.
+            ConfigError: a value is out of its range, a prompt is empty, an id is not the model's, or there is
+                nothing to continue.
             MixerError: rows differ in length, and a layer cannot have that.
         """
+        from tttscale.model.beams import Beams
         from tttscale.model.generation import generate
         from tttscale.model.sampling import Sampling
+
+        wanted = Beams(beams, length_penalty)
 
         return generate(
             self,
@@ -261,6 +281,7 @@ class TTTForCausalLM(Layer):
             sampling=Sampling(temperature, top_k, top_p, min_p, seed),
             stop_ids=stop_ids,
             state=state,
+            beams=wanted if beams > 1 else None,
         )
 
     def set_inner_lr_scale(self, scale: float) -> None:
@@ -276,12 +297,24 @@ class TTTForCausalLM(Layer):
         save_pretrained(self, directory)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
+    ) -> Self:
         """Read what `save_pretrained` or the official code wrote, in one file of safetensors or several.
+
+        Args:
+            directory: of the model.
+            device: where it computes.
+            dtype: of the parameters; "auto": that of the files, if they have one, else fp32. States, norms
+                and sums are fp32 or wider in any case.
 
         Raises:
             CheckpointError: files are missing, damaged or do not fit each other.
         """
         from tttscale.model.pretrained import from_pretrained
 
-        return from_pretrained(cls, directory)
+        return from_pretrained(cls, directory, device, dtype)

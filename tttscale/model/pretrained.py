@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -70,9 +70,7 @@ def write_pretrained(
         OSError: the file system refused; nothing half-written is left.
     """
     directory = Path(directory)
-    # Official code does not know these fields: each is written only where it says something.
-    unset = {name for name in ("pattern", "options") if not getattr(config, name)}
-    fields = _OURS | {KEY: __version__} | config.model_dump(exclude=unset)
+    fields = config_fields(config)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         write_tensors(directory / WEIGHTS, weights)
@@ -83,15 +81,33 @@ def write_pretrained(
         raise
 
 
-def from_pretrained(model_type: Any, directory: str | Path) -> Any:
+def config_fields(config: TTTConfig, dtype: str = "float32") -> dict[str, Any]:
+    """The content of config.json.
+
+    Args:
+        config: of the model.
+        dtype: of its weights, by its name in torch.
+    """
+    # Official code does not know these fields: each is written only where it says something.
+    unset = {name for name in ("pattern", "options") if not getattr(config, name)}
+    return _OURS | {"torch_dtype": dtype, KEY: __version__} | config.model_dump(exclude=unset)
+
+
+def from_pretrained(
+    model_type: Any,
+    directory: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+) -> Any:
     """Build a model of `model_type` from a directory; see `TTTForCausalLM.from_pretrained`."""
     directory = Path(directory)
     config = read_config(directory)
     with open_weights(directory) as weights:
         _check_size(directory / CONFIG, config, weights)
-        model = model_type(config)
+        wanted = weights.common_dtype if dtype == "auto" else dtype
+        model = model_type(config).to(wanted)
         _load(model, weights, None)
-    return model
+    return model.to(device)
 
 
 def read_config(directory: Path, *, may_build: bool = True) -> TTTConfig:
@@ -127,7 +143,7 @@ def read_config(directory: Path, *, may_build: bool = True) -> TTTConfig:
     except ValidationError as error:
         if is_newer(fields.get(KEY)):
             raise CheckpointError(newer(path, fields[KEY])) from None
-        problem = _first_problem(error)
+        problem = first_problem(error)
     except (OSError, ValueError) as error:
         problem = reason(error)
     raise CheckpointError(
@@ -135,7 +151,8 @@ def read_config(directory: Path, *, may_build: bool = True) -> TTTConfig:
     )
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """Say what is wrong with a field, in a few words."""
     problem = error.errors(include_url=False)[0]
     message = problem["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
     name = ".".join(map(str, problem["loc"]))
@@ -205,7 +222,7 @@ def _check_size(path: Path, config: TTTConfig, weights: Weights) -> None:
 def _load(model: nn.Module, weights: Weights, theirs: TTTConfig | None) -> None:
     config: Any = model.config
     wanted = model.state_dict()
-    _drop_tables(weights, config)
+    drop_tables(weights, config)
     untied = TIED in weights
     if config.tie_word_embeddings and EMBEDDING in weights and not untied:
         wanted.pop(TIED)
@@ -223,7 +240,7 @@ def _load(model: nn.Module, weights: Weights, theirs: TTTConfig | None) -> None:
             parameter.copy_(weights.read(key))
 
 
-def _drop_tables(weights: Weights, config: TTTConfig) -> None:
+def drop_tables(weights: Weights, config: TTTConfig) -> None:
     """Compare tables that are no parameters with the configuration that they come from.
 
     Raises:

@@ -3,18 +3,18 @@
 Parameter names are those of the official checkpoints (ttt-lm-pytorch, `TTTBase`).
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from tttscale.kernels.learners import LEARNERS
+from tttscale.kernels.one_token import one_token
 from tttscale.kernels.ops.pointwise import turned
 from tttscale.kernels.precision import widened
 from tttscale.kernels.scan import ttt_scan
-from tttscale.kernels.torch_scan.one_token import one_token
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.chunk import WHOLE, Chunk
 from tttscale.model.convolution import CausalInput, convolved, window
@@ -30,6 +30,31 @@ _ZERO_AT_FIRST = {
     *("learnable_ttt_lr_bias", "learnable_token_idx", "ttt_norm_bias", "b1", "b2"),
     "post_norm.bias",
 }
+
+
+class ScanInputs(NamedTuple):
+    """What an inner learner is fitted to in one scan, and from which weights."""
+
+    k: Tensor
+    """[B, H, C, f]."""
+    v: Tensor
+    """[B, H, C, f]."""
+    lr: Tensor
+    """[B, H, C]."""
+    token_idx: Tensor
+    """[K]."""
+    norm_weight: Tensor
+    """[H, f]."""
+    norm_bias: Tensor
+    """[H, f]."""
+    state: Part
+    """The inner weights in front of the first token, [B, H, ...]."""
+    initial: Part
+    """The inner weights in which a document begins, [1, H, ...]."""
+
+
+ScanWatch = Callable[[ScanInputs, Chunk], None]
+"""Takes the inputs of a scan, and the chunk; documents that start inside are rows of their own."""
 
 
 class TTTLayer(Mixer):
@@ -69,6 +94,8 @@ class TTTLayer(Mixer):
         self.rotary = Rotary(f, config.mini_batch_size, config.rope_theta)
         self.inner_lr_scale = 1.0
         """Multiplier of the inner learning rate (its warm-up; 1 otherwise)."""
+        self.watch: ScanWatch | None = None
+        """Is shown what the inner learner is fitted to."""
 
     @classmethod
     def alignment(cls, config: TTTConfig, options: Any) -> int:
@@ -200,6 +227,9 @@ class TTTLayer(Mixer):
         outs = []
         for rows, *packed in zip(packing.scans, *tokens, strict=True):
             q, k, v, lr = (x.transpose(1, 2) for x in packed)
+            state = exchange.recv_state(rows)
+            if self.watch is not None:
+                self.watch(ScanInputs(k, v, lr, *shared, state, initial), chunk)
             out, _ = ttt_scan(
                 self.kind,
                 q,
@@ -207,7 +237,7 @@ class TTTLayer(Mixer):
                 v,
                 lr,
                 *shared,
-                exchange.recv_state(rows),
+                state,
                 mini_batch_size=self.config.mini_batch_size,
                 hooks=exchange.hooks(rows),
             )

@@ -13,17 +13,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tttscale.errors import CheckpointError
 from tttscale.reading import read_json
-from tttscale.tensors import FLOATS, TensorFile, check_finite, open_tensors, shown
+from tttscale.tensors import DTYPES, FLOATS, TensorFile, check_finite, open_tensors, shown
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 INDEX = f"{WEIGHTS}.index.json"
 PREFIX, EMBEDDING = "model.", "model.embed_tokens.weight"
 _VARIANT = re.compile(r"model\.(\w{1,40})\.safetensors|model\.safetensors\.index\.(\w{1,40})\.json")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.safetensors")
+_NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 _LISTED = 8
 _ADVICE = "Take weights from before that; of a run, an earlier checkpoint (checkpoint.resume=N)"
 _CONVERT = (
@@ -35,7 +37,7 @@ _OTHERS: list[tuple[str, str]] = [
     (r".*\.(bin|pt|pth|ckpt|pkl|pickle)", _CONVERT),
     (
         r"streaming_(train_state|params)(_\d+)?",
-        "a JAX train state; convert it to safetensors first",
+        "checkpoints of ttt-lm-jax; convert one: tttscale import FILE OUT --ttt-base-lr X",
     ),
     (
         r"model.*-of-\d+\.safetensors",
@@ -77,8 +79,18 @@ class Weights:
         sizes = (file.sizes[key] // FLOATS[file.dtypes[key]] for key, file in self._files.items())
         return sum(sizes)
 
+    def dtype(self, key: str) -> torch.dtype:
+        """The dtype that a tensor has in its file."""
+        return DTYPES[self._files[self._keys[key]].dtypes[self._keys[key]]]
+
+    @property
+    def common_dtype(self) -> torch.dtype:
+        """The narrow dtype that all tensors have; fp32 if they have none in common, or a wider one."""
+        found = {file.dtypes[key] for file in self._files.values() for key in file.dtypes}
+        return _NARROW.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
+
     def read(self, key: str) -> Tensor:
-        """A tensor, in fp32 or wider, every value finite.
+        """A tensor in fp32, every value finite.
 
         Raises:
             CheckpointError: it is damaged, or a value of it is NaN or infinite in fp32.
@@ -87,6 +99,17 @@ class Weights:
         values = file.read(own).float()
         check_finite(file.path, own, values, _ADVICE)
         return values
+
+    def stored(self, key: str, begin: int | None = None, end: int | None = None) -> Tensor:
+        """A tensor as it is in its file, or its rows [begin, end); values are not looked at.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        file, own = self._files[self._keys[key]], self._keys[key]
+        if begin is None or end is None:
+            return file.read(own)
+        return file.read_range(own, begin, end)
 
     def wrapper_prefix(self) -> str:
         """Return what a wrapper has put before all names, such as `_orig_mod.`; "" without a wrapper."""
@@ -116,14 +139,29 @@ def open_weights(directory: Path) -> Iterator[Weights]:
             found.check(files)
         else:
             files = [stack.enter_context(open_tensors(found))]
-        for file in files:
-            for key, dtype in file.dtypes.items():
-                if dtype not in FLOATS:
-                    raise CheckpointError(
-                        f"{file.path}: {shown(key)} is {dtype:.20}; weights are {', '.join(FLOATS)}. Save "
-                        "the model in one of these"
-                    )
-        yield Weights(found.path if isinstance(found, _Index) else found, files)
+        yield _weights(found.path if isinstance(found, _Index) else found, files)
+
+
+@contextmanager
+def open_weights_file(path: Path) -> Iterator[Weights]:
+    """Open one file of weights, under any name.
+
+    Raises:
+        CheckpointError: it is damaged, or holds other things than weights.
+    """
+    with open_tensors(path) as file:
+        yield _weights(path, [file])
+
+
+def _weights(name: Path, files: list[TensorFile]) -> Weights:
+    for file in files:
+        for key, dtype in file.dtypes.items():
+            if dtype not in FLOATS:
+                raise CheckpointError(
+                    f"{file.path}: {shown(key)} is {dtype:.20}; weights are {', '.join(FLOATS)}. Save "
+                    "the model in one of these"
+                )
+    return Weights(name, files)
 
 
 def check_folder(directory: Path) -> None:
@@ -149,6 +187,14 @@ def describe(directory: Path) -> str:
             return f"it holds {_listed(found)}, {what}"
     holds = _listed(names) if names else "nothing"
     return f"it holds {holds}. Give a folder with {WEIGHTS}, or with {INDEX} and the files it names"
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a folder holds weights in one of the forms that are read, whole or not."""
+    return any(
+        path.name in (WEIGHTS, INDEX) or _VARIANT.fullmatch(path.name)
+        for path in directory.iterdir()
+    )
 
 
 def _find(directory: Path) -> "Path | _Index":

@@ -54,6 +54,7 @@ _LONGEST_BYTES = 1 << 20
 """A longer line is not a record."""
 
 _METRICS_BYTES = 4 << 30
+_MARK_BYTES = 64
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -214,6 +215,48 @@ def last_records(path: Path, limit_bytes: int = 1 << 18) -> list[dict[str, Any]]
     # The last one is cut short or empty, the first one may lack its beginning.
     found = (_record(line) for line in lines[bool(begin) : -1])
     return [record for record in found if record is not None and _step_of(record) is not None]
+
+
+class Tail(NamedTuple):
+    """How far a metrics file that grows has been read."""
+
+    end_bytes: int = 0
+    """Where the last line that was read ends."""
+    mark: bytes = b""
+    """What stands before that, by which the file is known again."""
+    seen_bytes: int = 0
+    """How large the file was then."""
+
+
+def read_tail(path: Path, tail: Tail, limit_bytes: int) -> tuple[list[dict[str, Any]] | None, Tail]:
+    """Read the complete lines that have come since.
+
+    Args:
+        path: the file.
+        tail: what the last call returned; `Tail()` at first.
+        limit_bytes: the most that is read, at least a line of a record.
+
+    Returns:
+        The records that have a step, and how far the file is read now. What is no record is left out. None
+        instead of records: the file was cut or replaced, and is to be read from its begin.
+
+    Raises:
+        OSError: it cannot be read, or is not a file.
+    """
+    with open_ordinary(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(tail.end_bytes - len(tail.mark))
+        block = file.read(len(tail.mark) + limit_bytes)
+    if not block.startswith(tail.mark):
+        return None, Tail()
+    fresh = block[len(tail.mark) :]
+    end = fresh.rfind(b"\n") + 1
+    if not end and len(fresh) == limit_bytes:  # a longer line is not a record
+        end = len(fresh)
+    found = (_record(line) for line in fresh[:end].split(b"\n") if line)
+    records = [r for r in found if r is not None and (_step_of(r) or 0) >= 1]
+    mark = (tail.mark + fresh[:end])[-_MARK_BYTES:]
+    return records, Tail(tail.end_bytes + end, mark, size)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:

@@ -14,7 +14,12 @@ class CarryLayout:
     """What every layer hands over every boundary, for B sequences side by side."""
 
     def __init__(
-        self, layers: Iterable[CarryLayer], batch: int, chunk_tokens: int, dtype: torch.dtype
+        self,
+        layers: Iterable[CarryLayer],
+        batch: int,
+        chunk_tokens: int,
+        dtype: torch.dtype,
+        begin_tokens: int = 0,
     ) -> None:
         """Ask all layers.
 
@@ -23,8 +28,10 @@ class CarryLayout:
             batch: sequences B side by side.
             chunk_tokens: C, so that C (b + 1) tokens come before boundary b.
             dtype: of the model's parameters; parts are fp32 or wider unless their layer says otherwise.
+            begin_tokens: tokens of the sequences before chunk 0.
         """
         self._layers, self._batch, self._chunk_tokens = tuple(layers), batch, chunk_tokens
+        self._begin_tokens = begin_tokens
         self._wide = torch.promote_types(dtype, torch.float32)
         self._known: dict[tuple[int, int], dict[str, Carried]] = {}
         self.names = tuple(layer.name for layer in self._layers)
@@ -49,7 +56,7 @@ class CarryLayout:
     def _ask(self, layer: int, boundary: int) -> dict[str, Carried]:
         where = layer, boundary
         if where not in self._known:
-            tokens = (boundary + 1) * self._chunk_tokens
+            tokens = self._begin_tokens + (boundary + 1) * self._chunk_tokens
             parts = declared(self._layers[layer], layer, self._batch, tokens)
             self._known[where] = {
                 name: part._replace(dtype=part.dtype or self._wide) for name, part in parts.items()

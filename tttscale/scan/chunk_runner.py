@@ -1,6 +1,6 @@
 """One chunk through some layers: without a graph, with one, and backwards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -16,6 +16,9 @@ from tttscale.scan.schedule import ChunkTask
 from tttscale.scan.step_plan import StepPlan
 from tttscale.scan.tied_weight import TiedWeight
 from tttscale.scan.timeline import Activity, Run
+
+Head = Callable[[ChunkTask, Batch, Tensor], None]
+"""Takes a task, its tokens, and the residual stream [B, C, D] after the last block."""
 
 
 @dataclass
@@ -43,6 +46,8 @@ class StepState:
     recorded: dict[ChunkTask, RecordedChunk] = field(default_factory=dict)
     grads: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
     """Gradients of `inputs`."""
+    head: Head | None = None
+    """Sees the last block's output in place of the model's head, in a forward that trains nothing."""
 
 
 class ChunkRunner:
@@ -60,6 +65,11 @@ class ChunkRunner:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
+    @torch.no_grad()
+    def read(self, task: ChunkTask, batch: Batch, ports: ChunkPorts) -> None:
+        """Run all layers for what they hand on only: without a graph and without the head."""
+        self._layers(task, batch, ports, None)
+
     def run(self, task: ChunkTask, batch: Batch, ports: ChunkPorts, step: StepState) -> None:
         """Run without a graph. In training the head is left to the recomputation."""
         with torch.no_grad():
@@ -67,7 +77,7 @@ class ChunkRunner:
             if not self._is_last(task):
                 step.inputs[task.sequence, task.chunk, task.layers.stop] = out
             elif not step.plan.train:
-                self._head(task, batch, out, step, ports.run)
+                self._measure(task, batch, out, step, ports.run)
         if not step.plan.train:
             self.forget_input(task, step)
 
@@ -130,6 +140,14 @@ class ChunkRunner:
             total, losses = self.model.head(x, batch.labels)
         step.losses.add(task.sequence, task.chunk, batch.chunk.begin, losses, batch.labels)
         return total
+
+    def _measure(self, task: ChunkTask, batch: Batch, x: Tensor, step: StepState, run: Run) -> None:
+        if step.head is None:
+            self._head(task, batch, x, step, run)
+            return
+        step.router.timeline.begin(Activity.HEAD, run, task)
+        with self.precision():
+            step.head(task, batch, x)
 
     def _is_last(self, task: ChunkTask) -> bool:
         return task.layers.stop == len(self.model.blocks)

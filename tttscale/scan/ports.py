@@ -32,6 +32,8 @@ class CarryRouter:
     queues: dict[Phase, RecvQueue] = field(default_factory=dict)
     local: dict[CarryKey, Part] = field(default_factory=dict)
     """What this rank has sent itself and not used yet."""
+    before: dict[CarryKey, Part] = field(default_factory=dict)
+    """States in front of chunk 0, after boundary -1, where a sequence is continued."""
 
     def recv(self, key: CarryKey, source: int) -> Part:
         """Take what this rank has sent itself, or wait for another's message."""
@@ -111,7 +113,9 @@ class ChunkPort:
         chunk, part = self.ports.chunk, None
         source = chunk.owner(-1)
         key = self._key(Phase.FORWARD, chunk.task.chunk - 1)
-        if source is not None:
+        if source is None:
+            part = chunk.router.before.get(key)
+        else:
             part = chunk.router.store.get(key) if chunk.replay else chunk.router.recv(key, source)
         self._begin(Activity.ADVANCE)
         if part is not None and not chunk.replay and not chunk.keep:

@@ -16,7 +16,7 @@ from tttscale.observe.timeline import Timeline
 from tttscale.scan.carry import CarryLayout
 from tttscale.scan.carry_norms import CarryNorms, CarryWatch
 from tttscale.scan.carry_store import CarryStore
-from tttscale.scan.chunk_runner import ChunkRunner, RecordedChunk, StepState
+from tttscale.scan.chunk_runner import ChunkRunner, Head, RecordedChunk, StepState
 from tttscale.scan.final_gradients import FinalGradients
 from tttscale.scan.keep_policy import ActivationPolicy, SavedBytes, split_kept
 from tttscale.scan.layout import Layout
@@ -76,13 +76,21 @@ class Sweeps:
         self._step: StepState | None = None
 
     @cast_cache()
-    def forward(self, groups: Groups, *, train: bool = True) -> Losses:
-        """Run all own chunks; groups[m] are the B sequences of the m-th place.
+    def forward(self, groups: Groups, *, train: bool = True, head: Head | None = None) -> Losses:
+        """Run all own chunks.
 
         With train=False the losses are complete afterwards and nothing is kept. With train=True they
         are complete only after `backward`, since recomputed chunks add theirs there.
+
+        Args:
+            groups: groups[m] are the B sequences of the m-th place.
+            train: a backward follows.
+            head: sees the output of each own chunk in place of the model's head; the losses stay zero. Only
+                without train.
         """
+        assert head is None or not train
         step = self._begin(groups, train)
+        step.head = head
         with self._receiving(step.router, Phase.FORWARD):
             for task in step.plan.tasks:
                 self.timeline.begin(Activity.DATA, Run.FORWARD, task)

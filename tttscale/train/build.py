@@ -16,6 +16,7 @@ from tttscale.config import Config, flat_keys
 from tttscale.data.windows.mixture import Mixture
 from tttscale.errors import CheckpointError, DataError, LaunchError
 from tttscale.model import TTTForCausalLM
+from tttscale.model import device as devices
 from tttscale.model.layers import compile_operators
 from tttscale.model.pretrained import load_weights
 from tttscale.plan.memory import checkpoint_copy_bytes
@@ -70,16 +71,8 @@ def choose_device(config: Config, ranks: Ranks) -> torch.device:
     Raises:
         LaunchError: more ranks on this host than GPUs, or no GPU where one was asked for.
     """
-    asked, gpus = config.train.device, torch.cuda.device_count()
-    if asked == "cpu" or (asked == "auto" and gpus == 0):
-        return torch.device("cpu")
-    if ranks.local_rank >= gpus:
-        raise LaunchError(
-            f"train.device = {asked}: local rank {ranks.local_rank} needs a GPU, this host has {gpus}. "
-            "Start fewer processes per host, or set train.device=cpu."
-        )
-    torch.cuda.set_device(ranks.local_rank)
-    return torch.device("cuda", ranks.local_rank)
+    asked = config.train.device
+    return devices.choose_device(asked, ranks.local_rank, "train.device", "train.device=cpu")
 
 
 def prepare_host(config: Config, ranks: Ranks, device: torch.device) -> None:
@@ -91,10 +84,7 @@ def prepare_host(config: Config, ranks: Ranks, device: torch.device) -> None:
 
 def set_threads(config: Config, ranks: Ranks) -> None:
     """Divide this host's cores among its ranks, or take those that the launcher gave to this one."""
-    mine = len(os.sched_getaffinity(0))
-    if mine * ranks.local_world_size > (os.cpu_count() or mine):
-        mine //= ranks.local_world_size  # the launcher gave all ranks the same ones
-    torch.set_num_threads(config.parallel.threads or max(1, mine))
+    torch.set_num_threads(config.parallel.threads or ranks.cores())
 
 
 def choose_products(

@@ -1,4 +1,4 @@
-"""What rank 0 writes: the run's folder, metrics, console, wandb, plots, final weights."""
+"""What rank 0 writes: the run's folder, metrics, console, wandb, TensorBoard, plots, weights."""
 
 import json
 import os
@@ -15,11 +15,13 @@ from tttscale.files import write_text
 from tttscale.observe import Console, WandbSink
 from tttscale.observe.guard import Guard
 from tttscale.observe.plots import plot_run
+from tttscale.observe.tensorboard_sink import TensorboardSink, check_installed
 from tttscale.observe.wandb_choice import choose_wandb
 from tttscale.train import final
 from tttscale.train.checkpoint.manager import Checkpoint
 from tttscale.train.run_folder import (
     METRICS,
+    POSITIONS,
     check_folder,
     check_metrics,
     claim,
@@ -28,6 +30,16 @@ from tttscale.train.run_folder import (
     note_saved,
     run_folder,
 )
+
+
+def check_sinks(config: Config) -> None:
+    """Check before anything is started that what the configuration asks for is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if config.logging.tensorboard:
+        check_installed()
 
 
 class Recorder(Protocol):
@@ -40,6 +52,10 @@ class Recorder(Protocol):
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Write one step's record to every sink."""
+        ...
+
+    def evaluated(self, positions: dict[str, Any]) -> None:
+        """Write the loss by position of a held-out loss on the way."""
         ...
 
     def log(self, text: str) -> None:
@@ -79,6 +95,9 @@ class NullRecorder:
     def step(self, record: Mapping[str, Any]) -> None:
         """Do nothing."""
 
+    def evaluated(self, positions: dict[str, Any]) -> None:
+        """Do nothing."""
+
     def log(self, text: str) -> None:
         """Do nothing."""
 
@@ -104,7 +123,7 @@ class NullRecorder:
 class RunRecorder:
     """Writes RUNDIR/NAME: config.yaml, data.json, metrics.jsonl, plots, positions.json, final/.
 
-    Console, wandb and plots only observe: if one of them fails, the run continues.
+    Console, wandb, TensorBoard and plots only observe: if one of them fails, the run continues.
     """
 
     def __init__(
@@ -158,6 +177,7 @@ class RunRecorder:
             chosen.name,
             self.wandb_id,
         )
+        self._tensorboard = TensorboardSink(self.folder, config.logging.tensorboard)
         for notice in [*notices, chosen.said]:
             self.log(notice)
 
@@ -172,6 +192,17 @@ class RunRecorder:
         if record["step"] % self._every == 0 or record["step"] == self._steps:
             self._console.step(record)
         self._wandb.log(record)
+        self._tensorboard.log(record)
+
+    def evaluated(self, positions: dict[str, Any]) -> None:
+        """Write the loss by position of a held-out loss, in place of the one before.
+
+        Raises:
+            ConfigError: run.dir cannot be written to.
+        """
+        marks = {"format_version": 1, "tttscale_version": __version__}
+        with disk(self._config):
+            write_text(self.folder / POSITIONS, json.dumps(marks | positions) + "\n")
 
     def log(self, text: str) -> None:
         """Print a line on the console."""
@@ -224,8 +255,7 @@ class RunRecorder:
             with disk(self._config):
                 self._metrics.sync()
                 if positions is not None:
-                    marks = {"format_version": 1, "tttscale_version": __version__}
-                    write_text(self.folder / "positions.json", json.dumps(marks | positions) + "\n")
+                    self.evaluated(positions)
                 path = final.write_final(self.folder, model)
             self.log(f"final weights: {path}")
         finally:
@@ -240,6 +270,7 @@ class RunRecorder:
             ConfigError: run.dir cannot be written to.
         """
         self._wandb.finish()
+        self._tensorboard.finish()
         self._console.close()
         with disk(self._config):
             self._metrics.close()

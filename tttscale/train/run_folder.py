@@ -17,8 +17,9 @@ from tttscale.train import final
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manager import Checkpoint
 
-METRICS, SAVED, LEFT_OUT = "metrics.jsonl", "saved.json", "left_out.json"
-_REPLACED = ("config.yaml", PROVENANCE_FILE, "positions.json", SAVED, LEFT_OUT, "loss_by_*.png")
+METRICS, POSITIONS = "metrics.jsonl", "positions.json"
+SAVED, LEFT_OUT = "saved.json", "left_out.json"
+_REPLACED = ("config.yaml", PROVENANCE_FILE, POSITIONS, SAVED, LEFT_OUT, "loss_by_*.png")
 """Files that are written under another name first and then renamed, as patterns."""
 
 

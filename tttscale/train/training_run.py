@@ -38,7 +38,7 @@ from tttscale.train.engine import Engine
 from tttscale.train.left_out import LeftOut
 from tttscale.train.non_finite import StepError
 from tttscale.train.on_divergence import OnDivergence, WayBack
-from tttscale.train.recorder import NullRecorder, Recorder, RunRecorder
+from tttscale.train.recorder import NullRecorder, Recorder, RunRecorder, check_sinks
 from tttscale.train.replicas import Replicas
 from tttscale.train.run_folder import check_folder, run_folder
 from tttscale.train.run_plan import RunPlan
@@ -107,6 +107,7 @@ class TrainingRun:
         # 1. Each rank alone: the run's folder, the stores, the device.
         if ranks.rank == 0:
             check_folder(config)
+            check_sinks(config)
         tokens = open_mixture(config)
         device = build.choose_device(config, ranks)
         build.prepare_host(config, ranks, device)
@@ -286,10 +287,14 @@ class TrainingRun:
             if evaluation is not None:
                 record["heldout_loss"] = evaluation.loss
             parts.recorder.step(record)
+            if evaluation is not None:
+                parts.recorder.evaluated(evaluation.positions)
             if not parts.on_divergence.has_skipped:
                 parts.divergence.passed(step)
             if step == parts.done + 1:
                 self._announce_kept_chunks()
+                if step < steps:  # the last one is saved without a copy
+                    parts.checkpoints.make_room(self._state(step))
             if (
                 self._plan
                 and "skipped" not in record
@@ -385,7 +390,14 @@ class TrainingRun:
             parts.recorder.log(line)
         if earlier := checkpoints.settle():
             self._report_saved(earlier)
-        state = TrainingState(
+        save = checkpoints.save if wait else checkpoints.begin
+        if saved := save(self._state(step), parts.recorder.sync):
+            self._report_saved(saved)
+        return saved is not None and saved.done
+
+    def _state(self, step: int) -> TrainingState:
+        parts = self.parts
+        return TrainingState(
             step=step,
             tokens=parts.trainer.tokens,
             model=parts.sweeps.model,
@@ -393,10 +405,6 @@ class TrainingRun:
             stores=parts.tokens,
             wandb_id=parts.recorder.wandb_id,
         )
-        save = checkpoints.save if wait else checkpoints.begin
-        if saved := save(state, parts.recorder.sync):
-            self._report_saved(saved)
-        return saved is not None and saved.done
 
     def _report_saved(self, saved: Saved) -> None:
         if saved.done:

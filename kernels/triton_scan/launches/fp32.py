@@ -12,6 +12,8 @@ from tttscale.kernels.triton_scan.launches.launch import LARGEST_DIM, Launch, Ta
 
 def linear(kernel: str, dim: int, size: int) -> Launch:
     """TTT-Linear's launches."""
+    if kernel == "one_token":
+        return _one_token(dim)
     if kernel not in SERIAL_PHASES:
         return _parallel(dim, size)
     if not _large(dim, size):
@@ -22,6 +24,8 @@ def linear(kernel: str, dim: int, size: int) -> Launch:
 
 def mlp(kernel: str, dim: int, size: int) -> Launch:
     """TTT-MLP's launches."""
+    if kernel == "one_token":
+        return _one_token(dim)
     if kernel not in SERIAL_PHASES:
         return _parallel(dim, size)
     most = 255 if _large(dim, size) else None
@@ -33,6 +37,11 @@ def _parallel(dim: int, size: int) -> Launch:
     if _large(dim, size):
         return Launch(16, 1, 16, max_registers=128, fused=False)
     return Launch(8, 1, 16, fused=False)
+
+
+def _one_token(dim: int) -> Launch:
+    """A program has one token of one head: what it reads of the state is all that there is to hide."""
+    return Launch(8 if dim > 64 else 4, 1, 32, fused=False)
 
 
 def _large(dim: int, size: int) -> bool:

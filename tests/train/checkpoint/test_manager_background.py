@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.ranks import run_ranks, values
 from tests.train.checkpoint.test_manager import (
@@ -21,6 +22,7 @@ from tests.train.checkpoint.test_manager import (
 from tests.train.small import small_trainer
 from tests.train.test_recorder import largest_file
 from tttscale.errors import NumericsError
+from tttscale.train.checkpoint.background import in_background
 from tttscale.train.checkpoint.folder import CheckpointFolder
 from tttscale.train.checkpoint.manager import CheckpointManager, NotSavedError
 from tttscale.train.checkpoint.manifest import read_manifest
@@ -111,6 +113,34 @@ def one_after_the_other(ranks, folder):
     trainer._mesh.gather([0.0])  # rank 0 has removed the old ones
     there = sorted(path.name for path in (Path(folder) / "checkpoints").iterdir())
     return steps, len(places), there, checkpoints.find().manifest.step
+
+
+def with_room_made(ranks, folder):
+    """The memory for the first copy is there before it; also if it could not be had, or is too small."""
+    config = saving(1)
+    trainer, model, _ = small_trainer(ranks, config)
+    checkpoints = checkpoints_of(config, trainer, folder)
+    some_steps(trainer, config, 1, 1)
+    state = state_of(trainer, model, 1)
+    checkpoints.make_room(state)
+    checkpoints.make_room(state)
+    wait([checkpoints._copy._making])
+    place = checkpoints._copy._buffer.data_ptr()
+    assert checkpoints.begin(state) is None
+    assert checkpoints._copy._buffer.data_ptr() == place
+    assert checkpoints.settle().done
+    for begin_with in (torch.empty(1, dtype=torch.uint8), None):
+        checkpoints._copy = HostCopy(1)
+        checkpoints._copy._buffer = begin_with
+        checkpoints._copy._making = in_background(lambda: 1 // 0, "fails")
+        assert checkpoints.begin(state) is None
+        assert len(checkpoints._copy._buffer) > 1
+        assert checkpoints.settle().done
+    return True
+
+
+def test_room_is_made_before_the_first_save(tmp_path):
+    assert values(run_ranks(with_room_made, 1, str(tmp_path))) == [True]
 
 
 def test_one_save_after_the_other(tmp_path):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from tttscale.data.builder.documents import FileRange
 from tttscale.data.builder.file_formats import FileFormats, Kind, is_compressed
@@ -33,6 +33,24 @@ class SourceSlice:
         return sum(file_range.size_bytes for file_range in self.file_ranges)
 
 
+class Sized(Protocol):
+    """A range of a file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its share of the bytes on disk."""
+        ...
+
+
+Range = TypeVar("Range", bound=Sized)
+
+
+def slice_bytes(total_bytes: int) -> int:
+    """About how large the slices of sources with so many bytes are."""
+    wanted = 1 << (total_bytes // SLICES).bit_length()
+    return min(max(SMALLEST_BYTES, wanted), LARGEST_BYTES)
+
+
 def cut_sources(
     files: Sequence[Path], recipe: Sequence[Any], formats: FileFormats | None = None
 ) -> list[SourceSlice]:
@@ -50,8 +68,7 @@ def cut_sources(
         stats = {str(file): file.stat() for file in files}
     except OSError as error:
         raise DataError(f"source {error.filename}: {error.strerror}.") from error
-    total = sum(stats[str(file)].st_size for file in files)
-    size = min(max(SMALLEST_BYTES, _power_of_two(total // SLICES)), LARGEST_BYTES)
+    size = slice_bytes(sum(stats[str(file)].st_size for file in files))
     formats = formats or FileFormats()
     ranges = (
         file_range
@@ -61,7 +78,7 @@ def cut_sources(
         )
     )
     slices = []
-    for group in _group(ranges, size):
+    for group in grouped(ranges, size):
         identity = [(r.path, *_identity(stats[r.path]), r.begin, r.end, r.declared) for r in group]
         text = json.dumps([list(recipe), identity])
         name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -71,10 +88,6 @@ def cut_sources(
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
-
-
-def _power_of_two(value: int) -> int:
-    return 1 << value.bit_length()
 
 
 def _file_ranges(
@@ -93,8 +106,9 @@ def _file_ranges(
         yield whole
 
 
-def _group(ranges: Iterable[FileRange], slice_bytes: int) -> Iterator[tuple[FileRange, ...]]:
-    group: list[FileRange] = []
+def grouped(ranges: Iterable[Range], slice_bytes: int) -> Iterator[tuple[Range, ...]]:
+    """Yield consecutive ranges together, as many as come to `slice_bytes` at most; a large one alone."""
+    group: list[Range] = []
     filled = 0
     for file_range in ranges:
         if group and filled + file_range.size_bytes > slice_bytes:

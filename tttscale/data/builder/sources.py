@@ -38,8 +38,32 @@ def list_files(
         DataError: a source is missing, unreadable or of an unsupported kind, how to read it is not
             known, or there is no file.
     """
+    files = find_files(sources, suffixes, exclude, own)
+    (formats or FileFormats()).check(files)
+    return files
+
+
+def find_files(
+    sources: Sequence[str],
+    suffixes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    own: Path | None = None,
+    hint: str = _HINT,
+) -> list[Path]:
+    """List the files that `sources` name, of whatever kind; as `list_files`, without a look at their kinds.
+
+    Args:
+        sources: as for `list_files`.
+        suffixes: as for `list_files`.
+        exclude: as for `list_files`.
+        own: as for `list_files`.
+        hint: what to name where there is no file, as an error says it.
+
+    Raises:
+        DataError: a source is missing or unreadable, or there is no file.
+    """
     try:
-        files = [file for source in sources for file in _expand(source, suffixes, exclude)]
+        files = [file for source in sources for file in _expand(source, suffixes, exclude, hint)]
     except OSError as error:
         link = "a link, " if Path(error.filename).is_symlink() else ""
         raise DataError(
@@ -52,14 +76,15 @@ def list_files(
     if not files:
         wanted = f" whose name ends in {', '.join(suffixes)}" if suffixes else ""
         raise DataError(
-            f"SOURCES {' '.join(sources) or '(none)'}: found no file{wanted}. {_HINT}"
+            f"SOURCES {' '.join(sources) or '(none)'}: found no file{wanted}. {hint}"
             f"{', or change --suffix' if suffixes else ''}."
         )
-    (formats or FileFormats()).check(files)
     return files
 
 
-def _expand(source: str, suffixes: Sequence[str] | None, exclude: Sequence[str]) -> Iterator[Path]:
+def _expand(
+    source: str, suffixes: Sequence[str] | None, exclude: Sequence[str], hint: str
+) -> Iterator[Path]:
     path = Path(source)
     if path.is_file():
         yield path
@@ -68,7 +93,7 @@ def _expand(source: str, suffixes: Sequence[str] | None, exclude: Sequence[str])
     elif glob.has_magic(source):
         yield from _globbed(source)
     else:
-        raise DataError(f"source {source}: no such file or folder. {_HINT}.")
+        raise DataError(f"source {source}: no such file or folder. {hint}.")
 
 
 def _globbed(pattern: str) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Building a token store from texts: slice the sources, tokenize each slice, write the shards."""
+"""Building a token store: slice the sources, make tokens of each slice, write the shards."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -7,27 +7,19 @@ from pathlib import Path
 
 from tttscale import __version__
 from tttscale.cluster import Ranks, discover_place
-from tttscale.data.builder.file_formats import FileFormats
-from tttscale.data.builder.options import BuildOptions
-from tttscale.data.builder.reports import refuse_empty, warn_about_tally, warn_about_tokenizer
+from tttscale.data.builder.corpus import Corpus, Slice
+from tttscale.data.builder.id_corpus import IdCorpus
+from tttscale.data.builder.options import BuildOptions, ImportOptions
+from tttscale.data.builder.reports import warn_about_tally
 from tttscale.data.builder.shards import describe, prepare_arrays, write_shard
-from tttscale.data.builder.source_slices import SourceSlice, cut_sources
-from tttscale.data.builder.sources import list_files
 from tttscale.data.builder.staging import Staging, disk_errors, locked, refuse_existing
 from tttscale.data.builder.store_plan import Holdout, ShardJob, StorePlan, plan_store
 from tttscale.data.builder.tally import Tally
-from tttscale.data.builder.tokenized import Recipe, TokenizedSlice, tokenize_slice, too_many
+from tttscale.data.builder.text_corpus import TextCorpus
+from tttscale.data.builder.tokenized import TokenizedSlice
 from tttscale.data.progress import Progress
-from tttscale.data.store.findings import FINDINGS
-from tttscale.data.store.manifest import (
-    TOKENIZER_FILE,
-    BuildInfo,
-    FileInfo,
-    StoreInfo,
-    TokenizerInfo,
-)
+from tttscale.data.store.manifest import TOKENIZER_FILE, FileInfo, StoreInfo
 from tttscale.data.store.storage import require_zarr
-from tttscale.data.tokenizers.tokenizer import load_tokenizer
 from tttscale.data.workers import Meter, WorkerGroup
 from tttscale.errors import DataError
 from tttscale.files import replaced, sync
@@ -60,10 +52,50 @@ def build_store(
         DataError: an argument, a source or the disk does not allow it. No file is left at `out`.
         LaunchError: `ranks` says that there are several, but MPI finds one.
     """
+    options = options or BuildOptions()
+    return _build(out, lambda: TextCorpus(sources, options), options, workers, ranks, progress)
+
+
+def import_ids(
+    out: str | Path,
+    sources: Sequence[str],
+    options: ImportOptions,
+    *,
+    workers: int = 1,
+    ranks: Ranks | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> StoreInfo:
+    """Copy ready token ids into a new Zarr store at `out`; the same input gives the same bytes.
+
+    Like `build_store`, but no text is tokenized.
+
+    Args:
+        out: folder to make. It appears only when the store is complete.
+        sources: `.npy`, `.bin` with `.idx`, and `.ds` files, folders of them, globs.
+        options: the tokenizer or the size of its vocabulary, and what else decides the store.
+        workers: processes of this host that copy.
+        ranks: as for `build_store`.
+        progress: called from time to time on every rank.
+
+    Raises:
+        DataError: an argument, a source or the disk does not allow it. No file is left at `out`.
+        LaunchError: `ranks` says that there are several, but MPI finds one.
+    """
+    return _build(out, lambda: IdCorpus(sources, options), options, workers, ranks, progress)
+
+
+def _build(
+    out: str | Path,
+    make_corpus: Callable[[], Corpus],
+    options: BuildOptions | ImportOptions,
+    workers: int,
+    ranks: Ranks | None,
+    progress: Callable[[Progress], None] | None,
+) -> StoreInfo:
     if workers < 1:
         raise DataError(f"--workers {workers}: give 1 or more.")
     require_zarr()
-    builder = _Builder(out, sources, options or BuildOptions(), workers, ranks, progress)
+    builder = _Builder(out, make_corpus(), options, workers, ranks, progress)
     with (
         builder.workers.abort_on_error(),
         disk_errors(builder.staging.root),
@@ -79,17 +111,15 @@ class _Builder:
     def __init__(
         self,
         out: str | Path,
-        sources: Sequence[str],
-        options: BuildOptions,
+        corpus: Corpus,
+        options: BuildOptions | ImportOptions,
         workers: int,
         ranks: Ranks | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._sources, self._options = sources, options
+        self._corpus, self._options = corpus, options
         self._progress = progress or (lambda state: None)
-        self._formats = FileFormats.parse(options.formats)
-        self._recipe = _recipe(options)
-        self._tokenizer_info = TokenizerInfo.of(self._recipe.codec)
+        self._dtype = corpus.tokenizer.dtype
         # After what can be refused without MPI: a rank that fails later takes the others with it.
         self.workers = WorkerGroup(ranks or discover_place({}), workers)
         self.staging = Staging(out)
@@ -97,26 +127,18 @@ class _Builder:
     def build(self) -> StoreInfo:
         """Go through all phases; what the main rank decides, all ranks do."""
         if self.workers.is_main:
-            warn_about_tokenizer(self._recipe.codec)
-        slices = self.workers.on_main(self.slice_sources)
+            self._corpus.announce()
+        slices = self.workers.on_main(lambda: self._corpus.slices(self.staging.root))
         self.tokenize(slices)
         plan = self.workers.on_main(lambda: self.plan(slices))
         if not any(split.tokens for split in plan.splits.values()):
             tally = self.workers.on_main(lambda: self._tally(slices))
-            refuse_empty(self._sources, tally, self._recipe.codec)
+            self._corpus.refuse_empty(tally)
         files = self.write(plan)
         return self.workers.on_main(lambda: self.publish(plan, slices, files))
 
-    def slice_sources(self) -> list[SourceSlice]:
-        """Find the files and cut them into slices."""
-        options = self._options
-        files = list_files(
-            self._sources, options.suffixes, options.exclude, self._formats, self.staging.root
-        )
-        return cut_sources(files, self._recipe.identity, self._formats)
-
-    def tokenize(self, slices: Sequence[SourceSlice]) -> None:
-        """Tokenize the slices that are not done yet."""
+    def tokenize(self, slices: Sequence[Slice]) -> None:
+        """Make tokens of the slices that are not done yet."""
         todo = self.workers.on_main(
             lambda: [one for one in _distinct(slices) if not self._tokenized(one.name).is_done]
         )
@@ -126,18 +148,18 @@ class _Builder:
         def report(count: int) -> None:
             done_bytes = int(total * count / max(len(mine), 1))
             counted = self.workers.counters.read()
-            self._progress(Progress("tokenize", done_bytes, total, *counted))
+            self._progress(Progress(self._corpus.phase, done_bytes, total, *counted))
 
-        common = self.staging.tokenized, self._tokenizer_info.dtype, self._recipe
+        common = self.staging.tokenized, self._dtype, self._corpus
         self.workers.map(tokenize_task, todo, *common, progress=report)
 
-    def plan(self, slices: Sequence[SourceSlice]) -> StorePlan:
+    def plan(self, slices: Sequence[Slice]) -> StorePlan:
         """Give every document its place, and make the empty arrays.
 
         Raises:
-            DataError: more documents are bad than may be left out.
+            DataError: what was noticed in the slices does not allow it.
         """
-        self._check_bad_documents(self._tally(slices))
+        self._corpus.check(self._tally(slices))
         order, options = [one.name for one in slices], self._options
         tables = {name: self._tokenized(name).table() for name in order}
         holdout = Holdout.choose(options.holdout_fraction, options.seed, list(tables.values()))
@@ -145,7 +167,7 @@ class _Builder:
             tables,
             order,
             holdout,
-            dtype=self._tokenizer_info.dtype,
+            dtype=self._dtype,
             chunk=options.chunk_tokens,
             shard=options.shard_tokens,
         )
@@ -166,7 +188,7 @@ class _Builder:
         return {job.key: info for job, info in zip(jobs, done, strict=False)}
 
     def publish(
-        self, plan: StorePlan, slices: Sequence[SourceSlice], shards: dict[str, FileInfo]
+        self, plan: StorePlan, slices: Sequence[Slice], shards: dict[str, FileInfo]
     ) -> StoreInfo:
         """Write the manifest, last of all, and move the store to its place."""
         import zarr
@@ -183,7 +205,7 @@ class _Builder:
 
     def _small_files(self, store: Path) -> dict[str, FileInfo]:
         """Write the tokenizer's file; return it and the metadata of the arrays."""
-        definition = self._recipe.codec.definition
+        definition = self._corpus.definition
         if definition is not None:
             with replaced(store / TOKENIZER_FILE) as file:
                 file.write(definition)
@@ -197,54 +219,33 @@ class _Builder:
     def _manifest(
         self,
         plan: StorePlan,
-        slices: Sequence[SourceSlice],
+        slices: Sequence[Slice],
         tally: Tally,
         files: dict[str, FileInfo],
     ) -> StoreInfo:
         return StoreInfo(
             tttscale_version=__version__,
-            tokenizer=self._tokenizer_info,
+            tokenizer=self._corpus.tokenizer,
             splits=plan.splits,
-            sources=[*map(str, self._sources)],
+            sources=[*map(str, self._corpus.sources)],
             holdout_fraction=plan.holdout.fraction,
             seed=plan.holdout.seed,
             skipped_documents=tally.skipped.total(),
             files=dict(sorted(files.items())),
-            build=self._build_info(slices, tally),
+            build=self._corpus.build_info(slices, tally),
         )
 
-    def _build_info(self, slices: Sequence[SourceSlice], tally: Tally) -> BuildInfo:
-        files = dict.fromkeys(
-            Path(file_range.path) for one in slices for file_range in one.file_ranges
-        )
-        return BuildInfo(
-            documents_read=tally.documents,
-            counts={what: tally.counts[what] for what in FINDINGS if tally.counts[what]},
-            skipped=dict(sorted(tally.skipped.items())),
-            skipped_examples=[f"{bad.place()}: {bad.detail}" for bad in tally.bad],
-            formats=self._formats.used(files),
-            special=dict(self._recipe.codec.special),
-            ignored=list(self._recipe.codec.ignored),
-        )
-
-    def _check_bad_documents(self, tally: Tally) -> None:
-        bad = self._recipe.bad_documents(tally)
-        if bad > self._recipe.skip_bad:
-            raise too_many(self._recipe, tally, f"{bad:,}", tally.bad[0])
-
-    def _tally(self, slices: Sequence[SourceSlice]) -> Tally:
+    def _tally(self, slices: Sequence[Slice]) -> Tally:
         """What was left out and noticed in all slices."""
         return Tally.sum(self._tokenized(one.name).tally() for one in slices)
 
     def _tokenized(self, name: str) -> TokenizedSlice:
-        return TokenizedSlice(self.staging.tokenized, name, self._tokenizer_info.dtype)
+        return TokenizedSlice(self.staging.tokenized, name, self._dtype)
 
 
-def tokenize_task(
-    source: SourceSlice, folder: Path, dtype: str, recipe: Recipe, meter: Meter
-) -> None:
+def tokenize_task(source: Slice, folder: Path, dtype: str, corpus: Corpus, meter: Meter) -> None:
     """A worker's first kind of task: one slice."""
-    tokenize_slice(TokenizedSlice(folder, source.name, dtype), source, recipe, meter)
+    corpus.tokenize(source, TokenizedSlice(folder, source.name, dtype), meter)
 
 
 def write_task(
@@ -255,15 +256,7 @@ def write_task(
     return write_shard(job, store, receipts, tokenized, plan)
 
 
-def _recipe(options: BuildOptions) -> Recipe:
-    codec = options.tokenizer
-    if isinstance(codec, str):
-        codec = load_tokenizer(codec, options.special)
-    limits = options.longest_bytes, options.skip_undecodable, options.skip_bad
-    return Recipe(codec, options.text_key, *limits)
-
-
-def _distinct(slices: Sequence[SourceSlice]) -> list[SourceSlice]:
+def _distinct(slices: Sequence[Slice]) -> list[Slice]:
     """Each slice once: a file that is named twice is tokenized once."""
     return list({one.name: one for one in slices}.values())
 

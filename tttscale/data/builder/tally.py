@@ -25,6 +25,8 @@ class Tally:
     """Documents left out since they are bad, by the reason."""
     bad: list[BadDocument] = field(default_factory=list)
     """The first of them."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """16-byte blake2b of files of ready ids, hexadecimal, by their paths."""
 
     def count(self, what: str, origin: str, number: int = 1) -> None:
         """Count `number` of `what`, a key of `FINDINGS`."""
@@ -42,14 +44,16 @@ class Tally:
     def as_json(self) -> dict:
         """Plain values."""
         plain = {"counts": dict(self.counts), "skipped": dict(self.skipped), "firsts": self.firsts}
-        return plain | {"documents": self.documents, "bad": [list(bad) for bad in self.bad]}
+        plain |= {"documents": self.documents, "bad": [list(bad) for bad in self.bad]}
+        return plain | ({"digests": self.digests} if self.digests else {})
 
     @classmethod
     def of_json(cls, plain: dict) -> "Tally":
         """The inverse of `as_json`."""
         counts, skipped = Counter(plain["counts"]), Counter(plain["skipped"])
         bad = [BadDocument(*found) for found in plain["bad"]]
-        return cls(plain["documents"], counts, plain["firsts"], skipped, bad)
+        digests = plain.get("digests", {})
+        return cls(plain["documents"], counts, plain["firsts"], skipped, bad, digests)
 
     @classmethod
     def sum(cls, tallies: Iterable["Tally"]) -> "Tally":
@@ -61,4 +65,5 @@ class Tally:
             total.skipped += tally.skipped
             total.firsts = tally.firsts | total.firsts
             total.bad = (total.bad + tally.bad)[:MOST_EXAMPLES]
+            total.digests |= tally.digests
         return total

@@ -5,7 +5,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,18 @@ class TokenizedSlice:
             return np.empty(0, self.dtype)
         return np.memmap(self.tokens_path, self.dtype, mode="r")
 
+    def finish(self, rows: Sequence[tuple[int, int, int]], tally: Tally) -> None:
+        """Write the table, after the tokens: now the slice is done.
+
+        Args:
+            rows: tokens, bytes of text and hash of each document.
+            tally: what was left out and noticed.
+        """
+        table = np.array(rows, np.uint64).reshape(-1, 3)
+        with replaced(self.table_path) as file:
+            np.savez(file, documents=table, notes=json.dumps(tally.as_json()))  # type: ignore[arg-type]
+        sync(self.table_path.parent)
+
     @contextmanager
     def _columns(self) -> "Iterator[NpzFile]":
         """The table's file.
@@ -150,10 +162,7 @@ def tokenize_slice(
                 if b"\0" in document.data:
                     tally.count("binary", document.origin)
             meter.add(len(batch), sum(len(d.data) for d in batch), tokens)
-    table = np.array(rows, np.uint64).reshape(-1, 3)
-    with replaced(target.table_path) as file:
-        np.savez(file, documents=table, notes=json.dumps(tally.as_json()))  # type: ignore[arg-type]
-    sync(target.table_path.parent)
+    target.finish(rows, tally)
 
 
 def _batches(source: SourceSlice, recipe: Recipe, tally: Tally) -> Iterator[list[Document]]:

@@ -1,7 +1,9 @@
 """A store's manifest as a few lines for people."""
 
 from tttscale.data.store.findings import finding_text
-from tttscale.data.store.manifest import StoreInfo
+from tttscale.data.store.manifest import BuildInfo, StoreInfo
+
+_SHOWN_FILES = 10
 
 
 def render_info(info: StoreInfo) -> str:
@@ -10,13 +12,14 @@ def render_info(info: StoreInfo) -> str:
     on_disk = sum(file.bytes for file in info.files.values())
     lines = [f"{'split':<10}{'documents':>14}{'tokens':>20}{'text bytes':>20}{'bytes/token':>14}"]
     for name, split in info.splits.items():
-        ratio = f"{split.text_bytes / split.tokens:.2f}" if split.tokens else "-"
+        ratio = f"{split.text_bytes / split.tokens:.2f}" if split.text_bytes else "-"
         sizes = f"{split.documents:>14,}{split.tokens:>20,}{split.text_bytes:>20,}"
         lines.append(f"{name:<10}{sizes}{ratio:>14}")
     special = f"bos {tokenizer.bos_id}, eos {tokenizer.eos_id}, pad {tokenizer.pad_id}"
+    digest = f"sha256 {tokenizer.digest}" if tokenizer.is_known else "which one is not known"
     lines += [
         f"tokenizer   {tokenizer.name} ({tokenizer.vocab_size:,} ids, {special})",
-        f"            sha256 {tokenizer.digest}",
+        f"            {digest}",
         f"on disk     {on_disk:,} bytes in {len(info.files):,} files of {tokenizer.dtype}",
         f"sources     {', '.join(info.sources)}",
         f"held out    {_held_out(info)}",
@@ -36,11 +39,23 @@ def _build_lines(info: StoreInfo) -> list[str]:
     lines = [f"{role:<12}{which}" for role, which in build.special.items()]
     lines += [f"read        {build.documents_read:,} documents"]
     lines += [f"            {count:,} files {how}" for how, count in build.formats.items()]
+    lines += _id_lines(build)
     lines += [f"skipped     {n:,} documents that are {why}" for why, n in build.skipped.items()]
     lines += [f"            {example}" for example in build.skipped_examples]
     lines += [f"noticed     {finding_text(what, count)}" for what, count in build.counts.items()]
     lines += [f"ignored     the tokenizer's {what}" for what in build.ignored]
     return lines
+
+
+def _id_lines(build: BuildInfo) -> list[str]:
+    """The first files of ready ids, each with its digest."""
+    lines = []
+    for file in build.id_files[:_SHOWN_FILES]:
+        said = f", it says tokenizer {file.tokenizer}" if file.tokenizer else ""
+        lines.append(f"ids         {file.path}: {file.ids:,} {file.dtype}, {file.kind}{said}")
+        lines += [f"            blake2b {digest} {path}" for path, digest in file.digests.items()]
+    more = len(build.id_files) - _SHOWN_FILES
+    return lines + [f"            and {more:,} more files of ids"] * (more > 0)
 
 
 def _held_out(info: StoreInfo) -> str:

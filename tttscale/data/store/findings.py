@@ -18,6 +18,16 @@ FINDINGS = {
         "{} files were read as text, but look like JSON lines: each is one document of raw JSON. If "
         "that is not intended, say --format jsonl"
     ),
+    "no_tokens": "{} documents of ready ids have no token and are left out",
+    "not_ended": "{} documents of ready ids do not end with eos; they are in the store as they are",
+    "unseparated": (
+        "{} files of ready ids hold neither bos nor eos, so each is one document. If that is not intended, "
+        "name the tokens that separate documents with --bos and --eos"
+    ),
+    "masked": (
+        "{} files of ready ids come with a mask of tokens without a loss, which is not read: all their "
+        "tokens have one"
+    ),
     "unchecked": (
         "{} .zst files were compressed without a checksum: damage in them would not be noticed"
     ),

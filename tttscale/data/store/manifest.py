@@ -4,7 +4,15 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.errors import TTTScaleError
@@ -19,6 +27,8 @@ FILE_PATTERN = (
 )
 """Keys become paths, so only names that the builder gives are accepted."""
 DTypeName = Literal["uint16", "uint32"]
+UNKNOWN_TOKENIZER = "0" * 64
+"""Stands for the digest of a tokenizer that is not known: ready ids need none."""
 
 
 class Record(BaseModel):
@@ -101,6 +111,11 @@ class TokenizerInfo(Record):
         return cls(**{field: getattr(tokenizer, field) for field in cls.model_fields})
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is said which tokenizer it is."""
+        return self.digest != UNKNOWN_TOKENIZER
+
+    @property
     def dtype(self) -> DTypeName:
         """The smallest dtype that holds every id."""
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
@@ -134,6 +149,22 @@ class FileInfo(Record):
     """Size of that index."""
 
 
+class IdFileInfo(Record):
+    """A file of ready token ids that was imported."""
+
+    path: str
+    kind: str
+    """How it is laid out, for people."""
+    dtype: str
+    """Dtype of its ids."""
+    ids: int = Field(ge=0)
+    """How many it holds."""
+    tokenizer: str
+    """What it says about its tokenizer; empty if nothing."""
+    digests: dict[str, str]
+    """16-byte blake2b, hexadecimal, of the file and of those that describe it, by their paths."""
+
+
 class BuildInfo(Record):
     """How the sources were read, and what was left out, changed or noticed on the way."""
 
@@ -151,6 +182,15 @@ class BuildInfo(Record):
     """Which tokens are bos, eos and pad, and where that is said."""
     ignored: list[str] = []
     """What the tokenizer's file sets and a build does not apply."""
+    id_files: list[IdFileInfo] = []
+    """The files of ready token ids; a store of texts has no such key."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialize(self)
+        return (
+            fields if fields["id_files"] else {k: v for k, v in fields.items() if k != "id_files"}
+        )
 
 
 class StoreInfo(Record):

@@ -115,9 +115,6 @@ class TokenStore:
         quarantine: the damaged ranges to read as padding; None refuses damage.
     """
 
-    names_tokenizer = True
-    """Whether it says which tokenizer made its ids."""
-
     def __init__(
         self, storage: Storage, info: StoreInfo, quarantine: Quarantine | None = None
     ) -> None:
@@ -138,6 +135,11 @@ class TokenStore:
             raise unreadable(self.path, "zarr.json", error) from error
 
     @property
+    def names_tokenizer(self) -> bool:
+        """Whether it says which tokenizer made its ids."""
+        return self.info.tokenizer.is_known
+
+    @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change whenever tokenizer or content does."""
         return self.info.fingerprint
@@ -146,9 +148,14 @@ class TokenStore:
         """The tokenizer that made the ids, from the store's own copy.
 
         Raises:
-            DataError: the copy is not the tokenizer that the manifest names.
+            DataError: it is not known, or the copy is not the tokenizer that the manifest names.
         """
         described = self.info.tokenizer
+        if not described.is_known:
+            raise DataError(
+                f"{self.path}: its ids were imported without their tokenizer. Commands that decode no text "
+                "work, such as `tttscale data show --tokens 0`; for others import them with --tokenizer."
+            )
         data = self.storage.read(TOKENIZER_FILE)
         ids = (described.bos_id, described.eos_id, described.pad_id)
         named = zip(ROLES, ids, strict=True)

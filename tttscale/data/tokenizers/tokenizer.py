@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from tttscale.data.tokenizers.byte_definition import byte_vocab, is_byte_definition
 from tttscale.data.tokenizers.fidelity import MARK, Fidelity, lost_characters
 from tttscale.data.tokenizers.special_tokens import (
     ROLES,
@@ -96,9 +97,18 @@ class ByteTokenizer:
         codec = cls()
         own = {"bos": cls.bos_id, "eos": cls.eos_id, "pad": cls.pad_id}
         chosen = byte_special_tokens(named, own)  # type: ignore[arg-type]
-        codec.bos_id, codec.eos_id, codec.pad_id = (chosen[role].id for role in ROLES)
-        codec.special = describe_special_tokens(chosen, {}) if named else {}
+        codec.assign(chosen)
+        codec.special = codec.special if named else {}
         return codec
+
+    def assign(self, chosen: Mapping[Role, SpecialToken]) -> None:
+        """Give tokens their roles."""
+        self.bos_id, self.eos_id, self.pad_id = (chosen[role].id for role in ROLES)
+        self.special = describe_special_tokens(chosen, {})
+
+    def vocab(self) -> dict[str, int]:
+        """Its tokens as a `tokenizer.json` writes them, and their ids."""
+        return byte_vocab()
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Bytes of `text` as uint16 [n]; they need not be UTF-8."""
@@ -234,8 +244,12 @@ def load_tokenizer(spec: str, named: Mapping[Role, str] = MappingProxyType({})) 
             f"--tokenizer {spec}: {reason(error)}. Give `bytes`, or the path of a tokenizer.json "
             "(or of a folder that holds one) that you may read."
         ) from error
-    tokenizer = JsonTokenizer(definition, name=spec)
     folder = path.parent if path.name == TOKENIZER_NAME else None
+    if is_byte_definition(definition):
+        codec = ByteTokenizer()
+        codec.assign(choose_special_tokens(codec.vocab(), folder, named, spec))
+        return codec
+    tokenizer = JsonTokenizer(definition, name=spec)
     tokenizer.assign(choose_special_tokens(tokenizer.vocab(), folder, named, spec))
     tokenizer.name = (
         Path(spec).name or path.name

@@ -158,7 +158,7 @@ def _check_one_tokenizer(components: Sequence[MixtureComponent]) -> None:
         if first.store.names_tokenizer != other.store.names_tokenizer:
             _refuse_unnamed(*sorted((first, other), key=lambda c: c.store.names_tokenizer))
         ours, theirs = (c.store.info.tokenizer for c in (first, other))
-        # Only the user knows the tokenizer of plain arrays; their ids are checked when they are read.
+        # Only the user knows the tokenizer of such stores; their ids are checked when they are read.
         if first.store.names_tokenizer and ours.digest != theirs.digest:
             raise DataError(
                 f"{first.key} = {first.path} and {other.key} = {other.path} were built with "
@@ -170,9 +170,9 @@ def _check_one_tokenizer(components: Sequence[MixtureComponent]) -> None:
 
 def _refuse_unnamed(silent: MixtureComponent, named: MixtureComponent) -> NoReturn:
     raise DataError(
-        f"{silent.key} = {silent.path}: plain arrays do not name a tokenizer, so it is unknown "
-        f"whether it is that of {named.key} = {named.path}. Blend plain arrays with plain arrays, or "
-        "build a store of their text with `tttscale data build`."
+        f"{silent.key} = {silent.path}: plain arrays, and ids imported without their tokenizer, do not name "
+        f"one, so it is unknown whether it is that of {named.key} = {named.path}. Blend such stores with "
+        "each other, or build one of the text with `tttscale data build`."
     )
 
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -36,12 +37,19 @@ def page_html(report: dict[str, Any], measured: Trace, predicted: Trace | None =
         traces["predicted"] = packed(predicted)
     values = {
         "title": html.escape(f"{report['run']}: overlap report"),
-        "style": _file("page.css"),
-        "data": _embedded({"report": report, "traces": traces}),
-        "script": "\n".join(_file(name) for name in _SCRIPTS),
+        "style": page_file("page.css"),
+        "data": embedded({"report": report, "traces": traces}),
+        "script": "\n".join(page_file(name) for name in _SCRIPTS),
     }
-    # One pass over the template: what is put in is never searched for marks itself.
-    pieces = _file("template.html").split("{{")
+    return filled(page_file("template.html"), values)
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """Put `values` in a template in place of the {{names}} that stand there.
+
+    One pass over the template: what is put in is never searched for names itself.
+    """
+    pieces = template.split("{{")
     return pieces[0] + "".join(values[name] + rest for name, rest in map(_at_mark, pieces[1:]))
 
 
@@ -50,11 +58,12 @@ def _at_mark(piece: str) -> tuple[str, str]:
     return name, rest
 
 
-def _embedded(value: Any) -> str:
+def embedded(value: Any) -> str:
     """Return JSON that no HTML parser takes for a tag or a comment."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _file(name: str) -> str:
-    return (resources.files(__package__ or "") / name).read_text("utf-8")
+def page_file(name: str, package: str = __package__ or "") -> str:
+    """Return a file that pages are made of, this package's unless another is named."""
+    return (resources.files(package) / name).read_text("utf-8")

@@ -187,6 +187,12 @@ class CheckpointManager:
         assert saved is not None
         return saved
 
+    def make_room(self, state: TrainingState) -> None:
+        """Get the memory for copies ready, in the background; the first save is then as short as any."""
+        section = self._config.checkpoint
+        if section.background and section.every > 0:
+            self._copy.make_room(Snapshot.of(state, self._mesh.rank))
+
     def begin(
         self, state: TrainingState, before_commit: Callable[[], None] | None = None
     ) -> Saved | None:

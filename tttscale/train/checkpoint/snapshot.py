@@ -5,6 +5,7 @@ place.
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,12 +17,15 @@ from tttscale.model import TTTForCausalLM
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.pretrained import weights_of
 from tttscale.train import cpu_products
+from tttscale.train.checkpoint.background import in_background
 from tttscale.train.checkpoint.manifest import versions
 from tttscale.train.checkpoint.optimizer_state import described, named_moments
 from tttscale.train.engine import Engine
 from tttscale.train.memory import available_bytes
 
 _ALIGNED_BYTES = 64
+_PAGE_BYTES = 4096
+"""Or more: a byte in each is enough for it to be there."""
 _ROOM = 1.1
 """Times its size has to be free before a copy is made."""
 
@@ -98,6 +102,18 @@ class HostCopy:
         """
         self._local_ranks = local_ranks
         self._buffer: Tensor | None = None
+        self._making: Future[Tensor | None] | None = None
+        """The buffer, while a thread allocates it."""
+
+    def make_room(self, snapshot: Snapshot) -> None:
+        """Allocate the buffer in the background, so that the first copy does not wait for its pages.
+
+        Args:
+            snapshot: as large as those that will be copied.
+        """
+        if self._buffer is None and self._making is None:
+            room = _Room.of(snapshot)
+            self._making = in_background(lambda: self._allocated(room), "room for checkpoints")
 
     def take(self, snapshot: Snapshot) -> Snapshot | None:
         """Return the snapshot with tensors of its own; None if this host lacks the memory for them.
@@ -125,25 +141,55 @@ class HostCopy:
 
     def _room_for(self, snapshot: Snapshot) -> Tensor | None:
         """Return the buffer, made again if there is none that is large enough."""
+        if self._making is not None:
+            wait([self._making])  # whatever became of it, what follows says it again
+            self._making = None
+        room = _Room.of(snapshot)
+        if self._buffer is not None and len(self._buffer) >= room.total_bytes:
+            return self._buffer
+        self._buffer = None
+        return self._allocated(room)
+
+    def _allocated(self, room: "_Room") -> Tensor | None:
+        """Allocate the buffer with all its pages; None if this host lacks the memory."""
+        # The other ranks of this host copy moments at the same time.
+        if _ROOM * (room.weights_bytes + room.moments_bytes * self._local_ranks) > (
+            available_bytes()
+        ):
+            return None
+        buffer = torch.empty(room.total_bytes, dtype=torch.uint8)
+        if room.from_gpu:
+            # torch's own pinned memory would take the next power of two. Unregistered it is only slower.
+            cudart: Any = torch.cuda.cudart()
+            cudart.cudaHostRegister(buffer.data_ptr(), room.total_bytes, 0)
+        else:
+            buffer[::_PAGE_BYTES] = 0
+        self._buffer = buffer
+        return buffer
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What a copy of a snapshot needs."""
+
+    weights_bytes: int
+    moments_bytes: int
+    from_gpu: bool
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Self:
+        """Measure a snapshot."""
         weights, moments = (
             max((end for _, end in _places(part.values())), default=0)
             for part in (snapshot.weights, snapshot.moments)
         )
-        size_bytes = weights + moments + _ALIGNED_BYTES
-        if self._buffer is not None and len(self._buffer) >= size_bytes:
-            return self._buffer
-        # The other ranks of this host copy moments at the same time.
-        if _ROOM * (weights + moments * self._local_ranks) > available_bytes():
-            return None
-        self._buffer = None
-        buffer = torch.empty(size_bytes, dtype=torch.uint8)
-        on_gpu = any(t.is_cuda for t in (*snapshot.weights.values(), *snapshot.moments.values()))
-        if on_gpu:
-            # torch's own pinned memory would take the next power of two. Unregistered it is only slower.
-            cudart: Any = torch.cuda.cudart()
-            cudart.cudaHostRegister(buffer.data_ptr(), size_bytes, 0)
-        self._buffer = buffer
-        return buffer
+        tensors = (*snapshot.weights.values(), *snapshot.moments.values())
+        return cls(weights, moments, any(tensor.is_cuda for tensor in tensors))
+
+    @property
+    def total_bytes(self) -> int:
+        """The buffer's size."""
+        return self.weights_bytes + self.moments_bytes + _ALIGNED_BYTES
 
 
 def _places(tensors: Iterable[Tensor]) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,1 @@
+"""`tttscale watch`: a page that shows a running run, from the files in its folder only. No torch here."""
