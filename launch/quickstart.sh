@@ -58,10 +58,10 @@ Next:
   # what became of the run
   $tttscale launch status $run
   # resume it, to step 60
-  $tttscale launch torchrun quickstart -n 2 run.name=$name data.store=$store train.steps=60
+  $tttscale launch torchrun quickstart -n 2 run.name=$name train.steps=60
   # a longer one
   $longer
   # one process, the same losses
-  $tttscale train quickstart run.name=alone data.store=$store parallel.sequence=1 train.steps=5
+  $tttscale train quickstart run.name=alone parallel.sequence=1 train.steps=5
 EOT
 if [[ -z "$installed" ]]; then printf '  # run the tests\n  bash tests/run.sh\n'; fi

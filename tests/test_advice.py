@@ -22,7 +22,7 @@ def texts():
         helps = {
             node.body[0]
             for node in ast.walk(tree)
-            if path.name == "cli.py" and isinstance(node, ast.FunctionDef)
+            if path.name in ("cli.py", "verbs.py") and isinstance(node, ast.FunctionDef)
         }
         prose = {n.value for n in ast.walk(tree) if isinstance(n, ast.Expr) and n not in helps}
         for node in ast.walk(tree):

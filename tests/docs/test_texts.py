@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import subprocess
+import tomllib
 from fnmatch import fnmatch
 
 import pytest
@@ -262,3 +263,11 @@ def test_the_way_from_token_range_to_gradient_is_an_hours_reading():
         for line in (ROOT / f"tttscale/scan/{name}.py").read_text().splitlines()
     ]
     assert len(lines) < 720
+
+
+def test_every_extra_is_on_the_page_of_installing():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    table = (ROOT / "docs/installing.md").read_text().split("## Extras")[1].split("##")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == extras.keys()

@@ -96,7 +96,7 @@ def evaluate(
     weights stay in them.
 
     Example: `tttscale eval runs/quickstart --length 128Ki`, or of a job:
-    `VERB=eval N=2 bash launch/torchrun.sh runs/quickstart --task passkey --lengths 1Ki,4Ki`
+    `tttscale launch torchrun runs/quickstart -n 2 --verb eval --task passkey --lengths 1Ki,4Ki`
     """
     words = [] if lengths is None else lengths.split(",")
     numbers = tuple(parse_flag("--lengths", word.strip()) for word in words)
