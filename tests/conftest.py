@@ -9,6 +9,9 @@ from tttscale import scrub
 from tttscale.observe import guard
 
 os.environ["TRITON_INTERPRET"] = "1"
+from tests.trained import trained_run
+
+__all__ = ["trained_run"]
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     # nohup and background jobs of a shell ignore them, and so would all processes that tests start.
     if signal.getsignal(number) is signal.SIG_IGN:

@@ -5,9 +5,6 @@ import json
 import torch
 
 from benchmarks import decode
-from tests.generate import conftest
-
-trained_run = conftest.trained_run
 
 
 def test_what_is_timed_is_one_forward():

@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.convert.streams import GOLDEN, STATE, params
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale import cli
 from tttscale.model import TTTForCausalLM
 

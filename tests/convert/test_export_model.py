@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.convert.streams import names
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale.convert.export_model import Wishes, export_model
 from tttscale.data import ByteTokenizer
 from tttscale.errors import CheckpointError, DataError

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from tests.convert.streams import names
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale.convert.model_files import ModelFiles, shards, written
 from tttscale.convert.source import Source, Stored
 from tttscale.data import ByteTokenizer

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale.model import TTTForCausalLM
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.evaluate.helpers import Sums
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale.comm.threads import ThreadWorld
 from tttscale.data import BuildOptions, build_store
 from tttscale.errors import ConfigError, DataError

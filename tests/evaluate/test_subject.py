@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale.errors import CheckpointError, ConfigError, DataError
 from tttscale.evaluate.subject import Subject
 

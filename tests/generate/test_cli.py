@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale import cli
 from tttscale.cluster import discover
 from tttscale.model import TTTForCausalLM

@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale.errors import CheckpointError, ConfigError, DiskError
 from tttscale.generate.loaded import Loaded
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tests.warm import tttscale
 from tttscale.errors import LaunchError
 from tttscale.generate.main import _check_same

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale.data.tokenizers.tokenizer import ByteTokenizer
 from tttscale.errors import ConfigError, DataError
 from tttscale.generate.session import Figures, Session

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.generate.conftest import byte_model
 from tests.ranks import run_ranks, values
+from tests.trained import byte_model
 from tttscale.comm import mesh as meshes
 from tttscale.generate.split_reading import SplitReader
 from tttscale.model import decoder as module

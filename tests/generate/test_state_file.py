@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.generate.conftest import byte_model
 from tests.mixers.gated_delta import GatedDelta
+from tests.trained import byte_model
 from tttscale.config.load import load_config
 from tttscale.data.tokenizers.tokenizer import ByteTokenizer
 from tttscale.errors import CheckpointError

@@ -4,9 +4,9 @@ import json
 
 import torch
 
-from tests.generate.conftest import byte_model
 from tests.model.test_golden import build
 from tests.scan.helpers import tiny_config, tiny_model
+from tests.trained import byte_model
 
 PAD, BOS, EOS = 258, 256, 257
 

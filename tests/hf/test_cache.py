@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tests.generate.conftest import byte_model
 from tests.hf.helpers import tiny_pair, wrapped
+from tests.trained import byte_model
 from tttscale.data.tokenizers.tokenizer import ByteTokenizer
 from tttscale.errors import ConfigError
 from tttscale.generate import fingerprints, load_state, save_state

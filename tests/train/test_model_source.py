@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.generate.conftest import byte_model
+from tests.trained import byte_model
 from tttscale.errors import CheckpointError, DataError
 from tttscale.train.model_source import model_folder, model_tokenizer
 
