@@ -196,13 +196,13 @@ def across_processes(run: Path, book: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for name, target in (("RUN", run), ("book.txt", book)):
             (Path(folder) / name).symlink_to(target.absolute())
-        greedy = ("--tokens", "80", "--temperature", "0")
-        text = _generate(folder, shown, "--file", "book.txt", *greedy)
+        drawn = ("--tokens", "80", "--temperature", "0.6")
+        text = _generate(folder, shown, "--file", "book.txt", *drawn)
         _generate(
             folder, shown, "--file", "book.txt", "--tokens", "0", "--save-state", "book.state"
         )
-        again = _generate(folder, shown, "--load-state", "book.state", *greedy)
-        _generate(folder, shown, "\n\nIn the end", "--load-state", "book.state", *greedy)
+        again = _generate(folder, shown, "--load-state", "book.state", *drawn)
+        _generate(folder, shown, "In the end", "--load-state", "book.state", *drawn)
     if again != text:
         raise RuntimeError(f"{again!r} is not {text!r}")
     return "```text\n" + "\n".join(shown) + "\n```"
@@ -222,7 +222,7 @@ def _generate(folder: str, shown: list[str], *words: str) -> str:
     if done.returncode:
         raise RuntimeError(done.stderr)
     said = done.stderr.strip().splitlines()
-    lines = [line for line in said if not line.startswith("model ")]
+    lines = [line for line in said if not line.startswith(("model ", "reading: "))]
     shown += [f"$ {shlex.join(['tttscale', *command])}", *done.stdout.splitlines(), *lines, ""]
     return done.stdout
 
