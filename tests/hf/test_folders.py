@@ -15,10 +15,12 @@ pytest.importorskip("transformers")
 import transformers
 
 from tests.hf.helpers import byte_folder, greedy, wrapped
+from tests.mixers.gated_delta import GatedDelta
 from tests.scan.helpers import tiny_config, tiny_model
 from tttscale.errors import CheckpointError
 from tttscale.hf import TTTConfig, TTTForCausalLM
 from tttscale.model import TTTForCausalLM as Core
+from tttscale.model import mixer
 from tttscale.model.auto_map import AUTO_MAP, CODE, CODE_NAME
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +151,26 @@ def test_a_program_that_does_not_import_us(tmp_path):
     assert sorted(p.name for p in again.glob("*.py")) == [CODE_NAME]
     assert (again / CODE_NAME).read_text() == CODE
     assert json.loads((again / "config.json").read_text())["auto_map"] == AUTO_MAP
+
+
+class Tabled(GatedDelta):
+    """A layer with tensors that are in no file, one as a buffer and one without a word."""
+
+    def __init__(self, config, options):
+        super().__init__(config, options)
+        self.plain = torch.linspace(0.5, 1, config.hidden_size)
+        self.register_buffer("table", torch.linspace(1, 2, config.hidden_size), persistent=False)
+
+    def forward(self, h, chunk, ports):
+        return super().forward(h * self.table * self.plain, chunk, ports)
+
+
+def test_a_layer_of_ones_own_keeps_its_tables(tmp_path):
+    mixer("hf-tabled")(Tabled)
+    config = tiny_config("linear", pattern=["hf-tabled", "ttt-linear"])
+    core = tiny_model(config, torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder_of(core, tmp_path))
+    assert torch.equal(model(IDS).logits, core(IDS).logits)
 
 
 def test_missing_weights_are_not_made_up(tmp_path):

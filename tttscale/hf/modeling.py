@@ -1,5 +1,6 @@
 """The language model as a model of transformers: its loading, saving and `generate`, our arithmetic."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,6 +9,14 @@ from torch import Tensor, nn
 
 from tttscale.errors import CheckpointError, ConfigError
 from tttscale.files import write_text
+from tttscale.hf.arguments import (
+    REFUSED,
+    checked_ids,
+    one_cache,
+    real_tokens,
+    refuse,
+    take_cache,
+)
 from tttscale.hf.cache import TTTCache
 from tttscale.hf.configuration import TTTConfig
 from tttscale.hf.library import CACHE, TIED, Output, first_column, transformers
@@ -22,14 +31,6 @@ from tttscale.model.ttt_layer import TTTLayer
 _SHOWN = 3
 _TABLES = r"rotary_emb\.inv_freq", r"seq_modeling_block\.token_idx"
 """What older files hold beside the weights."""
-_REFUSED = {
-    "inputs_embeds": "give input_ids",
-    "position_ids": "leave them out: attention_mask says what is padding, and the cache counts",
-    "token_type_ids": "leave them out (tokenizer(..., return_token_type_ids=False))",
-    "output_attentions": "there is no attention",
-    "output_hidden_states": "call model.core's blocks one after the other",
-}
-"""Arguments that other models take, and what to do without them."""
 
 
 class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin):
@@ -53,6 +54,8 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         self._shape = config.architecture()
         core = _built(self._shape)
         self.model, self.lm_head = core.model, core.lm_head
+        self._made = list(_tables(core)) if torch.get_default_device().type == "meta" else []
+        """Tensors that are in no file; transformers 5 loses them when it loads."""
         for module in self.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]  # its weights are drawn already
         self.post_init()
@@ -78,6 +81,9 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
                     f"{', '.join(found[:_SHOWN])}{more}). Random weights in their place would be another "
                     "model; put back the files that were written together"
                 )
+        for owner, buffer, value in model._made:
+            setattr(owner, buffer, value.to(getattr(owner, buffer).device))
+        model._made = []
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -136,7 +142,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
                 reads its padding, and the logits there are those after the token before it.
             past_key_values: what has been read before; it is updated.
             labels: int64 [B, T]; shifted here, -100 for places that do not count, as padding does not.
-            use_cache: make a cache if none is given; None: as the configuration says.
+            use_cache: make a cache if none is given; None: as the configuration says, but not with labels.
             logits_to_keep: the last so many columns only, or those of these indices; 0: all.
             return_dict: False returns a tuple.
             num_items_in_batch: what to divide the sum of the losses by; None: the labels that count.
@@ -149,13 +155,13 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         Raises:
             ConfigError: a row has no token, or an argument cannot be used.
         """
-        _refuse(others)
-        ids = _checked(input_ids)
-        real = _real(attention_mask, ids)
-        wants_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = _cache(past_key_values, cache)
-        if cache is None and wants_cache:
+        refuse(others)
+        ids, cache = checked_ids(input_ids), one_cache(past_key_values, cache)
+        if use_cache is None:
+            use_cache = self.config.use_cache and labels is None
+        if cache is None and use_cache:
             cache = TTTCache()
+        real = real_tokens(attention_mask, ids, 0 if cache is None else cache.columns)
         if cache is None:
             core = self.core
             logits = core(ids).logits if real is None else whole_padded(core, ids, real)
@@ -184,7 +190,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
         **others: Any,
     ) -> dict[str, Any]:
         """Choose what the next call reads: the columns that the cache has not."""
-        cache = _cache(past_key_values, cache)
+        cache = one_cache(past_key_values, cache)
         if cache is not None:
             width = input_ids.shape[1]
             begin = first_column(others, width)
@@ -212,7 +218,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
                 f"cache_implementation = {kind!r}: a TTT model has one kind of cache, of one size. Leave it "
                 "out"
             )
-        cache = _given(model_kwargs)
+        cache = take_cache(model_kwargs)
         if cache is None and generation_config.use_cache is not False:
             cache = TTTCache()
         if cache is not None:
@@ -223,7 +229,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
     ) -> tuple[Any, dict[str, Any]]:
         """Repeat each row for its beams or samples; a cache that was given stays as it is."""
         ids, expanded = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
-        cache = _given(expanded)
+        cache = take_cache(expanded)
         if cache is not None:
             if expand_size > 1:
                 cache = cache.copy()
@@ -239,7 +245,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
             ValueError: there is one that none knows.
         """
         super()._validate_model_kwargs(model_kwargs)
-        _refuse({name: value for name, value in model_kwargs.items() if name in _REFUSED})
+        refuse({name: value for name, value in model_kwargs.items() if name in REFUSED})
 
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse prompts that have no token.
@@ -248,7 +254,7 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
             ConfigError: so it is.
         """
         found = super()._prepare_model_inputs(*args, **kwargs)
-        _checked(found[0])
+        checked_ids(found[0])
         return found
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -272,73 +278,12 @@ def _built(shape: Shape) -> Core:
         return Core(shape)
 
 
-def _refuse(others: dict[str, Any]) -> None:
-    """Refuse arguments of other models.
-
-    Raises:
-        ConfigError: one asks for something.
-    """
-    for name, value in others.items():
-        if value is not None and value is not False:
-            advice = _REFUSED.get(name, "leave it out")
-            raise ConfigError(f"{name} is nothing that a TTT model takes: {advice}")
-
-
-def _checked(input_ids: Tensor | None) -> Tensor:
-    """Return ids that can be read.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    if input_ids is None or input_ids.dim() != 2 or 0 in input_ids.shape:
-        found = None if input_ids is None else list(input_ids.shape)
-        raise ConfigError(
-            f"input_ids: expected [rows, tokens] with a token or more, such as the tokenizer's bos; got "
-            f"{found}"
-        )
-    return input_ids
-
-
-def _real(attention_mask: Tensor | None, ids: Tensor) -> Tensor | None:
-    """Where tokens are, bool [B, T] on the CPU; None: everywhere."""
-    if attention_mask is None:
-        return None
-    rows, columns = ids.shape
-    if (
-        attention_mask.dim() != 2
-        or len(attention_mask) != rows
-        or attention_mask.shape[1] < columns
-    ):
-        raise ConfigError(
-            f"attention_mask is {list(attention_mask.shape)}, and input_ids {[rows, columns]}: expected one "
-            "row for each, 1 for tokens and 0 for padding"
-        )
-    real = attention_mask[:, -columns:].to("cpu", torch.bool)
-    return None if bool(real.all()) else real
-
-
-def _cache(*names: Any) -> TTTCache | None:
-    """Return the one that was given, under whichever name.
-
-    Raises:
-        ConfigError: there are two, or it is another model's.
-    """
-    given = [each for each in names if each is not None]
-    if len(given) > 1:
-        raise ConfigError(
-            "cache and past_key_values are two names of one argument; give one of them"
-        )
-    if given and not isinstance(given[0], TTTCache):
-        raise ConfigError(
-            f"the cache is a {type(given[0]).__name__}; a TTT model continues from a tttscale.hf.TTTCache, "
-            "as its output holds one"
-        )
-    return given[0] if given else None
-
-
-def _given(arguments: dict[str, Any]) -> TTTCache | None:
-    """Take the cache out of the arguments of `generate`."""
-    return _cache(*(arguments.pop(name, None) for name in ("past_key_values", "cache")))
+def _tables(core: Core) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Yield the buffers that are not saved: where each is, and its value."""
+    for module in core.modules():
+        for name in sorted(module._non_persistent_buffers_set):
+            if (value := getattr(module, name)) is not None:
+                yield module, name, value
 
 
 def _loss(logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
