@@ -16,6 +16,7 @@ from tttscale.config.completion import (
     complete_words,
 )
 from tttscale.config.shipped import shipped
+from tttscale.supervise.supervisor import is_wanted
 
 
 @pytest.fixture
@@ -80,6 +81,7 @@ def test_a_shell_asks(shell, here):
     said = ask(shell, "tttscale train quick", **env)
     assert "quickstart" in said
     # A place among the ranks of a job changes nothing: no supervisor, no rank.
+    assert not is_wanted([], {"RANK": "0", "WORLD_SIZE": "2"})
     said = ask(shell, "tttscale train quickstart train.lr_f", RANK="0", WORLD_SIZE="2", **env)
     assert "train.lr_final=" in said
 
