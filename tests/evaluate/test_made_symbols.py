@@ -18,7 +18,8 @@ def made(kind, length, seed=0):
     chunk = sequence.chunk(0, length)
     assert len(chunk.ids) == length
     assert chunk.ids[0] == 256
-    asked = sorted(sequence.asked)
+    asked = sequence.asked.tolist()
+    assert asked == sorted(asked)
     labels = chunk.labels
     assert (np.flatnonzero(labels != -100) + 1).tolist() == asked
     choices = ALPHABET.choices(kind)

@@ -17,7 +17,9 @@ from tttscale.evaluate.made_text import (
 
 def test_a_sequence_reads_alike_in_any_pieces():
     hay = Repeated(np.arange(7))
-    made = MadeSequence(hay, [(3, np.array([90, 91, 92])), (18, np.array([80, 81]))], {4, 18, 20})
+    made = MadeSequence(
+        hay, [(3, np.array([90, 91, 92])), (18, np.array([80, 81]))], np.array([4, 18, 20])
+    )
     whole = made.chunk(0, 20)
     assert whole.ids.tolist()[:8] == [0, 1, 2, 90, 91, 92, 6, 0]
     assert whole.ids.tolist()[17:] == [3, 80, 81]

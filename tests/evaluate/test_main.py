@@ -5,8 +5,48 @@ import json
 import pytest
 
 from tests.ranks import run_ranks, values
+from tests.warm import tttscale
+from tttscale.data import BuildOptions, build_store
 from tttscale.evaluate.main import evaluate
 from tttscale.evaluate.options import Options
+from tttscale.observe import read_metrics
+from tttscale.observe.plots import read_positions
+
+RUN = """\
+run: {{name: measured, dir: {root}/runs}}
+model:
+  vocab_size: 259
+  hidden_size: 32
+  intermediate_size: 48
+  num_hidden_layers: 2
+  num_attention_heads: 2
+data: {{store: {root}/store, sequence_length: 128, documents: {documents}}}
+parallel: {{chunk_length: 48}}
+train: {{steps: 2, lr: 1e-2, precision: fp32, device: cpu}}
+evaluate: {{sequences: 3}}
+logging: {{wandb: {{mode: disabled}}}}
+"""
+
+
+@pytest.mark.parametrize("documents", ["ignore", "whole"])
+def test_the_loss_is_that_of_the_runs_own_evaluation(tmp_path, documents):
+    (tmp_path / "text").mkdir()
+    for n in range(12):
+        (tmp_path / f"text/{n}.txt").write_text(f"document {n} of the text. " * (5 + n))
+    build_store(tmp_path / "store", [str(tmp_path / "text")], BuildOptions(holdout_fraction=0.4))
+    (tmp_path / "run.yaml").write_text(RUN.format(root=tmp_path, documents=documents))
+    done = tttscale("train", tmp_path / "run.yaml")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs/measured"
+    done = tttscale("eval", run, "--sequences", 3)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run / "eval/eval.json").read_text())["tasks"]["loss"]
+    *_, last = read_metrics(run / "metrics.jsonl")
+    assert found["loss"] == pytest.approx(last["heldout_loss"], rel=1e-14)
+    edges, losses, counts = read_positions(run / "positions.json")
+    assert found["positions"]["edges"] == edges
+    assert found["positions"]["loss"] == pytest.approx(losses, rel=1e-14)
+    assert found["positions"]["tokens"] == counts
 
 
 def rank(ranks, path, options):

@@ -118,3 +118,17 @@ def test_another_store_on_another_rank_is_refused(model, store):
     place = mesh(SingleRank(), texts=lambda text: [text, "0" * 32])
     with pytest.raises(DataError, match="the store of rank 1"):
         Evaluation(subject, place, Options(store=store, length=64)).measure("loss")
+
+
+def test_bf16_is_near_fp32(model, store):
+    for task, more in (("loss", {"store": store, "length": 300}), ("passkey", {"lengths": (256,)})):
+        options = {"samples": 2, "depths": 1, "sequences": 2, "chunk": 32, **more}
+        (wide,) = measured(model, task, Options(**options))
+        (narrow,) = measured(model, task, Options(**options, precision="bf16"))
+        assert narrow["precision"] == "bf16"
+        pair = [
+            found["loss"] if task == "loss" else found["cells"][0]["loss"]["value"]
+            for found in (wide, narrow)
+        ]
+        assert pair[0] != pair[1]
+        assert pair[1] == pytest.approx(pair[0], rel=0.02)

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from tests.evaluate.helpers import Rows, on_ranks, split
+from tests.mixers.gated_delta import GatedDelta
 from tests.scan.helpers import relative, tiny_config, tiny_model
 from tttscale.model.decoder import Decoder
+from tttscale.model.registry import mixer
 
 
 @pytest.mark.parametrize("kind", ["striped", "contiguous"])
@@ -41,11 +43,19 @@ def test_every_chunk_is_seen_once(ranks, batch, count, kind):
             assert relative(ours, x[0]) < 1e-12
 
 
+def pattern(learner):
+    """The fields of a model; "own" has a layer of someone's own, too."""
+    if learner != "own":
+        return tiny_config(learner)
+    mixer("passes-gated-delta")(GatedDelta)
+    return tiny_config("linear", pattern=["passes-gated-delta", "ttt-linear"])
+
+
 @pytest.mark.parametrize("kind", ["striped", "contiguous"])
-@pytest.mark.parametrize("learner", ["linear", "mlp"])
+@pytest.mark.parametrize("learner", ["linear", "mlp", "own"])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_states_at_the_ends_are_the_decoders(learner, kind, ranks):
-    sequences, config = [Rows(40, seed) for seed in range(5)], tiny_config(learner)
+    sequences, config = [Rows(40, seed) for seed in range(5)], pattern(learner)
 
     def work(passes, summed):
         ended = {}

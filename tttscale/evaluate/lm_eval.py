@@ -30,8 +30,8 @@ with needed(
     "Run `pip install 'tttscale[eval]'`.",
     TTTScaleError,
 ):
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.api.registry import register_model
+    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+    from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 
 _PIECE_TOKENS = 2048
 """Tokens of a long document whose logits are held at once."""
@@ -165,11 +165,12 @@ class TTTScaleLM(TemplateLM):
         """How a task wants tokens to be chosen: the likeliest, unless it samples."""
         if not asked.get("do_sample", float(asked.get("temperature") or 0) > 0):
             return Sampling(0.0, None, None, None, self._seed)
-        names = ("top_k", "top_p", "min_p")
         temperature = asked.get("temperature")
         return Sampling(
             1.0 if temperature is None else float(temperature),
-            *(asked.get(name) for name in names),
+            asked.get("top_k"),
+            asked.get("top_p"),
+            asked.get("min_p"),
             self._seed,
         )
 
@@ -219,7 +220,7 @@ def _by_context(requests: Sequence[Pair]) -> dict[tuple[int, ...], list[int]]:
 
 def main() -> None:
     """Run the harness's own command; `tttscale` is one of its models."""
-    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     cli_evaluate()
 

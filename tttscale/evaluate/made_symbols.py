@@ -1,5 +1,6 @@
 """Tasks `recall`, `copy` and `state-tracking`: answers inside a sequence, in symbols of one token each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,10 +80,10 @@ def make_sequence(
     texts, asked = _MAKERS[kind](alphabet, length_tokens, rng)
     if alphabet.bos is not None:
         texts = [(0, np.array([alphabet.bos])), *texts]
-    return MadeSequence(hay, texts, frozenset(asked))
+    return MadeSequence(hay, texts, np.array(asked))
 
 
-_Made = tuple[list[tuple[int, np.ndarray]], list[int]]
+_Made = tuple[list[tuple[int, np.ndarray]], Sequence[int]]
 
 
 def _recall(of: Alphabet, length: int, rng: np.random.Generator) -> _Made:
@@ -108,7 +109,7 @@ def _copy(of: Alphabet, length: int, rng: np.random.Generator) -> _Made:
     word = of.lower[rng.integers(0, 26, count)]
     end = length + 1 - count
     text = np.concatenate([word, [of.ends], word])
-    return [(end - count - 1, text)], list(range(end, end + count))
+    return [(end - count - 1, text)], range(end, end + count)
 
 
 def _parity(of: Alphabet, length: int, rng: np.random.Generator) -> _Made:

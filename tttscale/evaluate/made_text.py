@@ -60,8 +60,8 @@ class MadeSequence:
     hay: Haystack
     texts: Sequence[tuple[int, np.ndarray]]
     """Places, and what stands there; they do not overlap."""
-    asked: frozenset[int] = field(default_factory=frozenset)
-    """Positions of tokens that the model should know from those before; none is at 0."""
+    asked: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Positions of tokens that the model should know from those before, ascending; none is at 0."""
 
     def chunk(self, begin: int, end: int) -> TokenChunk:
         """Positions [begin, end), with labels where the next token is asked for."""
@@ -71,8 +71,9 @@ class MadeSequence:
             if first < last:
                 ids[first - begin : last - begin] = text[first - at : last - at]
         labels = np.full(end - begin, IGNORED_LABEL, np.int64)
-        wanted = [p - 1 - begin for p in self.asked if begin < p <= end]
-        labels[wanted] = ids[1:][wanted]
+        first, last = np.searchsorted(self.asked, [begin + 1, end + 1])
+        wanted = self.asked[first:last] - begin
+        labels[wanted - 1] = ids[wanted]
         return TokenChunk(ids[:-1], labels)
 
 

@@ -48,7 +48,7 @@ class AskedTokens:
         """
         self._model, self._vocabulary = passes.model, vocabulary
         self._choices = choices.to(passes.device)
-        self._places = torch.tensor(sorted(sequences[0].asked), dtype=torch.int64)
+        self._places = torch.from_numpy(sequences[0].asked)
         self.table = torch.zeros(3, len(sequences), len(self._places), dtype=torch.float64)
         """Losses in nats; whether a token is the likeliest of all; and of the choices."""
 

@@ -47,8 +47,9 @@ class Subject:
             ConfigError: the run's configuration is.
         """
         folder, notices = model_folder(path)
+        config = _run_config(path)  # first: it knows layers of the user's own
         model = TTTForCausalLM.from_pretrained(folder).to(device)
-        return cls(path, folder, _run_config(path), model, tuple(notices), tokenizer)
+        return cls(path, folder, config, model, tuple(notices), tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:

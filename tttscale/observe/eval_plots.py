@@ -148,9 +148,9 @@ def plot_inner(result: Mapping[str, Any], out: Path) -> Path:
     middles = [math.sqrt(a * b) for a, b in pairwise(borders)]
     layers = result["layers"]
     with new_axes(out) as (axes, path):
-        import matplotlib as mpl
+        from matplotlib import cm, colormaps, colors
 
-        colours = mpl.colormaps["viridis"]
+        colours = colormaps["viridis"]
         _log_positions(axes, edges, borders)
         for n, layer in enumerate(layers):
             colour = colours(n / max(len(layers) - 1, 1) * 0.9)
@@ -167,8 +167,8 @@ def plot_inner(result: Mapping[str, Any], out: Path) -> Path:
         ):
             axes.plot([], [], style, color=GREY, label=name)
         if len(layers) > 6:
-            norm = mpl.colors.Normalize(layers[0]["layer"], layers[-1]["layer"])
-            scale = mpl.cm.ScalarMappable(norm, colours)
+            norm = colors.Normalize(layers[0]["layer"], layers[-1]["layer"])
+            scale = cm.ScalarMappable(norm, colours)
             axes.figure.colorbar(scale, ax=axes, label="layer")
         _mark_beyond(axes, result["trained_tokens"], borders[-1])
         axes.set_yscale("log")
