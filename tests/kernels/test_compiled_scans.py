@@ -45,6 +45,21 @@ def test_compiled_scans_equal_the_reference(kind, dtype, capability, tokens):
     assert facts["same_bits"] is (True if kind == "linear" else None)
 
 
+@pytest.mark.parametrize(("kind", "capability"), [("linear", 90), ("mlp", 90), ("mlp", 80)])
+def test_compiled_tokens_equal_the_reference(kind, capability):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ptx.one_token", kind, "64", str(capability)],
+        env={**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.strip().splitlines()[-1])
+    assert facts["launches"] == ["one_token_kernel"] * 2
+    assert facts["error"] < 1e-6
+
+
 def test_the_report_covers_every_shipped_configuration():
     """To mend: `python -m tests.campaigns.emulated_kernels --out benchmarks/kernels_emulated`."""
     ran = json.loads(REPORT.read_text())["data"]

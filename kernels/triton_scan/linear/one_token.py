@@ -25,7 +25,7 @@ def one_token_kernel(
     w_sum, b_sum: A and a before this token, None for zeros; w_now, b_now: with it.
     """
     n = tl.program_id(0).to(tl.int64)
-    head = n % heads
+    row, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     cols = tl.arange(0, FP)
     cols_ok = cols < F
     token, matrix = n * F + cols, n * F * F
@@ -59,6 +59,6 @@ def one_token_kernel(
             A += load(w_sum_ptr + at, ok)
         tl.store(w_now_ptr + at, A, mask=ok)
         a += tl.sum(load(q_ptr + n * F + rows, rows < F)[:, None] * A, 0)
-    read -= tl.load(tau_ptr + (n // heads) * tau_stride) * a
+    read -= tl.load(tau_ptr + row * tau_stride) * a
     q = load(q_ptr + token, cols_ok)
     tl.store(out_ptr + token, q + beta + gamma * normalised_row(read, cols_ok, F), mask=cols_ok)

@@ -38,7 +38,7 @@ def one_token_kernel(
     """
     I: tl.constexpr = 4 * F
     n = tl.program_id(0).to(tl.int64)
-    head = n % heads
+    row, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     cols = tl.arange(0, FP)
     cols_ok = cols < F
     token, matrix, wide = n * F + cols, n * F * I, n * I
@@ -63,7 +63,7 @@ def one_token_kernel(
         a2 += load(b2_sum_ptr + token, cols_ok)
     tl.store(b2_now_ptr + token, a2, mask=cols_ok)
 
-    tau = tl.load(tau_ptr + (n // heads) * tau_stride)
+    tau = tl.load(tau_ptr + row * tau_stride)
     read2 = b2 - tau * a2
     for begin in range(0, I, IB):
         at1, ok1, at2, ok2, inner, inner_ok = _tiles(begin, cols, F, IB)
