@@ -15,7 +15,8 @@ trap 'rm -rf "$root"' EXIT
 folders=()
 for version in "${versions[@]}"; do
   # Only what is tied to a version of transformers; the rest is that beside torch.
-  install=(python -m pip --disable-pip-version-check --quiet install --no-deps --target "$root/$version")
+  install=(python -m pip --disable-pip-version-check --quiet install --upgrade --no-deps \
+    --target "$root/$version")
   "${install[@]}" "transformers==$version" regex requests tqdm
   mapfile -t tied < <(sed -nE 's/^Requires-Dist: ((huggingface-hub|tokenizers)[^;]*)$/\1/p' \
     "$root/$version"/transformers-*.dist-info/METADATA)

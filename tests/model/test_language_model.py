@@ -11,6 +11,20 @@ from tttscale.model import TTTForCausalLM
 FORMS = list(itertools.product(["linear", "mlp"], ["mamba", "transformer"]))
 
 
+def test_modules_that_are_there_make_a_model_that_shares_them():
+    model = tiny_model(tiny_config("mlp"))
+    state = torch.get_rng_state()
+    same = TTTForCausalLM.of_modules(model.config, model.model, model.lm_head)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [*same.state_dict()] == [*model.state_dict()]
+    assert all(a is b for a, b in zip(same.parameters(), model.parameters(), strict=True))
+    ids = torch.arange(10)[None]
+    assert torch.equal(same(ids).logits, model(ids).logits)
+    with torch.no_grad():
+        model.lm_head.weight.add_(1)
+    assert torch.equal(same(ids).logits, model(ids).logits)
+
+
 def ids(length, batch=2):
     generator = torch.Generator().manual_seed(length)
     return torch.randint(0, 23, (batch, length), generator=generator)

@@ -1,6 +1,6 @@
 """The configuration of a TTT model as transformers knows it: the fields of config.json and their checks."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -14,7 +14,7 @@ class TTTConfig(Config):
     """Fields of `tttscale.model.TTTConfig`, with its defaults."""
 
     model_type = "ttt"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference: ClassVar = ["past_key_values", "cache"]
 
     def __init__(self, **fields: Any) -> None:
         """Take the fields of a model and those that every configuration of transformers has.

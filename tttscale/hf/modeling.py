@@ -244,8 +244,8 @@ class TTTForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixin)
             ConfigError: there is one that other models know.
             ValueError: there is one that none knows.
         """
-        super()._validate_model_kwargs(model_kwargs)
         refuse({name: value for name, value in model_kwargs.items() if name in REFUSED})
+        super()._validate_model_kwargs(model_kwargs)
 
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse prompts that have no token.
