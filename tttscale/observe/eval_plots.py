@@ -111,17 +111,18 @@ def plot_accuracy(result: Mapping[str, Any], out: Path) -> Path:
             cells = [cell for cell in result["cells"] if cell["kind"] == kind]
             # Side by side, so that intervals do not hide each other.
             lengths = [cell["length"] * 1.04 ** (2 * n + 1 - len(kinds)) for cell in cells]
-            for name, style in (("chosen", "o-"), ("exact", "s:")):
-                values = [cell[name]["value"] for cell in cells]
-                reach = [
-                    [max(0.0, c[name]["value"] - c[name]["low"]) for c in cells],
-                    [max(0.0, c[name]["high"] - c[name]["value"]) for c in cells],
-                ]
-                what = "likeliest of the choices" if name == "chosen" else "whole answer exact"
-                axes.errorbar(
-                    lengths, values, yerr=reach, fmt=style, color=colour, capsize=3, linewidth=1.4,
-                    markersize=4, label=f"{kind}: {what}",
-                )  # fmt: skip
+            values = [cell["chosen"]["value"] for cell in cells]
+            reach = [
+                [max(0.0, c["chosen"]["value"] - c["chosen"]["low"]) for c in cells],
+                [max(0.0, c["chosen"]["high"] - c["chosen"]["value"]) for c in cells],
+            ]
+            axes.errorbar(
+                lengths, values, yerr=reach, fmt="o-", color=colour, capsize=3, linewidth=1.4,
+                markersize=4, label=f"{kind}: likeliest of the choices",
+            )  # fmt: skip
+            exact = [cell["exact"]["value"] for cell in cells]
+            label = f"{kind}: whole answer exact"
+            axes.plot(lengths, exact, "s:", color=colour, linewidth=1.2, markersize=4, label=label)
             chance = 1 / cells[0]["choices"]
             axes.axhline(chance, color=colour, linestyle="--", linewidth=1, label=f"{kind}: chance")
         lengths = sorted({cell["length"] for cell in result["cells"]})
@@ -149,6 +150,7 @@ def plot_inner(result: Mapping[str, Any], out: Path) -> Path:
     layers = result["layers"]
     with new_axes(out) as (axes, path):
         from matplotlib import cm, colormaps, colors
+        from matplotlib.ticker import LogLocator, NullLocator
 
         colours = colormaps["viridis"]
         _log_positions(axes, edges, borders)
@@ -172,8 +174,9 @@ def plot_inner(result: Mapping[str, Any], out: Path) -> Path:
             axes.figure.colorbar(scale, ax=axes, label="layer")
         _mark_beyond(axes, result["trained_tokens"], borders[-1])
         axes.set_yscale("log")
-        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            which(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set(ylabel="inner loss (mean squared error)")
         axes.legend(loc="best", fontsize=8, ncols=2)
     return path
