@@ -2,9 +2,9 @@
 
     python -m benchmarks.ptx.one_token KIND DIM CAPABILITY
 
-Without TRITON_INTERPRET. Two rows and heads, two tokens: the first of a mini-batch, and one with sums, for which
-the rows are at places of their own. What is written holds NaN before. Prints one JSON object: the largest error
-of outputs and sums, relative to the largest number of each against fp64, and what ran.
+Without TRITON_INTERPRET. Two rows and heads, two tokens: the first of a mini-batch, and one with sums, for
+which the rows are at places of their own. What is written holds NaN before. Prints one JSON object: the largest
+error of outputs and sums, relative to the largest number of each against fp64, and what ran.
 """
 
 import json
