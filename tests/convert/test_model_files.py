@@ -52,8 +52,10 @@ def test_one_file(tmp_path):
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == [
         *("README.md", "config.json", "generation_config.json", "model.safetensors"),
-        *("tokenizer.json", "tokenizer_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "tttscale_auto.py"),
     ]
+    fields = json.loads((tmp_path / "out/config.json").read_text())
+    assert fields["auto_map"]["AutoConfig"] == "tttscale_auto.TTTConfig"
     assert told[-1][0] == told[-1][1] == sum(v.nbytes for v in weights_of(model).values())
     found = TTTForCausalLM.from_pretrained(tmp_path / "out")
     assert found.config == model.config

@@ -14,6 +14,7 @@ from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.errors import cannot_write
 from tttscale.files import new_folder, replaced
 from tttscale.model.architecture import TTTConfig
+from tttscale.model.auto_map import AUTO_MAP, CODE, CODE_NAME
 from tttscale.model.pretrained import config_fields, read_config
 from tttscale.model.weights import CONFIG, INDEX, WEIGHTS, open_weights
 from tttscale.reading import reason
@@ -58,7 +59,10 @@ class ModelFiles:
         """All files beside the weights, by name."""
         dtype = widest({spec.dtype for spec in self.specs.values()})
         return {
-            CONFIG: json_bytes(config_fields(self.config, dtype_name(dtype))),
+            CONFIG: json_bytes(
+                config_fields(self.config, dtype_name(dtype)) | {"auto_map": AUTO_MAP}
+            ),
+            CODE_NAME: CODE.encode(),
             **generation_file(self.tokenizer),
             **({} if self.tokenizer is None else tokenizer_files(self.tokenizer)),
             CARD: self.card.encode(),
