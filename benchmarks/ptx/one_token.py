@@ -41,9 +41,9 @@ def run(kind: str, dim: int, capability: int) -> dict[str, Any]:
         stack.enter_context(mock.patch.object(torch, "empty", poisoned(torch.empty)))
         for at in (tau[:1], tau[[1, 3]]):
             q, k, v = (normal(_ROWS, _HEADS, dim) for _ in range(3))
-            given = (q, k, v, normal(_ROWS, _HEADS).sigmoid() / dim, at, *norm)
+            given: list[Any] = [q, k, v, normal(_ROWS, _HEADS).sigmoid() / dim, at, *norm]
             out, ours = compiled.one_token(kind, *given, state, ours, capability)
-            wide: list[Any] = [*(x.double() for x in given), tuple(w.double() for w in state)]
+            wide = [*(x.double() for x in given), tuple(w.double() for w in state)]
             wanted, exact = plain.one_token(kind, *wide, exact)
             pairs = zip((out, *ours), (wanted, *exact), strict=True)
             worst = max(worst, *(_error(a, b) for a, b in pairs))
