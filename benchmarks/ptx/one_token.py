@@ -32,7 +32,7 @@ def run(kind: str, dim: int, capability: int) -> dict[str, Any]:
         """Random numbers, always the same."""
         return torch.randn(shape, generator=generator)
 
-    norm = 1 + 0.3 * normal(_HEADS, dim), 0.3 * normal(_HEADS, dim)
+    weight, bias = 1 + 0.3 * normal(_HEADS, dim), 0.3 * normal(_HEADS, dim)
     shapes = LEARNERS[kind].state_shapes(_ROWS, _HEADS, dim)
     state = tuple(0.8 * dim**-0.5 * normal(*shape) for shape in shapes)
     tau, worst = normal(_PLACES).abs() / 4, 0.0
@@ -41,10 +41,15 @@ def run(kind: str, dim: int, capability: int) -> dict[str, Any]:
         stack.enter_context(mock.patch.object(torch, "empty", poisoned(torch.empty)))
         for at in (tau[:1], tau[[1, 3]]):
             q, k, v = (normal(_ROWS, _HEADS, dim) for _ in range(3))
-            given: list[Any] = [q, k, v, normal(_ROWS, _HEADS).sigmoid() / dim, at, *norm]
-            out, ours = compiled.one_token(kind, *given, state, ours, capability)
-            wide = [*(x.double() for x in given), tuple(w.double() for w in state)]
-            wanted, exact = plain.one_token(kind, *wide, exact)
+            lr = normal(_ROWS, _HEADS).sigmoid() / dim
+            out, ours = compiled.one_token(
+                kind, q, k, v, lr, at, weight, bias, state, ours, capability
+            )
+            q, k, v, lr, at = (x.double() for x in (q, k, v, lr, at))
+            wide = tuple(w.double() for w in state)
+            wanted, exact = plain.one_token(
+                kind, q, k, v, lr, at, weight.double(), bias.double(), wide, exact
+            )
             pairs = zip((out, *ours), (wanted, *exact), strict=True)
             worst = max(worst, *(_error(a, b) for a, b in pairs))
     return {"error": worst, "launches": list(device.launches)}
