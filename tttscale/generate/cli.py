@@ -18,7 +18,7 @@ class Device(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Of the parameters."""
+    """What parameters are kept in."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
