@@ -177,10 +177,15 @@ def test_a_folder_that_a_killed_process_of_our_number_has_left(tmp_path):
 def test_a_folder_that_two_write_at_once(tmp_path, monkeypatch):
     """The later one finds the earlier one's, also if it comes after the last look."""
     monkeypatch.setattr(files, "_check_free", lambda path: None)
-    with pytest.raises(FileExistsError) as caught, new_folder(tmp_path / "out") as partial:
-        (partial / "a").write_text("late")
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out/a").write_text("early")
+
+    def write_both():
+        with new_folder(tmp_path / "out") as partial:
+            (partial / "a").write_text("late")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out/a").write_text("early")
+
+    with pytest.raises(FileExistsError) as caught:
+        write_both()
     assert caught.value.filename == str(tmp_path / "out")
     assert (tmp_path / "out/a").read_text() == "early"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
