@@ -149,3 +149,13 @@ def test_layers_of_someone_else(tmp_path):
     found, wanted = (load_file(tmp_path / f / "model.safetensors") for f in ("out", "in"))
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert json.loads((tmp_path / "out/config.json").read_text())["pattern"] == ["theirs:Layer"]
+
+
+def test_a_number_of_layers_that_would_take_all_memory(tmp_path):
+    byte_model().save_pretrained(tmp_path / "in")
+    path = tmp_path / "in/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 10**9}))
+    with pytest.raises(
+        CheckpointError, match=r"num_hidden_layers = 1,000,000,000, but .* holds 2 "
+    ):
+        exported(tmp_path / "in", tmp_path / "out", tokenizer="bytes")

@@ -10,7 +10,7 @@ from tttscale.convert.model_card import render
 from tttscale.convert.model_files import SHARD_BYTES, ModelFiles, Progress, written
 from tttscale.convert.official import official_source
 from tttscale.convert.run_facts import checked_manifest, run_facts, run_of
-from tttscale.convert.shapes import check_complete, expected_shapes
+from tttscale.convert.shapes import check_complete, expected_shapes, layers_of
 from tttscale.convert.source import Source
 from tttscale.data.tokenizers.special_tokens import NONE
 from tttscale.errors import CheckpointError
@@ -62,6 +62,11 @@ def export_model(
         source = official_source(weights, folder)
         source.check(config)
         _drop_tied_head(source, config)
+        if (layers := layers_of(source)) != config.num_hidden_layers:
+            raise CheckpointError(
+                f"{source.config_path} has num_hidden_layers = {config.num_hidden_layers:,}, but "
+                f"{source.path} holds {layers:,} layers. Put back both as they were written"
+            )
         expected = expected_shapes(config)
         if expected is not None:
             check_complete(source, expected)

@@ -207,6 +207,12 @@ def _find(directory: Path) -> "Path | _Index":
             f"{directory} holds {_listed(variants)} and no {WEIGHTS}. Call the one that is meant {WEIGHTS}, "
             f"or {INDEX} if it is an index"
         )
+    for name in (WEIGHTS, INDEX):
+        if not plain and (directory / name).is_symlink():
+            target = (directory / name).readlink()
+            raise CheckpointError(
+                f"{directory / name} is a link to {target}, which does not exist. Fetch the files again"
+            )
     for name in (*plain, *variants):
         path = directory / name
         return _read_index(path) if name.endswith(".json") else path
