@@ -11,7 +11,7 @@ from tests.mixers.gated_delta import GatedDelta
 from tests.trained import byte_model
 from tttscale.config.load import load_config
 from tttscale.data.tokenizers.tokenizer import ByteTokenizer
-from tttscale.errors import CheckpointError
+from tttscale.errors import CheckpointError, NumericsError
 from tttscale.generate import fingerprints, load_state, save_state
 from tttscale.model import TTTForCausalLM, mixer
 from tttscale.model.sequence_layer import build_mixer
@@ -108,6 +108,14 @@ BROKEN = {
     "another shape": (lambda t, m: t.update({STATE: t[STATE][:, :1]}), "'state' has the shapes"),
     "other logits": (lambda t, m: t.update(logits=t["logits"][:, :9].clone()), "its logits have"),
     "no numbers": (lambda t, m: t["logits"].fill_(torch.inf), "logits holds .* not finite"),
+    "another value": (
+        lambda t, m: t[STATE].view(-1)[3:4].add_(1e-3),
+        "not those that were written",
+    ),
+    "other positions": (lambda t, m: t["positions"].sub_(1), "not those that were written"),
+    "other likely tokens": (lambda t, m: t["logits"].neg_(), "not those that were written"),
+    "without its logits": (lambda t, m: t.pop("logits"), "not those that were written"),
+    "no digest": (lambda t, m: m.pop("content"), "not those that were written"),
     "not finite": (lambda t, m: t[STATE].fill_(torch.nan), "layers.0.state.0 holds .* not finite"),
 }
 
@@ -121,10 +129,19 @@ def test_a_file_that_is_not_what_was_written(saved, name):
         load_state(path, model, of)
 
 
+def test_a_state_that_could_not_be_loaded_is_not_saved(saved):
+    _, of, state, path = saved
+    before, other = path.read_bytes(), state.copy()
+    other.layers[1]["state"][0][0, 0, 0, 0] = torch.nan
+    with pytest.raises(
+        NumericsError, match=r"layers.1.state.0 holds .* not finite.*--dtype float32"
+    ):
+        save_state(path, other, of)
+    assert path.read_bytes() == before
+
+
 def test_a_file_without_logits(saved):
     model, of, state, path = saved
-    rewritten(path, lambda t, m: t.pop("logits"))
-    assert load_state(path, model, of).logits is None
     save_state(path, replace(state, logits=None), of)
     assert load_state(path, model, of).logits is None
 

@@ -119,6 +119,16 @@ def test_long_continuations_at_different_positions_are_read_in_chunks(model, mon
     assert not seen
 
 
+def test_padding_may_be_any_number(model):
+    """Such as the id of a pad token that the embedding was not enlarged for, or -100."""
+    for rows in MASKS.values():
+        real = real_of(rows)
+        for number in (-100, model.config.vocab_size):
+            ids = IDS.masked_fill(~real, number)
+            for run in (whole_padded, lambda *given: read_padded(*given)[0]):
+                assert torch.equal(run(model, ids, real), run(model, IDS, real))
+
+
 def test_a_row_without_a_token(model):
     real = real_of(["111", "000", "011"])
     for run in (read_padded, whole_padded):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from tttscale.errors import ConfigError
+from tttscale.errors import ConfigError, NumericsError
+from tttscale.model.beams import Beams, search
 from tttscale.model.sampling import Sampler, Sampling, filtered
 
 LIKELY = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
@@ -59,6 +60,23 @@ def test_draws_follow_the_probabilities():
     found = drawn.bincount(minlength=5) / 4000
     for i, p in enumerate(LIKELY.tolist()):
         assert abs(found[i] - p) < 5 * math.sqrt(p * (1 - p) / 4000)
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-30, 1e-38, 1e-45, 5e-324])
+def test_the_coldest_temperatures_take_the_most_likely(temperature):
+    sampler = Sampler(Sampling(temperature, top_k=4, top_p=0.9, min_p=0.1), 1)
+    assert sampler.draw(100 * LOGITS.flip(0)[None], [0]) == [4]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(bad):
+    logits = LOGITS.clone()[None]
+    logits[0, 2] = bad
+    for temperature in (0.0, 1.0):
+        with pytest.raises(NumericsError, match=r"not finite.*--dtype float32"):
+            Sampler(Sampling(temperature), 1).draw(logits, [0])
+    with pytest.raises(NumericsError, match="not finite"):
+        search(None, logits, Beams(2), 3)
 
 
 def test_a_row_draws_the_same_with_and_without_others():

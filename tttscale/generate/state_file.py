@@ -2,7 +2,7 @@
 
 A safetensors file with `positions`, `layers.<i>.<part>.<j>` and, where they are known, the `logits` of what
 follows; and in its metadata whose state it is: digests of the model's configuration and parameters, and of
-the tokenizer.
+the tokenizer; and a digest of its own tensors.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from tttscale import __version__
 from tttscale.data.tokenizers.tokenizer import Tokenizer
-from tttscale.errors import CheckpointError
+from tttscale.errors import CheckpointError, NumericsError
 from tttscale.model.decode_state import OPEN, SUMS, DecodeState, Parts
 from tttscale.model.language_model import Block, TTTForCausalLM
 from tttscale.model.pretrained import weights_of
 from tttscale.tensors import TensorFile, check_finite, damaged, open_tensors, write_tensors
 
 VERSION = "1"
-_VERSION_KEY, _WRITER_KEY = "tttscale_state", "tttscale_version"
+_VERSION_KEY, _WRITER_KEY, _CONTENT_KEY = "tttscale_state", "tttscale_version", "content"
 _POSITIONS, _LOGITS = "positions", "logits"
 _NAME = re.compile(r"layers\.([0-9]{1,5})\.(.{1,80})\.([0-9]{1,3})")
 _NONE = "none"
@@ -41,13 +41,19 @@ def fingerprints(model: TTTForCausalLM, tokenizer: Tokenizer | None = None) -> d
     Returns:
         Digests by what they are of, "model" and "tokenizer".
     """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps(model.config.model_dump(mode="json"), sort_keys=True).encode())
-    for name, parameter in sorted(weights_of(model).items()):
-        digest.update(f"{name} {parameter.dtype} {list(parameter.shape)};".encode())
-        values = parameter.cpu().contiguous().flatten()
+    shape = json.dumps(model.config.model_dump(mode="json"), sort_keys=True)
+    found = _digest(weights_of(model), shape)
+    return {"model": found, "tokenizer": tokenizer.digest if tokenizer else _NONE}
+
+
+def _digest(tensors: Mapping[str, Tensor], before: str = "") -> str:
+    """Return a digest of a text, and of names, dtypes, shapes and values."""
+    digest = hashlib.blake2b(before.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        values = tensor.detach().cpu().contiguous().flatten()
         digest.update(values.view(torch.uint8).numpy().data)
-    return {"model": digest.hexdigest(), "tokenizer": tokenizer.digest if tokenizer else _NONE}
+    return digest.hexdigest()
 
 
 def save_state(path: Path | str, state: DecodeState, of: Mapping[str, str]) -> None:
@@ -59,6 +65,7 @@ def save_state(path: Path | str, state: DecodeState, of: Mapping[str, str]) -> N
         of: `fingerprints` of the model and the tokenizer.
 
     Raises:
+        NumericsError: the state holds NaN or infinity.
         OSError: the file system refused; an earlier file is as it was.
     """
     tensors = {_POSITIONS: torch.tensor(state.positions, dtype=torch.int64)}
@@ -67,7 +74,14 @@ def save_state(path: Path | str, state: DecodeState, of: Mapping[str, str]) -> N
             tensors |= {f"layers.{number}.{name}.{i}": tensor for i, tensor in enumerate(part)}
     if state.logits is not None:
         tensors[_LOGITS] = state.logits
-    metadata = {_VERSION_KEY: VERSION, _WRITER_KEY: __version__, **of}
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise NumericsError(
+                f"the state cannot be saved: {name} holds a number that is not finite. Read the text with "
+                "wider parameters (--dtype float32, dtype=torch.float32), or look for it in the weights"
+            )
+    digest = _digest(tensors)
+    metadata = {_VERSION_KEY: VERSION, _WRITER_KEY: __version__, _CONTENT_KEY: digest, **of}
     write_tensors(Path(path), tensors, metadata)
 
 
@@ -94,8 +108,12 @@ def load_state(path: Path | str, model: TTTForCausalLM, of: Mapping[str, str]) -
         for number, name, tensors in _parts(file, len(layers)):
             layers[number][name] = tuple(t.to(device, copy=True) for t in tensors)
         logits = _logits(file, len(positions), model.config.vocab_size)
+        content = _digest({name: file.read(name) for name in file.shapes})
+        is_whole = content == file.metadata.get(_CONTENT_KEY)
     for number, (block, parts) in enumerate(zip(model.carry_layers, layers, strict=True)):
         _check_shapes(path, number, block, parts, positions)
+    if not is_whole:
+        raise damaged(path, "its values are not those that were written")
     return DecodeState(positions, layers, None if logits is None else logits.to(device, copy=True))
 
 

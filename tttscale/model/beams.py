@@ -10,6 +10,7 @@ from torch import Tensor
 from tttscale.errors import ConfigError
 from tttscale.model.decode_state import DecodeState
 from tttscale.model.decoder import Decoder
+from tttscale.model.sampling import check_logits
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,15 @@ def search(
 
     Returns:
         The tokens, and the state after all of them.
+
+    Raises:
+        NumericsError: logits are not finite.
     """
     live: list[list[int]] = [[]]
     sums = torch.zeros(1, dtype=torch.float64)
     found: _Ended | None = None
     for length in range(1, max_new_tokens + 1):
+        check_logits(logits)
         likely = logits.double().log_softmax(-1).cpu() + sums[:, None]
         best = likely.flatten().topk(min(2 * beams.count, likely.numel()))
         parents, tokens, kept = list[int](), list[int](), list[float]()

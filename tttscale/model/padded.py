@@ -84,7 +84,8 @@ def whole_padded(model: "TTTForCausalLM", ids: Tensor, real: Tensor) -> Tensor:
     """
     counts = _counts(real)
     if bool((real[:, 1:] <= real[:, :-1]).all()):  # nothing before the padding sees it
-        return _spread(model(ids).logits, real, range(len(ids)))
+        tokens = ids.masked_fill(~to_device(real, ids.device), 0)  # padding may be no token at all
+        return _spread(model(tokens).logits, real, range(len(ids)))
     groups = list(_groups(counts))
     logits = [_spread(model(_taken(ids, real, rows)).logits, real, rows) for rows in groups]
     return torch.cat(logits)[_inverse(groups)]
@@ -105,8 +106,8 @@ def _counts(real: Tensor) -> list[int]:
     counts = [int(count) for count in real.sum(1)]
     if 0 in counts:
         raise ConfigError(
-            f"row {counts.index(0)} of {len(counts)} has no token: its attention_mask is 0 everywhere. Give "
-            "each row a token or more, such as the tokenizer's bos"
+            f"row {counts.index(0)} of {len(counts)} has no token: its attention_mask is 0 everywhere in "
+            "these columns. Give each row a token or more in each call, such as the tokenizer's bos"
         )
     return counts
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tttscale.errors import ConfigError
+from tttscale.errors import ConfigError, NumericsError
 
 _OUT = float("-inf")
+_COLDEST = 1e-30
+"""Least divisor of logits: by less they would overflow, and the most likely token is certain already."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Sampling:
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits [..., V] at this temperature (> 0); -inf for tokens that cannot be drawn, never for all."""
-    logits = logits / sampling.temperature
+    logits = logits / max(sampling.temperature, _COLDEST)
     if sampling.top_k is not None:
         least = logits.topk(min(sampling.top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < least, _OUT)
@@ -80,7 +82,11 @@ class Sampler:
         Args:
             logits: [n, V] of the rows.
             rows: their numbers.
+
+        Raises:
+            NumericsError: the logits are not finite.
         """
+        check_logits(logits)
         if self._sampling.temperature == 0:
             return logits.argmax(-1).tolist()
         likely = filtered(logits.float(), self._sampling).softmax(-1).cpu()
@@ -88,6 +94,20 @@ class Sampler:
             int(torch.multinomial(of, 1, generator=self._generators[row]))
             for of, row in zip(likely, rows, strict=True)
         ]
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse logits [..., V] from which no token can be chosen.
+
+    Raises:
+        NumericsError: one is NaN or infinite.
+    """
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise NumericsError(
+            "the logits are not finite numbers, so no token can be chosen. Compute with wider parameters "
+            "(--dtype float32, dtype=torch.float32); if they are not finite in fp32 either, the weights or "
+            "the state are at fault"
+        )
 
 
 def _refuse(name: str, value: float, wanted: str) -> None:
