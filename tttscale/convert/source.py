@@ -84,5 +84,5 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def widest(dtypes: set[torch.dtype]) -> torch.dtype:
-    """Of some dtypes of weights, the one that holds the values of most others."""
+    """The widest of some dtypes of weights: it holds the values of most others."""
     return next(dtype for dtype in DTYPE_NAMES.values() if dtype in dtypes)
