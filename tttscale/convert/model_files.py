@@ -84,6 +84,7 @@ def written(out: Path, files: ModelFiles, progress: Progress) -> Iterator[Path]:
     try:
         with new_folder(out) as partial:
             _write_weights(partial, files, progress)
+            files.source.check_unchanged()
             for name, content in files.small_files().items():
                 with replaced(partial / name) as file:
                     file.write(content)
