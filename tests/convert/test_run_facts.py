@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tttscale.convert.run_facts import checked_manifest, run_facts, run_of
+from tttscale.convert.run_facts import checked_manifest, run_facts, run_of, store_name
 from tttscale.errors import CheckpointError
 
 
@@ -82,3 +82,17 @@ def test_records_of_other_types(trained_run, tmp_path, key, value, checkpoint):
     folder = run / "checkpoints/step-8" if checkpoint else run / "final"
     facts = run_facts(run, folder, checked_manifest(folder), [])
     assert facts["steps"] in (("8",) if checkpoint else ("12", "13"))
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("/data/stores/books/", "books"),
+        ("books#2", "books#2"),
+        ("https://host/a/books?sig=x/hidden", "books"),
+        ("https://host/a/books/#t=hidden", "books"),
+        ("s3://bucket/books", "books"),
+    ],
+)
+def test_a_store_is_called_by_its_last_part(location, name):
+    assert store_name(location) == name

@@ -33,12 +33,12 @@ class ModelFiles:
 
     config: TTTConfig
     source: Source
-    """Of all its tensors, in the order in which they are written."""
+    """All its tensors, in the order in which they are written."""
     tokenizer: Tokenizer | None
     card: str
     """Markdown of its model card."""
     dtype: torch.dtype | None = None
-    """Of the weights in the folder; None: each as it is in the source."""
+    """Dtype of the weights in the folder; None: each as it is in the source."""
     shard_bytes: int = SHARD_BYTES
     """Largest file of weights; a tensor that is larger has a file of its own."""
 
@@ -88,6 +88,7 @@ def written(out: Path, files: ModelFiles, progress: Progress) -> Iterator[Path]:
     try:
         with new_folder(out) as partial:
             _write_weights(partial, files, progress)
+            files.source.check_unchanged()
             for name, content in files.small_files().items():
                 with replaced(partial / name) as file:
                     file.write(content)

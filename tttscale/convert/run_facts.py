@@ -1,5 +1,6 @@
 """What the files of a run say of its training, for a model card: names and numbers, never paths."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,19 @@ def _data(stores: list[StoreProvenance]) -> dict[str, str]:
         name = "data" if len(stores) == 1 else f"data {number + 1}"
         split = store.splits["train"]
         share = "" if len(stores) == 1 else f", weight {store.weight:g}"
-        called = store.store.rstrip("/").rpartition("/")[2].partition("?")[0]
+        called = store_name(store.store)
         facts[name] = (
             f"{called}, split {split.name} of {split.tokens:,} tokens{share}, fingerprint "
             f"{store.fingerprint}"
         )
     return facts
+
+
+def store_name(location: str) -> str:
+    """Return the last part of a folder or URL; what follows a URL's path may be a signature."""
+    if "://" in location:
+        location = re.split(r"[?#]", location, maxsplit=1)[0]
+    return location.rstrip("/").rpartition("/")[2]
 
 
 def _config(folder: Path, notices: list[str]) -> Config | None:

@@ -63,6 +63,11 @@ class Weights:
         core = "embed_tokens.weight" in self._files and EMBEDDING not in self._files
         self._keys = {PREFIX + key if core else key: key for key in self._files}
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(dict.fromkeys(file.path for file in self._files.values()))
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
