@@ -134,8 +134,8 @@ def _check_owner(file: TensorFile, of: Mapping[str, str]) -> None:
         if theirs != ours:
             raise CheckpointError(
                 f"{file.path} is the state of another {what}: that of fingerprint {theirs!s:.64}, and this "
-                f"one's is {ours}. Load the {what} that it was saved with{_ALIKE.get(what, '')}, or read the text "
-                "again"
+                f"one's is {ours}. Load the {what} that it was saved with{_ALIKE.get(what, '')}, or read the "
+                "text again"
             )
 
 
