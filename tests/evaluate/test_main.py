@@ -6,7 +6,9 @@ import pytest
 
 from tests.ranks import run_ranks, values
 from tests.warm import tttscale
+from tttscale.cluster import discover
 from tttscale.data import BuildOptions, build_store
+from tttscale.errors import ConfigError
 from tttscale.evaluate.main import evaluate
 from tttscale.evaluate.options import Options
 from tttscale.observe import read_metrics
@@ -76,3 +78,10 @@ def test_ranks_of_processes_write_what_one_writes(trained_run, tmp_path, ranks):
         assert done == [0] * ranks
         assert loaded(tmp_path / layout) == alone
     assert alone["tasks"]["loss"]["trained_tokens"] == 256
+
+
+def test_a_folder_of_someone_else_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "eval.json").write_text("[]")
+    ranks = discover({})
+    with pytest.raises(ConfigError, match="not what an evaluation has written"):
+        evaluate(tmp_path / "no weights are looked for", ranks, Options(out=tmp_path))

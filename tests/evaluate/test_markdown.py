@@ -63,3 +63,18 @@ def test_a_few_lucky_cells_are_no_skill():
 @pytest.mark.parametrize("task", results.everything())
 def test_sentences_end(task):
     assert sentence(task, results.everything()[task]).endswith(".")
+
+
+def test_an_inner_loss_that_is_no_number_is_not_lower():
+    result = results.inner(layers=1)
+    (layer,) = result["layers"]
+    assert "in 7 of 7 cells" in sentence("inner", result)
+    layer["after"][6] = None  # it has diverged
+    layer["before"][5] = None
+    assert "in 5 of 7 cells" in sentence("inner", result)
+
+
+def test_one_sequence_is_singular():
+    found = sentence("inner", results.inner() | {"sequences": 1, "length": 4096})
+    assert found.endswith("over 1 sequence of 4,096 tokens.")
+    assert sentence("loss", results.loss() | {"sequences": 2}).count("2 sequences of") == 1

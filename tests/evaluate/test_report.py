@@ -7,7 +7,7 @@ import pytest
 from tests.evaluate import results
 from tttscale.errors import ConfigError
 from tttscale.evaluate.options import TASKS
-from tttscale.evaluate.report import FILES, PLOTS, summary, write_report
+from tttscale.evaluate.report import FILES, PLOTS, check_report, summary, write_report
 
 PNG = b"\x89PNG"
 
@@ -56,6 +56,20 @@ def test_a_file_of_someone_else_is_kept(tmp_path, content):
     (tmp_path / "eval.json").write_text(content)
     with pytest.raises(ConfigError, match=r"eval\.json.*--out"):
         write_report(tmp_path, results.MODEL, {"loss": results.loss()})
+    with pytest.raises(ConfigError, match=r"eval\.json.*--out"):
+        check_report(tmp_path)
+    assert (tmp_path / "eval.json").read_text() == content
+
+
+@pytest.mark.parametrize("damaged", [{}, {"sequences": 3}, None, "x"])
+def test_an_earlier_task_that_cannot_be_written_again(tmp_path, damaged):
+    report = write_report(tmp_path, results.MODEL, {"loss": results.loss()})
+    assert check_report(tmp_path) == report
+    content = json.dumps(report | {"tasks": {"loss": damaged}})
+    (tmp_path / "eval.json").write_text(content)
+    for run in (check_report, lambda at: write_report(at, results.MODEL, {"copy": {}})):
+        with pytest.raises(ConfigError, match=r"eval\.json is not what an evaluation has written"):
+            run(tmp_path)
     assert (tmp_path / "eval.json").read_text() == content
 
 

@@ -120,6 +120,20 @@ def test_a_conversation_keeps_its_state(run, untrained, monkeypatch):
     assert "generated 24 tokens" in said
 
 
+@pytest.mark.parametrize("earlier", [None, "an earlier state"])
+def test_a_conversation_without_a_line_leaves_no_state(
+    run, untrained, tmp_path, monkeypatch, earlier
+):
+    state = tmp_path / "s"
+    if earlier:
+        state.write_text(earlier)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    code, text, said = run(untrained, "-i", "--tokenizer", "bytes", "--save-state", state)
+    assert (code, text) == (0, "")
+    assert f"nothing has been read, so {state} is not written" in said
+    assert state.read_text() == earlier if earlier else not state.exists()
+
+
 def test_ctrl_c_stops_a_reply_and_ctrl_d_ends(trained_run):
     command = [sys.executable, "-m", "tttscale", "generate", str(trained_run), "-i"]
     with subprocess.Popen(
@@ -240,6 +254,7 @@ def test_narrow_parameters_with_a_state(run, trained_run, tmp_path, dtype):
     code, _, said = run(trained_run, " sat", "--load-state", state)  # in fp32
     assert code == 66
     assert "is the state of another model" in said
+    assert "Load the model that it was saved with, in the same --dtype, or read" in said
 
 
 def test_the_dtype_of_the_folder(run, tmp_path):

@@ -79,3 +79,27 @@ def test_stop_strings(text, stops, shown, stopped):
 def test_only_what_may_be_a_stop_is_held_back():
     pieces, _ = stream(b"a EN x", "END")
     assert pieces == ["a", " ", "", "", "EN ", "x", ""]
+
+
+class Counting(ByteTokenizer):
+    """Counts the tokens that are decoded."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoded = 0
+
+    def decode(self, ids):
+        self.decoded += len(ids)
+        return super().decode(ids)
+
+
+@pytest.mark.parametrize("token", [0xFF, 0xC3, 0x80, BYTES.eos_id])
+def test_tokens_without_an_end_of_a_character_take_linear_time_and_are_shown(token):
+    tokenizer, count = Counting(), 3000
+    stream = TextStream(tokenizer, ["stop"])
+    text = "".join(stream.add(token) for _ in range(count))
+    assert tokenizer.decoded < 300 * count
+    wanted = BYTES.decode([token] * count)
+    assert len(wanted) - len(text) <= 40
+    text += "".join(map(stream.add, "größer€😀".encode())) + stream.rest()
+    assert text == BYTES.decode([*[token] * count, *"größer€😀".encode()])

@@ -11,12 +11,11 @@ from tttscale.comm import mesh as meshes
 from tttscale.errors import LaunchError
 from tttscale.evaluate.measure import Evaluation
 from tttscale.evaluate.options import Options, check_tasks
-from tttscale.evaluate.report import FILES, summary, write_report
+from tttscale.evaluate.report import check_report, summary, write_report
 from tttscale.evaluate.subject import Subject
 from tttscale.observe.guard import print_result
 from tttscale.train import cpu_products
 from tttscale.train.memory import tune_allocator
-from tttscale.writable import check_folder
 
 
 def evaluate(path: Path, ranks: Ranks, options: Options) -> int:
@@ -36,7 +35,7 @@ def evaluate(path: Path, ranks: Ranks, options: Options) -> int:
     check_tasks(options.tasks)
     out = options.out or path / "eval"
     if ranks.rank == 0:
-        check_folder(out, "--out", FILES)
+        check_report(out)
     device = _device(ranks)
     subject = Subject.load(path, device, options.tokenizer)
 

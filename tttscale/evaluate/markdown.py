@@ -63,7 +63,14 @@ def _loss_sentence(result: Result) -> str:
     return (
         f"Loss {_with_band(result['loss'], result['low'], result['high'])} nats per token (perplexity "
         f"{_number(result['perplexity'])}{f', {bits:.3f} bits per byte' if bits is not None else ''}) over "
-        f"{result['sequences']} sequences of {result['length']:,} tokens."
+        f"{_sequences(result)}."
+    )
+
+
+def _sequences(result: Result) -> str:
+    return " of ".join(
+        f"{count:,} {name}{'s' * (count != 1)}"
+        for count, name in ((result["sequences"], "sequence"), (result["length"], "token"))
     )
 
 
@@ -85,14 +92,14 @@ def _loss_table(result: Result) -> Iterable[str]:
 
 def _inner_sentence(result: Result) -> str:
     helped = sum(
-        (after or 0.0) < (before or 0.0)
+        before is not None and after is not None and after < before
         for layer in result["layers"]
         for before, after in zip(layer["before"], layer["after"], strict=True)
     )
     total = sum(len(layer["before"]) for layer in result["layers"])
     return (
         f"The inner step lowers the inner loss of its own mini-batch in {helped} of {total} cells (layers "
-        f"times buckets of positions), over {result['sequences']} sequences of {result['length']:,} tokens."
+        f"times buckets of positions), over {_sequences(result)}."
     )
 
 

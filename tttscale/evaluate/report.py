@@ -51,10 +51,10 @@ def write_report(
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    check_folder(folder, "--out", FILES)
+    earlier = check_report(folder)
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions["numpy"] = np.__version__
-    tasks = {**_earlier(folder, model["fingerprint"]), **results}
+    tasks = {**_of_same_weights(folder, earlier, model["fingerprint"]), **results}
     report = {
         "format_version": FORMAT_VERSION,
         KEY: __version__,
@@ -81,6 +81,31 @@ def write_report(
     return report
 
 
+def check_report(folder: Path) -> Mapping[str, Any] | None:
+    """Find out, before anything is measured, whether a report can be written to a folder.
+
+    Returns:
+        The report that it has already, if it has one.
+
+    Raises:
+        ConfigError: it cannot be written to, or has an eval.json that no evaluation has written.
+    """
+    check_folder(folder, "--out", FILES)
+    path = folder / JSON
+    if not path.exists():
+        return None
+    found = read_json(path, error=ConfigError, advice=_ADVICE)
+    if isinstance(found, dict) and newer_format(found.get("format_version"), FORMAT_VERSION):
+        raise ConfigError(newer(path, found.get(KEY), found["format_version"]))
+    try:
+        tasks = {task: dict(found["tasks"][task]) for task in found["tasks"] if task in PLOTS}
+        report = {**found, "tasks": tasks}
+        markdown(report, {})  # what is kept has to be written again
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise ConfigError(f"{path} is not what an evaluation has written. {_ADVICE}") from None
+    return report
+
+
 def summary(report: Mapping[str, Any], tasks: Mapping[str, Any], folder: Path) -> str:
     """Say on the console what was found and where the files are."""
     lines = [sentence(task, report["tasks"][task]) for task in tasks]
@@ -88,18 +113,13 @@ def summary(report: Mapping[str, Any], tasks: Mapping[str, Any], folder: Path) -
     return "\n".join([*lines, "", *(str(folder / n) for n in names if (folder / n).is_file())])
 
 
-def _earlier(folder: Path, fingerprint: str) -> dict[str, Any]:
+def _of_same_weights(
+    folder: Path, earlier: Mapping[str, Any] | None, fingerprint: str
+) -> Mapping[str, Any]:
     """Tasks that the folder has of the same weights."""
-    path = folder / JSON
-    if not path.exists():
+    if earlier is None:
         return {}
-    found = read_json(path, error=ConfigError, advice=_ADVICE)
-    if isinstance(found, dict) and newer_format(found.get("format_version"), FORMAT_VERSION):
-        raise ConfigError(newer(path, found.get(KEY), found["format_version"]))
-    try:
-        if found["model"]["fingerprint"] == fingerprint:
-            return {task: dict(found["tasks"][task]) for task in found["tasks"] if task in PLOTS}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ConfigError(f"{path} is not what an evaluation has written. {_ADVICE}") from None
-    warn(f"{path} was of other weights; it is replaced")
+    if earlier["model"]["fingerprint"] == fingerprint:
+        return earlier["tasks"]
+    warn(f"{folder / JSON} was of other weights; it is replaced")
     return {}

@@ -188,9 +188,18 @@ def _answer(options: Options, loaded: "Loaded", session: "Session", text: bytes 
     if options.interactive:
         converse(session, reply)
     if options.save_state is not None:
-        loaded.save(options.save_state, session.state())
+        _save(options.save_state, loaded, session)
     print(session.figures.render(), file=sys.stderr)
     write.check()
+
+
+def _save(path: Path, loaded: "Loaded", session: "Session") -> None:
+    """Save the state, if there is one: a conversation may have ended before its first line."""
+    state = session.state()
+    if state.positions[0]:
+        loaded.save(path, state)
+    else:
+        print(f"nothing has been read, so {path} is not written", file=sys.stderr)
 
 
 def _prompt(options: Options) -> bytes | None:

@@ -29,13 +29,14 @@ class Writer:
         held: list[str] = []
         try:
             for piece in pieces:
-                held.append(piece)
                 if self._streams:
                     print(piece, end="", flush=True)
+                else:
+                    held.append(piece)
                 if getattr(sys.stdout, "trouble", None) is not None:
                     break
         finally:
-            print("" if self._streams else "".join(held), flush=True)
+            print("".join(held), flush=True)
 
     def check(self) -> None:
         """Raise DataError if not all could be written, and not because the reader stopped."""

@@ -28,6 +28,7 @@ _POSITIONS, _LOGITS = "positions", "logits"
 _NAME = re.compile(r"layers\.([0-9]{1,5})\.(.{1,80})\.([0-9]{1,3})")
 _NONE = "none"
 _MOST_TOKENS = 1 << 62
+_ALIKE = {"model": ", in the same --dtype"}
 _ADVICE = "Read the text again, and save the state again"
 
 
@@ -133,7 +134,8 @@ def _check_owner(file: TensorFile, of: Mapping[str, str]) -> None:
         if theirs != ours:
             raise CheckpointError(
                 f"{file.path} is the state of another {what}: that of fingerprint {theirs!s:.64}, and this "
-                f"one's is {ours}. Load the {what} that it was saved with, or read the text again"
+                f"one's is {ours}. Load the {what} that it was saved with{_ALIKE.get(what, '')}, or read the "
+                "text again"
             )
 
 

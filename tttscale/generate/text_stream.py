@@ -7,6 +7,12 @@ from tttscale.data.tokenizers.tokenizer import Tokenizer
 _HALF = "\N{REPLACEMENT CHARACTER}"
 
 
+_MOST_HALVES = 32
+"""Half characters that are held back: some decoders write every byte of a run as one until it is whole."""
+_MOST_IDS = 64
+"""Tokens without a whole character after which the first of them are let go."""
+
+
 class Pieces:
     """The text of each token as soon as its characters are whole."""
 
@@ -15,26 +21,46 @@ class Pieces:
         self._before: list[int] = []
         """Tokens whose text was given out last: some decoders treat the first token in another way."""
         self._ids: list[int] = []
-        """Tokens whose text was not given out yet."""
+        """Tokens whose text was not given out yet, or not all of it."""
+        self._given = 0
+        """Characters of their text that were."""
 
     def add(self, token: int) -> str:
         """Take a token; return the text that is now certain."""
         self._ids.append(token)
         text = self._new()
-        if text.endswith(_HALF):  # perhaps a character whose other bytes follow
-            return ""
-        if text:
-            self._before, self._ids = self._ids, []
-        return text
+        halves = len(text) - len(text.rstrip(_HALF))  # perhaps a character whose other bytes follow
+        given = max(self._given, len(text) - min(halves, _MOST_HALVES))
+        piece, self._given = text[self._given : given], given
+        if text and not halves:
+            self._before, self._ids, self._given = self._ids, [], 0
+        elif len(self._ids) > _MOST_IDS:
+            self._let_go()
+        return piece
 
     def rest(self) -> str:
         """Return what was held back, at the end."""
-        text, self._ids = self._new(), []
+        text = self._new()[self._given :]
+        self._ids, self._given = [], 0
         return text
 
     def _new(self) -> str:
-        before = self._tokenizer.decode(self._before)
-        return self._tokenizer.decode([*self._before, *self._ids])[len(before) :]
+        return self._text(self._before, self._ids)
+
+    def _text(self, before: list[int], ids: list[int]) -> str:
+        """Text of tokens that follow others."""
+        return self._tokenizer.decode([*before, *ids])[len(self._tokenizer.decode(before)) :]
+
+    def _let_go(self) -> None:
+        """Forget the first tokens, if the text of the others stays what it is without them."""
+        text, half = self._new(), len(self._ids) // 2
+        for count in range(half, half + 4):  # at one of them no character is cut
+            first, rest = self._ids[:count], self._ids[count:]
+            gone = self._text(self._before, first)
+            before = first if gone else self._before
+            if len(gone) <= self._given and gone + self._text(before, rest) == text:
+                self._before, self._ids, self._given = before, rest, self._given - len(gone)
+                return
 
 
 class TextStream:
