@@ -22,7 +22,7 @@ class Text:
     """Stores, and which part of them."""
 
     stores: tuple[tuple[str, Store, Split, float], ...]
-    """Of each store how the user named it, the store, the split, and its weight."""
+    """For each store: how the user named it, the store, the split, and its weight."""
     documents: DocumentMode
     alignment: int
     """Positions at which a document may begin."""
