@@ -9,8 +9,12 @@ from tttscale import scrub
 from tttscale.observe import guard
 
 os.environ["TRITON_INTERPRET"] = "1"
-from tests.trained import trained_run
+import torch
 
+from tests.trained import trained_run
+from tttscale.kernels.ops import cpu_product
+
+THREADS = torch.get_num_threads()
 __all__ = ["trained_run"]
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     # nohup and background jobs of a shell ignore them, and so would all processes that tests start.
@@ -23,8 +27,11 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 def forgotten():
     """What one test has shown to be secret is not hidden in the messages of the next.
 
-    And an observer that hung in one does not end the process after the next.
+    An observer that hung in one does not end the process after the next. And what a command in this process
+    chose for its products, which decides their last bits, is no choice of the next.
     """
     yield
     scrub._secrets.clear()
     guard._left_behind = False
+    cpu_product.use("torch")
+    torch.set_num_threads(THREADS)

@@ -92,10 +92,15 @@ def open_end(path: Path) -> IO[bytes]:
     return os.fdopen(_checked(descriptor, path), "r+b")
 
 
+def _beside(path: Path) -> Path:
+    """Return where this process writes what will be `path`."""
+    return path.with_name(f"{path.name}.partial-{os.getpid()}")
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that takes its place only when it is whole and on disk."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial = _beside(path)
     file = open_new(partial)
     try:
         with file, _hashed(file, path) as writer:
@@ -121,7 +126,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     _check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial = _beside(path)
     if os.path.lexists(partial):  # of a process that was killed; in containers numbers repeat
         partial = free_name(partial)
     partial.mkdir()

@@ -131,7 +131,7 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "nor have all slices together",
-        "tttscale/data/builder/store_builder.py",
+        "tttscale/data/builder/text_corpus.py",
         "        if bad > self._recipe.skip_bad:",
         "        if False:",
         (_SKIP + "test_one_more_than_allowed_is_refused_and_gone_on_from",),
