@@ -22,7 +22,7 @@ class Text:
     """Stores, and which part of them."""
 
     stores: tuple[tuple[str, Store, Split, float], ...]
-    """Of each store how the user named it, the store, the split, and its weight."""
+    """For each store: how the user named it, the store, the split, and its weight."""
     documents: DocumentMode
     alignment: int
     """Positions at which a document may begin."""
@@ -30,7 +30,7 @@ class Text:
 
     @property
     def tokens_per_byte(self) -> float | None:
-        """Of a single store; None if it does not say."""
+        """Tokens per byte of text, of a single store; None if it does not say."""
         splits = [split for _, _, split, _ in self.stores]
         if len(splits) > 1 or not splits[0].text_bytes:
             return None

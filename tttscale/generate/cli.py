@@ -18,7 +18,7 @@ class Device(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Of the parameters."""
+    """Dtype of the parameters."""
 
     AUTO = "auto"
     FLOAT32 = "float32"

@@ -24,7 +24,7 @@ class Loaded:
     """A model with its tokenizer."""
 
     folder: Path
-    """Of the model."""
+    """The model's."""
     model: TTTForCausalLM
     tokenizer: Tokenizer
     owner: dict[str, str]

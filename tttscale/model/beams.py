@@ -45,7 +45,7 @@ class _Ended:
     score: float
     ids: list[int]
     before: DecodeState
-    """Of one row, in front of the last token."""
+    """The state of one row, in front of the last token."""
 
 
 def search(
