@@ -9,6 +9,7 @@ import torch
 
 from tests.hostile import no_files
 from tests.scan.helpers import tiny_config, tiny_model
+from tttscale import files
 from tttscale.files import (
     digest,
     new_folder,
@@ -161,6 +162,33 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fill()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_a_killed_process_of_our_number_has_left(tmp_path):
+    left = tmp_path / f"out.partial-{os.getpid()}"
+    left.mkdir()
+    (left / "old").write_text("x")
+    with new_folder(tmp_path / "out") as partial:
+        (partial / "a").write_text("x")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", left.name]
+
+
+def test_a_folder_that_two_write_at_once(tmp_path, monkeypatch):
+    """The later one finds the earlier one's, also if it comes after the last look."""
+    monkeypatch.setattr(files, "_check_free", lambda path: None)
+
+    def write_both():
+        with new_folder(tmp_path / "out") as partial:
+            (partial / "a").write_text("late")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out/a").write_text("early")
+
+    with pytest.raises(FileExistsError) as caught:
+        write_both()
+    assert caught.value.filename == str(tmp_path / "out")
+    assert (tmp_path / "out/a").read_text() == "early"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_folder_takes_no_place(tmp_path):

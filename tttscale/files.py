@@ -122,6 +122,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     _check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    if os.path.lexists(partial):  # of a process that was killed; in containers numbers repeat
+        partial = free_name(partial)
     partial.mkdir()
     try:
         yield partial
@@ -129,7 +131,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             sync(file)
         sync(partial)
         _check_free(path)  # a rename would take the place of an empty folder
-        partial.rename(path)
+        _rename_new(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -232,6 +234,21 @@ def remove(path: Path) -> None:
 def _check_free(path: Path) -> None:
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+
+def _rename_new(folder: Path, path: Path) -> None:
+    """Rename a folder.
+
+    Raises:
+        FileExistsError: another process was faster.
+        OSError: the file system refused.
+    """
+    try:
+        folder.rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        raise
 
 
 def _checked(descriptor: int, path: Path) -> int:

@@ -3,8 +3,8 @@
     python -m benchmarks.ptx.one_token KIND DIM CAPABILITY
 
 Without TRITON_INTERPRET. Two rows and heads, two tokens: the first of a mini-batch, and one with sums, for
-which the rows are at places of their own. What is written holds NaN before. Prints one JSON object: the largest
-error of outputs and sums, relative to the largest number of each against fp64, and what ran.
+which the rows are at places of their own. What is written holds NaN before. Prints one JSON object: the
+largest error of outputs and sums, relative to the largest number of each against fp64, and what ran.
 """
 
 import json
@@ -32,21 +32,24 @@ def run(kind: str, dim: int, capability: int) -> dict[str, Any]:
         """Random numbers, always the same."""
         return torch.randn(shape, generator=generator)
 
-    norm = 1 + 0.3 * normal(_HEADS, dim), 0.3 * normal(_HEADS, dim)
+    weight, bias = 1 + 0.3 * normal(_HEADS, dim), 0.3 * normal(_HEADS, dim)
     shapes = LEARNERS[kind].state_shapes(_ROWS, _HEADS, dim)
     state = tuple(0.8 * dim**-0.5 * normal(*shape) for shape in shapes)
     tau, worst = normal(_PLACES).abs() / 4, 0.0
-    ours: tuple[torch.Tensor, ...] | None = None
-    exact: tuple[torch.Tensor, ...] | None = None
+    ours = exact = None
     with emulated(capability) as device, ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "empty", poisoned(torch.empty)))
         for at in (tau[:1], tau[[1, 3]]):
-            token = [normal(_ROWS, _HEADS, dim) for _ in range(3)]
-            token.append(normal(_ROWS, _HEADS).sigmoid() / dim)
-            given = (*token, at, *norm, state)
-            out, ours = compiled.one_token(kind, *given, ours, capability)
-            wide = [x.double() for x in (*token, at, *norm)]
-            wanted, exact = plain.one_token(kind, *wide, tuple(w.double() for w in state), exact)
+            q, k, v = (normal(_ROWS, _HEADS, dim) for _ in range(3))
+            lr = normal(_ROWS, _HEADS).sigmoid() / dim
+            out, ours = compiled.one_token(
+                kind, q, k, v, lr, at, weight, bias, state, ours, capability
+            )
+            q, k, v, lr, at = (x.double() for x in (q, k, v, lr, at))
+            wide = tuple(w.double() for w in state)
+            wanted, exact = plain.one_token(
+                kind, q, k, v, lr, at, weight.double(), bias.double(), wide, exact
+            )
             pairs = zip((out, *ours), (wanted, *exact), strict=True)
             worst = max(worst, *(_error(a, b) for a, b in pairs))
     return {"error": worst, "launches": list(device.launches)}

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.convert.streams import names
 from tests.trained import byte_model
+from tttscale.convert import export_model as export_module
 from tttscale.convert.export_model import Wishes, export_model
 from tttscale.data import ByteTokenizer
 from tttscale.errors import CheckpointError, DataError
@@ -111,7 +112,7 @@ def test_a_folder_in_another_dtype_and_in_parts(tmp_path, dtype):
 
 def test_without_a_tokenizer(tmp_path):
     byte_model().save_pretrained(tmp_path / "in")
-    with pytest.raises(DataError, match="--tokenizer"):
+    with pytest.raises(DataError, match="With --tokenizer none it is exported without one"):
         exported(tmp_path / "in", tmp_path / "out")
     assert names(tmp_path) == ["in"]
     exported(tmp_path / "in", tmp_path / "out", tokenizer="none")
@@ -149,3 +150,39 @@ def test_layers_of_someone_else(tmp_path):
     found, wanted = (load_file(tmp_path / f / "model.safetensors") for f in ("out", "in"))
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert json.loads((tmp_path / "out/config.json").read_text())["pattern"] == ["theirs:Layer"]
+
+
+def test_a_number_of_layers_that_would_take_all_memory(tmp_path):
+    byte_model().save_pretrained(tmp_path / "in")
+    path = tmp_path / "in/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 10**9}))
+    with pytest.raises(
+        CheckpointError, match=r"num_hidden_layers = 1,000,000,000, but .* holds 2 "
+    ):
+        exported(tmp_path / "in", tmp_path / "out", tokenizer="bytes")
+
+
+def test_a_run_that_removes_what_is_read(trained_run, tmp_path, monkeypatch):
+    """The next checkpoint is taken, and of one that was named itself it is said that it is gone."""
+    run, left = tmp_path / "tiny", [1]
+    shutil.copytree(trained_run, run)
+    shutil.rmtree(run / "final")
+    read_config = export_module.read_config
+
+    def removed_first(folder, **how):
+        if left:
+            left.pop()
+            shutil.rmtree(folder)
+        return read_config(folder, **how)
+
+    monkeypatch.setattr(export_module, "read_config", removed_first)
+    exported(run, tmp_path / "out")
+    same(run / "checkpoints/step-8", tmp_path / "out")
+    left.append(1)
+    with pytest.raises(CheckpointError, match="step-8: no such folder"):
+        exported(run / "checkpoints/step-8", tmp_path / "next")
+    left.append(1)
+    monkeypatch.setattr(export_module, "_TRIES", 1)
+    with pytest.raises(CheckpointError, match="its run removed 1 checkpoints while they were read"):
+        exported(run, tmp_path / "next")
+    assert names(tmp_path) == ["out", "tiny"]

@@ -1,6 +1,8 @@
 """Imports as a whole: golden weights bit for bit, notices, tokenizers, harm that leaves nothing."""
 
+import os
 import random
+import shutil
 
 import pytest
 import torch
@@ -21,7 +23,10 @@ from tests.convert.streams import (
     weights,
     write,
 )
+from tests.trained import byte_model
 from tttscale.convert import jax_names
+from tttscale.convert.import_model import Wishes, import_model
+from tttscale.convert.settle import Given
 from tttscale.data import ByteTokenizer
 from tttscale.data.tokenizers.byte_definition import byte_definition
 from tttscale.errors import CheckpointError, TTTScaleError
@@ -185,3 +190,24 @@ def test_harm_anywhere_leaves_a_model_or_nothing(tmp_path):
             assert not out.exists()
         else:
             TTTForCausalLM.from_pretrained(out)
+
+
+@pytest.mark.parametrize("kind", ["official", "jax", "fused"])
+def test_a_source_that_is_written_while_it_is_read(tmp_path, kind):
+    """As by a download that has its whole size from the beginning."""
+    file = tmp_path / {"jax": "streaming_params"}.get(kind, "model.safetensors")
+    if kind == "official":
+        byte_model().save_pretrained(tmp_path)
+    elif kind == "jax":
+        shutil.copy(GOLDEN / "jax/linear_mamba.streaming_params", file)
+    else:
+        shutil.copy(GOLDEN / "kernels/linear_mamba.kernels_layout.safetensors", file)
+    wishes = Wishes(Given(ttt_base_lr=1.0))
+
+    def import_it(then):
+        import_model(file, tmp_path / "out", wishes, lambda line: None, lambda done, total: then())
+
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        import_it(lambda: os.utime(file, ns=(1, 1)))
+    assert not (tmp_path / "out").exists()
+    import_it(lambda: None)

@@ -52,8 +52,10 @@ def test_one_file(tmp_path):
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == [
         *("README.md", "config.json", "generation_config.json", "model.safetensors"),
-        *("tokenizer.json", "tokenizer_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "tttscale_auto.py"),
     ]
+    fields = json.loads((tmp_path / "out/config.json").read_text())
+    assert fields["auto_map"]["AutoConfig"] == "tttscale_auto.TTTConfig"
     assert told[-1][0] == told[-1][1] == sum(v.nbytes for v in weights_of(model).values())
     found = TTTForCausalLM.from_pretrained(tmp_path / "out")
     assert found.config == model.config
@@ -147,5 +149,8 @@ def test_config_json_is_that_of_save_pretrained(tmp_path):
     model = byte_model()
     model.save_pretrained(tmp_path / "saved")
     write(tmp_path / "out", files_of(model))
-    for name in ("config.json", "model.safetensors"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes()
+    out, saved = tmp_path / "out", tmp_path / "saved"
+    fields = json.loads((out / "config.json").read_text())
+    assert fields.pop("auto_map")
+    assert fields == json.loads((saved / "config.json").read_text())
+    assert (out / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tttscale.convert.run_facts import checked_manifest, run_facts, run_of
+from tttscale.convert.run_facts import checked_manifest, run_facts, run_of, store_name
 from tttscale.errors import CheckpointError
 
 
@@ -68,3 +68,31 @@ def test_files_that_are_damaged(tmp_path):
     assert run_facts(tmp_path, tmp_path / "final", None, notices) == {}
     assert len(notices) == 2 or len(notices) == 3
     assert run_facts(None, tmp_path, None, []) == {}
+
+
+@pytest.mark.parametrize("key", ["step", "loss", "tokens", "heldout_loss"])
+@pytest.mark.parametrize("value", ["x", None, True, [1], {}, "nan"])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_records_of_other_types(trained_run, tmp_path, key, value, checkpoint):
+    run = tmp_path / "tiny"
+    shutil.copytree(trained_run, run)
+    with (run / "metrics.jsonl").open("a") as file:
+        for record in ({"step": 13, "loss": 1.0, "tokens": 9, "heldout_loss": 2.0}, {"loss": 3.0}):
+            file.write(json.dumps(record | {key: value}) + "\n")
+    folder = run / "checkpoints/step-8" if checkpoint else run / "final"
+    facts = run_facts(run, folder, checked_manifest(folder), [])
+    assert facts["steps"] in (("8",) if checkpoint else ("12", "13"))
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("/data/stores/books/", "books"),
+        ("books#2", "books#2"),
+        ("https://host/a/books?sig=x/hidden", "books"),
+        ("https://host/a/books/#t=hidden", "books"),
+        ("s3://bucket/books", "books"),
+    ],
+)
+def test_a_store_is_called_by_its_last_part(location, name):
+    assert store_name(location) == name

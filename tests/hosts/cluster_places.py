@@ -76,7 +76,7 @@ def test_checkpoints_in_a_folder_that_is_not_shared(site, case):
     for job in done:
         assert job.code == 1, job.output  # torchrun's
         assert said in job.output
-    (line,) = {text for text in done[0].output.splitlines() if text.startswith("error: ")}
+    (line,) = {text for text in done[0].output.splitlines() if text.startswith("FAILED ")}
     case.say(result=line.replace(str(site.root), ".."))
 
 

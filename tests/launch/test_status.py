@@ -198,6 +198,22 @@ def test_harmed_files_cost_only_what_they_say(folder, name, text):
     assert "\x1b" not in found.text()
 
 
+@pytest.mark.parametrize("value", ["abc", "1e9", None, [], 1.5])
+@pytest.mark.parametrize("name", ["failure.json", "diverged.json"])
+def test_numbers_that_are_none(folder, name, value):
+    folder.start().records(8).end(76, "step 9: not finite")
+    folder.write(name, json.dumps({**FAILED, "exit_code": 76, "step": value, "times": value}))
+    assert look(folder.path).state == State.DIVERGED
+
+
+def test_steps_that_took_no_time(folder):
+    """Their number per hour is finite, or unknown."""
+    json.loads(
+        look(folder.records(8, seconds=1e-310).path).json(),
+        parse_constant=lambda name: pytest.fail(name),
+    )
+
+
 def test_what_a_terminal_would_obey_is_escaped(folder):
     folder.start().end(70, "bad \x1b]0;planted\x07 s3://me:hidden1@host/x")
     text = look(folder.path).text()

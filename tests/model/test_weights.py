@@ -127,6 +127,14 @@ def test_a_cache_of_downloads_is_made_of_links(model, folder, tmp_path):
     same(model, folder)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", INDEX])
+def test_a_link_to_nowhere(folder, tmp_path, name):
+    """As a cache has it whose blobs were deleted."""
+    (folder / "model.safetensors").unlink()
+    (folder / name).symlink_to("../blobs/1a2b")
+    refused(folder, rf"{name} is a link to \.\./blobs/1a2b, which does not exist\. Fetch")
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_variant_where_there_is_nothing_else(model, folder, sharded):
     if sharded:

@@ -10,6 +10,7 @@ from tttscale.errors import ConfigError
 from tttscale.scrub import remember
 from tttscale.watch import numbers
 from tttscale.watch.numbers import WatchedRun, without_paths
+from tttscale.watch.page import page_html
 
 
 def read_whole(run):
@@ -112,6 +113,23 @@ def test_lines_that_are_no_records(tmp_path, monkeypatch):
     found = read_whole(WatchedRun(folder))["series"]
     assert found["step"] == [1, 2, 3, 4]
     assert found["loss"] == [5.0, 3.5, 3.0, None]
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 1e-310, "nan", "inf", 10**19])
+def test_means_of_any_numbers_are_json(tmp_path, value):
+    folder = make_run(tmp_path / "a", steps=2)
+    keys = ("loss", "lr", "grad_norm", "tokens_per_second", "step_seconds", "between_seconds")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("".join(record(step, **dict.fromkeys(keys, value)) for step in range(3, 60)))
+    found = read_whole(WatchedRun(folder))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_name_that_is_not_text(tmp_path):
+    folder = make_run(tmp_path / os.fsdecode(b"caf\xe9"))
+    found = read_whole(WatchedRun(folder))
+    assert found["run"] == "caf\ufffd"
+    page_html(found).encode()
 
 
 def test_a_planted_pipe_is_not_waited_for(tmp_path):

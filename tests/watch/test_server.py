@@ -57,7 +57,15 @@ def test_page_and_data(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/metrics.jsonl", "/../config.yaml", "//etc/passwd", "/data.json/", "/%2e%2e/x"]
+    "path",
+    [
+        "/metrics.jsonl",
+        "/../config.yaml",
+        "//etc/passwd",
+        "http://[bad",
+        "/data.json/",
+        "/%2e%2e/x",
+    ],
 )
 def test_no_file_is_served(server, path):
     assert ask(server, path)[0] == 404

@@ -203,6 +203,7 @@ def _refuse(name: str, now: str) -> None:
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def moved() -> None:
+        """Say where the command is now."""
         raise ConfigError(
             f"bench {name} is for developers and no longer installed; in a checkout: {now}"
         )

@@ -10,14 +10,18 @@ from tttscale.convert.model_card import render
 from tttscale.convert.model_files import SHARD_BYTES, ModelFiles, Progress, written
 from tttscale.convert.official import official_source
 from tttscale.convert.run_facts import checked_manifest, run_facts, run_of
-from tttscale.convert.shapes import check_complete, expected_shapes
+from tttscale.convert.shapes import check_complete, expected_shapes, layers_of
 from tttscale.convert.source import Source
 from tttscale.data.tokenizers.special_tokens import NONE
-from tttscale.errors import CheckpointError
+from tttscale.data.tokenizers.tokenizer import Tokenizer
+from tttscale.errors import CheckpointError, DataError
 from tttscale.model.architecture import TTTConfig
 from tttscale.model.pretrained import TIED, read_config
 from tttscale.model.weights import EMBEDDING, open_weights
 from tttscale.train.model_source import model_folder, model_tokenizer
+
+_TRIES = 5
+"""Checkpoints that a run which is training may remove while they are read."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Wishes:
     tokenizer: str | None = None
     """`--tokenizer`; None: the model's own, or its training data's."""
     dtype: torch.dtype | None = None
-    """Of the weights that are written; None: as they are."""
+    """Dtype of the weights that are written; None: as they are."""
     shard_bytes: int = SHARD_BYTES
 
 
@@ -51,9 +55,29 @@ def export_model(
         ConfigError: `out` cannot be written.
         DataError: the tokenizer cannot be had.
     """
-    folder, notices = model_folder(path)
+    for _ in range(_TRIES):
+        folder, notices = model_folder(path)
+        try:
+            return _export(folder, notices, out, wishes, notice, progress)
+        except (CheckpointError, DataError):
+            if folder == path or folder.is_dir():
+                raise
+    raise CheckpointError(
+        f"{path}: its run removed {_TRIES} checkpoints while they were read. Export again, or set a larger "
+        "checkpoint.keep"
+    )
+
+
+def _export(
+    folder: Path,
+    notices: list[str],
+    out: Path,
+    wishes: Wishes,
+    notice: Callable[[str], None],
+    progress: Progress,
+) -> ModelFiles:
     run, manifest = run_of(folder), checked_manifest(folder)
-    tokenizer = None if wishes.tokenizer == NONE else model_tokenizer(folder, wishes.tokenizer)
+    tokenizer = _tokenizer(folder, wishes.tokenizer)
     config = read_config(folder, may_build=False)
     facts = run_facts(run, folder, manifest, notices)
     for line in [*notices, f"model {folder}, tokenizer {tokenizer.name if tokenizer else NONE}"]:
@@ -62,6 +86,11 @@ def export_model(
         source = official_source(weights, folder)
         source.check(config)
         _drop_tied_head(source, config)
+        if (layers := layers_of(source)) != config.num_hidden_layers:
+            raise CheckpointError(
+                f"{source.config_path} has num_hidden_layers = {config.num_hidden_layers:,}, but "
+                f"{source.path} holds {layers:,} layers. Put back both as they were written"
+            )
         expected = expected_shapes(config)
         if expected is not None:
             check_complete(source, expected)
@@ -76,6 +105,15 @@ def export_model(
         with written(out, files, progress):
             pass
         return files
+
+
+def _tokenizer(folder: Path, spec: str | None) -> Tokenizer | None:
+    if spec == NONE:
+        return None
+    try:
+        return model_tokenizer(folder, spec)
+    except DataError as error:
+        raise DataError(f"{error} With --tokenizer none it is exported without one.") from None
 
 
 def _title(run: Path | None, folder: Path) -> str:

@@ -80,7 +80,7 @@ def fused_source(weights: Weights, folder: Path) -> Source:
     kind = (
         f"fused layout of ttt-lm-kernels, {described(tensors)}; features of heads are put in order"
     )
-    return Source(weights.name, kind, tensors, fields, config_path)
+    return Source(weights.name, kind, tensors, fields, config_path, files=weights.paths)
 
 
 def _take_layer(

@@ -27,7 +27,7 @@ class Wishes:
     tokenizer: str | None = None
     """`--tokenizer`; None: the one beside the source, if there is one."""
     dtype: torch.dtype | None = None
-    """Of the weights that are written; None: as they are."""
+    """Dtype of the weights that are written; None: as they are."""
     shard_bytes: int = SHARD_BYTES
     logits: Path | None = None
     """`--check-logits`."""

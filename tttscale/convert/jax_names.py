@@ -131,7 +131,7 @@ def open_stream(path: Path) -> Iterator[Source]:
             elif record.key[0] != "opt_state":
                 name, stored = _stored(record, file)
                 tensors[name] = stored
-        yield Source(path, _kind(tensors, seen, step), tensors)
+        yield Source(path, _kind(tensors, seen, step), tensors, files=(path,))
 
 
 def _stored(record: Record, file: IO[bytes]) -> tuple[str, Stored]:

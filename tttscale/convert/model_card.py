@@ -99,6 +99,10 @@ def _usage(tokenizer: Tokenizer | None) -> str:
         f'```bash\ntttscale generate FOLDER "Once upon a time"{named}\n```\n\n'
         "```python\nfrom tttscale.model import TTTForCausalLM\n\n"
         'model = TTTForCausalLM.from_pretrained("FOLDER")\n```\n\n'
+        "With transformers 4.57 or later, and tttscale installed:\n\n"
+        "```python\nimport tttscale.hf\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n```\n\n'
         f"Written by tttscale {__version__}."
     )
 

@@ -14,6 +14,7 @@ from tttscale.data.tokenizers.tokenizer import Tokenizer
 from tttscale.errors import cannot_write
 from tttscale.files import new_folder, replaced
 from tttscale.model.architecture import TTTConfig
+from tttscale.model.auto_map import AUTO_MAP, CODE, CODE_NAME
 from tttscale.model.pretrained import config_fields, read_config
 from tttscale.model.weights import CONFIG, INDEX, WEIGHTS, open_weights
 from tttscale.reading import reason
@@ -32,12 +33,12 @@ class ModelFiles:
 
     config: TTTConfig
     source: Source
-    """Of all its tensors, in the order in which they are written."""
+    """All its tensors, in the order in which they are written."""
     tokenizer: Tokenizer | None
     card: str
     """Markdown of its model card."""
     dtype: torch.dtype | None = None
-    """Of the weights in the folder; None: each as it is in the source."""
+    """Dtype of the weights in the folder; None: each as it is in the source."""
     shard_bytes: int = SHARD_BYTES
     """Largest file of weights; a tensor that is larger has a file of its own."""
 
@@ -58,7 +59,10 @@ class ModelFiles:
         """All files beside the weights, by name."""
         dtype = widest({spec.dtype for spec in self.specs.values()})
         return {
-            CONFIG: json_bytes(config_fields(self.config, dtype_name(dtype))),
+            CONFIG: json_bytes(
+                config_fields(self.config, dtype_name(dtype)) | {"auto_map": AUTO_MAP}
+            ),
+            CODE_NAME: CODE.encode(),
             **generation_file(self.tokenizer),
             **({} if self.tokenizer is None else tokenizer_files(self.tokenizer)),
             CARD: self.card.encode(),
@@ -84,6 +88,7 @@ def written(out: Path, files: ModelFiles, progress: Progress) -> Iterator[Path]:
     try:
         with new_folder(out) as partial:
             _write_weights(partial, files, progress)
+            files.source.check_unchanged()
             for name, content in files.small_files().items():
                 with replaced(partial / name) as file:
                     file.write(content)

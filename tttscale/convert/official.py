@@ -35,7 +35,8 @@ def official_source(weights: Weights, folder: Path) -> Source:
     }
     fields, config_path = read_fields(folder)
     kind = f"official PyTorch layout, {described(tensors)}"
-    return Source(weights.name, kind, tensors, fields, config_path, partial(drop_tables, weights))
+    check = partial(drop_tables, weights)
+    return Source(weights.name, kind, tensors, fields, config_path, check, weights.paths)
 
 
 def read_fields(folder: Path) -> tuple[Mapping[str, Any], Path | None]:

@@ -1,5 +1,6 @@
 """What the files of a run say of its training, for a model card: names and numbers, never paths."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from tttscale.config import Config, load_config
 from tttscale.data.provenance import PROVENANCE_FILE, StoreProvenance, read_stores
 from tttscale.errors import CheckpointError, ConfigError, DataError
 from tttscale.observe import human
-from tttscale.observe.metrics import read_metrics
+from tttscale.observe.metrics import each_record
 from tttscale.train import final
 from tttscale.train.checkpoint.manifest import MANIFEST, Manifest, check_file, read_manifest
 
@@ -77,17 +78,17 @@ def run_facts(
 
 
 def _progress(manifest: Manifest | None, last: Mapping[str, Any]) -> dict[str, str]:
-    step = last.get("step") if manifest is None else manifest.step
-    tokens = last.get("tokens") if manifest is None else manifest.tokens
+    step = _number(last, "step") if manifest is None else manifest.step
+    tokens = _number(last, "tokens") if manifest is None else manifest.tokens
     facts = {}
     if step is not None:
         facts["steps"] = f"{step:,}"
     if tokens is not None:
         facts["tokens seen"] = f"{tokens:,} ({human(tokens)})"
     for name, key in {"training loss": "loss", "held-out loss": "heldout_loss"}.items():
-        if isinstance(last.get(key), int | float):
+        if (loss := _number(last, key)) is not None:
             at = f" at step {last['heldout_step']:,}" if key == "heldout_loss" else ", last step"
-            facts[name] = f"{last[key]:.4f} nats per token{at}"
+            facts[name] = f"{loss:.4f} nats per token{at}"
     return facts
 
 
@@ -110,12 +111,19 @@ def _data(stores: list[StoreProvenance]) -> dict[str, str]:
         name = "data" if len(stores) == 1 else f"data {number + 1}"
         split = store.splits["train"]
         share = "" if len(stores) == 1 else f", weight {store.weight:g}"
-        called = store.store.rstrip("/").rpartition("/")[2].partition("?")[0]
+        called = store_name(store.store)
         facts[name] = (
             f"{called}, split {split.name} of {split.tokens:,} tokens{share}, fingerprint "
             f"{store.fingerprint}"
         )
     return facts
+
+
+def store_name(location: str) -> str:
+    """Return the last part of a folder or URL; what follows a URL's path may be a signature."""
+    if "://" in location:
+        location = re.split(r"[?#]", location, maxsplit=1)[0]
+    return location.rstrip("/").rpartition("/")[2]
 
 
 def _config(folder: Path, notices: list[str]) -> Config | None:
@@ -131,13 +139,21 @@ def _last_record(run: Path, step: int | None, notices: list[str]) -> dict[str, A
     path = run / "metrics.jsonl"
     if not path.exists():
         return {}
+    found, held = dict[str, Any](), dict[str, Any]()
     try:
-        records = [r for r in read_metrics(path) if step is None or r.get("step", 0) <= step]
+        for record in each_record(path):
+            at = _number(record, "step")
+            if not isinstance(at, int) or (step is not None and at > step):
+                continue
+            found = record
+            if (loss := _number(record, "heldout_loss")) is not None:
+                held = {"heldout_loss": loss, "heldout_step": at}
     except DataError as error:
         notices.append(f"the model card does not have the run's losses: {error}")
         return {}
-    found = dict(records[-1]) if records else {}
-    held = [r for r in records if isinstance(r.get("heldout_loss"), int | float)]
-    if held:
-        found |= {"heldout_loss": held[-1]["heldout_loss"], "heldout_step": held[-1]["step"]}
-    return found
+    return found | held
+
+
+def _number(record: Mapping[str, Any], key: str) -> float | None:
+    value = record.get(key)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -58,7 +58,7 @@ def shown_fields(source: Source) -> dict[str, Any]:
         "vocab_size": _extents(source, EMBEDDING, 2)[0],
         "hidden_size": width,
         "intermediate_size": _extents(source, f"{first}mlp.gate_proj.weight", 2)[0],
-        "num_hidden_layers": _layers(source),
+        "num_hidden_layers": layers_of(source),
         "num_attention_heads": heads,
         "mini_batch_size": _extents(source, f"{first}{_BLOCK}learnable_token_idx", 1)[0],
         "use_gate": f"{first}{_BLOCK}g_proj.weight" in there,
@@ -70,6 +70,22 @@ def shown_fields(source: Source) -> dict[str, Any]:
     if convolution is not None:
         fields["conv_kernel"] = _extents(source, convolution, 3)[2]
     return fields
+
+
+def layers_of(source: Source) -> int:
+    """Count the layers of a source.
+
+    Raises:
+        CheckpointError: there is a gap in their numbers.
+    """
+    numbers = {key.split(".")[2] for key in source.tensors if key.startswith(_LAYER)}
+    count = len(numbers)
+    for number in range(count):
+        if str(number) not in numbers:
+            raise CheckpointError(
+                f"{source.path}: it has {count} layers, but none of number {number}. Fetch the file again"
+            )
+    return count
 
 
 def check_complete(source: Source, expected: Mapping[str, Shape]) -> None:
@@ -137,14 +153,3 @@ def _extents(source: Source, key: str, dims: int) -> Shape:
             "Fetch the file again"
         )
     return stored.shape
-
-
-def _layers(source: Source) -> int:
-    numbers = {key.split(".")[2] for key in source.tensors if key.startswith(_LAYER)}
-    count = len(numbers)
-    for number in range(count):
-        if str(number) not in numbers:
-            raise CheckpointError(
-                f"{source.path}: it has {count} layers, but none of number {number}. Fetch the file again"
-            )
-    return count

@@ -52,6 +52,28 @@ class Source:
     check: Callable[[TTTConfig], None] = lambda config: None
     """Compares with a configuration what a source holds beside its parameters."""
 
+    files: tuple[Path, ...] = ()
+    """Files that hold the tensors."""
+
+    def __post_init__(self) -> None:
+        self._stamps = [_stamp(file) for file in self.files]
+
+    def check_unchanged(self) -> None:
+        """Check that no file was written to since the source was opened, such as by a download.
+
+        Raises:
+            CheckpointError: one was.
+        """
+        for file, before in zip(self.files, self._stamps, strict=True):
+            now = _stamp(file)
+            is_same_file = (
+                before and now and before[0] == now[0]
+            )  # one in its place does not matter
+            if is_same_file and before != now:
+                raise CheckpointError(
+                    f"{file} was changed while it was read. Start again when nothing writes it any more"
+                )
+
     @property
     def parameters(self) -> int:
         """Numbers in all tensors."""
@@ -78,11 +100,19 @@ class Source:
         return narrowed
 
 
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """What flags and config.json call a dtype."""
     return str(dtype).removeprefix("torch.")
 
 
 def widest(dtypes: set[torch.dtype]) -> torch.dtype:
-    """Of some dtypes of weights, the one that holds the values of most others."""
+    """Return the dtype that holds the values of most of the others."""
     return next(dtype for dtype in DTYPE_NAMES.values() if dtype in dtypes)

@@ -25,6 +25,7 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{role}_token": name for role, name in special_names(tokenizer).items()},
+        "padding_side": "left",  # what generate of transformers asks for
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
         "model_input_names": ["input_ids", "attention_mask"],

@@ -93,6 +93,7 @@ def _run_scan(kind: str, dim: int, size: int, dtype: torch.dtype, device: torch.
     from tttscale.kernels.learners import LEARNERS
 
     def filled(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Return a tensor of small equal numbers."""
         return torch.full(shape, 0.01, dtype=dtype, device=device)
 
     q, k, v = (filled(1, 1, size, dim, dtype=dtype) for _ in range(3))

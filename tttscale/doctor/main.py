@@ -184,6 +184,7 @@ def _why_not_mpi(asked: str, ranks: Ranks, device: Any, mesh: Any) -> str | None
         return "no mpirun has started this job"
 
     def check() -> str | None:
+        """Return what is wrong with the job, if anything."""
         try:
             check_mpi_job(ranks, device)
         except LaunchError as error:

@@ -30,7 +30,7 @@ class Text:
 
     @property
     def tokens_per_byte(self) -> float | None:
-        """Tokens per byte of text, of a single store; None if it does not say."""
+        """Tokens for a byte of text in a single store; None if it does not say."""
         splits = [split for _, _, split, _ in self.stores]
         if len(splits) > 1 or not splits[0].text_bytes:
             return None

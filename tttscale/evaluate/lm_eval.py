@@ -39,7 +39,7 @@ _REPLY_TOKENS = 256
 """Where a task does not say how long a reply may be; as in the harness's own models."""
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
-"""As the harness has it: texts of a context and its continuation, and their tokens."""
+"""A request of the harness: texts of a context and its continuation, and their tokens."""
 
 
 @register_model("tttscale")

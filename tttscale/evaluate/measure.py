@@ -28,7 +28,7 @@ from tttscale.scan.reader import TokenSequence
 
 DEFAULT_LENGTHS = (1 << 10, 4 << 10, 16 << 10)
 _TOKENS_AT_ONCE = 8192
-"""Most tokens of a chunk of several samples side by side."""
+"""The most tokens of a chunk of several samples side by side."""
 
 
 _Hays = Callable[[np.random.Generator, int], Haystack]

@@ -27,7 +27,7 @@ class Subject:
     folder: Path
     """Where its weights are."""
     config: Config | None
-    """Configuration of its run; None for a model's folder without one."""
+    """The configuration of its run; None for a model's folder without one."""
     model: TTTForCausalLM
     notices: tuple[str, ...]
     tokenizer_spec: str | None

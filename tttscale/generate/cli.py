@@ -18,7 +18,7 @@ class Device(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Dtype of the parameters."""
+    """What parameters are kept in."""
 
     AUTO = "auto"
     FLOAT32 = "float32"

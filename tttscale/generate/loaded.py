@@ -24,7 +24,7 @@ class Loaded:
     """A model with its tokenizer."""
 
     folder: Path
-    """The model's."""
+    """Where the model lies."""
     model: TTTForCausalLM
     tokenizer: Tokenizer
     owner: dict[str, str]

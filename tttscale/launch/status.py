@@ -46,6 +46,7 @@ from tttscale.train.checkpoint.manifest import read_manifest
 _FINAL = ("model.safetensors", "config.json")
 _SMALL_BYTES = 1 << 20
 _SHOWN_ATTEMPTS = 10
+_SHORTEST_STEP_SECONDS = 1e-6
 _SILENT_SECONDS, _SILENT_STEPS = 600.0, 10
 """Without a record for so long, and so many steps' time, a run is suspected to hang."""
 _CODES = {code.number: code for code in CODES}
@@ -179,7 +180,7 @@ def _look(folder: Path, now: float) -> Status:
         found.steps = load_config(folder / "config.yaml").train.steps
     _add_checkpoint(found, folder, now)
     seconds = [_step_seconds(record) for record in records]
-    seconds = [s for s in seconds if s > 0]
+    seconds = [s for s in seconds if s > _SHORTEST_STEP_SECONDS]
     if seconds:
         found.steps_per_hour = 3600 / statistics.fmean(seconds)
     found.attempts = [_as_fields(attempt) for attempt in attempts]
@@ -264,7 +265,7 @@ def _judge_ended(found: Status, folder: Path, attempts: Sequence[Attempt]) -> No
 
 def _failed_line(folder: Path) -> str | None:
     """Return what all ranks printed; None if no supervisor has noted it."""
-    with suppress(ConfigError, TypeError, KeyError):
+    with suppress(ConfigError, TypeError, KeyError, ValueError):
         said = read_json(
             folder / FAILURE, error=ConfigError, advice="", limit_bytes=16 * _SMALL_BYTES
         )
@@ -275,7 +276,7 @@ def _failed_line(folder: Path) -> str | None:
 
 
 def _diverged_times(folder: Path) -> tuple[int, int] | None:
-    with suppress(ConfigError, TypeError, KeyError):
+    with suppress(ConfigError, TypeError, KeyError, ValueError):
         said = read_json(
             folder / "diverged.json", error=ConfigError, advice="", limit_bytes=_SMALL_BYTES
         )

@@ -45,7 +45,7 @@ class _Ended:
     score: float
     ids: list[int]
     before: DecodeState
-    """The state of one row, in front of the last token."""
+    """State of one row before its last token."""
 
 
 def search(

@@ -63,6 +63,11 @@ class Weights:
         core = "embed_tokens.weight" in self._files and EMBEDDING not in self._files
         self._keys = {PREFIX + key if core else key: key for key in self._files}
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(dict.fromkeys(file.path for file in self._files.values()))
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
@@ -207,6 +212,12 @@ def _find(directory: Path) -> "Path | _Index":
             f"{directory} holds {_listed(variants)} and no {WEIGHTS}. Call the one that is meant {WEIGHTS}, "
             f"or {INDEX} if it is an index"
         )
+    for name in (WEIGHTS, INDEX):
+        if not plain and (directory / name).is_symlink():
+            target = (directory / name).readlink()
+            raise CheckpointError(
+                f"{directory / name} is a link to {target}, which does not exist. Fetch the files again"
+            )
     for name in (*plain, *variants):
         path = directory / name
         return _read_index(path) if name.endswith(".json") else path

@@ -186,16 +186,23 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file is missing, or a line in it is damaged.
     """
-    records = []
+    return list(each_record(path))
+
+
+def each_record(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield what `read_metrics` returns, one record in memory at a time.
+
+    Raises:
+        DataError: the file is missing, or a line in it is damaged.
+    """
     try:
         for number, _, line in _lines(Path(path)):
             record = _record(line)
             if record is None:
                 raise DataError(f"{path}:{number}: expected a JSON object, found {_excerpt(line)}")
-            records.append(record)
+            yield record
     except OSError as error:
         raise DataError(f"cannot read the metrics {path}: {reason(error)}") from None
-    return records
 
 
 def last_records(path: Path, limit_bytes: int = 1 << 18) -> list[dict[str, Any]]:

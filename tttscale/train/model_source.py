@@ -74,7 +74,7 @@ def model_tokenizer(folder: Path, spec: str | None) -> Tokenizer:
     if found is None:
         raise DataError(
             f"{folder} has no {TOKENIZER_NAME}, and no data.json says what it was trained on. Name its "
-            "tokenizer with --tokenizer: bytes, or a tokenizer.json"
+            "tokenizer with --tokenizer: bytes, or a tokenizer.json."
         )
     return found
 

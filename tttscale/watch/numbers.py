@@ -1,6 +1,7 @@
 """What the page shows of a run: its state, values by step, loss by position. The folder is only read."""
 
 import math
+import os
 import re
 from collections import deque
 from contextlib import suppress
@@ -12,7 +13,7 @@ from tttscale.launch.status import Status, look
 from tttscale.observe.metrics import Tail, read_tail
 from tttscale.observe.plots import read_positions
 from tttscale.scrub import scrubbed
-from tttscale.watch.thinned import Thinned
+from tttscale.watch.thinned import LARGEST, Thinned
 
 KEYS = (
     "loss",
@@ -51,7 +52,7 @@ class WatchedRun:
     def __init__(self, folder: Path) -> None:
         look(folder)
         self._folder = folder
-        self._begin_anew()
+        self._start_over()
 
     def update(self) -> bool:
         """Read at most one block of new records; return whether all that is there has been read.
@@ -66,7 +67,7 @@ class WatchedRun:
             self._is_done = True
             return True  # none yet, or moved away: what is shown stays
         if records is None:
-            self._begin_anew()
+            self._start_over()
             return False
         self._tail, before = tail, self._tail
         for record in records:
@@ -74,7 +75,7 @@ class WatchedRun:
             if step > self._last_step:
                 self._take(step, record)
             elif self._is_whole:  # later records were taken out, and more than these has come since
-                self._begin_anew()
+                self._start_over()
                 return False
         done = tail.end_bytes in (before.end_bytes, tail.seen_bytes)
         self._is_done, self._is_whole = done, self._is_whole or done
@@ -89,7 +90,7 @@ class WatchedRun:
         status = look(self._folder)
         share = self._tail.end_bytes / max(self._tail.seen_bytes, 1)
         return {
-            "run": self._folder.resolve().name,
+            "run": os.fsencode(self._folder.resolve().name).decode(errors="replace"),
             "status": _status(status),
             "reading": 1.0 if self._is_done else min(share, 0.999),
             "series": self._series.columns(),
@@ -98,7 +99,7 @@ class WatchedRun:
             "positions": self._positions(),
         }
 
-    def _begin_anew(self) -> None:
+    def _start_over(self) -> None:
         self._tail = Tail()
         self._last_step, self._is_whole, self._is_done = 0, False, False
         self._series, self._heldout = Thinned(KEYS), Thinned(("heldout_loss",), 1024)
@@ -192,4 +193,4 @@ def without_paths(text: str) -> str:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if abs(value) < LARGEST else None  # means of larger ones may be infinite

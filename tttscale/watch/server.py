@@ -115,7 +115,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         status, kind, text = HTTPStatus.OK, "text/plain; charset=utf-8", ""
-        path = urlsplit(self.path).path
+        try:
+            path = urlsplit(self.path).path
+        except ValueError:
+            path = self.path
         if not self.server.allows(self.headers.get("Host")):
             status, text = HTTPStatus.FORBIDDEN, "Only this machine's own names are served.\n"
         elif path not in ("/", "/data.json"):

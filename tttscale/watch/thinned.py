@@ -1,10 +1,10 @@
 """Values by step, thinned so that a run of any length takes the same memory."""
 
-import math
 from typing import Any
 
 MOST_BUCKETS = 2048
-_LARGEST = 1e30
+LARGEST = 1e30
+"""Larger values are left out, as NaN is."""
 
 
 class Thinned:
@@ -30,7 +30,7 @@ class Thinned:
             value = record.get(key)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if math.isfinite(value) and abs(value) < _LARGEST:
+            if abs(value) < LARGEST:
                 _merge(bucket, key, [1, value, value, value])
         while len(self._buckets) > self._most:
             self._widen()

@@ -184,3 +184,18 @@ def test_a_folder_of_files(tmp_path):
     assert documents_of(tmp_path / "out") == [[5, 6, 2], [7, 2]]
     imported(tmp_path / "prefix", folder / "b", **options)
     assert documents_of(tmp_path / "prefix") == [[7, 2]]
+
+
+def test_files_that_are_named_twice(tmp_path, caplog):
+    folder = tmp_path / "ids"
+    folder.mkdir()
+    index = write_megatron(folder / "b", [[7, 2]])
+    options = dict(vocab_size=50, special={"eos": "2"}, holdout_fraction=0)
+    imported(tmp_path / "once", index, index.with_suffix(".bin"), **options)
+    assert "more than once" not in caplog.text
+    imported(tmp_path / "twice", folder, folder / "b", **options)
+    assert (
+        f"1 files are named more than once, and their documents are stored as often; the first is {folder}"
+        in (caplog.text)
+    )
+    assert documents_of(tmp_path / "twice") == [[7, 2], [7, 2]]

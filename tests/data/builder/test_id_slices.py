@@ -1,5 +1,7 @@
 """Slices of files of ready ids."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,23 @@ def test_a_file_that_changes_meanwhile(tmp_path):
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match="cut short, or was changed"):
         copied(tmp_path, slices)
+
+
+def test_a_file_that_is_written_while_it_is_read(tmp_path):
+    """Of the same size, so that only its time shows it."""
+    path = write_npy(tmp_path / "a.npy", [[5, EOS]] * 9)
+    index = write_megatron(tmp_path / "b", [[5, EOS]] * 9)
+    for changed in (path, index):
+        slices = cut_id_files(open_id_files([path, index], 100, None), [])
+        os.utime(changed, ns=(1, 1))
+        with pytest.raises(DataError, match=f"{changed.name}: it was changed while it was read"):
+            copied(tmp_path, slices)
+
+
+def test_only_files_without_a_dtype_are_told_to_have_one_given(tmp_path):
+    path = write_npy(tmp_path / "a.npy", [[101, EOS]])
+    (tmp_path / "b.bin").write_bytes(np.array([101, EOS], "<u2").tobytes())
+    for file, dtype in ((path, None), (tmp_path / "b.bin", "uint16")):
+        with pytest.raises(DataError, match="id 101, outside") as caught:
+            copied(tmp_path, cut_id_files(open_id_files([file], 100, dtype), []))
+        assert ("--dtype" in str(caught.value)) == (dtype is not None)

@@ -1,5 +1,6 @@
 """Ready token ids as what a store is built from."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from tttscale.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from tttscale.data.workers import Meter
 from tttscale.errors import DataError
 
+_log = logging.getLogger(__name__)
 _HINT = "Name .npy files, .bin with .idx, .ds files, folders or globs of them"
 
 
@@ -67,6 +69,7 @@ class IdCorpus:
         sources = with_endings([*map(str, self.sources)])
         files = find_files(sources, options.suffixes, options.exclude, own, _HINT)
         found = open_id_files(files, self.tokenizer.vocab_size, options.dtype)
+        _mention_twins([file.path for file in found])
         return cut_id_files(found, ["ids", self.tokenizer.vocab_size, *self.separators])
 
     def tokenize(self, source: IdSlice, target: TokenizedSlice, meter: Meter) -> None:
@@ -105,6 +108,18 @@ class IdCorpus:
             f"{f'--{role}' if role in self._options.special else 'not given'}"
             for role in ROLES
         }
+
+
+def _mention_twins(paths: Sequence[Path]) -> None:
+    """Warn of files that are named more than once, such as a pair by its beginning and in its folder."""
+    counts = Counter(path.resolve() for path in paths)
+    if twins := [path for path, count in counts.items() if count > 1]:
+        _log.warning(
+            "SOURCES: %d files are named more than once, and their documents are stored as often; the first "
+            "is %s. Name each once if that is not intended.",
+            len(twins),
+            twins[0],
+        )
 
 
 def _file_info(file: IdFile, tally: Tally) -> IdFileInfo:

@@ -19,6 +19,9 @@ from tttscale.errors import DataError
 from tttscale.files import digest, replaced
 from tttscale.reading import reason
 
+Stamp = tuple[str, int, int]
+"""Path, size and time of change of a file."""
+
 
 @dataclass(frozen=True)
 class IdRange:
@@ -39,6 +42,8 @@ class IdSlice:
     """A hexadecimal hash of the files' paths, sizes and times, the ranges and what else decides the ids."""
     ranges: tuple[IdRange, ...]
     """What to copy, in order."""
+    stamps: tuple["Stamp", ...]
+    """What its files were when it was cut."""
 
     @property
     def size_bytes(self) -> int:
@@ -63,11 +68,12 @@ def cut_id_files(files: Sequence[IdFile], identity: Sequence[Any]) -> list[IdSli
         known = [[stamps[r.file.path], r.file.ids.dtype, r.begin, r.end] for r in group]
         text = json.dumps([list(identity), known])
         name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        slices.append(IdSlice(name, group))
+        read = dict.fromkeys(stamp for r in group for stamp in stamps[r.file.path])
+        slices.append(IdSlice(name, group, tuple(read)))
     return slices
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
+def _stamp(path: Path) -> Stamp:
     try:
         stat = path.stat()
     except OSError as error:
@@ -115,7 +121,18 @@ def copy_slice(
                 meter.add(len(documents.rows) - before, size, len(segment.ids))
             if _is_unseparated(one, documents.rows[first:], separators):
                 tally.count("unseparated", str(one.file.path))
+        _check_unchanged(source)
     target.finish(documents.rows, tally)
+
+
+def _check_unchanged(source: IdSlice) -> None:
+    """Refuse what is partly of one content of a file and partly of the next, which no digest would show."""
+    for stamp in source.stamps:
+        if _stamp(Path(stamp[0])) != stamp:
+            raise DataError(
+                f"source {stamp[0]}: it was changed while it was read. Start the same command again when "
+                "nothing writes it any more."
+            )
 
 
 def _note(one: IdRange, tally: Tally) -> None:
@@ -145,9 +162,13 @@ def _check_ids(segment: Segment, one: IdRange, vocab_size: int) -> None:
     ids = segment.ids
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
         bad = ids[(ids < 0) | (ids >= vocab_size)][0]
+        says = (
+            one.file.beside or one.file.path.suffix.lower() == ".npy"
+        )  # files that say their dtype
+        dtype = "" if says else ", or their dtype with --dtype"
         raise DataError(
             f"source {one.file.path}: id {bad}, outside [0, {vocab_size:,}), the tokenizer's ids. Name the "
-            "tokenizer that made them with --tokenizer (or --vocab-size), or the dtype with --dtype."
+            f"tokenizer that made them with --tokenizer (or --vocab-size){dtype}."
         )
 
 

@@ -127,7 +127,7 @@ def _walk(folder: Path, endings: tuple[str, ...], exclude: set[str]) -> Iterator
             f"source {folder}: a Zarr store, which is not text. Name what it was built from."
         )
     _mention(links, "links to folders are not followed", "Name their targets as sources, too")
-    _mention(stores, "Zarr stores are not text and are left out", "Name what they were built from")
+    _mention(stores, "Zarr stores are left out", "Name what they were built from")
 
 
 def _mention(paths: Sequence[Path], what: str, remedy: str) -> None:

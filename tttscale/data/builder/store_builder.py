@@ -146,6 +146,7 @@ class _Builder:
         total = sum(one.size_bytes for one in mine)
 
         def report(count: int) -> None:
+            """Tell the share of the bytes that is done."""
             done_bytes = int(total * count / max(len(mine), 1))
             counted = self.workers.counters.read()
             self._progress(Progress(self._corpus.phase, done_bytes, total, *counted))
@@ -180,6 +181,7 @@ class _Builder:
         jobs = plan.jobs()
 
         def report(count: int) -> None:
+            """Tell the shards that are done."""
             self._progress(Progress("write", count, max(len(jobs) // self.workers.size, 1)))
 
         staging = self.staging

@@ -24,7 +24,7 @@ class Column:
     offset_bytes: int
     """Where the first one begins."""
     dtype: str
-    """Of one integer, little-endian, such as "<u2"."""
+    """Dtype of one integer, little-endian, such as "<u2"."""
     count: int
     """How many there are."""
 
@@ -56,7 +56,7 @@ class Column:
             yield self.read(at, min(at + BLOCK, end))
 
     def values_at(self, places: np.ndarray) -> np.ndarray:
-        """The integers at ascending `places` [n], int64 [n]; only what lies between is read, in blocks."""
+        """The integers at ascending `places` [n], int64 [n], read in blocks."""
         found = np.empty(len(places), np.int64)
         at = 0
         while at < len(places):
