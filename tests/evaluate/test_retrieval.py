@@ -8,8 +8,10 @@ from tests.evaluate.helpers import on_ranks, split
 from tests.scan.helpers import tiny_config, tiny_model
 from tttscale.data import ByteTokenizer
 from tttscale.errors import ConfigError
+from tttscale.evaluate import retrieval
 from tttscale.evaluate.made_text import MadeSequence, Repeated
 from tttscale.evaluate.retrieval import Question, make_question, score_questions
+from tttscale.model.decode_state import DecodeState
 
 TOKENIZER = ByteTokenizer()
 HAY = Repeated.of(TOKENIZER)
@@ -77,7 +79,16 @@ def questions(count, length=32):
 @pytest.mark.parametrize("kind", ["striped", "contiguous"])
 @pytest.mark.parametrize(("ranks", "batch"), [(1, 1), (1, 3), (2, 2), (3, 1)])
 @pytest.mark.parametrize("learner", ["linear", "mlp"])
-def test_answers_have_the_likelihood_of_the_whole_forward(ranks, batch, kind, learner):
+def test_answers_have_the_likelihood_of_the_whole_forward(ranks, batch, kind, learner, monkeypatch):
+    most = []
+
+    def rows(state, chosen):
+        most.append(len(chosen))
+        return whole(state, chosen)
+
+    whole = DecodeState.rows
+    monkeypatch.setattr(DecodeState, "rows", rows)
+    monkeypatch.setattr(retrieval, "_ANSWERS_AT_ONCE", 4)
     asked, config = questions(5), tiny_config(learner)
     tables = []
 
@@ -105,6 +116,7 @@ def test_answers_have_the_likelihood_of_the_whole_forward(ranks, batch, kind, le
         right += expected[0] > max(expected[1:])
     assert results[0]["chosen"]["value"] == right / 5
     assert results[0]["samples"] == 5
+    assert max(most) <= 4  # states are not copied for all answers at once
 
 
 def test_a_tie_is_no_right_choice():

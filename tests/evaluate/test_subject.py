@@ -1,5 +1,7 @@
 """What is evaluated: weights, run, tokenizer; and how long its chunks are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -24,6 +26,14 @@ def test_a_run_gives_its_length_and_tokenizer(trained_run):
         assert subject.tokenizer().name == "bytes"
         assert subject.tokenizer_digest() == subject.tokenizer().digest
     assert Subject.load(trained_run, CPU).describe()["weights"] == str(trained_run / "final")
+
+
+def test_a_run_is_found_from_inside_it(trained_run, monkeypatch):
+    for inside in (trained_run / "final", trained_run / "checkpoints/step-12", trained_run):
+        monkeypatch.chdir(inside)
+        subject = Subject.load(Path(), CPU)
+        assert subject.trained_tokens == 256
+        assert subject.tokenizer().name == "bytes"
 
 
 def test_a_folder_knows_neither(folder):

@@ -13,6 +13,7 @@ import torch
 from tests.trained import byte_model
 from tttscale import cli
 from tttscale.cluster import discover
+from tttscale.generate import main
 from tttscale.model import TTTForCausalLM
 from tttscale.tensors import open_tensors
 
@@ -104,6 +105,15 @@ def test_a_prompt_from_a_file_or_stdin(run, untrained, tmp_path, monkeypatch):
     code, not_utf8, said = run(untrained, os.fsdecode(b"a\xff"), *flags)
     assert (code, "read 3 tokens" in said) == (0, True)
     assert not_utf8
+
+
+def test_a_longer_stdin_than_can_be_held_is_not_cut(run, untrained, monkeypatch):
+    monkeypatch.setattr(main, "_PROMPT_BYTES", 4)
+    for text, code in ((b"abcd", 0), (b"abcde", 65)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        found, _, said = run(untrained, "-", "--tokenizer", "bytes", "--tokens", 1)
+        assert found == code
+        assert ("stdin: more than 4 bytes. Read the text in parts" in said) == bool(code)
 
 
 def test_a_conversation_keeps_its_state(run, untrained, monkeypatch):

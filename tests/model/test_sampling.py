@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from tests.trained import byte_model
 from tttscale.errors import ConfigError, NumericsError
 from tttscale.model.beams import Beams, search
+from tttscale.model.decoder import Decoder
 from tttscale.model.sampling import Sampler, Sampling, filtered
 
 LIKELY = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
@@ -76,7 +78,7 @@ def test_logits_that_are_not_finite_are_an_error(bad):
         with pytest.raises(NumericsError, match=r"not finite.*--dtype float32"):
             Sampler(Sampling(temperature), 1).draw(logits, [0])
     with pytest.raises(NumericsError, match="not finite"):
-        search(None, logits, Beams(2), 3)
+        search(Decoder(byte_model()), logits, Beams(2), 3)
 
 
 def test_a_row_draws_the_same_with_and_without_others():

@@ -153,6 +153,7 @@ def read_stores(folder: Path) -> list[StoreProvenance]:
 
 
 def _beside(folder: Path) -> Path | None:
+    folder = folder.absolute()  # which also gives "." a name
     places = [folder, folder.parent] if folder.name == "final" else [folder]
     return next((p for place in places if (p := place / PROVENANCE_FILE).exists()), None)
 

@@ -30,6 +30,8 @@ _HEADS = {
     "needle": "Numbers of houses stand in this text. Remember them.\n",
 }
 _TRIES = 1000
+_ANSWERS_AT_ONCE = 16
+"""Answers that are read side by side, at most: each has a state of its own."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ class AnswerScores:
         for i, a in tasks:
             by_length.setdefault(len(self._answers[rows[i]][a]), []).append((i, a))
         for group in by_length.values():
-            self._score(rows, state, first, group)
+            for at in range(0, len(group), _ANSWERS_AT_ONCE):
+                self._score(rows, state, first, group[at : at + _ANSWERS_AT_ONCE])
 
     def _score(
         self, rows: range, state: DecodeState, first: Tensor, group: list[tuple[int, int]]

@@ -124,6 +124,7 @@ class Subject:
 
 def _run_config(path: Path) -> Config | None:
     """The configuration of the run that a folder is, or lies in."""
+    path = path.absolute()  # which also gives "." a name
     places = [path]
     if path.name == "final":
         places.append(path.parent)

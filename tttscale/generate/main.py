@@ -216,8 +216,18 @@ def _prompt(options: Options) -> bytes | None:
     if prompt == "-":
         if options.interactive:
             raise ConfigError("- and -i: both read stdin. Give the first prompt with --file.")
-        return sys.stdin.buffer.read(_PROMPT_BYTES)
+        return _stdin()
     return None if prompt is None else os.fsencode(prompt)  # as it came, if it is not UTF-8, too
+
+
+def _stdin() -> bytes:
+    text = sys.stdin.buffer.read(_PROMPT_BYTES + 1)
+    if len(text) > _PROMPT_BYTES:
+        raise DataError(
+            f"stdin: more than {_PROMPT_BYTES:,} bytes. Read the text in parts: --save-state F after each, "
+            "--load-state F before the next."
+        )
+    return text
 
 
 def _check_place(save_state: Path | None) -> None:
