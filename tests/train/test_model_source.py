@@ -87,3 +87,16 @@ def test_a_store_that_is_gone_or_another(run):
     path.write_text(json.dumps(record))
     with pytest.raises(DataError, match=r"trained on .*nowhere, whose tokenizer cannot be had"):
         model_tokenizer(run / "final", None)
+
+
+def test_a_relative_store_is_found_from_any_folder(run, tmp_path, monkeypatch):
+    """A run started in the folder above `runs` names its store from there."""
+    path = run / "data.json"
+    record = json.loads(path.read_text())
+    shutil.copytree(record["stores"][0]["store"], tmp_path / "stores" / "here")
+    record["stores"][0]["store"] = "stores/here"
+    path.write_text(json.dumps(record))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "RUN").symlink_to(run)
+    assert model_tokenizer(tmp_path / "elsewhere" / "RUN" / "final", None).name == "bytes"

@@ -1,5 +1,6 @@
 """`data.json` of a run: the stores it trained on, so that it resumes with the same ones."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -129,7 +130,7 @@ def trained_tokenizer(folder: Path) -> Tokenizer | None:
     record = _read(path).stores[0]
     remedy = "Name the tokenizer that made it with --tokenizer: bytes, or a tokenizer.json."
     try:
-        tokenizer = open_store(record.store).tokenizer()
+        tokenizer = open_store(_found(record.store, path)).tokenizer()
     except DataError as error:
         raise DataError(
             f"{path}: the model was trained on {record.store}, whose tokenizer cannot be had: "
@@ -156,6 +157,13 @@ def _beside(folder: Path) -> Path | None:
     folder = folder.absolute()  # which also gives "." a name
     places = [folder, folder.parent] if folder.name == "final" else [folder]
     return next((p for place in places if (p := place / PROVENANCE_FILE).exists()), None)
+
+
+def _found(store: str, run_file: Path) -> str:
+    """Where a run's store is: its path begins in the folder that the run was started in."""
+    folders = (Path(), *run_file.resolve().parents)
+    # Unlike a path's own method this raises nothing.
+    return next(filter(os.path.isdir, (str(folder / store) for folder in folders)), store)
 
 
 def _describe(component: MixtureComponent) -> StoreProvenance:
