@@ -1,6 +1,7 @@
 """What is written about a failure."""
 
 import json
+import os
 import time
 
 from tttscale.cluster.ranks import Ranks
@@ -49,3 +50,11 @@ def test_another_rank_was_faster(tmp_path):
     failure.write(tmp_path, failure.record(VERDICT, RANKS, {}))
     assert failure.is_newer(tmp_path, now - 5)
     assert not failure.is_newer(tmp_path, now + 60)
+
+
+def test_a_file_that_the_kernel_stamps_by_its_last_tick_is_newer(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    os.utime(path, (100.0, 100.0))
+    assert failure.is_newer_file(path, 100.009)
+    assert not failure.is_newer_file(path, 101.0)

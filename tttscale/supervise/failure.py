@@ -15,6 +15,8 @@ from tttscale.supervise.verdict import Verdict
 FAILURE = "failure.json"
 _ATTEMPTS = ("TTTSCALE_RESTART_COUNT", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 """Variables in which launchers say how often they have started the job before."""
+_TICK_SECONDS = 0.02
+"""Files are stamped by the clock of the kernel's ticks, which is up to 10 ms behind `time.time`."""
 
 
 def record(
@@ -70,6 +72,6 @@ def is_newer(folder: Path, than: float) -> bool:
 def is_newer_file(path: Path, than: float) -> bool:
     """Whether a file was written after a time, in seconds since 1970."""
     try:
-        return path.stat().st_mtime >= than
+        return path.stat().st_mtime >= than - _TICK_SECONDS
     except OSError:
         return False
