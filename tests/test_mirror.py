@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = {  # a module without a test file of its own -> where it is tested, or why not
     "bench/companion_worker.py": "a process beside a measured one: bench/test_companions.py runs it",
     "bench/step_worker.py": "a rank's process: bench/test_step.py runs it",
+    "config/arguments.py": "arguments only: each verb gives them",
     "config/section.py": "one base class without code: config/test_schema.py sees what it forbids",
     "data/builder/corpus.py": "declarations only",
     "data/builder/text_corpus.py": "what build_store reads: data/builder/test_store_builder.py",

@@ -11,7 +11,8 @@ import typer
 
 from tttscale.cluster import Ranks, discover, join
 from tttscale.cluster.torchelastic import tell_torchrun
-from tttscale.config.completion import complete_config, complete_override
+from tttscale.config.arguments import ConfigFile, Overrides, RunFolder
+from tttscale.config.completion import complete_config
 from tttscale.config.paths import path_argument
 from tttscale.errors import DataError, LaunchError
 from tttscale.observe.guard import print_result
@@ -21,35 +22,10 @@ if TYPE_CHECKING:
     from tttscale.observe.spans import Trace
     from tttscale.scan.layout import Layout
 
-RunFolder = Annotated[
-    Path, typer.Argument(parser=path_argument, help="A run's folder, such as runs/quickstart.")
-]
-ConfigFile = Annotated[
-    Path,
-    typer.Argument(
-        parser=path_argument,
-        autocompletion=complete_config,
-        help="The run's YAML file, or a name that `tttscale configs` lists.",
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        autocompletion=complete_override,
-        help="Such as parallel.chunk_length=4Ki.",
-    ),
-]
-
 
 def train(
     config: ConfigFile,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as train.lr=3e-4."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
     ] = False,
@@ -76,14 +52,7 @@ def train(
 
 def profile(
     config: ConfigFile,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            autocompletion=complete_override,
-            help="Such as data.sequence_length=64Ki.",
-        ),
-    ] = None,
+    overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps to trace.")] = 3,
     out: Annotated[
         Path | None,
@@ -140,14 +109,7 @@ def plot(
 
 def baseline(
     run_dir: RunFolder,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            autocompletion=complete_override,
-            help="Such as data.store=PATH, if the store moved.",
-        ),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Compare a run's held-out loss with a bigram model of its training text.
 
@@ -296,12 +258,7 @@ def doctor(
             help="The run's YAML file, or a name that `tttscale configs` lists; default: no run's.",
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as train.device=cpu."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     seconds: Annotated[
         float, typer.Option(min=1, help="After which it ends with what it has found.")

@@ -9,20 +9,14 @@ from typing import Annotated, Literal
 import typer
 
 from tttscale.cluster import join
+from tttscale.config.arguments import ModelFolder, TokenizerChoice
 from tttscale.config.numbers import parse_flag
-from tttscale.config.paths import path_argument, store_argument, words_argument
+from tttscale.config.paths import path_argument, store_argument
 from tttscale.scrub import scrubbed
 
 
 def evaluate(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|FOLDER",
-            parser=path_argument,
-            help="A run's folder: its final weights, else its newest checkpoint; or a model's folder.",
-        ),
-    ],
+    model: ModelFolder,
     task: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,13 +69,7 @@ def evaluate(
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="Arithmetic of matrix products.")
     ] = "fp32",
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            parser=words_argument,
-            help="bytes, or a tokenizer.json; default: the model's own, or its training data's.",
-        ),
-    ] = None,
+    tokenizer: TokenizerChoice = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tttscale.config.paths import path_argument, words_argument
+from tttscale.config.arguments import ModelFolder, TokenizerChoice
+from tttscale.config.paths import path_argument
 
 
 class Device(StrEnum):
@@ -27,14 +28,7 @@ class Dtype(StrEnum):
 
 
 def generate(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|FOLDER",
-            parser=path_argument,
-            help="A run's folder: its final weights, else its newest checkpoint; or a model's folder.",
-        ),
-    ],
+    model: ModelFolder,
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT|-", help="The text to continue; - for stdin.")
     ] = None,
@@ -82,13 +76,7 @@ def generate(
             parser=path_argument, help="Continue from such a file, also without a prompt."
         ),
     ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            parser=words_argument,
-            help="bytes, or a tokenizer.json; default: the model's own, or its training data's.",
-        ),
-    ] = None,
+    tokenizer: TokenizerChoice = None,
     device: Annotated[
         Device, typer.Option(help="Where to compute; auto: a GPU if there is one.")
     ] = Device.AUTO,

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tttscale.config.completion import complete_config, complete_override, complete_words
+from tttscale.config.arguments import ConfigFile, Overrides, RunFolder
+from tttscale.config.completion import complete_words
 from tttscale.config.paths import path_argument
 from tttscale.launch.start import HANDED_ON, ScriptCommand, start
 from tttscale.observe.guard import print_result
@@ -156,21 +157,9 @@ def quickstart(
 
 @app.command("slurm")
 def slurm(
-    config: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_argument,
-            autocompletion=complete_config,
-            help="The run's YAML file, or a name that `tttscale configs` lists.",
-        ),
-    ],
+    config: ConfigFile,
     nodes: Annotated[int, typer.Option(min=1, help="Hosts.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", autocompletion=complete_override, help="Such as train.lr=3e-4."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     gpus_per_node: Annotated[
         int, typer.Option(min=0, help="GPUs of a host; 0: the run computes on CPUs.")
     ] = 0,
@@ -276,9 +265,7 @@ def again(
 
 @app.command("status")
 def status(
-    run_dir: Annotated[
-        Path, typer.Argument(parser=path_argument, help="A run's folder, such as runs/quickstart.")
-    ],
+    run_dir: RunFolder,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what became of a run: running, finished, saved, failed and of what, killed; from its files only.
