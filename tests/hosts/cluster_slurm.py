@@ -1,5 +1,8 @@
 """sbatch and srun on a real Slurm of two nodes."""
 
+import json
+
+from tests.hosts import run as runs
 from tests.hosts.lab import shell
 
 PLACE = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=5")
@@ -50,3 +53,26 @@ def test_two_jobs_share_the_nodes(site, cluster, case):
     for job, name in zip(jobs, names, strict=True):
         assert cluster.wait(job) == "COMPLETED", log(site, job)
         case.check(name=name)
+
+
+def test_an_evaluation(site, cluster, case):
+    """Ranks of two nodes measure a model together: every number is that of one process."""
+    options = ("--split", "train", "--length", "512", "--chunk", "64")
+    words = ("../work/runs/one", "--store", "../work/store", *options)
+    line = shell(
+        *("sbatch", *PLACE, NO_GPU, "launch/slurm.sbatch", *words, "--out", "../work/measured"),
+        VERB="eval",
+    )
+    case.say(launcher="Slurm, tttscale eval", hosts="2 x 2", command=line)
+    job = cluster.submit(line, site.checkout)
+    assert cluster.wait(job) == "COMPLETED", log(site, job)
+    alone = ("eval", "runs/one", "--store", "store", *options, "--out", "alone")
+    runs.here(site.checkout, site.work, *alone)
+    found, expected = (
+        json.loads((site.work / name / "eval.json").read_text())["tasks"]["loss"]
+        for name in ("measured", "alone")
+    )
+    assert (found.pop("ranks"), expected.pop("ranks")) == (4, 1)
+    same = {key: value for key, value in expected.items() if key not in ("command", "text")}
+    assert {key: found[key] for key in same} == same
+    case.say(result=f"loss {found['loss']!r} and every other number are those of one process")
