@@ -55,8 +55,12 @@ Everything is in $run:
 Next:
   # what the trained model writes
   $tttscale generate $run "def main("
-  # what became of the run
-  $tttscale launch status $run
+  # loss by position, passkey and other tasks
+  $tttscale eval $run --sequences 2
+  # its training as a page in the browser
+  $tttscale watch $run
+  # for transformers, with its tokenizer
+  $tttscale export $run quickstart-model
   # resume it, to step 60
   $tttscale launch torchrun quickstart -n 2 run.name=$name train.steps=60
   # a longer one
