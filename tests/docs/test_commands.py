@@ -132,6 +132,6 @@ def test_the_last_words_of_the_quickstart():
     }.items():
         text = text.replace(name, value)
     found = [line.strip() for line in text.splitlines() if line.strip().startswith("tttscale ")]
-    assert len(found) == 4
+    assert len(found) == 6
     for line in found:
         test_command_exists(line)
