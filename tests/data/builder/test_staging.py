@@ -1,5 +1,6 @@
 """The folder in which a store grows."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 from tests.data.builder.test_store_builder import tree
 from tests.data.conftest import build
 from tttscale.data import build_store
-from tttscale.data.builder.staging import Staging, locked
-from tttscale.errors import DataError
+from tttscale.data.builder.staging import Staging, disk_errors, locked
+from tttscale.errors import DataError, TTTScaleError
 
 
 def test_an_existing_out_is_refused(store, corpus):
@@ -56,3 +57,15 @@ def test_a_link_under_the_name_of_a_build(tmp_path):
     with pytest.raises(DataError, match=r"out\.building is not of a build"):
         build_store(tmp_path / "out", [str(tmp_path / "a.txt")])
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 74), (errno.EIO, 74), (errno.EACCES, 65)]
+)
+def test_a_full_disk_has_its_own_exit_code(tmp_path, number, code):
+    with (
+        pytest.raises(TTTScaleError, match="rerun the same command") as refused,
+        disk_errors(tmp_path),
+    ):
+        raise OSError(number, "refused")
+    assert refused.value.exit_code == code

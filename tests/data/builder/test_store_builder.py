@@ -288,7 +288,7 @@ def test_a_full_disk_is_said_and_gone_on_from(large, tmp_path, most_bytes, worke
     out, corpus = tmp_path / "out", large / "corpus.jsonl"
     command = [sys.executable, "-c", FULL, out, corpus, str(most_bytes), str(workers)]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
-    assert re.match(r"DataError building in .*out\.building: .*File too large.*rerun", done.stdout)
+    assert re.match(r"DiskError building in .*out\.building: .*File too large.*rerun", done.stdout)
     assert not out.exists()
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
     build(out, corpus, **LARGE)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tttscale.errors import DataError
+from tttscale.errors import DataError, DiskError, of_disk
 from tttscale.files import open_end, remove, sync
 
 _OURS = re.compile(r"(store|receipts)-\w+|runs|lock")
@@ -123,12 +123,13 @@ def disk_errors(where: Path) -> Iterator[None]:
     """Turn errors of the file system into one that says what to do.
 
     Raises:
+        DiskError: the disk is full or fails.
         DataError: the file system refused.
     """
     try:
         yield
     except OSError as error:
-        raise DataError(
+        raise (DiskError if of_disk(error) else DataError)(
             f"building in {where}: {error}. Check space and permissions, then rerun the same "
             "command: it resumes from what is done."
         ) from error
