@@ -121,16 +121,8 @@ def worker(rank: int, ranks: int, rounds: int, stage: int, folder: Path) -> None
             waited = longest(time.perf_counter() - waited)
             assert saved is None or saved.done, saved
             written = longest(ended[0] - began if ended else held)
-            rows.append(
-                {
-                    "round": number,
-                    "kind": kind,
-                    "held_seconds": held,
-                    "written_seconds": written,
-                    "following_seconds": following,
-                    "waited_seconds": waited,
-                }
-            )
+            row = {"round": number, "kind": kind, "held_seconds": held, "written_seconds": written}
+            rows.append(row | {"following_seconds": following, "waited_seconds": waited})
     if rank == 0:
         parameters = sum(p.numel() for p in model.parameters())
         print(json.dumps({"parameters": parameters, "rows": rows}), flush=True)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tttscale import scrub
+from tttscale import cli, scrub
 from tttscale.observe import guard
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -35,3 +35,16 @@ def forgotten():
     guard._left_behind = False
     cpu_product.use("torch")
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a `tttscale` command in this process; its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(list(map(str, arguments)))
+        printed = capsys.readouterr()
+        return caught.value.code, printed.out, printed.err
+
+    return run

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from tttscale.observe.spans import Trace
     from tttscale.scan.layout import Layout
 
+CostsFile = Annotated[
+    Path | None,
+    typer.Option(parser=path_argument, help="A file of costs instead (bench step --calibrate)."),
+]
+
 
 def train(
     config: ConfigFile,
@@ -143,12 +148,7 @@ def plan(
     gpu: Annotated[
         str, typer.Option(help="Which: h200, h100, a100, cpu, or measured (costs.json).")
     ] = "h200",
-    costs: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_argument, help="A file of costs instead (bench step --calibrate)."
-        ),
-    ] = None,
+    costs: CostsFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[
         Path | None,
@@ -191,12 +191,7 @@ def rehearse(
     gpu: Annotated[
         str, typer.Option(help="Whose costs: h200, h100, a100, cpu, or measured (costs.json).")
     ] = "h200",
-    costs: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_argument, help="A file of costs instead (bench step --calibrate)."
-        ),
-    ] = None,
+    costs: CostsFile = None,
     ranks_per_host: Annotated[
         int, typer.Option("--gpus-per-node", min=1, help="Neighbouring ranks that share a host.")
     ] = 8,

@@ -56,5 +56,5 @@ def test_one_that_has_gone_already_is_not_missed():
     assert values(run_ranks(one_dies, 2, 1)) == ["dismissed", "gone"]
 
 
-def test_alone_there_is_nobody_to_dismiss():
+def test_alone_no_rank_is_dismissed():
     Dismissal(Mesh(0, 1, 1, SingleRank())).dismiss()

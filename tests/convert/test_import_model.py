@@ -94,7 +94,7 @@ def test_a_head_of_its_own(tmp_path):
 
 
 def test_one_array_is_read_at_a_time_and_no_moment(tmp_path, monkeypatch):
-    """Of 26 MB: the values of each array once, none with another, and a few bytes of each record."""
+    """A file of 26 MB: the values of each array once, none with another, and a few bytes of each record."""
     records = read(params("linear_base"))
     layer = [record for record in records if record[0][1:3] == ["h", "0"]]
     rest = [record for record in records if record[0][1] != "h"]

@@ -52,7 +52,7 @@ def test_a_train_state_says_its_step_and_what_is_skipped():
 
 
 def test_moments_are_not_read(monkeypatch, tmp_path):
-    """Of 159 records, those of the optimizer cost a few bytes each; nothing of their values is looked at."""
+    """The optimizer's of 159 records cost a few bytes each, and none of their values is read."""
     records = read(STATE)
     for record in records:
         if record[0][0] == "opt_state":

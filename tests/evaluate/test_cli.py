@@ -1,29 +1,14 @@
 """`tttscale eval`: its words, its files, its mistakes."""
 
 import json
+from functools import partial
 
 import pytest
-import torch
-
-from tttscale import cli
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
-def run(capsys):
-    def run_command(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main(["eval", *map(str, arguments)])
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    return run_command
+def run(command):
+    return partial(command, "eval")
 
 
 def test_a_run_is_measured(run, trained_run):

@@ -6,34 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 from tests.trained import byte_model
-from tttscale import cli
 from tttscale.cluster import discover
 from tttscale.generate import main
 from tttscale.model import TTTForCausalLM
 from tttscale.tensors import open_tensors
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def run(capsys):
-    def run_command(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main(["generate", *map(str, arguments)])
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    return run_command
+def run(command):
+    return partial(command, "generate")
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def test_a_layer_of_ones_own():
     assert greedy(model, IDS, 5) == core.generate(IDS, max_new_tokens=5).ids
 
 
-def test_a_layer_that_nobody_imported_is_not_imported_for_a_file():
+def test_a_layer_without_an_import_is_not_imported_for_a_file():
     config = TTTConfig(**tiny_config().model_dump() | {"pattern": ["antigravity:Layer"]})
     with pytest.raises(ConfigError, match="import antigravity first if you trust it"):
         TTTForCausalLM(config)

@@ -73,6 +73,20 @@ def test_a_save_is_queued_again(site, cluster, case, whole):
     check_same_bits(site, case, whole, [75, 0])
 
 
+def test_a_job_is_preempted(site, cluster, case, whole):
+    """A job of a partition with a higher priority needs all cores: Slurm sends SIGTERM, and waits."""
+    case.say(launcher="Slurm, preempted by another job")
+    job = job_of(site, cluster, case)
+    wait_for_steps(site, case, 8)
+    place = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=4", "--time=5", NO_GPU)
+    urgent = cluster.submit(shell("sbatch", *place, "--wrap=sleep 5"), site.work)
+    assert cluster.wait(urgent) == "COMPLETED"
+    cluster.wait_for_requeue(job)
+    assert cluster.wait(job) == "COMPLETED", log(site, job)
+    restarts = 0, int(cluster.shown(job, "Restarts"))
+    check_same_bits(site, case, whole, [75, 0], restarts)
+
+
 def test_a_node_dies(site, cluster, case, whole):
     """Its cable is pulled, and then its power: nothing says goodbye. Later it boots again."""
     case.say(launcher="Slurm, a node lost and the job requeued")

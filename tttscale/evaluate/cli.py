@@ -14,43 +14,58 @@ from tttscale.config.numbers import parse_flag
 from tttscale.config.paths import path_argument, store_argument
 from tttscale.scrub import scrubbed
 
+Task = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What to measure; may be repeated. loss (the default), inner, passkey, needle, recall, copy "
+        "or state-tracking."
+    ),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        parser=store_argument,
+        help="A token store; default: the run's. For passkey, needle and recall the text around; "
+        "default: a repeated one.",
+    ),
+]
+Length = Annotated[
+    str | None,
+    typer.Option(help="Tokens of a sequence, such as 64Ki, longer or shorter than in training."),
+]
+Lengths = Annotated[
+    str | None,
+    typer.Option(
+        help="Lengths of the made tasks; default: --length, or 1Ki,4Ki,16Ki.",
+        metavar="N,N,...",
+    ),
+]
+Chunk = Annotated[
+    str | None,
+    typer.Option(help="Tokens of a chunk; default: as in the run, or shorter."),
+]
+Layout = Annotated[
+    Literal["striped", "contiguous"] | None,
+    typer.Option(help="Which rank has which chunk; default: as in the run."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(parser=path_argument, help="Folder of the results; default: eval in the run's."),
+]
+
 
 def evaluate(
     model: ModelFolder,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What to measure; may be repeated. loss (the default), inner, passkey, needle, recall, copy "
-            "or state-tracking."
-        ),
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            parser=store_argument,
-            help="A token store; default: the run's. For passkey, needle and recall the text around; "
-            "default: a repeated one.",
-        ),
-    ] = None,
+    task: Task = None,
+    store: Store = None,
     split: Annotated[
         str | None, typer.Option(help="Of the store; default: the one that is held out.")
     ] = None,
-    length: Annotated[
-        str | None,
-        typer.Option(
-            help="Tokens of a sequence, such as 64Ki, longer or shorter than in training."
-        ),
-    ] = None,
+    length: Length = None,
     sequences: Annotated[
         int | None, typer.Option(min=1, help="Sequences to read; default: all, up to 16.")
     ] = None,
-    lengths: Annotated[
-        str | None,
-        typer.Option(
-            help="Lengths of the made tasks; default: --length, or 1Ki,4Ki,16Ki.",
-            metavar="N,N,...",
-        ),
-    ] = None,
+    lengths: Lengths = None,
     depths: Annotated[
         int, typer.Option(min=1, max=100, help="Depths of a needle, from 0% to 100%.")
     ] = 5,
@@ -58,24 +73,13 @@ def evaluate(
         int, typer.Option(min=1, help="Samples of each length (and depth) of the made tasks.")
     ] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the made tasks.")] = 0,
-    chunk: Annotated[
-        str | None,
-        typer.Option(help="Tokens of a chunk; default: as in the run, or shorter."),
-    ] = None,
-    layout: Annotated[
-        Literal["striped", "contiguous"] | None,
-        typer.Option(help="Which rank has which chunk; default: as in the run."),
-    ] = None,
+    chunk: Chunk = None,
+    layout: Layout = None,
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="Arithmetic of matrix products.")
     ] = "fp32",
     tokenizer: TokenizerChoice = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_argument, help="Folder of the results; default: eval in the run's."
-        ),
-    ] = None,
+    out: Out = None,
 ) -> None:
     """Measure a model: alone, or as one process of a torchrun, deepspeed, mpirun or srun job, as `train`.
 

@@ -27,6 +27,36 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+TopP = Annotated[
+    float | None,
+    typer.Option(help="Draw from the fewest tokens whose probabilities sum up to it."),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(help="Draw from tokens at least so likely as this share of the likeliest."),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help="A string that ends a reply and is not shown; may be repeated."),
+]
+Interactive = Annotated[
+    bool,
+    typer.Option(
+        "-i",
+        "--interactive",
+        help="Ask for further prompts; the state stays. Ctrl-C stops a reply, Ctrl-D ends.",
+    ),
+]
+SaveState = Annotated[
+    Path | None,
+    typer.Option(parser=path_argument, help="Write what the model then knows to a file."),
+]
+LoadState = Annotated[
+    Path | None,
+    typer.Option(parser=path_argument, help="Continue from such a file, also without a prompt."),
+]
+
+
 def generate(
     model: ModelFolder,
     prompt: Annotated[
@@ -42,40 +72,16 @@ def generate(
         float, typer.Option(help="0 takes the most likely token; higher is more random.")
     ] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Draw from the K most likely tokens.")] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(help="Draw from the fewest tokens whose probabilities sum up to it."),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(help="Draw from tokens at least so likely as this share of the likeliest."),
-    ] = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
     seed: Annotated[int, typer.Option(help="Of the draws; the same gives the same text.")] = 0,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(help="A string that ends a reply and is not shown; may be repeated."),
-    ] = None,
+    stop: Stop = None,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Show text as it comes, or at the end.")
     ] = True,
-    interactive: Annotated[
-        bool,
-        typer.Option(
-            "-i",
-            "--interactive",
-            help="Ask for further prompts; the state stays. Ctrl-C stops a reply, Ctrl-D ends.",
-        ),
-    ] = False,
-    save_state: Annotated[
-        Path | None,
-        typer.Option(parser=path_argument, help="Write what the model then knows to a file."),
-    ] = None,
-    load_state: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_argument, help="Continue from such a file, also without a prompt."
-        ),
-    ] = None,
+    interactive: Interactive = False,
+    save_state: SaveState = None,
+    load_state: LoadState = None,
     tokenizer: TokenizerChoice = None,
     device: Annotated[
         Device, typer.Option(help="Where to compute; auto: a GPU if there is one.")

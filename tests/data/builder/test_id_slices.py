@@ -92,7 +92,7 @@ def test_a_file_that_changes_meanwhile(tmp_path):
 
 
 def test_a_file_that_is_written_while_it_is_read(tmp_path):
-    """Of the same size, so that only its time shows it."""
+    """The size stays the same, so that only its time shows it."""
     path = write_npy(tmp_path / "a.npy", [[5, EOS]] * 9)
     index = write_megatron(tmp_path / "b", [[5, EOS]] * 9)
     for changed in (path, index):
